@@ -1,0 +1,35 @@
+# Both commands make what they need: make train, make test. On a GPU: make train EXTRAS=quickstart,cuda12
+PYTHON ?= python3
+EXTRAS ?= quickstart
+
+.PHONY: train test test-all lint clean
+
+train: .venv/installed
+	.venv/bin/python bin/train.py --config=configs/quickstart.py
+	@echo
+	@echo "Next, the real thing (ResNet-18 on CIFAR-10, meant for a GPU):"
+	@echo "  .venv/bin/python bin/train.py --config=configs/resnet18.py"
+
+test: .venv-test/installed lint
+	.venv-test/bin/python -m pytest
+
+test-all: .venv-test/installed lint
+	.venv-test/bin/python -m pytest -m 'slow or not slow'
+
+lint: .venv-test/installed
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/mypy
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@touch $@
+
+.venv-test/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python -m pip install --quiet --editable '.[test,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-test build *.egg-info

@@ -1,0 +1,94 @@
+"""What every command in bin/ shares: flags in, one line out when something is wrong, and the right exit code."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from resnet_jax.errors import ConfigError, Interrupted, UserError
+
+
+def define_config_flag() -> flags.FlagHolder:
+    """Defines --config=FILE; every field can be overridden as --config.FIELD=VALUE.
+
+    New fields are let through here so that `resnet_jax.training.config.validate` can name the nearest existing one.
+    """
+    return config_flags.DEFINE_config_file(
+        'config', None, 'Config file, e.g. configs/resnet18.py', lock_config=False, accept_new_attributes=True
+    )
+
+
+def load_config(flag: flags.FlagHolder) -> tuple[str, ConfigDict]:
+    """Returns the config's name (its file name without .py) and the config with the overrides applied.
+
+    Raises:
+      ConfigError: no --config, no such file, or the file fails when it is run.
+    """
+    try:
+        path = Path(config_flags.get_config_filename(flags.FLAGS[flag.name]))
+    except config_flags.config_flags.UnparsedFlagError:
+        raise ConfigError('no config file given; expected --config=FILE, e.g. --config=configs/resnet18.py') from None
+    if not path.is_file():
+        raise ConfigError(f'no config file {str(path)!r}; {_neighbours(path)}')
+    try:
+        config = flag.value
+        if not isinstance(config, ConfigDict):
+            config.lock()  # The flag's stand-in for a config that failed to load: raises what went wrong.
+    except Exception as error:
+        reason = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ConfigError(f'{path} could not be read as a config: {reason[-1] if reason else error!r}') from None
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f'{path}: get_config() returned {type(config).__name__}, expected an ml_collections.ConfigDict'
+        )
+    return path.stem, config
+
+
+def _neighbours(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path('configs')
+    names = sorted(str(folder / p.name) for p in folder.glob('*.py') if p.name != '__init__.py')
+    return 'expected one of ' + ', '.join(names) if names else 'expected a Python file with a get_config() function'
+
+
+def run(main: Callable[[Sequence[str]], Any]) -> None:
+    """Parses the flags, calls `main(positional arguments)` and exits with the code of errors.py."""
+    app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(ConfigError(str(error)))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # config_flags on a path through a missing field
+        _fail(ConfigError(f'a --config.FIELD=VALUE flag does not fit the config: {error}'))
+    raise AssertionError('unreachable')
+
+
+def _guarded(main: Callable[[Sequence[str]], Any], arguments: Sequence[str]) -> int:
+    logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell absl what they do, at length
+    try:
+        main(arguments)
+    except UserError as error:
+        _fail(error)
+    except Interrupted as interrupted:
+        print('Interrupted; the state is saved. The same command continues.', file=sys.stderr)
+        return 128 + interrupted.number
+    except KeyboardInterrupt:
+        print('Interrupted.', file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`). Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return 0
+
+
+def _fail(error: UserError) -> None:
+    print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
+    sys.exit(error.exit_code)

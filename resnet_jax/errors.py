@@ -1,0 +1,49 @@
+"""Errors that a user can cause or must act on, each with the exit code of the command that meets it.
+
+Exit codes of every command: 0 done; 1 a bug of ours; 2 usage or config; 3 bad input file; 4 training diverged;
+5 resources (disk, memory, permissions); 6 run folder in use; 130/143 interrupted, state saved.
+"""
+
+
+class UserError(Exception):
+    """Its message is one line: what is wrong, what was expected, what to do."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError, ValueError):
+    """A flag, config field or argument is unknown, of the wrong type or out of range."""
+
+    exit_code = 2
+
+
+class InputFileError(UserError):
+    """A data set, checkpoint or image is missing, damaged or not what it claims to be."""
+
+    exit_code = 3
+
+
+class DivergedError(UserError):
+    """The loss is no longer finite."""
+
+    exit_code = 4
+
+
+class ResourceError(UserError):
+    """Disk, memory or permissions do not suffice."""
+
+    exit_code = 5
+
+
+class RunFolderInUseError(UserError):
+    """Another process trains in the same run folder."""
+
+    exit_code = 6
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked a run to stop, and its state is saved. The exit code is 128 + `number`, the signal's."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
