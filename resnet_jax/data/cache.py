@@ -1,0 +1,88 @@
+"""Decoded arrays, kept as memory-mapped .npy files so that the second start reads them at once.
+
+One folder per source fingerprint under RESNET_JAX_CACHE_DIR, else XDG_CACHE_HOME/resnet_jax, else ~/.cache/resnet_jax.
+Nothing there is precious: any of it can be deleted at any time, and a damaged entry is made again.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from resnet_jax.data.split import Split
+
+_log = logging.getLogger(__name__)
+_ARRAYS = ('train_image', 'train_label', 'test_image', 'test_label')
+
+
+def cache_dir() -> Path:
+    """Returns the cache's folder; it need not exist."""
+    if own := os.environ.get('RESNET_JAX_CACHE_DIR'):
+        return Path(own)
+    base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')  # noqa: PTH111 (Path's raises without a home)
+    return Path(base) / 'resnet_jax'
+
+
+def cached(key: str, decode: Callable[[], tuple[Split, Split]]) -> tuple[Split, Split]:
+    """Returns the (train, test) splits kept under `key`; decodes and keeps them if there are none, or damaged ones.
+
+    A cache that cannot be written costs a warning, not the run.
+    """
+    folder = cache_dir() / key
+    splits = _load(folder)
+    if splits is None:
+        splits = decode()
+        try:
+            _store(folder, *splits)
+        except OSError as error:
+            _log.warning('cannot keep the decoded images in %s (%s): the next start decodes them again', folder, error)
+        # Read back, so that the first start and all others hand out the same kind of array.
+        splits = _load(folder) or splits
+    return splits
+
+
+def _load(folder: Path) -> tuple[Split, Split] | None:
+    if not folder.exists():
+        return None
+    try:
+        expected = json.loads((folder / 'arrays.json').read_text())
+        arrays = {name: np.load(folder / f'{name}.npy', mmap_mode='r', allow_pickle=False) for name in _ARRAYS}
+        for name, array in arrays.items():
+            if _describe(array) != expected[name]:
+                raise ValueError(f'{name}.npy is not the array that was written')
+    except Exception as error:  # whatever a damaged .npy or .json file raises
+        _log.warning('the decoded images in %s are damaged (%s): making them again', folder, error)
+        return None
+    train_image, train_label, test_image, test_label = (np.asarray(arrays[name]) for name in _ARRAYS)
+    return Split(train_image, train_label), Split(test_image, test_label)
+
+
+def _describe(array: np.ndarray) -> list:
+    # CRC-32: gigabytes per second, and reading brings the pages into memory.
+    return [array.dtype.str, list(array.shape), zlib.crc32(array.data)]
+
+
+def _store(folder: Path, train: Split, test: Split) -> None:
+    """Writes into a temporary folder and renames it, so that another process sees all of it or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    try:
+        arrays = dict(zip(_ARRAYS, (train.image, train.label, test.image, test.label), strict=True))
+        for name, array in arrays.items():
+            np.save(temporary / f'{name}.npy', array, allow_pickle=False)
+        (temporary / 'arrays.json').write_text(json.dumps({name: _describe(array) for name, array in arrays.items()}))
+        if folder.exists():  # damaged
+            shutil.rmtree(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.exists():  # it does where another process was first
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

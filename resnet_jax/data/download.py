@@ -1,0 +1,143 @@
+"""Downloads an official archive: resumed where it stopped, retried, checked, never half-written in place."""
+
+import hashlib
+import http.client
+import logging
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from resnet_jax.data.messages import one_line, writing
+from resnet_jax.data.progress import progress
+from resnet_jax.data.sources import Source
+from resnet_jax.errors import InputFileError
+
+_log = logging.getLogger(__name__)
+ATTEMPTS = 5
+BACKOFF_SECONDS = 1.0
+TIMEOUT_SECONDS = 6.0
+_CHUNK = 1 << 18
+_NETWORK_ERRORS = (OSError, http.client.HTTPException)
+
+
+def no_data_error(source: Source, root: Path, reason: object) -> InputFileError:
+    """Says how to get the data, in one line."""
+    return InputFileError(
+        f"no data set '{source.name}' in {root}, and {source.url} cannot be downloaded ({reason}): "
+        f'expected one of three: (1) a network: run the same command again; (2) {source.archive_name} from elsewhere: '
+        '--config.data_archive=FILE; (3) a folder prepared by tfds: --config.data_dir=DIR or TFDS_DATA_DIR=DIR. '
+        'Without any data: `make train` or `python bin/train.py --config=configs/quickstart.py`'
+    )
+
+
+def require_reachable(source: Source, root: Path) -> None:
+    """Returns if the server answers at all, whatever it says.
+
+    Raises:
+        InputFileError: it does not, within TIMEOUT_SECONDS.
+    """
+    try:
+        _open(source.url).close()
+    except urllib.error.HTTPError:
+        pass  # an answer; the download says what is wrong with it
+    except _NETWORK_ERRORS as error:
+        raise no_data_error(source, root, _reason(error)) from error
+
+
+def download(source: Source, root: Path, path: Path) -> None:
+    """Downloads the archive to `path`, through `<path>.part`, where a later attempt or command goes on.
+
+    Raises:
+        InputFileError: the server cannot be reached, or does not send the official archive.
+        ResourceError: the file cannot be written.
+    """
+    part = path.with_name(f'{path.name}.part')
+    reason: object = None
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            _log.warning('download of %s interrupted (%s); trying again', source.url, reason)
+            time.sleep(BACKOFF_SECONDS * attempt)
+        offset = part.stat().st_size if part.exists() else 0
+        try:
+            if offset < source.size:
+                _fetch(source, part, offset)
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # what we have is not a beginning of what the server has
+                part.unlink()
+            elif 400 <= error.code < 500 and error.code not in (408, 429):
+                raise no_data_error(source, root, _reason(error)) from error
+            reason = _reason(error)
+        except _NETWORK_ERRORS as error:
+            reason = _reason(error)
+        else:
+            with part.open('rb') as file:
+                found = hashlib.file_digest(file, 'sha256').hexdigest()
+            if found == source.sha256:
+                part.replace(path)
+                return
+            part.unlink()
+            if not offset:
+                raise InputFileError(
+                    f'{source.url} sent a file with SHA-256 {found}: expected {source.sha256}; '
+                    'try later or pass the official archive with --config.data_archive=FILE'
+                )
+            reason = f'the file resumed at byte {offset} has SHA-256 {found}, expected {source.sha256}'
+    raise no_data_error(source, root, f'{reason}; {ATTEMPTS} attempts')
+
+
+def _fetch(source: Source, part: Path, offset: int) -> None:
+    """Brings `part` to the full size, from `offset` if the server can; raises one of _NETWORK_ERRORS if it is cut."""
+    with _open(source.url, offset) as response:
+        resumed = response.status == 206 and response.headers.get('Content-Range', '').startswith(f'bytes {offset}-')
+        done = offset if resumed else 0
+        length = response.headers.get('Content-Length')
+        if length is not None and done + int(length) != source.size:
+            raise InputFileError(
+                f'{source.url} sent {done + int(length)} bytes of {response.headers.get_content_type()}: '
+                f'expected an archive of {source.size} bytes; '
+                'check the proxy or pass the archive with --config.data_archive=FILE'
+            )
+        with writing(part):
+            file = part.open('ab' if resumed else 'wb')
+        with file, progress(f'Downloading {source.archive_name}', source.size, 'MB') as advance:
+            advance(done)
+            while done < source.size and (chunk := response.read(min(_CHUNK, source.size - done))):
+                with writing(part):
+                    file.write(chunk)
+                    file.flush()
+                done += len(chunk)
+                advance(len(chunk))
+    if done < source.size:
+        raise ConnectionError(f'the connection closed after {done} of {source.size} bytes')
+
+
+def _open(url: str, offset: int = 0) -> http.client.HTTPResponse:
+    """Opens the URL from byte `offset` on; raises one of _NETWORK_ERRORS."""
+    headers = {'User-Agent': 'resnet_jax', **({'Range': f'bytes={offset}-'} if offset else {})}
+    request = urllib.request.Request(url, headers=headers)
+    answer: queue.SimpleQueue = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            answer.put(urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS))
+        except Exception as error:
+            answer.put(error)
+
+    # The timeout of urlopen holds for each address and not for the name lookup, which can take half a minute by itself.
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        result = answer.get(timeout=TIMEOUT_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f'no answer in {TIMEOUT_SECONDS:g} s') from None
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f'the server answered {error.code} {error.reason}'
+    return one_line(getattr(error, 'reason', None) or error)

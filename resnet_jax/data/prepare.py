@@ -1,0 +1,117 @@
+"""Turns an official archive into a folder in tfds's own layout, which every tfds program can read.
+
+tfds cannot do it without TensorFlow: its extractor, its CIFAR reader and its PNG encoder call it. A builder of our own
+with the same name, version and features, fed with arrays, can.
+"""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from resnet_jax.data.archive import Archive, read_archive, verify_archive
+from resnet_jax.data.download import download, require_reachable
+from resnet_jax.data.messages import writing
+from resnet_jax.data.progress import progress
+from resnet_jax.data.sources import IMAGE_SHAPE, Source
+from resnet_jax.data.tfds_folder import find_folder
+
+_log = logging.getLogger(__name__)
+VERSION = '3.0.2'
+
+
+def prepare_folder(source: Source, root: Path, archive: str | os.PathLike | None = None) -> Path:
+    """Prepares `<root>/<name>/3.0.2` from the given archive, else from one that it downloads to `<root>/downloads`.
+
+    Processes that share the root prepare it once. The folder appears whole or not at all.
+
+    Raises:
+        InputFileError: the archive is missing, damaged or cannot be downloaded.
+        ResourceError: the root cannot be written.
+    """
+    downloads = root / 'downloads'
+    path = Path(os.path.expanduser(archive)) if archive else downloads / source.archive_name  # noqa: PTH111 (as in tfds_root)
+    if archive or path.exists():
+        verify_archive(path, source)
+    else:  # before anything is written
+        require_reachable(source, root)
+    with writing(root):
+        downloads.mkdir(parents=True, exist_ok=True)
+    with _one_process(downloads / f'{source.name}.lock'):
+        if folder := find_folder(root, source.name):
+            return folder
+        if not path.exists():
+            download(source, root, path)
+        contents = read_archive(path, source)
+        with writing(root):
+            _write(source, root, contents)
+    return root / source.name / VERSION
+
+
+@contextlib.contextmanager
+def _one_process(path: Path) -> Iterator[None]:
+    """Holds a lock on a file, so that two commands started together do not download the same archive twice."""
+    import fcntl
+
+    with writing(path):
+        file = path.open('a')
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning('another process prepares the data (it holds %s): waiting for it', path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks; what is written is still renamed into place
+        yield
+
+
+def _write(source: Source, root: Path, contents: Archive) -> None:
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    with tfds.core.registered.skip_registration():
+
+        class Cifar(tfds.core.GeneratorBasedBuilder):
+            """CIFAR from its official archive, prepared without TensorFlow."""
+
+            name = source.name
+            VERSION = tfds.core.Version(VERSION)
+
+            def _info(self):
+                features = {'id': tfds.features.Text(), 'image': tfds.features.Image(shape=IMAGE_SHAPE)}
+                features |= {key: tfds.features.ClassLabel(names=names) for key, names in contents.names.items()}
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    description=f'{source.name}, the official images and labels.',
+                    features=tfds.features.FeaturesDict(features),
+                    supervised_keys=('image', 'label'),
+                    homepage='https://www.cs.toronto.edu/~kriz/cifar.html',
+                )
+
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(split) for split in ('train', 'test')}
+
+            def _generate_examples(self, split):
+                image, label = contents.image[split], contents.label[split]
+                with progress(f'Preparing {source.name} {split}', len(image), 'images') as advance:
+                    for i in range(len(image)):
+                        # The key decides tfds's shuffled order: the index, as in tfds's own builder.
+                        yield (
+                            i,
+                            {
+                                'id': f'{split}_{i:05d}',
+                                'image': Image.fromarray(image[i]),
+                                **{key: int(values[i]) for key, values in label.items()},
+                            },
+                        )
+                        advance(1)
+
+    tfds.disable_progress_bar()  # ours is shown instead
+    with contextlib.redirect_stdout(io.StringIO()):  # its banner
+        try:
+            Cifar(data_dir=root, file_format='array_record').download_and_prepare()
+        except RuntimeError as error:  # the array_record writer's way to say that the disk is full
+            raise OSError(str(error)) from error

@@ -1,0 +1,79 @@
+"""What the data package hands out: arrays of images and labels, and a deterministic held-out part of them."""
+
+import dataclasses
+
+import numpy as np
+
+from resnet_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images and labels in one fixed order; possibly memory-mapped, so treat them as read-only.
+
+    Attributes:
+        image: uint8 [n, height, width, channels].
+        label: int32 [n], each in [0, num_classes).
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A named data set.
+
+    Attributes:
+        mean, std: per channel, of the training images scaled to [0, 1].
+        fingerprint: SHA-256 hex digest that identifies the source bytes, the same on every machine.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        height, width, channels = self.train.image.shape[1:]
+        return height, width, channels
+
+
+def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
+    """Takes `size` examples out of a split, the same share of every class (to within one example).
+
+    The choice is a function of the labels, `size` and `seed` alone; both parts keep the original order.
+
+    Returns:
+        (rest, held out), of n - size and size examples.
+
+    Raises:
+        ConfigError: `size` is not in [1, n - 1], or `seed` is not in [0, 2**64).
+    """
+    n = len(split.label)
+    if not 1 <= size <= n - 1:
+        raise ConfigError(f'cannot hold out {size} of {n} examples: expected 1 to {n - 1}; change the size')
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f'seed {seed} is out of range: expected 0 to 2**64 - 1; change the seed')
+    # Raw Philox integers and a stable sort: the streams of np.random.Generator may change between NumPy versions.
+    shuffled = np.argsort(np.random.Philox(key=seed).random_raw(n), kind='stable')
+    label = split.label[shuffled]
+    # Each example's place within its class, as a fraction of the class: the `size` smallest are a stratified sample.
+    by_class = np.argsort(label, kind='stable')
+    count = np.bincount(label)
+    start = np.cumsum(count) - count
+    rank = np.empty(n, np.int64)
+    rank[by_class] = np.arange(n) - start[label[by_class]]
+    chosen = shuffled[np.argsort((rank + 0.5) / count[label], kind='stable')[:size]]
+    held = np.zeros(n, bool)
+    held[chosen] = True
+    return Split(split.image[~held], split.label[~held]), Split(split.image[held], split.label[held])

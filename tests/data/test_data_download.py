@@ -1,0 +1,185 @@
+import http.server
+import threading
+import time
+
+import pytest
+
+from resnet_jax.data import download as download_module
+from resnet_jax.data.download import download, require_reachable
+from resnet_jax.errors import InputFileError, ResourceError
+
+
+class Server:
+    """Serves `body`, and for the first requests whatever `script` says: 'cut', 503, 'html', ..."""
+
+    def __init__(self, body):
+        self.body, self.script, self.ranges, self.honour_range = body, [], [], True
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.answer(self)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.url = f'http://127.0.0.1:{self.http.server_port}/archive.tar.gz'
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def answer(self, request):
+        wanted = request.headers.get('Range')
+        self.ranges.append(wanted)
+        action = self.script.pop(0) if self.script else None
+        if isinstance(action, int):
+            return request.send_error(action)
+        body, kind, start = self.body, 'application/gzip', 0
+        if action == 'html':
+            body, kind = b'<html>please log in</html>', 'text/html'
+        if wanted and self.honour_range:
+            start = int(wanted.removeprefix('bytes=').removesuffix('-'))
+            request.send_response(206)
+            request.send_header('Content-Range', f'bytes {start}-{len(body) - 1}/{len(body)}')
+        else:
+            request.send_response(200)
+        request.send_header('Content-Type', kind)
+        if action != 'no length':
+            request.send_header('Content-Length', str(len(body) - start))
+        request.end_headers()
+        if action == 'stall':
+            time.sleep(1)
+        body = body[start:]
+        request.wfile.write(body[: len(body) // 2] if action == 'cut' else body)
+
+
+@pytest.fixture
+def server(tiny, monkeypatch):
+    monkeypatch.setattr(download_module, 'BACKOFF_SECONDS', 0)
+    server = Server(tiny.path.read_bytes())
+    object.__setattr__(tiny.source, 'url', server.url)
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'downloaded.tar.gz'
+
+
+def _part(path):
+    return path.with_name(f'{path.name}.part')
+
+
+def _fetch(tiny, path):
+    download(tiny.source, path.parent, path)
+    assert path.read_bytes() == tiny.path.read_bytes() and not _part(path).exists()
+
+
+def _fails(tiny, path, match):
+    with pytest.raises(InputFileError, match=match) as error:
+        download(tiny.source, path.parent, path)
+    assert not path.exists() and tiny.source.url in str(error.value) and '\n' not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize('script', [[], ['no length'], [503, 429], ['no length', 500]])
+def test_download(script, tiny, server, path, capsys):
+    server.script = script
+    _fetch(tiny, path)
+    assert 'Downloading' in capsys.readouterr().err
+
+
+def test_goes_on_where_it_was_cut(tiny, server, path):
+    server.script = ['cut', 'cut']
+    _fetch(tiny, path)
+    size = tiny.source.size
+    assert server.ranges == [None, f'bytes={size // 2}-', f'bytes={size // 2 + (size - size // 2) // 2}-']
+
+
+def test_goes_on_where_an_earlier_command_stopped(tiny, server, path):
+    _part(path).write_bytes(server.body[:1000])
+    _fetch(tiny, path)
+    assert server.ranges == ['bytes=1000-']
+
+
+def test_a_whole_part_needs_no_request(tiny, server, path):
+    _part(path).write_bytes(server.body)
+    _fetch(tiny, path)
+    assert server.ranges == []
+
+
+def test_server_without_range(tiny, server, path):
+    server.honour_range, server.script = False, ['cut']
+    _fetch(tiny, path)
+
+
+@pytest.mark.parametrize('size', [1000, 10**7])
+def test_a_part_of_something_else_is_dropped(size, tiny, server, path):
+    _part(path).write_bytes(b'x' * size)
+    _fetch(tiny, path)
+    assert server.ranges[-1] is None
+
+
+def test_range_not_satisfiable(tiny, server, path):
+    _part(path).write_bytes(b'x' * 1000)
+    server.script = [416]
+    _fetch(tiny, path)
+
+
+def test_stalled_connection_is_given_up_and_resumed(tiny, server, path, monkeypatch):
+    monkeypatch.setattr(download_module, 'TIMEOUT_SECONDS', 0.3)
+    server.script = ['stall']
+    _fetch(tiny, path)
+
+
+def test_wrong_hash(tiny, server, path):
+    server.body = server.body[:-1] + b'x'
+    _fails(tiny, path, f'SHA-256 [0-9a-f]{{64}}: expected {tiny.source.sha256}')
+    assert not _part(path).exists() and len(server.ranges) == 1
+
+
+def test_html_instead_of_an_archive(tiny, server, path):
+    server.script = ['html'] * 9
+    _fails(tiny, path, f'text/html: expected an archive of {tiny.source.size} bytes')
+    assert not _part(path).exists()
+
+
+def test_not_found(tiny, server, path):
+    server.script = [404] * 9
+    _fails(tiny, path, 'the server answered 404 Not Found.*data_archive')
+    assert len(server.ranges) == 1
+
+
+def test_gives_up_in_the_end(tiny, server, path):
+    server.script = ['cut'] * 99
+    message = _fails(tiny, path, 'closed after .* 5 attempts.*run the same command again')
+    assert 'TFDS_DATA_DIR' in message and _part(path).stat().st_size < tiny.source.size
+
+
+def test_full_disk(tiny, server, path):
+    _part(path).mkdir()
+    with pytest.raises(ResourceError, match='cannot write'):
+        download(tiny.source, path.parent, path)
+
+
+@pytest.mark.parametrize('answer', [None, 404, 503, 'html'])
+def test_reachable_whatever_it_answers(answer, tiny, server, path):
+    server.script = [answer]
+    require_reachable(tiny.source, path.parent)
+
+
+def test_unreachable(tiny, server, path):
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(InputFileError, match='refused'):
+        require_reachable(tiny.source, path.parent)
+
+
+def test_a_name_lookup_that_hangs(tiny, path, monkeypatch):
+    monkeypatch.setattr(download_module.urllib.request, 'urlopen', lambda *args, **kwargs: time.sleep(1))
+    monkeypatch.setattr(download_module, 'TIMEOUT_SECONDS', 0.1)
+    start = time.monotonic()
+    with pytest.raises(InputFileError, match=r'no answer in 0\.1 s'):
+        require_reachable(tiny.source, path.parent)
+    assert time.monotonic() - start < 0.9

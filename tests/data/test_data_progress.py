@@ -1,0 +1,38 @@
+import sys
+
+import pytest
+
+from resnet_jax.data import progress as progress_module
+from resnet_jax.data.progress import progress
+
+
+def test_plain_lines(capsys, monkeypatch):
+    monkeypatch.setattr(progress_module, 'SECONDS_PER_LINE', 0)
+    with progress('Reading', 3_000_000, 'MB') as advance:
+        advance(1_000_000)
+        advance(2_000_000)
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert err.splitlines() == ['Reading: 1 of 3 MB', 'Reading: 3 of 3 MB', 'Reading: 3 of 3 MB']
+
+
+def test_short_work_says_one_line(capsys):
+    with progress('Reading', 1000, 'images') as advance:
+        for _ in range(1000):
+            advance(1)
+    assert capsys.readouterr().err == 'Reading: 1,000 of 1,000 images\n'
+
+
+def test_failed_work_does_not_claim_the_end(capsys):
+    with pytest.raises(KeyError), progress('Reading', 2, 'images') as advance:
+        advance(1)
+        raise KeyError
+    assert capsys.readouterr().err == ''
+
+
+def test_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    with progress('Reading', 1000, 'images') as advance:
+        advance(1000)
+    out, err = capsys.readouterr()
+    assert out == '' and '1,000 of 1,000 images' in err
