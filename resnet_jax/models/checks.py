@@ -1,0 +1,55 @@
+"""Checks of what a caller hands to a model. Each raises a one-line ConfigError that says what is allowed."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.errors import ConfigError
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns '; did you mean <nearest>?', or '' where nothing is near."""
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f'; did you mean {nearest[0]!r}?' if nearest else ''
+
+
+def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f'{field} must be one of {", ".join(map(repr, choices))}, not {value!r}')
+
+
+def check_positive_int(field: str, value: Any) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f'{field} must be an integer of at least 1, not {value!r}')
+
+
+def check_stage_sizes(stage_sizes: Any) -> None:
+    if not isinstance(stage_sizes, tuple | list) or not stage_sizes:
+        raise ConfigError(f'stage_sizes must be a tuple with the blocks of each stage, as (2, 2, 2), not {stage_sizes!r}')
+    for size in stage_sizes:
+        check_positive_int('each of stage_sizes', size)
+
+
+def check_dtype(dtype: Any) -> None:
+    """Float16 is refused: its range needs loss scaling, which this library does not have."""
+    try:
+        allowed = jnp.dtype(dtype).name in ('float32', 'bfloat16')
+    except TypeError:
+        allowed = False
+    if not allowed:
+        raise ConfigError(f'dtype must be float32 or bfloat16, not {dtype!r}')
+
+
+def check_images(images: jax.Array, min_size: int = 1) -> None:
+    """Refuses all but floating-point `[batch, height, width, channels]`, height and width at least `min_size`."""
+    if images.ndim != 4:
+        raise ConfigError(f'images must have the shape [batch, height, width, channels], not {images.shape}')
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ConfigError(f'images must be normalised floating-point numbers, not {images.dtype}')
+    height, width = images.shape[1:3]
+    if min(height, width) < min_size:
+        raise ConfigError(f'images of {height}x{width} pixels are too small; need at least {min_size}x{min_size}')

@@ -1,0 +1,40 @@
+"""The convolution and the initialisers that every model uses, decided once.
+
+Weights start as He et al., 2015 (arXiv:1502.01852), equation 14: normal with variance 2 / fan_out, not truncated, as in
+torchvision's ResNet. Biases start at zero. The last linear layer starts as PyTorch's default `Linear`: uniform within
+1 / sqrt(fan_in), except that its bias starts at zero.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from resnet_jax.models.convolution import conv_general_dilated
+
+he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+# A uniform distribution within +-limit has variance limit^2 / 3.
+linear_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+def conv2d(
+    features: int,
+    kernel_size: int,
+    strides: int = 1,
+    *,
+    use_bias: bool = False,
+    dtype: DTypeLike = jnp.float32,
+    name: str | None = None,
+) -> nn.Module:
+    """Returns a square convolution padded by kernel_size // 2 on every side; parameters in float32."""
+    # Not padding='SAME': at stride 2 on even sizes XLA pads only after the image, PyTorch before and after.
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        strides,
+        padding=kernel_size // 2,
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=he_normal,
+        conv_general_dilated=conv_general_dilated,
+        name=name,
+    )
