@@ -1,0 +1,38 @@
+"""Trains a config, or continues it: python bin/train.py --config=configs/resnet18.py [--config.FIELD=VALUE ...]."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # config files import configs.default
+
+from absl import flags
+
+from resnet_jax import command_line
+from resnet_jax.errors import ConfigError
+
+_CONFIG = command_line.define_config_flag()
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder; default runs/<config name>.')
+_DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes; SLURM, MPI and Kubernetes are found.')
+_COORDINATOR = flags.DEFINE_string('coordinator_address', None, 'host:port of process 0, where none of these is found.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator_address.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator_address.')
+
+
+def main(arguments):
+    if arguments:
+        raise ConfigError(f'unexpected argument {arguments[0]!r}; expected flags only, such as --config=FILE')
+    name, config = command_line.load_config(_CONFIG)
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        import jax
+
+        try:
+            jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        except ValueError as error:
+            raise ConfigError(f'--distributed: {error} Give --coordinator_address, --num_processes and --process_id.') from None
+    from resnet_jax.training.loop import train_and_evaluate
+
+    train_and_evaluate(config, _WORKDIR.value or Path('runs', name))
+
+
+if __name__ == '__main__':
+    command_line.run(main)

@@ -1,0 +1,93 @@
+"""Exact evaluation: every example of a split counts once, whatever the batch size and the number of devices."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.data import Split, load_dataset
+from resnet_jax.evaluation.metrics import summarize
+from resnet_jax.evaluation.run import TrainedRun
+from resnet_jax.training.console import Pace
+from resnet_jax.training.step import device_positions, parallel_eval_steps, replicate
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluator:
+    """Evaluates a network on a split that stays on the devices; compiles once."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: Any,
+        batch_size: int,
+        num_classes: int,
+    ):
+        devices = jax.device_count()
+        self._size = len(split.label)
+        batch_size = -(-min(batch_size, self._size) // devices) * devices  # the last batch is padded and masked anyway
+        self._batches = -(-self._size // batch_size)
+        self._positions = device_positions(batch_size)
+        self._data = replicate({'image': split.image, 'label': split.label})
+        self._run = parallel_eval_steps(model, mean, std, dtype, batch_size, num_classes)
+        self._compiled: Callable | None = None
+
+    def __call__(self, variables: Any, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+        """Returns `metrics.summarize` of the whole split, with 'confusion' `[num_classes, num_classes]` beside it.
+
+        Args:
+          variables: 'params' and 'batch_stats', replicated or not.
+          progress: is called with (batches done, batches).
+        """
+        arguments = (replicate(variables), self._positions, self._data)
+        if self._compiled is None:
+            self._compiled = self._run.lower(*arguments, np.int32(0), np.int32(0)).compile()
+        losses, confusion, done, pace = np.zeros(self._batches), 0, 0, Pace()
+        while done < self._batches:
+            count, before = pace.size(self._batches - done), time.monotonic()
+            sums = jax.device_get(self._compiled(*arguments, np.int32(done), np.int32(count)))
+            pace.measured(count, time.monotonic() - before)
+            losses, confusion, done = losses + sums['loss'], confusion + sums['confusion'], done + count
+            if progress:
+                progress(done, self._batches)
+        metrics = summarize(losses.sum(), confusion)
+        assert metrics['count'] == self._size, f'evaluated {metrics["count"]} of {self._size} examples'
+        return {**metrics, 'confusion': confusion}
+
+
+def evaluate_run(run: TrainedRun, data_dir: str | None = None) -> dict[str, Any]:
+    """Evaluates a trained run on its data set's test split.
+
+    Args:
+      data_dir: where the data set is now, if not where the run's config says.
+
+    Returns:
+      See `Evaluator`.
+
+    Raises:
+      InputFileError: the data set cannot be had.
+    """
+    config = run.config
+    dataset = load_dataset(config['dataset'], data_dir or config['data_dir'] or None, config['data_archive'] or None)
+    if dataset.fingerprint != run.dataset['fingerprint']:
+        logger.warning('The data are not those that the run was trained on: other files of %s.', dataset.name)
+    evaluator = Evaluator(
+        run.model,
+        dataset.test,
+        mean=run.dataset['mean'],
+        std=run.dataset['std'],
+        dtype=jnp.dtype(config['dtype']),
+        batch_size=config['eval_batch_size'],
+        num_classes=dataset.num_classes,
+    )
+    return evaluator(run.variables)

@@ -1,0 +1,65 @@
+"""Image files of any size and mode, made into what a network was trained on."""
+
+import stat
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from resnet_jax.errors import InputFileError
+
+# Pillow's other readers are rarely used and less safe; the one for EPS starts Ghostscript.
+FORMATS = ('PNG', 'JPEG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM')
+
+
+def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
+    """Reads one image file: its centre square, resized; the first frame of an animation; transparency on white.
+
+    Args:
+      shape: (height, width, channels) with height = width and 1 channel (grey) or 3 (RGB).
+
+    Returns:
+      uint8 of that shape.
+
+    Raises:
+      InputFileError: not a readable image file.
+    """
+    path = Path(path)
+    height, width, channels = shape
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputFileError(f'{path} is not a file; expected an image ({", ".join(FORMATS)})')
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                image.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
+                image = ImageOps.exif_transpose(image)
+                image = ImageOps.fit(
+                    _to_mode(image, 'L' if channels == 1 else 'RGB'), (width, height), Image.Resampling.BICUBIC
+                )
+                return np.asarray(image, np.uint8).reshape(height, width, channels)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputFileError(
+            f'{path} has too many pixels; expected at most {Image.MAX_IMAGE_PIXELS:,}: scale it down'
+        ) from None
+    except InputFileError:
+        raise
+    except FileNotFoundError:
+        raise InputFileError(f'{path} does not exist; expected an image file') from None
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        reason = 'not an image' if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+        raise InputFileError(f'{path} cannot be read ({reason}); expected an image ({", ".join(FORMATS)})') from None
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith('I') or image.mode == 'F':  # 16 or 32 bits: Pillow's own conversion clips at 255
+        values = np.asarray(image, np.float64)
+        top = 65535 if image.mode.startswith('I') and values.max(initial=0) > 255 else max(values.max(initial=0), 1)
+        image = Image.fromarray((255 * np.clip(values / top, 0, 1)).round().astype(np.uint8))
+    if image.mode in ('LA', 'PA', 'La', 'RGBa') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+    if image.mode == 'RGBA':
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    return image.convert(mode)

@@ -1,0 +1,80 @@
+"""Plots of a run, drawn from what its folder holds; no JAX."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_COLOURS = {'train': '#4c72b0', 'test': '#c44e52', 'validation': '#dd8452'}
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Returns the rows of a metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def plot_training(workdir: Path) -> Path:
+    """Draws loss, accuracy and learning rate by iteration to `plots/training.png`, and returns its path."""
+    rows = read_metrics(workdir / 'metrics.jsonl')
+    figure = Figure(figsize=(12, 3.6), layout='constrained')
+    axes = figure.subplots(1, 3)
+    panels = [('loss', 'loss (cross entropy)', 1.0), ('accuracy', 'accuracy (%)', 100.0)]
+    for axis, (name, label, scale) in zip(axes, panels, strict=False):
+        for split in ('train', 'validation', 'test'):
+            points = [(row['step'], scale * row[name]) for row in rows if row['split'] == split]
+            averaged = [(r['step'], scale * r[f'ema_{name}']) for r in rows if r['split'] == split and f'ema_{name}' in r]
+            marker = '' if split == 'train' else 'o'
+            for values, style, suffix in ((points, '-', ''), (averaged, '--', ', averaged')):
+                if values:
+                    axis.plot(
+                        *zip(*values, strict=True),
+                        style,
+                        marker=marker,
+                        markersize=3,
+                        color=_COLOURS[split],
+                        label=split + suffix,
+                    )
+        axis.set(xlabel='iteration', ylabel=label)
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(frameon=False)
+    rates = [(row['step'], row['learning_rate']) for row in rows if row['split'] == 'train']
+    if rates:
+        axes[2].plot(*zip(*rates, strict=True), color='#55a868')
+    axes[2].set(xlabel='iteration', ylabel='learning rate')
+    axes[2].grid(alpha=0.3)
+    figure.suptitle(workdir.resolve().name)
+    return _save(figure, workdir / 'plots' / 'training.png')
+
+
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
+    """Draws a confusion matrix in per cent of each true class.
+
+    Args:
+      confusion: int `[num_classes, num_classes]`, counts by label (row) and prediction (column).
+    """
+    size = len(class_names)
+    share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    small = size <= 20  # with more classes the names and numbers would run into each other
+    side = 6.5 if small else 9
+    figure = Figure(figsize=(side, side * 0.92), layout='constrained')
+    axis = figure.subplots()
+    image = axis.imshow(share, cmap='Blues', vmin=0, vmax=100)
+    axis.set(xlabel='predicted class', ylabel='true class')
+    if small:
+        axis.set_xticks(range(size), class_names, rotation=45, ha='right')
+        axis.set_yticks(range(size), class_names)
+        for (row, column), value in np.ndenumerate(share):
+            if value >= 0.5:
+                colour = 'white' if value > 50 else 'black'
+                axis.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=8, color=colour)
+    figure.colorbar(image, shrink=0.8, label='% of the true class')
+    return _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path

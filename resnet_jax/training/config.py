@@ -1,0 +1,138 @@
+"""The fields of a config: what each may be, which of them define a run, and how a wrong one is reported."""
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resnet_jax.errors import ConfigError
+
+Check = Callable[[Any], str | None]  # None if the value will do, otherwise what was expected
+
+
+def _integer(low: int, high: int = 2**31 - 1) -> Check:
+    def check(value):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            return f'an integer of at least {low}' if high == 2**31 - 1 else f'an integer from {low} to {high}'
+        return None
+
+    return check
+
+
+def _number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Check:
+    """A finite number in [low, high]; `above` and `below` exclude the ends."""
+
+    def check(value):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < low or value > high or (above and value == low) or (below and value == high):
+            lower = f'{"above" if above else "of at least"} {low:g}'
+            upper = '' if math.isinf(high) else f' and {"below" if below else "at most"} {high:g}'
+            return f'a number {lower}{upper}'
+        return None
+
+    return check
+
+
+def _one_of(*choices: str) -> Check:
+    def check(value):
+        if value in choices:
+            return None
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        return 'one of ' + ', '.join(choices) + (f' (did you mean {near[0]!r}?)' if near else '')
+
+    return check
+
+
+def _text(value):
+    return None if isinstance(value, str) and value else 'a name'
+
+
+def _path(value):
+    return None if isinstance(value, str) else "a path, or '' for none"
+
+
+def _flag(value):
+    return None if isinstance(value, bool) else 'True or False'
+
+
+def _mapping(value):
+    return None if isinstance(value, Mapping | ConfigDict) else 'a dict of keyword arguments'
+
+
+def _fractions(value):
+    numbers = isinstance(value, tuple | list) and all(isinstance(v, int | float) and 0 < v < 1 for v in value)
+    return None if numbers and list(value) == sorted(value) else 'increasing fractions of the run, such as (0.5, 0.75)'
+
+
+# configs/default.py says what each field means. Model and data set names are checked by create_model and load_dataset.
+FIELDS: dict[str, Check] = {
+    'seed': _integer(0),
+    'dataset': _text,
+    'data_dir': _path,
+    'data_archive': _path,
+    'validation_size': _integer(0),
+    'model': _text,
+    'model_kwargs': _mapping,
+    'dtype': _one_of('float32', 'bfloat16'),
+    'cross_device_batch_norm': _flag,
+    'num_epochs': _integer(1),
+    'batch_size': _integer(1),
+    'gradient_accumulation_steps': _integer(1),
+    'crop_padding': _integer(0),
+    'flip': _flag,
+    'cutout_size': _integer(0),
+    'mixup_alpha': _number(0),
+    'label_smoothing': _number(0, 1, below=True),
+    'optimizer': _one_of('sgd', 'adam', 'adamw'),
+    'learning_rate': _number(0, above=True),
+    'base_batch_size': _integer(0),
+    'momentum': _number(0, 1, below=True),
+    'nesterov': _flag,
+    'weight_decay': _number(0),
+    'decay_norm_and_bias': _flag,
+    'clip_norm': _number(0),
+    'ema_decay': _number(0, 1, below=True),
+    'schedule': _one_of('cosine', 'one_cycle', 'step', 'constant'),
+    'warmup_epochs': _number(0),
+    'milestones': _fractions,
+    'step_factor': _number(0, 1, above=True),
+    'eval_batch_size': _integer(1),
+    'eval_every_epochs': _integer(1),
+    'checkpoint_every_epochs': _integer(1),
+    'log_every': _integer(1),
+}
+
+# These may change between two starts of one run: none of them alters a parameter or which epoch is the result.
+FREE_FIELDS = ('data_dir', 'data_archive', 'checkpoint_every_epochs', 'log_every')
+
+
+def validate(config: ConfigDict) -> dict[str, Any]:
+    """Returns the config as a plain dict after checking every field.
+
+    Raises:
+      ConfigError: a field is unknown (names the nearest), missing, of the wrong type or out of range.
+    """
+    values = config.to_dict()
+    for name in values:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.5)
+            hint = f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(FIELDS)
+            raise ConfigError(f'unknown config field {name!r}; {hint}')
+    for name, check in FIELDS.items():
+        if name not in values:
+            raise ConfigError(f'config field {name!r} is missing; start from configs/default.py')
+        if expected := check(values[name]):
+            raise ConfigError(f'config field {name!r} is {values[name]!r}; expected {expected}')
+    return json.loads(json.dumps(values))  # tuples become lists, as they are when config.json is read back
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Returns one 'field: old -> new' for each field that defines a run and differs."""
+    names = [name for name in {**old, **new} if name not in FREE_FIELDS]
+    absent = object()
+    return [
+        f'{name}: {old.get(name)!r} -> {new.get(name)!r}' for name in names if old.get(name, absent) != new.get(name, absent)
+    ]

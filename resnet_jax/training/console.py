@@ -1,0 +1,89 @@
+"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
+
+import logging
+import sys
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints to whatever standard output is now: while a bar is shown, rich puts its own in place to print above it."""
+
+    def __init__(self, stream: str):
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=getattr(sys, self._stream), flush=True)
+
+
+def log_to_console(stream: str = 'stdout') -> None:
+    """Sends the package's messages to sys.stdout or sys.stderr, from the first process only."""
+    package = logging.getLogger('resnet_jax')
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    if jax.process_index() == 0 and not any(isinstance(h, _ConsoleHandler) for h in package.handlers):
+        package.addHandler(_ConsoleHandler(stream))
+
+
+def duration(seconds: float) -> str:
+    """Returns e.g. '0:04:31' or '3 days 02:10:00'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return (f'{days} day{"s" if days > 1 else ""} {hours:02}' if days else f'{hours}') + f':{minutes:02}:{rest:02}'
+
+
+class ProgressBar:
+    """A bar over `total` steps, with the loss, the accuracy, images/s and the time left; nothing if this is no terminal."""
+
+    def __init__(self, total: int, description: str):
+        self._bar = None
+        if sys.stdout.isatty() and jax.process_index() == 0:
+            columns = [TextColumn('{task.description}'), BarColumn(bar_width=24), MofNCompleteColumn()]
+            self._bar = Progress(*columns, TextColumn('{task.fields[status]}'), refresh_per_second=4)
+            self._task = self._bar.add_task(description, total=total, status='compiling')
+
+    def __enter__(self) -> 'ProgressBar':
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, done: int, status: str) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=done, status=status)
+
+
+class Pace:
+    """Measures the time per step, to choose how many steps one dispatch takes and to say how long the rest takes.
+
+    A dispatch is given about `seconds` of work: long enough to hide Python, short enough that the bar moves and an interrupt
+    is heard.
+    """
+
+    def __init__(self, seconds: float = 0.5):
+        self._seconds = seconds
+        self.per_step: float | None = None
+
+    def size(self, remaining: int) -> int:
+        """Returns how many steps to dispatch now."""
+        return agree(1 if self.per_step is None else max(1, min(remaining, int(self._seconds / self.per_step))))
+
+    def measured(self, steps: int, seconds: float) -> None:
+        """Takes note of a dispatch; recent ones count most."""
+        new = max(seconds / steps, 1e-9)
+        self.per_step = new if self.per_step is None else 0.8 * self.per_step + 0.2 * new
+
+
+def agree(number: int) -> int:
+    """Returns the first process's number in all of them, after waiting for all."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

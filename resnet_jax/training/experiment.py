@@ -1,0 +1,145 @@
+"""From a config to everything that a run needs. The one place where steps and learning rates are derived."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from resnet_jax import data
+from resnet_jax.errors import ConfigError
+from resnet_jax.models import create_model
+from resnet_jax.training.optimizer import create_optimizer, create_schedule
+from resnet_jax.training.state import TrainState, create_train_state
+from resnet_jax.training.step import AXIS
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What `create_experiment` makes of a config.
+
+    Attributes:
+      config: the checked config.
+      dataset: the data set as it was loaded.
+      train: the part trained on; `validation`: the part held out, or None.
+      model, tx, schedule: the network, the optimizer and its learning rate by step.
+      steps_per_epoch, total_steps: an epoch drops the examples that do not fill a batch.
+      accumulation: parts into which a device divides its part of a batch.
+    """
+
+    config: Mapping[str, Any]
+    dataset: data.Dataset
+    train: data.Split
+    validation: data.Split | None
+    model: nn.Module
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    steps_per_epoch: int
+    total_steps: int
+    accumulation: int
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.dtype(self.config['dtype'])
+
+    def create_state(self) -> TrainState:
+        """Returns the initial state."""
+        config = self.config
+        return create_train_state(self.model, self.tx, self.dataset.image_shape, config['seed'], ema=config['ema_decay'] > 0)
+
+    def describe_dataset(self) -> dict[str, Any]:
+        """Returns what a checkpoint must know of the data set to be used without it."""
+        dataset = self.dataset
+        return {
+            'name': dataset.name,
+            'fingerprint': dataset.fingerprint,
+            'image_shape': list(dataset.image_shape),
+            'class_names': list(dataset.class_names),
+            'mean': list(dataset.mean),
+            'std': list(dataset.std),
+        }
+
+
+def create_experiment(config: Mapping[str, Any]) -> Experiment:
+    """Builds model, data, schedule and optimizer from a config that `validate` has passed.
+
+    Raises:
+      ConfigError: a name does not exist, the batch does not divide over the devices, or values do not go together.
+      InputFileError: the data set cannot be had.
+    """
+    dataset = data.load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
+    model = build_model(config, dataset.num_classes)
+    train, validation = dataset.train, None
+    if config['validation_size']:
+        train, validation = data.hold_out(train, config['validation_size'], config['seed'])
+
+    batch_size, accumulation = config['batch_size'], config['gradient_accumulation_steps']
+    check_batch_size(batch_size, jax.device_count(), accumulation, len(train.label))
+    steps_per_epoch = len(train.label) // batch_size
+    total_steps = steps_per_epoch * config['num_epochs']
+    base = config['base_batch_size']
+    schedule = create_schedule(
+        config['schedule'],
+        peak=config['learning_rate'] * (batch_size / base if base else 1.0),
+        total_steps=total_steps,
+        warmup_steps=round(config['warmup_epochs'] * steps_per_epoch),
+        milestones=config['milestones'],
+        step_factor=config['step_factor'],
+    )
+    tx = create_optimizer(
+        config['optimizer'],
+        schedule,
+        weight_decay=config['weight_decay'],
+        decay_norm_and_bias=config['decay_norm_and_bias'],
+        momentum=config['momentum'],
+        nesterov=config['nesterov'],
+        clip_norm=config['clip_norm'],
+    )
+    return Experiment(config, dataset, train, validation, model, tx, schedule, steps_per_epoch, total_steps, accumulation)
+
+
+def build_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:
+    """Returns the config's network.
+
+    Raises:
+      ConfigError: see `create_model`.
+    """
+    kwargs = {'dtype': jnp.dtype(config['dtype']), **config['model_kwargs']}
+    if config['cross_device_batch_norm']:
+        kwargs['axis_name'] = AXIS
+    return create_model(config['model'], num_classes=num_classes, **kwargs)
+
+
+def check_batch_size(batch_size: int, devices: int, accumulation: int, examples: int) -> None:
+    """Checks that the global batch divides and that the training set fills one.
+
+    Raises:
+      ConfigError: names the nearest sizes that do.
+    """
+    unit = devices * accumulation
+    largest = examples // unit * unit
+    if batch_size % unit or batch_size > examples:
+        below = min(batch_size // unit * unit, largest)
+        sizes = [size for size in (below, below + unit) if 0 < size <= largest]
+        over = f'{devices} devices' + (f' times {accumulation} accumulation steps' if accumulation > 1 else '')
+        if not sizes:
+            raise ConfigError(f'{examples} training examples do not fill a batch over {over}; use fewer of them')
+        raise ConfigError(
+            f'batch_size {batch_size} does not divide over {over} and {examples} training examples; '
+            f'expected --config.batch_size={" or ".join(map(str, sizes))}'
+        )
+
+
+def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
+    """Returns int32 `[steps_per_epoch, batch_size]`: the examples of each batch of an epoch, a function of seed and epoch.
+
+    Philox's raw integers and a stable sort, since NumPy's own permutations may change between versions.
+    """
+    keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(examples)
+    order = np.argsort(keys, kind='stable').astype(np.int32)
+    steps = examples // batch_size
+    return order[: steps * batch_size].reshape(steps, batch_size)

@@ -1,0 +1,379 @@
+"""A run, from the first step to the last: train, evaluate, log, checkpoint, continue where it stopped."""
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax.data import Split
+from resnet_jax.errors import ConfigError, DivergedError, Interrupted
+from resnet_jax.evaluation.evaluator import Evaluator
+from resnet_jax.report.plots import plot_training
+from resnet_jax.training import checkpoint, console
+from resnet_jax.training.config import validate
+from resnet_jax.training.experiment import Experiment, create_experiment, epoch_order
+from resnet_jax.training.memory import check_fits, out_of_memory
+from resnet_jax.training.run_folder import RunFolder, environment
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.step import (
+    device_positions,
+    load_batch,
+    parallel_train_steps,
+    replicate,
+    train_step,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Trains a config in a run folder, or continues it there, and returns its result.
+
+    The result is of the last epoch or, if `validation_size` is set, of the epoch with the best validation accuracy; never of
+    the epoch that is best on the test set. A run that is finished is not repeated.
+
+    Returns:
+      What result.json holds: 'split', 'accuracy', 'loss', 'count', 'step', 'epoch', and 'ema_accuracy' and 'ema_loss' if the
+      config has an `ema_decay`.
+
+    Raises:
+      ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError: see `resnet_jax.errors`.
+      Interrupted: SIGINT or SIGTERM came; the state was saved.
+    """
+    console.log_to_console()
+    values = validate(config)
+    with RunFolder(workdir, values) as folder:
+        result = folder.read_json('result.json')
+        if result is None:
+            result = _Run(create_experiment(values), folder).train()
+        else:
+            logger.info('%s is finished; nothing to do.', folder.path)
+        _report(folder.path, result)
+        return result
+
+
+def _report(path: Path, result: Mapping[str, Any]) -> None:
+    which = 'best on validation' if result['selected'] == 'validation' else 'the last'
+    logger.info(
+        '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)',
+        result['split'].capitalize(),
+        100 * result['accuracy'],
+        round(result['accuracy'] * result['count']),
+        result['count'],
+        result['loss'],
+        result['epoch'],
+        which,
+    )
+    if 'ema_accuracy' in result:
+        logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
+    logger.info('Files: %s', ', '.join(str(p) for p in sorted(path.iterdir()) if not p.name.startswith('.')))
+
+
+class _Run:
+    """The state of a run: what is on the devices, what is to be logged, and what a checkpoint must add to the TrainState."""
+
+    def __init__(self, experiment: Experiment, folder: RunFolder):
+        self.experiment, self.folder, self.config = experiment, folder, experiment.config
+        self.pace = console.Pace()
+        self.seconds = 0.0  # spent on this run, earlier starts included
+        self.best: dict[str, Any] | None = None  # {'step', 'accuracy'} on the validation split
+        self.pending: list[dict[str, float]] = []  # metrics of the steps since the last row
+        self.evaluation: dict[str, Any] = {}  # the latest row of the split evaluated during training
+        self.evaluation_seconds = 0.0
+        self.signal: int | None = None
+
+    def train(self) -> dict[str, Any]:
+        """Trains from the latest checkpoint, or from the start, to the last step; returns the result."""
+        experiment, folder = self.experiment, self.folder
+        self.state = self._restore()
+        self.step = int(self.state.step)
+        if folder.primary:
+            folder.write_json('environment.json', environment())
+            folder.start_metrics(self.step)
+        self._describe()
+        self.split = 'validation' if experiment.validation else 'test'
+        self.evaluator = self._create_evaluator(experiment.validation or experiment.dataset.test)
+        self.started = time.monotonic() - self.seconds
+        with _signals(self._interrupt):
+            try:
+                self._run_epochs()
+            except jax.errors.JaxRuntimeError as error:
+                if 'RESOURCE_EXHAUSTED' not in str(error):
+                    raise
+                raise out_of_memory(self.config['batch_size'], 0) from None
+            finally:
+                self._plot()
+        result = self._result()
+        if folder.primary:
+            folder.write_json('result.json', result)
+        return result
+
+    def _restore(self) -> TrainState:
+        template = jax.eval_shape(self.experiment.create_state)
+        path = checkpoint.latest(self.folder.checkpoints) if self.folder.primary else None
+        step = console.agree(int(path.name) if path else -1)
+        if step < 0:
+            return replicate(self.experiment.create_state())
+        path = self.folder.checkpoints / str(step)
+        metadata = checkpoint.read_metadata(path)
+        here = self.experiment.describe_dataset()
+        if metadata['dataset'] != here:
+            keys = [key for key in here if metadata['dataset'].get(key) != here[key]]
+            raise ConfigError(
+                f'{path} was trained on other data ({", ".join(keys)} differ); use the same data, or another --workdir'
+            )
+        self.best, self.pending, self.seconds = metadata['best'], metadata['pending'], metadata['seconds']
+        self.evaluation = metadata['evaluation']
+        logger.info('Continuing %s after iteration %d.', self.folder.path, step)
+        return replicate(checkpoint.restore(path, template))
+
+    def _describe(self) -> None:
+        experiment, config = self.experiment, self.config
+        parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+        held_out = f', {len(experiment.validation.label):,} held out' if experiment.validation else ''
+        logger.info(
+            '%s, %s parameters, %s; %s: %s training images%s; %d epochs of %d iterations, batch %d; %s',
+            config['model'],
+            f'{parameters:,}',
+            config['dtype'],
+            config['dataset'],
+            f'{len(experiment.train.label):,}',
+            held_out,
+            config['num_epochs'],
+            experiment.steps_per_epoch,
+            config['batch_size'],
+            f'{jax.device_count()} {jax.local_devices()[0].platform} device(s)',
+        )
+
+    def _create_evaluator(self, split: Split) -> Evaluator:
+        dataset = self.experiment.dataset
+        return Evaluator(
+            self.experiment.model,
+            split,
+            mean=dataset.mean,
+            std=dataset.std,
+            dtype=self.experiment.dtype,
+            batch_size=self.config['eval_batch_size'],
+            num_classes=dataset.num_classes,
+        )
+
+    def _run_epochs(self) -> None:
+        experiment, config = self.experiment, self.config
+        per_epoch, batch_size = experiment.steps_per_epoch, config['batch_size']
+        if self.step == experiment.total_steps:
+            return
+        positions = device_positions(batch_size)
+        data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
+        compiled, epoch, dispatches = None, None, 0
+        with console.ProgressBar(experiment.total_steps, config['model']) as self.bar:
+            while self.step < experiment.total_steps:
+                start = self.step % per_epoch
+                if epoch != self.step // per_epoch:
+                    epoch = self.step // per_epoch
+                    order = replicate(epoch_order(config['seed'], epoch, len(experiment.train.label), batch_size))
+                arguments = (self.state, positions, data, order)
+                if compiled is None:
+                    compiled = self._compile(arguments)
+                count, before = self.pace.size(per_epoch - start), time.monotonic()
+                self.state, metrics = compiled(*arguments, np.int32(start), np.int32(count))
+                metrics = jax.device_get(metrics)  # waits for the device
+                self.pace.measured(count, time.monotonic() - before)
+                self._log(start, count, metrics)
+                dispatches += 1
+                if dispatches == 2:
+                    self._forecast()
+                self._epoch_end()
+                if self.signal is not None:
+                    self._save()
+                    raise Interrupted(self.signal)
+
+    def _compile(self, arguments: tuple) -> Any:
+        config = self.config
+        step_fn = functools.partial(
+            train_step,
+            model=self.experiment.model,
+            tx=self.experiment.tx,
+            accumulation=self.experiment.accumulation,
+            ema_decay=config['ema_decay'],
+        )
+        load_fn = functools.partial(
+            load_batch,
+            num_classes=self.experiment.dataset.num_classes,
+            mean=self.experiment.dataset.mean,
+            std=self.experiment.dataset.std,
+            dtype=self.experiment.dtype,
+            **{name: config[name] for name in ('label_smoothing', 'mixup_alpha', 'crop_padding', 'flip', 'cutout_size')},
+        )
+        run = parallel_train_steps(step_fn, load_fn, config['seed'])
+        compiled = run.lower(*arguments, np.int32(0), np.int32(0)).compile()
+        check_fits(compiled, config['batch_size'], jax.device_count() * self.experiment.accumulation)
+        return compiled
+
+    def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Takes the metrics of `count` steps: checks them, and writes a row every `log_every` steps."""
+        for i in range(start, start + count):
+            values = {name: float(metrics[name][i]) for name in metrics}
+            learning_rate = float(self.experiment.schedule(self.step))
+            self.step += 1
+            if not np.isfinite(list(values.values())).all():
+                raise DivergedError(
+                    f'training diverged at iteration {self.step}: loss {values["loss"]:g}, gradient norm '
+                    f'{values["grad_norm"]:g}, learning rate {learning_rate:g}; lower learning_rate or set clip_norm, and '
+                    'use another --workdir'
+                )
+            self.pending.append(values)
+            if self.step % self.config['log_every'] == 0:
+                means = {name: float(np.mean([step[name] for step in self.pending])) for name in values}
+                self.pending = []
+                self._write_row('train', {**means, 'learning_rate': learning_rate}, images_per_second=self._images_per_second())
+                logger.info(
+                    'Iteration %d of %d, loss %.4f, accuracy %.2f %%, learning rate %.3g, %.0f images/s, %s left',
+                    self.step,
+                    self.experiment.total_steps,
+                    means['loss'],
+                    100 * means['accuracy'],
+                    learning_rate,
+                    self._images_per_second(),
+                    console.duration(self._seconds_left()),
+                )
+        self.bar.update(
+            self.step,
+            f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %  '
+            f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left())} left',
+        )
+
+    def _write_row(self, split: str, values: Mapping[str, Any], **timing: float) -> None:
+        row = {'step': self.step, 'epoch': self.step / self.experiment.steps_per_epoch, 'split': split, **values}
+        if self.folder.primary:
+            self.folder.write_metrics([row], **timing)
+
+    def _images_per_second(self) -> float:
+        return self.config['batch_size'] / self.pace.per_step
+
+    def _seconds_left(self) -> float:
+        steps = self.experiment.total_steps - self.step
+        evaluations = steps / self.experiment.steps_per_epoch / self.config['eval_every_epochs']
+        return steps * self.pace.per_step + evaluations * self.evaluation_seconds
+
+    def _forecast(self) -> None:
+        seconds, platform = self._seconds_left(), jax.local_devices()[0].platform
+        logger.info(
+            'At about %.0f images/s the training takes about %s, evaluation not counted.',
+            self._images_per_second(),
+            console.duration(seconds),
+        )
+        if platform == 'cpu' and seconds > 3 * 3600:
+            logger.info(
+                'That is long: this config is meant for a GPU. On a CPU configs/d2l_resnet18.py is practical '
+                '(about an hour on 2 cores), and configs/quickstart.py takes a minute.'
+            )
+
+    def _epoch_end(self) -> None:
+        """Evaluates and saves if this step ends an epoch in which that is due."""
+        epoch, within = divmod(self.step, self.experiment.steps_per_epoch)
+        if within:
+            return
+        config, last = self.config, epoch == self.config['num_epochs']
+        improved = False
+        if last or epoch % config['eval_every_epochs'] == 0:
+            before = time.monotonic()
+            self.evaluation = self._evaluate(self.evaluator, self.split, self.state.variables, self.state.ema)
+            self.evaluation_seconds = time.monotonic() - before
+            accuracy = self.evaluation['accuracy']
+            if self.split == 'validation' and (self.best is None or accuracy > self.best['accuracy']):
+                self.best, improved = {'step': self.step, 'accuracy': accuracy}, True
+        if last or improved or epoch % config['checkpoint_every_epochs'] == 0:
+            self._save()
+
+    def _evaluate(self, evaluator: Evaluator, split: str, variables: Any, ema: Any) -> dict[str, Any]:
+        def progress(done, batches):
+            self.bar.update(self.step, f'evaluating, batch {done} of {batches}')
+
+        metrics = evaluator(variables, progress)
+        row = {name: metrics[name] for name in ('loss', 'accuracy', 'count')}
+        if ema:
+            average = evaluator(ema, progress)
+            row.update(ema_loss=average['loss'], ema_accuracy=average['accuracy'])
+        self._write_row(split, row)
+        logger.info(
+            'Epoch %g: %s loss %.4f, accuracy %.2f %%%s',
+            self.step / self.experiment.steps_per_epoch,
+            split,
+            row['loss'],
+            100 * row['accuracy'],
+            f'; with averaged parameters {100 * row["ema_accuracy"]:.2f} %' if ema else '',
+        )
+        return row
+
+    def _save(self) -> None:
+        if self.folder.primary:
+            self.seconds = time.monotonic() - self.started
+            metadata = {
+                'config': self.config,
+                'dataset': self.experiment.describe_dataset(),
+                'best': self.best,
+                'pending': self.pending,
+                'evaluation': self.evaluation,
+                'seconds': self.seconds,
+                'environment': environment(),
+            }
+            checkpoint.save(self.folder.checkpoints, self.state, metadata)
+            # The one before the latest stays, for the day the latest is damaged.
+            kept = checkpoint.steps(self.folder.checkpoints)[-2:]
+            checkpoint.keep_only(self.folder.checkpoints, [*kept, self.best['step'] if self.best else self.step])
+        console.agree(self.step)  # nobody goes on before it is written
+
+    def _result(self) -> dict[str, Any]:
+        """Evaluates what the run has come to on the test set, unless that has just been done."""
+        row, selected, step = self.evaluation, 'last', self.step
+        if self.best:
+            selected, step = 'validation', self.best['step']
+            path = self.folder.checkpoints / str(step)
+            checkpoint.verify(path)
+            parts = {'params': self.state.params, 'batch_stats': self.state.batch_stats, 'ema': self.state.ema}
+            variables = checkpoint.restore(path, jax.eval_shape(lambda: parts))
+            ema = variables.pop('ema')
+            row = self._evaluate(self._create_evaluator(self.experiment.dataset.test), 'test', variables, ema)
+        return {
+            'split': 'test',
+            'selected': selected,
+            'step': step,
+            'epoch': step // self.experiment.steps_per_epoch,
+            **row,
+            'seconds': time.monotonic() - self.started,
+        }
+
+    def _plot(self) -> None:
+        if self.folder.primary and (self.folder.path / 'metrics.jsonl').exists():
+            plot_training(self.folder.path)
+
+    def _interrupt(self, number: int, _frame: Any) -> None:
+        if self.signal is not None:  # asked twice: at once
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal = number
+        logger.info('Stopping after this dispatch; the state is saved. Interrupt again to stop at once.')
+
+
+@contextlib.contextmanager
+def _signals(handler: Callable) -> Iterator[None]:
+    """Hands SIGINT and SIGTERM to `handler`; in the main thread of a single process only (JAX's runtime has its own)."""
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
+        yield
+        return
+    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
