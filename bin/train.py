@@ -9,6 +9,7 @@ from absl import flags
 
 from resnet_jax import command_line
 from resnet_jax.errors import ConfigError
+from resnet_jax.training.config import validate
 
 _CONFIG = command_line.define_config_flag()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder; default runs/<config name>.')
@@ -22,6 +23,7 @@ def main(arguments):
     if arguments:
         raise ConfigError(f'unexpected argument {arguments[0]!r}; expected flags only, such as --config=FILE')
     name, config = command_line.load_config(_CONFIG)
+    validate(config)  # before JAX is imported: a wrong field is told at once
     if _DISTRIBUTED.value or _COORDINATOR.value:
         import jax
 

@@ -8,5 +8,5 @@ def get_config():
     config.model = 'alexnet'
     config.num_epochs = 10
     config.schedule = 'one_cycle'
-    config.learning_rate = 0.05
+    config.learning_rate = 0.02
     return config

@@ -65,8 +65,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.Error as error:
         _fail(ConfigError(str(error)))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # config_flags on a path through a missing field
-        _fail(ConfigError(f'a --config.FIELD=VALUE flag does not fit the config: {error}'))
+    except Exception as error:  # The config file runs while the flags are parsed; and an override may not fit it.
+        _fail(ConfigError(f'the config could not be read ({type(error).__name__}: {error}); correct the file or the flags'))
     raise AssertionError('unreachable')
 
 

@@ -14,7 +14,7 @@ from resnet_jax.data import Split, load_dataset
 from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.evaluation.run import TrainedRun
 from resnet_jax.training.console import Pace
-from resnet_jax.training.step import device_positions, parallel_eval_steps, replicate
+from resnet_jax.training.step import compile_parallel, device_positions, parallel_eval_steps, replicate
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ class Evaluator:
         """
         arguments = (replicate(variables), self._positions, self._data)
         if self._compiled is None:
-            self._compiled = self._run.lower(*arguments, np.int32(0), np.int32(0)).compile()
-        losses, confusion, done, pace = np.zeros(self._batches), 0, 0, Pace()
+            self._compiled = compile_parallel(self._run, *arguments, np.int32(0), np.int32(0))
+        losses, confusion, done, pace = np.zeros(self._batches), np.zeros((), np.int64), 0, Pace()
         while done < self._batches:
             count, before = pace.size(self._batches - done), time.monotonic()
             sums = jax.device_get(self._compiled(*arguments, np.int32(done), np.int32(count)))

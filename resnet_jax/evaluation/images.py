@@ -33,9 +33,9 @@ def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
             raise InputFileError(f'{path} is not a file; expected an image ({", ".join(FORMATS)})')
         with warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                image.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
-                image = ImageOps.exif_transpose(image)
+            with Image.open(path, formats=FORMATS) as file:
+                file.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
+                image = ImageOps.exif_transpose(file)
                 image = ImageOps.fit(
                     _to_mode(image, 'L' if channels == 1 else 'RGB'), (width, height), Image.Resampling.BICUBIC
                 )

@@ -24,7 +24,7 @@ torchvision's form, which with 1000 classes has 11,689,512 (resnet18), 21,797,67
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 
@@ -38,7 +38,7 @@ __all__ = ['AlexNet', 'BasicBlock', 'BottleneckBlock', 'ResNet', 'available_mode
 _small_resnet = functools.partial(ResNet, num_filters=16, shortcut='identity')
 _bottleneck_resnet = functools.partial(ResNet, block_cls=BottleneckBlock)
 
-_MODELS = {
+_MODELS: dict[str, functools.partial[Any]] = {
     'resnet8': functools.partial(_small_resnet, stage_sizes=(1, 1, 1)),
     'resnet20': functools.partial(_small_resnet, stage_sizes=(3, 3, 3)),
     'resnet32': functools.partial(_small_resnet, stage_sizes=(5, 5, 5)),
@@ -78,7 +78,7 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
             f'unknown model {name!r}{did_you_mean(str(name), _MODELS)}; available: {", ".join(available_models())}'
         )
     model = _MODELS[name]
-    allowed = [field.name for field in dataclasses.fields(model.func) if field.name not in ('name', 'parent')]
+    allowed = [field.name for field in dataclasses.fields(cast(Any, model.func)) if field.name not in ('name', 'parent')]
     for keyword in kwargs:
         if keyword not in allowed:
             raise ConfigError(

@@ -205,9 +205,9 @@ def latest(folder: Path) -> Path | None:
                 aside = folder / f'{step}.damaged{number}'
             path.rename(aside)
             logger.warning('%s. It was set aside as %s.', error, aside.name)
-    if aside := sorted(p.name for p in folder.glob('*.damaged*')):
+    if damaged := sorted(p.name for p in folder.glob('*.damaged*')):
         raise InputFileError(
-            f'all checkpoints in {folder} are damaged ({", ".join(aside)}); to start over, choose another --workdir'
+            f'all checkpoints in {folder} are damaged ({", ".join(damaged)}); to start over, choose another --workdir'
         )
     return None
 

@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def _number(low: float, high: float = math.inf, *, above: bool = False, below: b
     """A finite number in [low, high]; `above` and `below` exclude the ends."""
 
     def check(value):
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         if not number or value < low or value > high or (above and value == low) or (below and value == high):
             lower = f'{"above" if above else "of at least"} {low:g}'
             upper = '' if math.isinf(high) else f' and {"below" if below else "at most"} {high:g}'
@@ -40,7 +41,7 @@ def _one_of(*choices: str) -> Check:
     def check(value):
         if value in choices:
             return None
-        near = difflib.get_close_matches(str(value), choices, n=1)
+        near = difflib.get_close_matches(str(value).lower(), choices, n=1)
         return 'one of ' + ', '.join(choices) + (f' (did you mean {near[0]!r}?)' if near else '')
 
     return check
@@ -59,7 +60,13 @@ def _flag(value):
 
 
 def _mapping(value):
-    return None if isinstance(value, Mapping | ConfigDict) else 'a dict of keyword arguments'
+    if not isinstance(value, Mapping | ConfigDict):
+        return 'a dict of keyword arguments'
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return 'numbers, strings, lists, True or False as keyword arguments, which config.json can hold'
+    return None
 
 
 def _fractions(value):

@@ -70,16 +70,16 @@ class Pace:
 
     def __init__(self, seconds: float = 0.5):
         self._seconds = seconds
-        self.per_step: float | None = None
+        self.per_step = 0.0  # seconds; 0 before the first dispatch
 
     def size(self, remaining: int) -> int:
         """Returns how many steps to dispatch now."""
-        return agree(1 if self.per_step is None else max(1, min(remaining, int(self._seconds / self.per_step))))
+        return agree(1 if not self.per_step else max(1, min(remaining, int(self._seconds / self.per_step))))
 
     def measured(self, steps: int, seconds: float) -> None:
         """Takes note of a dispatch; recent ones count most."""
         new = max(seconds / steps, 1e-9)
-        self.per_step = new if self.per_step is None else 0.8 * self.per_step + 0.2 * new
+        self.per_step = new if not self.per_step else 0.8 * self.per_step + 0.2 * new
 
 
 def agree(number: int) -> int:

@@ -1,7 +1,8 @@
 """From a config to everything that a run needs. The one place where steps and learning rates are derived."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,9 +14,9 @@ import optax
 from resnet_jax import data
 from resnet_jax.errors import ConfigError
 from resnet_jax.models import create_model
+from resnet_jax.training import step
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.state import TrainState, create_train_state
-from resnet_jax.training.step import AXIS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +107,19 @@ def build_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:
     """Returns the config's network.
 
     Raises:
-      ConfigError: see `create_model`.
+      ConfigError: see `create_model`; or `model_kwargs` holds what another field says.
     """
-    kwargs = {'dtype': jnp.dtype(config['dtype']), **config['model_kwargs']}
-    if config['cross_device_batch_norm']:
-        kwargs['axis_name'] = AXIS
-    return create_model(config['model'], num_classes=num_classes, **kwargs)
+    name, kwargs = config['model'], config['model_kwargs']
+    elsewhere = {'name': 'model', 'num_classes': 'dataset', 'dtype': 'dtype', 'axis_name': 'cross_device_batch_norm'}
+    for field in kwargs:
+        if field in elsewhere:
+            raise ConfigError(f'model_kwargs has {field}; remove it, expected it from config.{elsewhere[field]} alone')
+    model = create_model(name, num_classes=num_classes, dtype=jnp.dtype(config['dtype']), **kwargs)
+    if not config['cross_device_batch_norm']:
+        return model
+    if not hasattr(model, 'axis_name'):
+        raise ConfigError(f'{name} has no BatchNorm; expected --config.cross_device_batch_norm=False')
+    return model.clone(axis_name=step.AXIS)
 
 
 def check_batch_size(batch_size: int, devices: int, accumulation: int, examples: int) -> None:
@@ -125,7 +133,9 @@ def check_batch_size(batch_size: int, devices: int, accumulation: int, examples:
     if batch_size % unit or batch_size > examples:
         below = min(batch_size // unit * unit, largest)
         sizes = [size for size in (below, below + unit) if 0 < size <= largest]
-        over = f'{devices} devices' + (f' times {accumulation} accumulation steps' if accumulation > 1 else '')
+        over = f'{devices} device{"s" if devices > 1 else ""}' + (
+            f' times {accumulation} accumulation steps' if accumulation > 1 else ''
+        )
         if not sizes:
             raise ConfigError(f'{examples} training examples do not fill a batch over {over}; use fewer of them')
         raise ConfigError(
@@ -143,3 +153,24 @@ def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.nda
     order = np.argsort(keys, kind='stable').astype(np.int32)
     steps = examples // batch_size
     return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def parallel_train_steps(experiment: Experiment) -> Callable:
+    """Returns the experiment's training step for all devices, many steps per call: see `step.train_steps`."""
+    config, dataset = experiment.config, experiment.dataset
+    step_fn = functools.partial(
+        step.train_step,
+        model=experiment.model,
+        tx=experiment.tx,
+        accumulation=experiment.accumulation,
+        ema_decay=config['ema_decay'],
+    )
+    load_fn = functools.partial(
+        step.load_batch,
+        num_classes=dataset.num_classes,
+        mean=dataset.mean,
+        std=dataset.std,
+        dtype=experiment.dtype,
+        **{name: config[name] for name in ('label_smoothing', 'mixup_alpha', 'crop_padding', 'flip', 'cutout_size')},
+    )
+    return step.parallel_train_steps(step_fn, load_fn, config['seed'])

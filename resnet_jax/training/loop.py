@@ -1,13 +1,8 @@
 """A run, from the first step to the last: train, evaluate, log, checkpoint, continue where it stopped."""
 
-import contextlib
-import functools
 import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +13,14 @@ from ml_collections import ConfigDict
 from resnet_jax.data import Split
 from resnet_jax.errors import ConfigError, DivergedError, Interrupted
 from resnet_jax.evaluation.evaluator import Evaluator
-from resnet_jax.report.plots import plot_training
 from resnet_jax.training import checkpoint, console
 from resnet_jax.training.config import validate
-from resnet_jax.training.experiment import Experiment, create_experiment, epoch_order
+from resnet_jax.training.experiment import Experiment, create_experiment, epoch_order, parallel_train_steps
 from resnet_jax.training.memory import check_fits, out_of_memory
 from resnet_jax.training.run_folder import RunFolder, environment
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import (
-    device_positions,
-    load_batch,
-    parallel_train_steps,
-    replicate,
-    train_step,
-)
+from resnet_jax.training.step import compile_parallel, device_positions, replicate
+from resnet_jax.training.stop import StopSignal
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +79,6 @@ class _Run:
         self.pending: list[dict[str, float]] = []  # metrics of the steps since the last row
         self.evaluation: dict[str, Any] = {}  # the latest row of the split evaluated during training
         self.evaluation_seconds = 0.0
-        self.signal: int | None = None
 
     def train(self) -> dict[str, Any]:
         """Trains from the latest checkpoint, or from the start, to the last step; returns the result."""
@@ -98,13 +86,12 @@ class _Run:
         self.state = self._restore()
         self.step = int(self.state.step)
         if folder.primary:
-            folder.write_json('environment.json', environment())
-            folder.start_metrics(self.step)
+            folder.start(self.step, environment())
         self._describe()
         self.split = 'validation' if experiment.validation else 'test'
         self.evaluator = self._create_evaluator(experiment.validation or experiment.dataset.test)
         self.started = time.monotonic() - self.seconds
-        with _signals(self._interrupt):
+        with StopSignal() as self.stop:
             try:
                 self._run_epochs()
             except jax.errors.JaxRuntimeError as error:
@@ -183,7 +170,8 @@ class _Run:
                     order = replicate(epoch_order(config['seed'], epoch, len(experiment.train.label), batch_size))
                 arguments = (self.state, positions, data, order)
                 if compiled is None:
-                    compiled = self._compile(arguments)
+                    compiled = compile_parallel(parallel_train_steps(experiment), *arguments, np.int32(0), np.int32(0))
+                    check_fits(compiled, batch_size, jax.device_count() * experiment.accumulation)
                 count, before = self.pace.size(per_epoch - start), time.monotonic()
                 self.state, metrics = compiled(*arguments, np.int32(start), np.int32(count))
                 metrics = jax.device_get(metrics)  # waits for the device
@@ -193,31 +181,9 @@ class _Run:
                 if dispatches == 2:
                     self._forecast()
                 self._epoch_end()
-                if self.signal is not None:
+                if self.stop.number is not None:
                     self._save()
-                    raise Interrupted(self.signal)
-
-    def _compile(self, arguments: tuple) -> Any:
-        config = self.config
-        step_fn = functools.partial(
-            train_step,
-            model=self.experiment.model,
-            tx=self.experiment.tx,
-            accumulation=self.experiment.accumulation,
-            ema_decay=config['ema_decay'],
-        )
-        load_fn = functools.partial(
-            load_batch,
-            num_classes=self.experiment.dataset.num_classes,
-            mean=self.experiment.dataset.mean,
-            std=self.experiment.dataset.std,
-            dtype=self.experiment.dtype,
-            **{name: config[name] for name in ('label_smoothing', 'mixup_alpha', 'crop_padding', 'flip', 'cutout_size')},
-        )
-        run = parallel_train_steps(step_fn, load_fn, config['seed'])
-        compiled = run.lower(*arguments, np.int32(0), np.int32(0)).compile()
-        check_fits(compiled, config['batch_size'], jax.device_count() * self.experiment.accumulation)
-        return compiled
+                    raise Interrupted(self.stop.number)
 
     def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of `count` steps: checks them, and writes a row every `log_every` steps."""
@@ -355,25 +321,6 @@ class _Run:
 
     def _plot(self) -> None:
         if self.folder.primary and (self.folder.path / 'metrics.jsonl').exists():
+            from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
+
             plot_training(self.folder.path)
-
-    def _interrupt(self, number: int, _frame: Any) -> None:
-        if self.signal is not None:  # asked twice: at once
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.signal = number
-        logger.info('Stopping after this dispatch; the state is saved. Interrupt again to stop at once.')
-
-
-@contextlib.contextmanager
-def _signals(handler: Callable) -> Iterator[None]:
-    """Hands SIGINT and SIGTERM to `handler`; in the main thread of a single process only (JAX's runtime has its own)."""
-    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-        yield
-        return
-    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)

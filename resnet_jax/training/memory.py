@@ -32,12 +32,14 @@ def check_fits(compiled: Any, batch_size: int, unit: int) -> None:
     """Checks that a compiled step's scratch memory fits.
 
     Args:
-      compiled: what `lower(...).compile()` returned; its arguments are on the device already.
+      compiled: what `step.compile_parallel` returned; its arguments are on the device already.
       unit: what a batch size must be a multiple of.
 
     Raises:
       ResourceError: names a batch size that fits, if there is one, and the options that save memory.
     """
+    if not hasattr(compiled, 'memory_analysis'):  # among several processes: not compiled yet
+        return
     available, analysis = available_bytes(), compiled.memory_analysis()
     if available is None or analysis is None:
         return

@@ -37,7 +37,10 @@ def create_schedule(
         main = optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
     elif name == 'step':
         # Each part of a joined schedule counts from its own start.
-        boundaries = {round(fraction * total_steps) - warmup_steps: step_factor for fraction in milestones}
+        boundaries: dict[int, float] = {}
+        for fraction in milestones:  # two of them may fall on the same step of a short run
+            boundary = round(fraction * total_steps) - warmup_steps
+            boundaries[boundary] = boundaries.get(boundary, 1.0) * step_factor
         if boundaries and min(boundaries) < 0:
             raise ConfigError(f'a milestone of {list(milestones)} lies in the warm-up; lower warmup_epochs or raise it')
         main = optax.piecewise_constant_schedule(peak, boundaries)

@@ -56,7 +56,7 @@ class RunFolder:
     """A run folder that this process holds; a context manager. Only the first process writes.
 
     Raises (on entry):
-      ConfigError: the folder holds a run of a different config; names the fields.
+      ConfigError: the folder holds checkpoints of a different config; names the fields.
       ResourceError: it cannot be made or written.
       RunFolderInUseError: another process holds it.
     """
@@ -111,14 +111,29 @@ class RunFolder:
         self._lock.flush()
 
     def _check_config(self) -> None:
+        # A folder without a checkpoint has nothing to lose: a run that failed before its first one may start over, corrected.
+        started = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         old = self.read_json('config.json')
-        if old is None:
-            if self.primary:
-                self.write_json('config.json', self._config)
-        elif changes := difference(old, self._config):
+        if started and old is not None and (changes := difference(old, self._config)):
             raise ConfigError(
                 f'{self.path} holds a run of another config ({"; ".join(changes)}); choose another --workdir, or delete it'
             )
+
+    def start(self, step: int, description: Mapping[str, Any]) -> None:
+        """Writes config.json and environment.json and opens the metrics of a run that goes on after `step`.
+
+        Rows that an interrupted run wrote beyond `step` are dropped.
+        """
+        from tensorboardX import SummaryWriter
+
+        self.write_json('config.json', self._config)
+        self.write_json('environment.json', description)
+        path = self.path / 'metrics.jsonl'
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= step] if step else []
+        if kept != lines:
+            self._replace('metrics.jsonl', ''.join(kept))
+        self._events = SummaryWriter(str(self.path / 'tensorboard'), purge_step=step + 1)
 
     def read_json(self, name: str) -> Any:
         """Returns a JSON file's content, or None if it is not there.
@@ -145,17 +160,6 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.path / name)
-
-    def start_metrics(self, step: int) -> None:
-        """Opens the metrics of a run that starts after `step`: rows that an interrupted run wrote beyond it go."""
-        from tensorboardX import SummaryWriter
-
-        path = self.path / 'metrics.jsonl'
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= step]
-        if kept != lines:
-            self._replace('metrics.jsonl', ''.join(kept))
-        self._events = SummaryWriter(str(self.path / 'tensorboard'), purge_step=step + 1)
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]], **timing: float) -> None:
         """Appends rows to metrics.jsonl, and to TensorBoard together with `timing`.

@@ -80,7 +80,7 @@ def train_step(
         count = state.step.astype(jnp.float32)
         rate = 1.0 - jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
         ema = jax.tree.map(lambda old, new: old + rate * (new - old), ema, {'params': params, 'batch_stats': batch_stats})
-    metrics = {'loss': loss, 'accuracy': accuracy, 'grad_norm': optax.global_norm(grads)}
+    metrics = {'loss': loss, 'accuracy': accuracy, 'grad_norm': optax.tree.norm(grads)}
     return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
 
 
@@ -177,7 +177,7 @@ def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module) 
       'loss' (cross entropy, summed), float32 scalar, and 'confusion', int32 `[num_classes, num_classes]`: counts by label
       (row) and prediction (column).
     """
-    logits = model.apply(variables, batch['image'], train=False)
+    logits: Any = model.apply(variables, batch['image'], train=False)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
     classes = logits.shape[-1]
     actual = jax.nn.one_hot(batch['label'], classes) * batch['mask'][:, None]
@@ -229,6 +229,15 @@ def device_positions(batch_size: int) -> np.ndarray:
     rows = np.arange(batch_size, dtype=np.int32).reshape(jax.device_count(), -1)
     first = jax.process_index() * jax.local_device_count()
     return rows[first : first + jax.local_device_count()]
+
+
+def compile_parallel(run: Any, *arguments: Any) -> Callable:
+    """Compiles what `parallel_train_steps` or `parallel_eval_steps` returned, for arguments like these.
+
+    Among several processes it returns `run` itself, which compiles when it is called: what is compiled ahead of time expects
+    the arguments of all processes together, not this one's.
+    """
+    return run.lower(*arguments).compile() if jax.process_count() == 1 else run
 
 
 def parallel_train_steps(step_fn: Callable, load_fn: Callable, seed: int) -> Callable:

@@ -1,0 +1,13 @@
+"""ResNet-18 (3x3 stem for 32x32 images, 11.17 M parameters) on CIFAR-10: the default recipe, 200 epochs.
+
+Command:  python bin/train.py --config=configs/resnet18.py
+Expected: not yet run in full. For orientation: 93.02 % in github.com/kuangliu/pytorch-cifar, the same network with a
+          step schedule of 350 epochs.
+Hardware: meant for a GPU, with --config.dtype=bfloat16. On 2 CPU cores it takes days, and says so when it starts.
+"""
+
+from configs import default
+
+
+def get_config():
+    return default.get_config()

@@ -1,0 +1,22 @@
+"""ResNet-20 (0.27 M parameters, shortcut option A) on CIFAR-10 with the recipe of He et al. 2016, section 4.2.
+
+Command:  python bin/train.py --config=configs/resnet20.py
+Expected: not yet run in full. For orientation: 91.25 % in the paper (table 6; trained on 45,000 of the images) and 91.73 %
+          in github.com/akamaster/pytorch_resnet_cifar10.
+Hardware: meant for a GPU; on 2 CPU cores about 5 hours.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.model = 'resnet20'
+    config.num_epochs = 164  # 64,000 iterations
+    config.schedule = 'step'  # at 32,000 and 48,000 iterations
+    config.milestones = (0.5, 0.75)
+    config.warmup_epochs = 0.0
+    config.nesterov = False
+    config.weight_decay = 1e-4
+    config.decay_norm_and_bias = True
+    return config

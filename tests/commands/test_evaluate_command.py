@@ -1,0 +1,49 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from commands_support import error_line, run
+
+
+def test_it_prints_a_table_and_draws_the_confusion_matrix(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
+    done = run('evaluate.py', f'--workdir={workdir}')
+    accuracy = json.loads((workdir / 'result.json').read_text())['accuracy']
+    lines = done.stdout.splitlines()
+    assert lines[0] == 'resnet8 after 88 iterations, digits test set, 360 images'
+    assert lines[1] == f'accuracy  {100 * accuracy:.2f} %'
+    assert [line.split()[0] for line in lines[4:14]] == list('0123456789')
+    assert (workdir / 'plots' / 'confusion.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_json_agrees_with_the_run_and_with_itself(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
+    metrics = json.loads(run('evaluate.py', f'--workdir={workdir}', '--json', devices=2).stdout)
+    result = json.loads((workdir / 'result.json').read_text())
+    assert metrics['loss'] == pytest.approx(result['loss'], rel=1e-5)
+    confusion = np.array(metrics['confusion'])
+    assert confusion.sum() == metrics['count'] == 360
+    assert metrics['accuracy'] == np.trace(confusion) / 360 == result['accuracy']
+    np.testing.assert_allclose(metrics['per_class_accuracy'], np.diag(confusion) / confusion.sum(axis=1))
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
+    largest = max((workdir / 'checkpoints' / '88').rglob('*'), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    assert 'are damaged' in error_line(run('evaluate.py', f'--workdir={workdir}', code=3))
+
+
+@pytest.mark.parametrize(
+    ('flags', 'code', 'text'),
+    [([], 2, '--workdir'), (['--workdir=nowhere'], 3, 'nowhere'), (['--workdir=nowhere', 'extra'], 2, "'extra'")],
+)
+def test_bad_input_is_one_line(flags, code, text):
+    assert text in error_line(run('evaluate.py', *flags, code=code))
+
+
+def test_averaged_parameters_that_do_not_exist_are_refused(tiny_run):
+    assert 'ema_decay' in error_line(run('evaluate.py', f'--workdir={tiny_run[0]}', '--ema', code=2))

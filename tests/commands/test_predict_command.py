@@ -1,0 +1,47 @@
+import json
+
+import numpy as np
+import pytest
+from commands_support import error_line, run
+from PIL import Image
+
+
+@pytest.fixture
+def digit(tmp_path):
+    """A file with the first of scikit-learn's digits, a zero, at three times its size."""
+    from sklearn.datasets import load_digits
+
+    image = Image.fromarray((load_digits().images[0] * 255 / 16).astype(np.uint8))
+    image.resize((24, 24), Image.Resampling.NEAREST).save(tmp_path / 'zero.png')
+    return tmp_path / 'zero.png'
+
+
+def test_it_prints_the_most_likely_classes(tiny_run, digit):
+    done = run('predict.py', f'--workdir={tiny_run[0]}', '--top=2', digit, digit)
+    first, second = done.stdout.splitlines()
+    assert first == second and first.startswith(f'{digit}: ') and first.count('%') == 2
+
+
+def test_json_holds_probabilities(tiny_run, digit):
+    answer = json.loads(run('predict.py', f'--workdir={tiny_run[0]}', '--top=99', '--json', digit).stdout)
+    probabilities = [c['probability'] for c in answer['classes']]
+    assert len(probabilities) == 10 and sum(probabilities) == pytest.approx(1, abs=1e-5)
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_bad_files_are_named_and_good_ones_answered(tiny_run, digit, tmp_path):
+    (tmp_path / 'text.png').write_text('this is no image')
+    (tmp_path / 'empty.png').write_bytes(b'')
+    (tmp_path / 'cut.png').write_bytes(digit.read_bytes()[:60])
+    files = [tmp_path / 'text.png', digit, tmp_path / 'empty.png', tmp_path / 'cut.png', tmp_path, tmp_path / 'missing.png']
+    done = run('predict.py', f'--workdir={tiny_run[0]}', *files, code=3)
+    assert done.stdout.startswith(f'{digit}: ') and len(done.stdout.splitlines()) == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert [line.split()[1] for line in errors] == [str(f) for f in files if f != digit]
+
+
+@pytest.mark.parametrize(
+    ('flags', 'text'), [(['x.png'], '--workdir'), (['--workdir=w'], 'image file'), (['--top=0', 'x'], 'top')]
+)
+def test_bad_flags_are_one_line(flags, text):
+    assert text in error_line(run('predict.py', *flags, code=2))
