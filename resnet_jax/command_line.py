@@ -43,9 +43,7 @@ def load_config(flag: flags.FlagHolder) -> tuple[str, ConfigDict]:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ConfigError(f'{path} could not be read as a config: {reason[-1] if reason else error!r}') from None
     if not isinstance(config, ConfigDict):
-        raise ConfigError(
-            f'{path}: get_config() returned {type(config).__name__}, expected an ml_collections.ConfigDict'
-        )
+        raise ConfigError(f'{path}: get_config() returned {type(config).__name__}, expected an ml_collections.ConfigDict')
     return path.stem, config
 
 

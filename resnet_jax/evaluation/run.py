@@ -64,7 +64,7 @@ def load_run(workdir: str | Path, *, ema: bool = False) -> TrainedRun:
     folder = Path(workdir) / 'checkpoints'
     if not folder.is_dir():
         raise InputFileError(f'no run in {workdir}: expected a folder with checkpoints/, as bin/train.py --workdir makes it')
-    path = checkpoint.latest(folder)
+    path = checkpoint.latest(folder, set_aside=False)
     if path is None:
         raise InputFileError(f'the run in {workdir} has no checkpoint yet; wait for the first, or train longer')
     metadata = checkpoint.read_metadata(path)

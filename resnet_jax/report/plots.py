@@ -67,7 +67,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
         axis.set_xticks(range(size), class_names, rotation=45, ha='right')
         axis.set_yticks(range(size), class_names)
         for (row, column), value in np.ndenumerate(share):
-            if value >= 0.5:
+            if round(value) >= 1:
                 colour = 'white' if value > 50 else 'black'
                 axis.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=8, color=colour)
     figure.colorbar(image, shrink=0.8, label='% of the true class')

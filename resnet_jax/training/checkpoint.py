@@ -9,12 +9,14 @@ A checkpoint is a folder named by its step:
 It does not depend on the number of devices. It is written under a temporary name and renamed when it is whole.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def save(folder: Path, state: TrainState, metadata: Mapping[str, Any]) -> Path:
       ResourceError: no space or no permission; nothing is left behind.
     """
     step = int(state.step)
-    final, partial = folder / str(step), folder / f'{_PARTIAL}{step}'
+    final, partial, old = folder / str(step), folder / f'{_PARTIAL}{step}', folder / f'{_PARTIAL}{step}-old'
     nested: dict[str, Any] = {}
     for name, leaf in leaves_by_name(state).items():
         *parents, last = name.split('/')
@@ -67,7 +69,7 @@ def save(folder: Path, state: TrainState, metadata: Mapping[str, Any]) -> Path:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        with _checkpointer() as checkpointer:
+        with _quiet(), _checkpointer() as checkpointer:
             checkpointer.save((partial / 'arrays').absolute(), nested)
         text = json.dumps({'format': FORMAT, 'step': step, **metadata}, indent=1)
         (partial / 'metadata.json').write_text(text)
@@ -75,16 +77,35 @@ def save(folder: Path, state: TrainState, metadata: Mapping[str, Any]) -> Path:
         for path in sorted(partial.rglob('*')):
             _sync(path)
         _sync(partial)
-        if final.exists():  # of the same step: a run that was started over after a damaged one was set aside
-            shutil.rmtree(final)
+        if final.exists():  # of the same step: a run that was interrupted at the end of an epoch
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
         partial.rename(final)
         _sync(folder)
-    except OSError as error:
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        # TensorStore reports what the system says as a ValueError, with the number in the text.
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if not number and not isinstance(error, OSError):
+            raise
+        reason = os.strerror(int(number[1])) if number else str(error)
         raise ResourceError(
-            f'checkpoint {final} could not be written: {error}; free space or choose another --workdir'
+            f'checkpoint {final} could not be written: {reason}; free space or choose another --workdir'
         ) from None
     return final
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from printing the traceback of each of its threads beside the error that it raises."""
+    absl = logging.getLogger('absl')
+    level = absl.level
+    absl.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        absl.setLevel(level)
 
 
 def _sync(path: Path) -> None:
@@ -180,36 +201,49 @@ def steps(folder: Path) -> list[int]:
     """Returns the steps of the checkpoints in a folder, oldest first; other entries are ignored."""
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir() and any(p.iterdir()))
+    numbered = [p for p in folder.iterdir() if p.name.isdecimal() and p.name == str(int(p.name))]
+    return sorted(int(p.name) for p in numbered if p.is_dir() and any(p.iterdir()))
 
 
-def latest(folder: Path) -> Path | None:
+def latest(folder: Path, *, set_aside: bool = True) -> Path | None:
     """Returns the newest whole checkpoint, or None if the folder has none.
 
-    A damaged one is renamed to `<step>.damaged`, with a warning, and the one before it is taken.
+    A damaged one is passed over with a warning, and the one before it is taken.
+
+    Args:
+      set_aside: rename a damaged one to `<step>.damaged`. For the run itself; who only reads leaves the folder as it is.
 
     Raises:
       InputFileError: there were checkpoints and all of them are damaged. Training does not start over by itself.
     """
-    found = steps(folder)
-    for step in reversed(found):
+    damaged = [p.name for p in folder.glob('*.damaged*')]
+    for step in reversed(steps(folder)):
         path = folder / str(step)
         try:
             verify(path)
             return path
         except InputFileError as error:
-            aside = folder / f'{step}.damaged'
-            number = 1
-            while aside.exists():
-                number += 1
-                aside = folder / f'{step}.damaged{number}'
-            path.rename(aside)
-            logger.warning('%s. It was set aside as %s.', error, aside.name)
-    if damaged := sorted(p.name for p in folder.glob('*.damaged*')):
+            if not path.exists():  # the run that is in training has just deleted it
+                continue
+            damaged.append(_set_aside(path) if set_aside else path.name)
+            logger.warning('%s. It was %s.', error, f'set aside as {damaged[-1]}' if set_aside else 'passed over')
+    if damaged:
         raise InputFileError(
-            f'all checkpoints in {folder} are damaged ({", ".join(damaged)}); to start over, choose another --workdir'
+            f'all checkpoints in {folder} are damaged ({", ".join(sorted(damaged))}); to start over, choose another --workdir'
         )
     return None
+
+
+def _set_aside(path: Path) -> str:
+    name, number = f'{path.name}.damaged', 1
+    while (path.parent / name).exists():
+        number += 1
+        name = f'{path.name}.damaged{number}'
+    try:
+        path.rename(path.parent / name)
+    except OSError as error:
+        raise ResourceError(f'{path} is damaged and cannot be renamed: {error.strerror}; check the permissions') from None
+    return name
 
 
 def keep_only(folder: Path, keep: Iterable[int]) -> None:
@@ -219,6 +253,7 @@ def keep_only(folder: Path, keep: Iterable[int]) -> None:
         if str(step) not in wanted:
             # Renamed first: an interrupted deletion must not look like a damaged checkpoint.
             gone = folder / f'{_PARTIAL}{step}'
+            shutil.rmtree(gone, ignore_errors=True)
             (folder / str(step)).rename(gone)
     for path in folder.glob(f'{_PARTIAL}*'):
         shutil.rmtree(path, ignore_errors=True)

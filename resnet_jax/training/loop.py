@@ -14,7 +14,7 @@ from resnet_jax.data import Split
 from resnet_jax.errors import ConfigError, DivergedError, Interrupted
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.training import checkpoint, console
-from resnet_jax.training.config import validate
+from resnet_jax.training.config import difference, validate
 from resnet_jax.training.experiment import Experiment, create_experiment, epoch_order, parallel_train_steps
 from resnet_jax.training.memory import check_fits, out_of_memory
 from resnet_jax.training.run_folder import RunFolder, environment
@@ -76,19 +76,21 @@ class _Run:
         self.pace = console.Pace()
         self.seconds = 0.0  # spent on this run, earlier starts included
         self.best: dict[str, Any] | None = None  # {'step', 'accuracy'} on the validation split
+        self.best_saved: dict[str, Any] | None = None  # the same, as the latest checkpoint has it
         self.pending: list[dict[str, float]] = []  # metrics of the steps since the last row
         self.evaluation: dict[str, Any] = {}  # the latest row of the split evaluated during training
         self.evaluation_seconds = 0.0
+        self.bar = console.ProgressBar(experiment.total_steps, self.config['model'])
 
     def train(self) -> dict[str, Any]:
         """Trains from the latest checkpoint, or from the start, to the last step; returns the result."""
         experiment, folder = self.experiment, self.folder
         self.state = self._restore()
         self.step = int(self.state.step)
-        if folder.primary:
-            folder.start(self.step, environment())
-        self._describe()
         self.split = 'validation' if experiment.validation else 'test'
+        if folder.primary:
+            folder.start(self.step, environment(), ('train', self.split))
+        self._describe()
         self.evaluator = self._create_evaluator(experiment.validation or experiment.dataset.test)
         self.started = time.monotonic() - self.seconds
         with StopSignal() as self.stop:
@@ -113,14 +115,16 @@ class _Run:
             return replicate(self.experiment.create_state())
         path = self.folder.checkpoints / str(step)
         metadata = checkpoint.read_metadata(path)
+        if changes := difference(metadata['config'], self.config):
+            raise ConfigError(f'{path} was trained with another config ({"; ".join(changes)}); choose another --workdir')
         here = self.experiment.describe_dataset()
         if metadata['dataset'] != here:
             keys = [key for key in here if metadata['dataset'].get(key) != here[key]]
             raise ConfigError(
                 f'{path} was trained on other data ({", ".join(keys)} differ); use the same data, or another --workdir'
             )
-        self.best, self.pending, self.seconds = metadata['best'], metadata['pending'], metadata['seconds']
-        self.evaluation = metadata['evaluation']
+        self.best = self.best_saved = metadata['best']
+        self.pending, self.evaluation, self.seconds = metadata['pending'], metadata['evaluation'], metadata['seconds']
         logger.info('Continuing %s after iteration %d.', self.folder.path, step)
         return replicate(checkpoint.restore(path, template))
 
@@ -162,7 +166,7 @@ class _Run:
         positions = device_positions(batch_size)
         data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
         compiled, epoch, dispatches = None, None, 0
-        with console.ProgressBar(experiment.total_steps, config['model']) as self.bar:
+        with self.bar:
             while self.step < experiment.total_steps:
                 start = self.step % per_epoch
                 if epoch != self.step // per_epoch:
@@ -189,19 +193,16 @@ class _Run:
         """Takes the metrics of `count` steps: checks them, and writes a row every `log_every` steps."""
         for i in range(start, start + count):
             values = {name: float(metrics[name][i]) for name in metrics}
-            learning_rate = float(self.experiment.schedule(self.step))
             self.step += 1
             if not np.isfinite(list(values.values())).all():
-                raise DivergedError(
-                    f'training diverged at iteration {self.step}: loss {values["loss"]:g}, gradient norm '
-                    f'{values["grad_norm"]:g}, learning rate {learning_rate:g}; lower learning_rate or set clip_norm, and '
-                    'use another --workdir'
-                )
+                raise self._diverged(f'loss {values["loss"]:g}, gradient norm {values["grad_norm"]:g}')
             self.pending.append(values)
             if self.step % self.config['log_every'] == 0:
+                learning_rate = self._learning_rate()
                 means = {name: float(np.mean([step[name] for step in self.pending])) for name in values}
                 self.pending = []
-                self._write_row('train', {**means, 'learning_rate': learning_rate}, images_per_second=self._images_per_second())
+                row = {**means, 'learning_rate': learning_rate}
+                self._write_row('train', self.step, row, images_per_second=self._images_per_second())
                 logger.info(
                     'Iteration %d of %d, loss %.4f, accuracy %.2f %%, learning rate %.3g, %.0f images/s, %s left',
                     self.step,
@@ -218,8 +219,17 @@ class _Run:
             f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left())} left',
         )
 
-    def _write_row(self, split: str, values: Mapping[str, Any], **timing: float) -> None:
-        row = {'step': self.step, 'epoch': self.step / self.experiment.steps_per_epoch, 'split': split, **values}
+    def _learning_rate(self) -> float:
+        return float(self.experiment.schedule(self.step - 1))  # of the step just done
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f'training diverged at iteration {self.step}: {what}, learning rate {self._learning_rate():g}; '
+            'lower learning_rate or set clip_norm, and use another --workdir'
+        )
+
+    def _write_row(self, split: str, step: int, values: Mapping[str, Any], **timing: float) -> None:
+        row = {'step': step, 'epoch': step / self.experiment.steps_per_epoch, 'split': split, **values}
         if self.folder.primary:
             self.folder.write_metrics([row], **timing)
 
@@ -253,15 +263,24 @@ class _Run:
         improved = False
         if last or epoch % config['eval_every_epochs'] == 0:
             before = time.monotonic()
-            self.evaluation = self._evaluate(self.evaluator, self.split, self.state.variables, self.state.ema)
+            self.evaluation = row = self._evaluate(self.evaluator, self.state.variables, self.state.ema)
             self.evaluation_seconds = time.monotonic() - before
-            accuracy = self.evaluation['accuracy']
+            self._write_row(self.split, self.step, row)
+            logger.info(
+                'Epoch %d: %s loss %.4f, accuracy %.2f %%%s',
+                epoch,
+                self.split,
+                row['loss'],
+                100 * row['accuracy'],
+                f'; with averaged parameters {100 * row["ema_accuracy"]:.2f} %' if 'ema_accuracy' in row else '',
+            )
+            accuracy = row['accuracy']
             if self.split == 'validation' and (self.best is None or accuracy > self.best['accuracy']):
                 self.best, improved = {'step': self.step, 'accuracy': accuracy}, True
         if last or improved or epoch % config['checkpoint_every_epochs'] == 0:
             self._save()
 
-    def _evaluate(self, evaluator: Evaluator, split: str, variables: Any, ema: Any) -> dict[str, Any]:
+    def _evaluate(self, evaluator: Evaluator, variables: Any, ema: Any) -> dict[str, Any]:
         def progress(done, batches):
             self.bar.update(self.step, f'evaluating, batch {done} of {batches}')
 
@@ -270,18 +289,14 @@ class _Run:
         if ema:
             average = evaluator(ema, progress)
             row.update(ema_loss=average['loss'], ema_accuracy=average['accuracy'])
-        self._write_row(split, row)
-        logger.info(
-            'Epoch %g: %s loss %.4f, accuracy %.2f %%%s',
-            self.step / self.experiment.steps_per_epoch,
-            split,
-            row['loss'],
-            100 * row['accuracy'],
-            f'; with averaged parameters {100 * row["ema_accuracy"]:.2f} %' if ema else '',
-        )
+        if not np.isfinite(list(row.values())).all():
+            raise self._diverged(f'loss {row["loss"]:g} in the evaluation')
         return row
 
     def _save(self) -> None:
+        # The loss of a step says nothing about the update that follows it.
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(self.state))):
+            raise self._diverged('the parameters are no longer finite')
         if self.folder.primary:
             self.seconds = time.monotonic() - self.started
             metadata = {
@@ -294,9 +309,11 @@ class _Run:
                 'environment': environment(),
             }
             checkpoint.save(self.folder.checkpoints, self.state, metadata)
-            # The one before the latest stays, for the day the latest is damaged.
+            # The one before the latest stays, for the day the latest is damaged, and so does the best one at that time.
             kept = checkpoint.steps(self.folder.checkpoints)[-2:]
-            checkpoint.keep_only(self.folder.checkpoints, [*kept, self.best['step'] if self.best else self.step])
+            best = [best['step'] for best in (self.best, self.best_saved) if best]
+            checkpoint.keep_only(self.folder.checkpoints, [*kept, *best])
+            self.best_saved = self.best
         console.agree(self.step)  # nobody goes on before it is written
 
     def _result(self) -> dict[str, Any]:
@@ -309,7 +326,9 @@ class _Run:
             parts = {'params': self.state.params, 'batch_stats': self.state.batch_stats, 'ema': self.state.ema}
             variables = checkpoint.restore(path, jax.eval_shape(lambda: parts))
             ema = variables.pop('ema')
-            row = self._evaluate(self._create_evaluator(self.experiment.dataset.test), 'test', variables, ema)
+            row = self._evaluate(self._create_evaluator(self.experiment.dataset.test), variables, ema)
+            self._write_row('test', step, row)
+            self._plot()
         return {
             'split': 'test',
             'selected': selected,

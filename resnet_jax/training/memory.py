@@ -22,8 +22,11 @@ def available_bytes() -> int | None:
     free = kilobytes['MemAvailable'] * 1024
     try:  # a container's limit, where there is one
         group = Path('/sys/fs/cgroup')
-        free = min(free, int((group / 'memory.max').read_text()) - int((group / 'memory.current').read_text()))
-    except (OSError, ValueError):
+        used = dict(line.split() for line in (group / 'memory.stat').read_text().splitlines())
+        cached = int(used['active_file']) + int(used['inactive_file'])  # given up when the room is needed
+        limit, current = (int((group / name).read_text()) for name in ('memory.max', 'memory.current'))
+        free = min(free, limit - current + cached)
+    except (OSError, ValueError, KeyError):
         pass
     return free
 

@@ -1,12 +1,13 @@
 """The run folder (`workdir`): what a run leaves on disk besides its checkpoints, and the lock that keeps it to one process."""
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -71,26 +72,39 @@ class RunFolder:
         self._handler: logging.Handler | None = None
 
     def __enter__(self) -> 'RunFolder':
-        if self.primary:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                self._lock = (self.path / '.lock').open('a+')
-                self._take_lock()
-                self._check_config()
-                self._handler = logging.FileHandler(self.path / 'run.log')
-            except OSError as error:
-                raise ResourceError(
-                    f'run folder {self.path} cannot be written: {error.strerror}; choose another --workdir'
-                ) from None
-            self._handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
-            logging.getLogger('resnet_jax').addHandler(self._handler)
-        else:
-            self._check_config()
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__()  # or the folder would stay locked for as long as somebody keeps the exception
+            raise
         return self
+
+    def _open(self) -> None:
+        if not self.primary:
+            self._check_config()
+            return
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / '.lock').open('a+')
+            self._take_lock()
+            self._check_config()
+            self._handler = logging.FileHandler(self.path / 'run.log')
+        self._handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
+        logging.getLogger('resnet_jax').addHandler(self._handler)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ResourceError(
+                f'run folder {self.path} cannot be written: {error.strerror or error}; free space or choose another --workdir'
+            ) from None
 
     def __exit__(self, *_) -> None:
         if self._events:
-            self._events.close()
+            with contextlib.suppress(OSError):  # a full disk must not hide what ended the run
+                self._events.close()
         if self._handler:
             logging.getLogger('resnet_jax').removeHandler(self._handler)
             self._handler.close()
@@ -112,28 +126,34 @@ class RunFolder:
 
     def _check_config(self) -> None:
         # A folder without a checkpoint has nothing to lose: a run that failed before its first one may start over, corrected.
-        started = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        started = (self.path / 'result.json').exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
         old = self.read_json('config.json')
         if started and old is not None and (changes := difference(old, self._config)):
             raise ConfigError(
                 f'{self.path} holds a run of another config ({"; ".join(changes)}); choose another --workdir, or delete it'
             )
 
-    def start(self, step: int, description: Mapping[str, Any]) -> None:
+    def start(self, step: int, description: Mapping[str, Any], splits: Sequence[str]) -> None:
         """Writes config.json and environment.json and opens the metrics of a run that goes on after `step`.
 
-        Rows that an interrupted run wrote beyond `step` are dropped.
+        Of the rows that an interrupted run wrote, those up to `step` and of `splits`, which it writes as it trains, are kept.
         """
+
+        def belongs(line: str) -> bool:
+            row = json.loads(line) if line.endswith('\n') else None  # the last one may be half written
+            return row is not None and row['step'] <= step and row['split'] in splits
+
         from tensorboardX import SummaryWriter
 
         self.write_json('config.json', self._config)
         self.write_json('environment.json', description)
         path = self.path / 'metrics.jsonl'
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= step] if step else []
-        if kept != lines:
-            self._replace('metrics.jsonl', ''.join(kept))
-        self._events = SummaryWriter(str(self.path / 'tensorboard'), purge_step=step + 1)
+        with self._writing():
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            kept = [line for line in lines if belongs(line)] if step else []
+            if kept != lines:
+                self._replace('metrics.jsonl', ''.join(kept))
+            self._events = SummaryWriter(str(self.path / 'tensorboard'), purge_step=step + 1)
 
     def read_json(self, name: str) -> Any:
         """Returns a JSON file's content, or None if it is not there.
@@ -151,7 +171,8 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file so that a reader sees the old content or the new, never a part."""
-        self._replace(name, json.dumps(value, indent=1) + '\n')
+        with self._writing():
+            self._replace(name, json.dumps(value, indent=1) + '\n')
 
     def _replace(self, name: str, text: str) -> None:
         partial = self.path / f'.{name}.partial'
@@ -166,10 +187,11 @@ class RunFolder:
 
         metrics.jsonl holds no times, so that a run that was interrupted ends with the same file as one that was not.
         """
-        with (self.path / 'metrics.jsonl').open('a') as file:
-            file.writelines(json.dumps(row) + '\n' for row in rows)
-        for row in rows:
-            for name, value in {**row, **timing}.items():
-                if isinstance(value, float) and name != 'epoch':
-                    self._events.add_scalar(f'{row["split"]}/{name}', value, row['step'], walltime=time.time())
-        self._events.flush()
+        with self._writing():
+            with (self.path / 'metrics.jsonl').open('a') as file:
+                file.writelines(json.dumps(row) + '\n' for row in rows)
+            for row in rows:
+                for name, value in {**row, **timing}.items():
+                    if isinstance(value, float) and name != 'epoch':
+                        self._events.add_scalar(f'{row["split"]}/{name}', value, row['step'], walltime=time.time())
+            self._events.flush()

@@ -35,6 +35,7 @@ def test_a_damaged_checkpoint_is_not_evaluated(tiny_run, tmp_path):
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
     assert 'are damaged' in error_line(run('evaluate.py', f'--workdir={workdir}', code=3))
+    assert [p.name for p in (workdir / 'checkpoints').iterdir()] == ['88']  # it only reads
 
 
 @pytest.mark.parametrize(

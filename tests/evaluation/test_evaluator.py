@@ -1,0 +1,102 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.data import Split
+from resnet_jax.evaluation.evaluator import Evaluator
+
+SIZE, CLASSES = 19, 3
+MEAN, STD = (0.5,), (0.1,)
+TRACES = []  # the shapes that the network below was traced for
+
+
+class Pixels(nn.Module):
+    """The three pixels of an image, times a parameter, are its logits."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        assert not train
+        TRACES.append(images.shape)
+        return images.reshape(len(images), 3) * self.param('scale', nn.initializers.ones, ())
+
+
+def variables(scale=1.0):
+    return {'params': {'scale': jnp.float32(scale)}, 'batch_stats': {}}
+
+
+def split(size=SIZE):
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (size, 1, 3, 1), np.uint8)
+    return Split(image, rng.integers(0, CLASSES, size).astype(np.int32))
+
+
+def by_hand(split, scale=1.0):
+    """Loss and confusion matrix, example by example, in float64."""
+    loss, confusion = 0.0, np.zeros((CLASSES, CLASSES), int)
+    for image, label in zip(split.image, split.label, strict=True):
+        logits = scale * (image.ravel() / 255 - 0.5) / 0.1
+        loss += np.log(np.exp(logits).sum()) - logits[label]
+        confusion[label, logits.argmax()] += 1
+    return loss / len(split.label), confusion
+
+
+def evaluator(split, batch_size):
+    return Evaluator(Pixels(), split, mean=MEAN, std=STD, dtype=jnp.float32, batch_size=batch_size, num_classes=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ('size', 'batch_size'),
+    [
+        (SIZE, 8),  # two whole batches and 3 of 8 examples: the last device has only padding
+        (SIZE, 1),  # less than one for each of the four devices
+        (SIZE, 1000),  # all at once, and one padded
+        (16, 8),  # nothing padded
+        (2, 8),  # fewer examples than devices
+    ],
+)
+def test_every_example_counts_once_on_four_devices(size, batch_size):
+    assert jax.device_count() == 4
+    examples = split(size)
+    loss, confusion = by_hand(examples)
+    metrics = evaluator(examples, batch_size)(variables())
+    assert metrics['count'] == size
+    np.testing.assert_array_equal(metrics['confusion'], confusion)
+    assert metrics['accuracy'] == pytest.approx(np.trace(confusion) / size)
+    assert metrics['loss'] == pytest.approx(loss, rel=1e-5)
+    assert len(metrics['per_class_accuracy']) == CLASSES
+
+
+def test_the_batch_size_does_not_change_the_result_beyond_rounding():
+    found = [evaluator(split(), batch_size)(variables()) for batch_size in (4, 12)]
+    np.testing.assert_array_equal(found[0]['confusion'], found[1]['confusion'])
+    assert found[0]['loss'] == pytest.approx(found[1]['loss'], rel=1e-6)
+
+
+def test_it_compiles_once_and_does_not_depend_on_how_many_batches_a_call_takes(monkeypatch):
+    evaluate, examples = evaluator(split(), 4), split()
+    TRACES.clear()
+    first = evaluate(variables())
+    traced = len(TRACES)
+    assert traced > 0 and set(TRACES) == {(1, 1, 3, 1)}  # one example for each device
+    monkeypatch.setattr('resnet_jax.evaluation.evaluator.Pace.size', lambda pace, remaining: 1)
+    again, other = evaluate(variables()), evaluate(variables(-0.5))
+    assert len(TRACES) == traced
+    assert first['loss'] == again['loss']
+    np.testing.assert_array_equal(first['confusion'], again['confusion'])
+    assert other['loss'] == pytest.approx(by_hand(examples, -0.5)[0], rel=1e-5)
+
+
+def test_progress_is_told():
+    seen = []
+    evaluator(split(), 8)(variables(), lambda done, batches: seen.append((done, batches)))
+    assert seen[-1] == (3, 3) and seen == sorted(seen) and seen[0][0] >= 1
+
+
+def test_an_example_that_is_not_counted_is_noticed():
+    """A label that is none of the classes falls out of the confusion matrix."""
+    examples = split()
+    examples.label[4] = CLASSES
+    with pytest.raises(AssertionError, match='evaluated 18 of 19 examples'):
+        evaluator(examples, 8)(variables())

@@ -1,0 +1,101 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax.errors import InputFileError
+from resnet_jax.evaluation.images import read_image
+
+SHAPE = (8, 8, 3)
+
+
+def save(tmp_path, image, name='image.png', **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def test_an_image_of_the_right_size_is_read_as_it_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+    np.testing.assert_array_equal(read_image(save(tmp_path, Image.fromarray(pixels)), SHAPE), pixels)
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16'])
+def test_every_mode_of_png_gives_the_same_grey(tmp_path, mode):
+    if mode == 'I;16':
+        image = Image.fromarray(np.full((20, 20), 65535, np.uint16))
+    else:
+        image = Image.new('RGB', (20, 20), 'white').convert(mode)
+    assert image.mode == mode
+    path = save(tmp_path, image)
+    np.testing.assert_array_equal(read_image(path, SHAPE), np.full(SHAPE, 255))
+    np.testing.assert_array_equal(read_image(path, (8, 8, 1)), np.full((8, 8, 1), 255))
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    path = save(tmp_path, Image.fromarray(np.full((8, 8), 32768, np.uint16)))
+    np.testing.assert_array_equal(read_image(path, (8, 8, 1)), np.full((8, 8, 1), 128))
+
+
+def test_cmyk_jpeg_is_read(tmp_path):
+    path = save(tmp_path, Image.new('CMYK', (20, 20), (0, 255, 255, 0)), 'red.jpg', quality=95)
+    red, green, blue = read_image(path, SHAPE)[4, 4]
+    assert red > 200 and green < 60 and blue < 60
+
+
+def test_transparency_is_shown_on_white(tmp_path):
+    image = Image.new('RGBA', (8, 8), (255, 0, 0, 0))
+    np.testing.assert_array_equal(read_image(save(tmp_path, image), SHAPE), np.full(SHAPE, 255))
+
+
+def test_the_centre_square_is_taken(tmp_path):
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = 200
+    np.testing.assert_array_equal(read_image(save(tmp_path, Image.fromarray(pixels)), SHAPE), np.full(SHAPE, 200))
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    pixels = np.zeros(SHAPE, np.uint8)
+    pixels[:4] = 255  # the upper half
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    read = read_image(save(tmp_path, Image.fromarray(pixels), 'turned.png', exif=exif), SHAPE)
+    np.testing.assert_array_equal(read, pixels[::-1])
+
+
+def test_the_first_frame_of_an_animation_is_taken(tmp_path):
+    frames = [Image.new('L', (8, 8), level) for level in (10, 200)]
+    path = save(tmp_path, frames[0], 'animated.gif', save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(read_image(path, (8, 8, 1)), np.full((8, 8, 1), 10))
+
+
+def test_one_pixel_is_enough(tmp_path):
+    np.testing.assert_array_equal(read_image(save(tmp_path, Image.new('RGB', (1, 1), 'blue')), SHAPE)[0, 0], [0, 0, 255])
+
+
+@pytest.mark.parametrize('make', ['missing', 'folder', 'fifo', 'empty', 'text', 'cut', 'svg', 'eps', 'huge'])
+def test_what_is_no_image_is_named(tmp_path, make):
+    path = tmp_path / make
+    if make == 'folder':
+        path.mkdir()
+    elif make == 'fifo':
+        os.mkfifo(path)
+    elif make == 'cut':
+        whole = save(tmp_path, Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
+        path.write_bytes(whole.read_bytes()[:2000])
+    elif make == 'eps':
+        Image.new('RGB', (8, 8)).save(path, 'EPS')
+    elif make == 'huge':  # a header that claims 60,000 x 60,000 pixels
+        Image.new('1', (1, 1)).save(path, 'PNG')
+        data = bytearray(path.read_bytes())
+        data[16:24] = (60000).to_bytes(4, 'big') * 2
+        import zlib
+
+        data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, 'big')
+        path.write_bytes(data)
+    elif make != 'missing':
+        path.write_text({'empty': '', 'text': 'no image', 'svg': '<svg xmlns="http://www.w3.org/2000/svg"/>'}[make])
+    with pytest.raises(InputFileError, match=make) as error:
+        read_image(path, SHAPE)
+    assert 'pixels' in str(error.value) if make == 'huge' else 'expected an image' in str(error.value)
+    assert '\n' not in str(error.value)

@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+
+from resnet_jax.report import plots
+
+ROWS = [
+    {'step': 5, 'split': 'train', 'loss': 2.0, 'accuracy': 0.25, 'learning_rate': 0.1},
+    {'step': 6, 'split': 'test', 'loss': 1.5, 'accuracy': 0.5, 'ema_loss': 1.75, 'ema_accuracy': 0.375},
+    {'step': 10, 'split': 'train', 'loss': 1.0, 'accuracy': 0.75, 'learning_rate': 0.05},
+    {'step': 12, 'split': 'test', 'loss': 1.25, 'accuracy': 0.625, 'ema_loss': 1.0, 'ema_accuracy': 0.5},
+]
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were saved."""
+    found, save = [], plots._save
+    monkeypatch.setattr(plots, '_save', lambda figure, path: found.append(figure) or save(figure, path))
+    return found
+
+
+def write(workdir, rows):
+    workdir.mkdir(exist_ok=True)
+    (workdir / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    return workdir
+
+
+def series(axis):
+    """Returns the lines of a panel: {label: points}."""
+    return {line.get_label(): [tuple(map(float, point)) for point in line.get_xydata()] for line in axis.lines}
+
+
+def is_png(path):
+    return path.read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
+
+
+def test_read_metrics(tmp_path):
+    assert plots.read_metrics(write(tmp_path, ROWS) / 'metrics.jsonl') == ROWS
+
+
+def test_training_plot_holds_every_series(tmp_path, figures):
+    path = plots.plot_training(write(tmp_path / 'resnet8', ROWS))
+    assert path == tmp_path / 'resnet8' / 'plots' / 'training.png' and is_png(path)
+    loss, accuracy, rate = figures[0].axes
+    assert series(loss) == {
+        'train': [(5, 2.0), (10, 1.0)],
+        'test': [(6, 1.5), (12, 1.25)],
+        'test, averaged': [(6, 1.75), (12, 1.0)],
+    }
+    assert series(accuracy) == {  # per cent
+        'train': [(5, 25.0), (10, 75.0)],
+        'test': [(6, 50.0), (12, 62.5)],
+        'test, averaged': [(6, 37.5), (12, 50.0)],
+    }
+    assert list(series(rate).values()) == [[(5, 0.1), (10, 0.05)]]
+    assert [axis.get_ylabel() for axis in figures[0].axes] == ['loss (cross entropy)', 'accuracy (%)', 'learning rate']
+    assert {axis.get_xlabel() for axis in figures[0].axes} == {'iteration'}
+    assert {text.get_text() for text in loss.get_legend().get_texts()} == set(series(loss))
+    assert figures[0].get_suptitle() == 'resnet8'
+
+
+def test_train_validation_and_test_have_a_colour_each(tmp_path, figures):
+    plots.plot_training(write(tmp_path, [*ROWS, {**ROWS[1], 'split': 'validation'}]))
+    lines = {line.get_label(): line.get_color() for line in figures[0].axes[0].lines}
+    assert set(lines) == {'train', 'validation', 'validation, averaged', 'test', 'test, averaged'}
+    assert len({lines['train'], lines['validation'], lines['test']}) == 3
+    assert lines['test'] == lines['test, averaged']
+
+
+@pytest.mark.parametrize('rows', [[], ROWS[:1], ROWS[1:2]])
+def test_training_plot_of_a_run_that_has_hardly_begun(tmp_path, figures, rows):
+    assert is_png(plots.plot_training(write(tmp_path, rows)))
+    assert sum(len(axis.lines) for axis in figures[0].axes) == (3 if rows == ROWS[:1] else 4 if rows else 0)
+
+
+def test_training_plot_replaces_the_one_before(tmp_path, figures):
+    before = plots.plot_training(write(tmp_path, ROWS[:2])).read_bytes()
+    assert plots.plot_training(write(tmp_path, ROWS)).read_bytes() != before
+    assert [path.name for path in (tmp_path / 'plots').iterdir()] == ['training.png']
+
+
+def test_confusion_plot_holds_shares_of_each_true_class(tmp_path, figures):
+    confusion = np.array([[30, 10, 0], [0, 0, 0], [1, 1, 2]])  # no example of the second class
+    path = plots.plot_confusion(confusion, ['cat', 'dog', 'frog'], tmp_path / 'new' / 'confusion.png')
+    assert path == tmp_path / 'new' / 'confusion.png' and is_png(path)
+    axis = figures[0].axes[0]
+    (image,) = axis.images
+    np.testing.assert_allclose(image.get_array(), [[75, 25, 0], [0, 0, 0], [25, 25, 50]])
+    assert image.get_clim() == (0, 100)
+    for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == ['cat', 'dog', 'frog']
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ('predicted class', 'true class')
+    numbers = {(*map(int, text.get_position()), text.get_text()) for text in axis.texts}  # column, row
+    assert numbers == {(0, 0, '75'), (1, 0, '25'), (0, 2, '25'), (1, 2, '25'), (2, 2, '50')}
+
+
+def test_confusion_plot_of_many_classes_leaves_out_what_would_run_together(tmp_path, figures):
+    names = [f'class {i}' for i in range(100)]
+    assert is_png(plots.plot_confusion(np.eye(100, dtype=int), names, tmp_path / 'confusion.png'))
+    axis = figures[0].axes[0]
+    assert not axis.texts
+    assert not {tick.get_text() for tick in axis.get_xticklabels()} & set(names)
+    np.testing.assert_array_equal(axis.images[0].get_array(), 100 * np.eye(100))

@@ -1,0 +1,68 @@
+import ast
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from resnet_jax.data import available_datasets
+from resnet_jax.models import available_models
+from resnet_jax.training.config import validate
+from resnet_jax.training.experiment import build_model, check_batch_size
+
+FILES = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
+EXAMPLES = {'cifar10': (50_000, 32, 3), 'cifar100': (50_000, 32, 3), 'digits': (1437, 8, 1)}
+
+
+@pytest.fixture(autouse=True)
+def _repository_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(FILES[0].parent.parent))  # as bin/train.py does
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def test_the_configs_of_the_readme_exist():
+    assert {'default', 'alexnet', 'd2l_resnet18', 'quickstart'} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_config_is_valid_and_fits_its_network_and_data(path):
+    config = load(path)
+    assert isinstance(config, ConfigDict)
+    values = validate(config)
+    assert values['dataset'] in available_datasets()
+    assert values['model'] in available_models()
+    examples, size, channels = EXAMPLES[values['dataset']]
+    for devices in (1, 2, 4, 8):
+        check_batch_size(values['batch_size'], devices, values['gradient_accumulation_steps'], examples)
+    model = build_model(values, 10)
+    images = jnp.zeros((1, size, size, channels))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    assert variables['params']
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_config_is_its_own(path):
+    """Two calls must not share what one of them may change."""
+    first, second = load(path), load(path)
+    with first.unlocked():
+        first.seed = 12345
+        first.model_kwargs['num_filters'] = 3
+    assert second.seed != 12345 and 'num_filters' not in second.model_kwargs
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_config_is_data_only(path):
+    """A docstring, imports of ml_collections and configs, and get_config() without branches or loops."""
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    imported = {node.module.split('.')[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported <= {'ml_collections', 'configs'}
+    assert not any(isinstance(node, ast.Import | ast.If | ast.For | ast.While) for node in ast.walk(tree))

@@ -1,0 +1,102 @@
+"""Imports only point down. What a module may import of the package; anything else is an arrow pointing up."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
+    for path in sorted((ROOT / 'resnet_jax').rglob('*.py'))
+}
+LAYERS = {  # a module belongs to the longest prefix of its name that is here
+    'resnet_jax': (),
+    'resnet_jax.errors': (),
+    'resnet_jax.command_line': ('errors',),
+    'resnet_jax.models': ('errors', 'models'),
+    'resnet_jax.data': ('errors', 'data'),
+    'resnet_jax.report': ('errors', 'report'),
+    'resnet_jax.training': ('errors', 'models', 'data', 'training'),
+    'resnet_jax.evaluation': ('errors', 'models', 'data', 'training', 'evaluation', 'report'),
+    'resnet_jax.training.loop': ('errors', 'models', 'data', 'training', 'evaluation', 'report'),  # what a run does, in all
+}
+
+
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+def imports(path):
+    """Returns the full names of all modules and members that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path}: relative import'
+            names |= {f'{node.module}.{alias.name}' for alias in node.names}
+    return names
+
+
+def own_imports(path):
+    """Returns the modules of the package that a file imports."""
+    found = set()
+    for name in imports(path):
+        while name.startswith('resnet_jax') and name not in MODULES:
+            name = name.rpartition('.')[0]
+        if name in MODULES:
+            found.add(name)
+    return found
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_imports_point_down(name):
+    allowed = LAYERS[max((layer for layer in LAYERS if f'{name}.'.startswith(f'{layer}.')), key=len)]
+    for imported in own_imports(MODULES[name]) - {'resnet_jax'}:
+        assert imported.split('.')[1] in allowed, f'{name} imports {imported}'
+        assert imported != 'resnet_jax.training.loop', f'{name} imports the loop, which only commands do'
+
+
+def test_no_cycles():
+    graph = {name: own_imports(path) - {name} for name, path in MODULES.items()}
+    while leaves := [name for name, used in graph.items() if not used & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert not graph, f'modules that import each other: {sorted(graph)}'
+
+
+def users(package):
+    """Returns the modules that import a package or a part of it."""
+    return {
+        name for name, path in MODULES.items() if any(f'{imported}.'.startswith(f'{package}.') for imported in imports(path))
+    }
+
+
+def test_who_may_know_what():
+    assert all(name.startswith('resnet_jax.data.') for name in users('tensorflow_datasets'))
+    assert {name for name in users('jax') if name.startswith('resnet_jax.data')} == {'resnet_jax.data.augment'}
+    assert not any(name.startswith('resnet_jax.report') for name in users('jax') | users('flax') | users('optax'))
+    assert users('absl.flags') == {'resnet_jax.command_line'}
+    assert users('orbax') == {'resnet_jax.training.checkpoint'}
+    assert not users('tensorflow') and not users('torch')
+
+
+def test_pmap_is_in_one_module():
+    calls = {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr == 'pmap'
+    }
+    assert calls == {'resnet_jax.training.step'}
+
+
+def test_no_dumping_grounds():
+    assert not {name.rpartition('.')[2] for name in MODULES} & {'utils', 'util', 'common', 'helpers', 'misc'}
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'bin').glob('*.py')), ids=lambda path: path.stem)
+def test_commands_are_thin(path):
+    assert len(path.read_text().splitlines()) < 100
+    assert 'resnet_jax.command_line' in own_imports(path)

@@ -1,0 +1,210 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import resnet_jax.data
+from resnet_jax.errors import ConfigError
+from resnet_jax.training import step
+from resnet_jax.training.config import validate
+from resnet_jax.training.experiment import (
+    build_model,
+    check_batch_size,
+    create_experiment,
+    epoch_order,
+    parallel_train_steps,
+)
+from resnet_jax.training.step import AXIS
+
+FIRST_OF_SEED_0 = [47848, 34552, 24994, 32827, 31943, 24289]
+FIRST_OF_EPOCH_1 = [12569, 42502, 35289, 26576, 22685, 6123]
+FIRST_OF_SEED_1 = [39437, 40690, 7668, 21961, 37690, 15115]
+
+
+@pytest.fixture(autouse=True)
+def stripes(monkeypatch):
+    dataset = tiny.dataset()
+    monkeypatch.setattr(resnet_jax.data, 'load_dataset', lambda name, data_dir=None, archive=None: dataset)
+    return dataset
+
+
+def create(**overrides):
+    return create_experiment(validate(tiny.config(**overrides)))
+
+
+def test_epoch_order_of_a_seed_and_an_epoch_is_fixed_for_ever():
+    """Raw Philox integers: another NumPy, platform or number of devices must give these numbers."""
+    assert epoch_order(0, 0, 50_000, 128)[0, :6].tolist() == FIRST_OF_SEED_0
+    assert epoch_order(0, 1, 50_000, 128)[0, :6].tolist() == FIRST_OF_EPOCH_1
+    assert epoch_order(1, 0, 50_000, 128)[0, :6].tolist() == FIRST_OF_SEED_1
+
+
+def test_epoch_order_is_a_permutation_without_what_does_not_fill_a_batch():
+    full = epoch_order(3, 2, 60, 12)
+    assert full.shape == (5, 12) and full.dtype == np.int32
+    assert sorted(full.ravel()) == list(range(60))
+    short = epoch_order(3, 2, 60, 16)
+    assert short.shape == (3, 16)
+    np.testing.assert_array_equal(short.ravel(), full.ravel()[:48])
+
+
+def test_every_epoch_leaves_other_examples_out():
+    left_out = [set(range(50)) - set(epoch_order(0, epoch, 50, 16).ravel()) for epoch in range(4)]
+    assert all(len(out) == 2 for out in left_out)
+    assert len(set.union(*left_out)) > 4
+
+
+def test_steps_are_derived():
+    experiment = create(num_epochs=4, batch_size=16, warmup_epochs=1.5)
+    assert (experiment.steps_per_epoch, experiment.total_steps) == (3, 12)  # 50 examples: 3 full batches
+    rates = [float(experiment.schedule(step)) for step in range(13)]
+    assert rates[0] == 0 and rates[4] == max(rates) and rates[12] == pytest.approx(0, abs=1e-8)  # round(1.5 * 3) steps
+
+
+def test_the_learning_rate_grows_with_the_batch():
+    def peak(**overrides):
+        experiment = create(schedule='constant', warmup_epochs=0, learning_rate=0.1, **overrides)
+        return float(experiment.schedule(0))
+
+    assert peak(batch_size=16, base_batch_size=16) == pytest.approx(0.1)
+    assert peak(batch_size=48, base_batch_size=16) == pytest.approx(0.3)
+    assert peak(batch_size=8, base_batch_size=16) == pytest.approx(0.05)
+    assert peak(batch_size=48, base_batch_size=0) == pytest.approx(0.1)
+
+
+def test_the_batch_size_moves_what_follows_from_it():
+    small, large = create(batch_size=8), create(batch_size=24)
+    assert (small.steps_per_epoch, large.steps_per_epoch) == (6, 2)
+    assert float(small.schedule(6)) == pytest.approx(float(large.schedule(2)))  # both at the end of the warm-up
+
+
+def test_no_split_trains_on_everything(stripes):
+    experiment = create()
+    assert experiment.train is stripes.train and experiment.validation is None
+
+
+def test_validation_is_held_out_of_the_training_set_as_a_function_of_the_seed(stripes):
+    def images(split):
+        return {image.tobytes() for image in split.image}
+
+    experiment, again, other = create(validation_size=12), create(validation_size=12), create(validation_size=12, seed=1)
+    assert len(experiment.train.label) == 38 and len(experiment.validation.label) == 12
+    assert experiment.steps_per_epoch == 2
+    assert images(experiment.train) | images(experiment.validation) == images(stripes.train)
+    assert not images(experiment.validation) & images(stripes.test)
+    np.testing.assert_array_equal(experiment.validation.image, again.validation.image)
+    assert images(experiment.validation) != images(other.validation)
+
+
+def test_what_a_checkpoint_keeps_of_the_data(stripes):
+    assert create().describe_dataset() == {
+        'name': 'stripes',
+        'fingerprint': 'stripes 50 19',
+        'image_shape': [8, 8, 1],
+        'class_names': ['top', 'middle', 'bottom'],
+        'mean': [0.3],
+        'std': [0.2],
+    }
+
+
+def test_the_state_has_averages_if_the_config_has_a_decay():
+    without, with_decay = (jax.eval_shape(create(ema_decay=decay).create_state) for decay in (0, 0.9))
+    assert without.ema == {}
+    assert with_decay.ema == {'params': with_decay.params, 'batch_stats': with_decay.batch_stats}
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'devices', 'accumulation', 'examples', 'expected'),
+    [
+        (130, 4, 1, 50_000, [128, 132]),
+        (126, 4, 2, 50_000, [120, 128]),
+        (3, 4, 1, 50_000, [4]),
+        (1, 8, 1, 50_000, [8]),
+        (49, 4, 1, 50, [48]),
+        (52, 4, 1, 50, [48]),
+        (100_000, 4, 1, 50_000, [50_000]),
+    ],
+)
+def test_a_batch_size_that_does_not_divide_names_those_that_do(batch_size, devices, accumulation, examples, expected):
+    with pytest.raises(ConfigError) as info:
+        check_batch_size(batch_size, devices, accumulation, examples)
+    message = str(info.value)
+    assert message.startswith(f'batch_size {batch_size} does not divide over {devices} devices')
+    assert message.endswith('expected --config.batch_size=' + ' or '.join(map(str, expected)))
+    for size in expected:
+        check_batch_size(size, devices, accumulation, examples)
+
+
+def test_one_device_is_not_a_plural():
+    with pytest.raises(ConfigError, match='over 1 device times 3 accumulation steps and 60 training examples'):
+        check_batch_size(16, 1, 3, 60)
+
+
+def test_too_few_examples_for_any_batch():
+    with pytest.raises(ConfigError, match=r'^3 training examples do not fill a batch over 4 devices'):
+        check_batch_size(4, 4, 1, 3)
+
+
+def test_batch_sizes_that_divide():
+    check_batch_size(128, 4, 1, 50_000)
+    check_batch_size(128, 4, 32, 50_000)
+    check_batch_size(50, 1, 1, 50)
+
+
+def test_create_experiment_checks_the_batch_size_over_all_devices_and_parts():
+    assert jax.device_count() == 4
+    with pytest.raises(ConfigError, match=r'batch_size 18 .* over 4 devices .* expected --config.batch_size=16 or 20$'):
+        create(batch_size=18)
+    with pytest.raises(ConfigError, match=r'over 4 devices times 3 accumulation steps .*=12 or 24$'):
+        create(batch_size=16, gradient_accumulation_steps=3)
+    with pytest.raises(ConfigError, match='38 training examples'):
+        create(batch_size=40, validation_size=12)
+
+
+def test_the_model_follows_the_config():
+    def build(**overrides):
+        return build_model(validate(tiny.config(**overrides)), 3)
+
+    model = build()
+    assert (model.num_classes, tuple(model.stage_sizes), model.num_filters) == (3, (1,), 4)
+    assert jnp.dtype(model.dtype) == jnp.float32 and model.axis_name is None
+    assert jnp.dtype(build(dtype='bfloat16').dtype) == jnp.bfloat16
+    assert build(cross_device_batch_norm=True).axis_name == AXIS
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        ({'model': 'resnet19'}, "unknown model 'resnet19'; did you mean 'resnet1"),
+        ({'model_kwargs': {'num_filter': 4}}, "resnet8 has no argument 'num_filter'; did you mean 'num_filters'"),
+        ({'model_kwargs': {'num_classes': 4}}, 'model_kwargs has num_classes; .* config.dataset alone'),
+        ({'model_kwargs': {'name': 'x'}}, 'model_kwargs has name; .* config.model alone'),
+        ({'model_kwargs': {'dtype': 'bfloat16'}}, 'model_kwargs has dtype; .* config.dtype alone'),
+        ({'model': 'alexnet', 'model_kwargs': {}, 'cross_device_batch_norm': True}, 'alexnet has no BatchNorm'),
+        ({'warmup_epochs': 4.0}, 'the warm-up takes 12 steps and the whole run 12'),
+        ({'validation_size': 50}, 'cannot hold out 50 of 50 examples'),
+    ],
+)
+def test_values_that_do_not_go_together(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        create(**overrides)
+
+
+def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
+    monkeypatch.setattr(step, 'parallel_train_steps', lambda *args: args)
+    options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': False, 'cutout_size': 5}
+    experiment = create(**options, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16', seed=17)
+    step_fn, load_fn, seed = parallel_train_steps(experiment)
+    assert seed == 17
+    assert step_fn.func is step.train_step
+    assert step_fn.keywords == {'model': experiment.model, 'tx': experiment.tx, 'accumulation': 2, 'ema_decay': 0.9}
+    assert load_fn.func is step.load_batch
+    data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16}
+    assert load_fn.keywords == {**options, **data}
+
+
+def test_unknown_dataset(monkeypatch):
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="data set 'cifar11' is unknown: expected one of cifar10, cifar100, digits"):
+        create(dataset='cifar11')

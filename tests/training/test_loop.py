@@ -1,0 +1,499 @@
+import dataclasses
+import json
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.experimental.compilation_cache import compilation_cache
+
+import resnet_jax.data
+from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
+from resnet_jax.evaluation.evaluator import Evaluator
+from resnet_jax.training import checkpoint, experiment, loop, step
+from resnet_jax.training.config import validate
+from resnet_jax.training.experiment import create_experiment, epoch_order
+from resnet_jax.training.loop import train_and_evaluate
+
+TRAIN, VALIDATION, TEST = 60, 12, 19  # examples; a batch of 16 makes 3 steps an epoch, with the validation split or without
+STRIPES = tiny.dataset(TRAIN, TEST)
+
+
+def config(**overrides):
+    """Four epochs with as much as possible that a checkpoint must hold: momentum, EMA, metrics that wait for their row."""
+    everything = {
+        'ema_decay': 0.5,
+        'log_every': 5,
+        'validation_size': VALIDATION,
+        'eval_batch_size': 8,
+        'learning_rate': 0.02,
+    }
+    return tiny.config(**{**everything, **overrides})
+
+
+def replace_what_takes_long(patch):
+    """The data set by stripes and the network by a linear layer with BatchNorm and dropout, which compile sooner."""
+    patch.setattr(resnet_jax.data, 'load_dataset', lambda name, data_dir=None, archive=None: STRIPES)
+    patch.setattr(experiment, 'build_model', lambda *_: tiny.WithBatchNorm(dropout=0.1))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    replace_what_takes_long(monkeypatch)
+    monkeypatch.setattr(loop._Run, '_plot', lambda run: None)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def compile_each_program_once(tmp_path_factory):
+    """The runs below share a few programs, fully optimised as users have them; JAX's cache on disk keeps them."""
+    changes = {
+        'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('programs')),
+        'jax_persistent_cache_min_compile_time_secs': 0.0,
+        'jax_persistent_cache_min_entry_size_bytes': -1,
+    }
+    before = {name: jax.config.values[name] for name in changes}
+    for values in (changes, before):
+        compilation_cache.reset_cache()
+        for name, value in values.items():
+            jax.config.update(name, value)
+        if values is changes:
+            yield
+
+
+def rows(workdir, split=None):
+    found = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return [row for row in found if split in (None, row['split'])]
+
+
+def state_at(workdir, step=None):
+    """The state in a checkpoint, the latest one if no step is given."""
+    path = workdir / 'checkpoints' / str(step) if step else checkpoint.latest(workdir / 'checkpoints')
+    return checkpoint.restore(path, jax.eval_shape(create_experiment(validate(config())).create_state))
+
+
+def assert_same_run(workdir, result, expected_workdir, expected_result):
+    """Bitwise, in parameters, statistics, optimizer state, averages and metrics file."""
+    jax.tree.map(np.testing.assert_array_equal, state_at(workdir), state_at(expected_workdir))
+    assert (workdir / 'metrics.jsonl').read_bytes() == (expected_workdir / 'metrics.jsonl').read_bytes()
+    assert {**result, 'seconds': 0} == {**expected_result, 'seconds': 0}
+
+
+def before_step(monkeypatch, number, action):
+    """Takes one step per dispatch, and does something as soon as a step is done on the device and not yet logged."""
+    log = loop._Run._log
+
+    def log_after_action(run, start, count, metrics):
+        if run.step + 1 == number:
+            action()
+        log(run, start, count, metrics)
+
+    monkeypatch.setattr(loop._Run, '_log', log_after_action)
+    monkeypatch.setattr(loop.console.Pace, 'size', lambda pace, remaining: 1)
+
+
+def crash():
+    raise RuntimeError('power cut')
+
+
+@dataclasses.dataclass
+class Whole:
+    """A run without interruptions."""
+
+    workdir: object
+    result: dict
+    traces: int
+    compiled: int
+    evaluated: list
+    epochs: list
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, compile_each_program_once):
+    workdir, traces, compiled, evaluated, epochs = tmp_path_factory.mktemp('whole'), [], [], [], []
+    train_step, compile_parallel, evaluate = step.train_step, loop.compile_parallel, Evaluator.__call__
+
+    def counted_step(*args, **kwargs):
+        traces.append(args)
+        return train_step(*args, **kwargs)
+
+    def counted_compile(run, *arguments):
+        compiled.append(run)
+        return compile_parallel(run, *arguments)
+
+    def counted_evaluation(evaluator, *args):
+        metrics = evaluate(evaluator, *args)
+        evaluated.append(metrics['count'])
+        return metrics
+
+    def noted_order(seed, epoch, examples, batch_size):
+        epochs.append((seed, epoch, examples, batch_size))
+        return epoch_order(seed, epoch, examples, batch_size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        replace_what_takes_long(patch)
+        patch.setattr(step, 'train_step', counted_step)
+        patch.setattr(loop, 'compile_parallel', counted_compile)
+        patch.setattr(loop, 'epoch_order', noted_order)
+        patch.setattr(Evaluator, '__call__', counted_evaluation)
+        result = train_and_evaluate(config(), workdir)
+    return Whole(workdir, result, len(traces), len(compiled), evaluated, epochs)
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of the whole run's folder, as if it had ended right after its last checkpoint."""
+    workdir = shutil.copytree(whole.workdir, tmp_path / 'copy')
+    (workdir / 'result.json').unlink()
+    return workdir
+
+
+def test_what_a_run_leaves(whole):
+    names = {path.name for path in whole.workdir.iterdir() if not path.name.startswith('.')}
+    assert names == {
+        'checkpoints',
+        'config.json',
+        'environment.json',
+        'metrics.jsonl',
+        'plots',
+        'result.json',
+        'run.log',
+        'tensorboard',
+    }
+    assert json.loads((whole.workdir / 'result.json').read_text()) == whole.result
+    assert json.loads((whole.workdir / 'config.json').read_text()) == validate(config())
+    assert (whole.workdir / 'plots' / 'training.png').stat().st_size > 1000
+    for path in (whole.workdir / 'checkpoints').iterdir():
+        checkpoint.verify(path)
+        metadata = checkpoint.read_metadata(path)
+        assert metadata['config'] == validate(config()) and metadata['dataset']['name'] == 'stripes'
+
+
+def test_the_step_is_traced_and_compiled_once_in_a_run(whole):
+    assert whole.compiled == 1
+    assert 1 <= whole.traces <= 2  # within its one trace, JAX may look twice at the body of the loop
+
+
+def test_every_epoch_has_an_order_of_its_own(whole):
+    assert whole.epochs == [(0, epoch, TRAIN - VALIDATION, 16) for epoch in range(4)]
+
+
+def test_rows_come_every_log_every_steps_and_at_the_end_of_epochs(whole):
+    assert [row['step'] for row in rows(whole.workdir, 'train')] == [5, 10]
+    assert [row['step'] for row in rows(whole.workdir, 'validation')] == [3, 6, 9, 12]
+    train, validation = rows(whole.workdir, 'train')[0], rows(whole.workdir, 'validation')[0]
+    assert train.keys() == {'step', 'epoch', 'split', 'loss', 'accuracy', 'grad_norm', 'learning_rate'}
+    assert validation.keys() == {'step', 'epoch', 'split', 'loss', 'accuracy', 'count', 'ema_loss', 'ema_accuracy'}
+    assert train['epoch'] == 5 / 3 and validation['epoch'] == 1.0 and validation['count'] == VALIDATION
+
+
+def test_the_learning_rate_of_a_row_is_that_of_its_last_step(whole):
+    schedule = create_experiment(validate(config())).schedule
+    assert [row['learning_rate'] for row in rows(whole.workdir, 'train')] == [float(schedule(4)), float(schedule(9))]
+
+
+def test_the_log_is_as_the_papers_was(whole):
+    log = (whole.workdir / 'run.log').read_text()
+    assert 'Iteration 5 of 12, loss ' in log and 'Iteration 10 of 12, loss ' in log
+    assert 'stripes: 48 training images, 12 held out; 4 epochs of 3 iterations, batch 16; 4 cpu device(s)' in log
+    assert f'Test accuracy {100 * whole.result["accuracy"]:.2f} %' in log
+
+
+def test_the_test_set_is_evaluated_once_and_for_the_best_epoch_on_validation(whole):
+    assert whole.evaluated == 4 * [VALIDATION, VALIDATION] + [TEST, TEST]  # parameters, and their averages
+    validation = rows(whole.workdir, 'validation')
+    best = max(validation, key=lambda row: row['accuracy'])  # the first of equals
+    assert whole.result['selected'] == 'validation' and whole.result['step'] == best['step']
+    (test,) = rows(whole.workdir, 'test')
+    assert test['step'] == best['step'] and test['accuracy'] == whole.result['accuracy']
+    state, model = state_at(whole.workdir, best['step']), tiny.WithBatchNorm()
+    again = Evaluator(
+        model, STRIPES.test, mean=(0.3,), std=(0.2,), dtype=jnp.float32, batch_size=8, num_classes=3
+    )  # fmt: skip
+    for variables, prefix in ((state.variables, ''), (state.ema, 'ema_')):
+        metrics = again(variables)
+        assert whole.result[f'{prefix}accuracy'] == metrics['accuracy']
+        assert whole.result[f'{prefix}loss'] == metrics['loss']
+
+
+@pytest.mark.parametrize(('number', 'stop'), [(signal.SIGTERM, 6), (signal.SIGINT, 7)])
+def test_stopped_and_resumed_is_bitwise_the_same_as_never_stopped(whole, tmp_path, monkeypatch, number, stop):
+    """At the end of an epoch and within one; the whole run takes many steps per dispatch, this one takes one."""
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        before_step(patch, stop, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(Interrupted) as info:
+            train_and_evaluate(config(), tmp_path)
+    assert info.value.number == number
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert checkpoint.latest(tmp_path / 'checkpoints').name == str(stop)
+    assert not (tmp_path / 'result.json').exists() and rows(tmp_path)[-1]['step'] <= stop
+    result = train_and_evaluate(config(), tmp_path)
+    assert_same_run(tmp_path, result, whole.workdir, whole.result)
+    assert f'after iteration {stop}' in (tmp_path / 'run.log').read_text()
+
+
+def test_a_crash_is_repeated_from_the_last_checkpoint(whole, tmp_path, monkeypatch):
+    """It lost two steps after iteration 9, and had already written the row of iteration 10."""
+    with monkeypatch.context() as patch:
+        before_step(patch, 11, crash)
+        with pytest.raises(RuntimeError, match='power cut'):
+            train_and_evaluate(config(), tmp_path)
+    assert rows(tmp_path)[-1]['step'] == 10 and checkpoint.latest(tmp_path / 'checkpoints').name == '9'
+    result = train_and_evaluate(config(), tmp_path)
+    assert_same_run(tmp_path, result, whole.workdir, whole.result)
+
+
+def test_a_crash_before_the_first_checkpoint_starts_over(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        before_step(patch, 2, crash)
+        with pytest.raises(RuntimeError, match='power cut'):
+            train_and_evaluate(config(log_every=1), tmp_path)  # which leaves a row
+    assert len(rows(tmp_path)) == 1
+    result = train_and_evaluate(config(), tmp_path)
+    assert_same_run(tmp_path, result, whole.workdir, whole.result)
+
+
+def test_a_crash_after_the_last_checkpoint_only_lacks_the_result(whole, copy, monkeypatch):
+    monkeypatch.setattr(loop, 'parallel_train_steps', None)  # nothing is trained
+    result = train_and_evaluate(config(), copy)
+    assert_same_run(copy, result, whole.workdir, whole.result)
+
+
+def test_a_finished_run_is_not_repeated(whole, monkeypatch):
+    monkeypatch.setattr(loop, 'create_experiment', None)  # nor are its data read
+    before = {path: path.read_bytes() for path in whole.workdir.rglob('*') if path.is_file() and path.name != 'run.log'}
+    assert train_and_evaluate(config(), whole.workdir) == whole.result
+    assert {path: path.read_bytes() for path in before} == before
+    log = (whole.workdir / 'run.log').read_text()
+    assert 'is finished; nothing to do' in log and log.count('Test accuracy') >= 2
+
+
+def test_another_config_is_refused(copy, whole):
+    for workdir in (copy, whole.workdir):
+        with pytest.raises(ConfigError, match=r'holds a run of another config \(learning_rate: 0.02 -> 0.3\)'):
+            train_and_evaluate(config(learning_rate=0.3), workdir)
+
+
+def test_another_config_is_refused_without_the_old_config_json(copy):
+    (copy / 'config.json').unlink()
+    with pytest.raises(ConfigError, match=r'was trained with another config \(learning_rate: 0.02 -> 0.3\)'):
+        train_and_evaluate(config(learning_rate=0.3), copy)
+
+
+def test_another_config_is_refused_where_only_the_result_is_left(whole, tmp_path):
+    for name in ('config.json', 'result.json'):
+        shutil.copy(whole.workdir / name, tmp_path)
+    with pytest.raises(ConfigError, match='holds a run of another config'):
+        train_and_evaluate(config(learning_rate=0.3), tmp_path)
+
+
+def test_other_data_are_refused(copy, monkeypatch):
+    other = dataclasses.replace(STRIPES, fingerprint='other', mean=(0.4,))
+    monkeypatch.setattr(resnet_jax.data, 'load_dataset', lambda *_: other)
+    with pytest.raises(ConfigError, match=r'was trained on other data \(fingerprint, mean differ\)'):
+        train_and_evaluate(config(), copy)
+
+
+def damage(path):
+    data = bytearray((path / 'metadata.json').read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / 'metadata.json').write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_continued(whole, copy):
+    damage(copy / 'checkpoints' / '12')
+    result = train_and_evaluate(config(), copy)
+    assert (copy / 'checkpoints' / '12.damaged').is_dir()
+    log = (copy / 'run.log').read_text()
+    assert 'set aside as 12.damaged' in log and 'after iteration 9' in log
+    assert_same_run(copy, result, whole.workdir, whole.result)
+
+
+def test_damaged_checkpoints_are_no_reason_to_start_over(copy):
+    for path in (copy / 'checkpoints').iterdir():
+        damage(path)
+    metrics = (copy / 'metrics.jsonl').read_bytes()
+    for _ in range(2):
+        with pytest.raises(InputFileError, match=r'all checkpoints .* are damaged'):
+            train_and_evaluate(config(), copy)
+    assert (copy / 'metrics.jsonl').read_bytes() == metrics and not (copy / 'result.json').exists()
+
+
+class Script:
+    """In place of `Evaluator`: accuracies as a test wants them. `asked` holds (examples, the variables' first value)."""
+
+    accuracies, asked, losses = (), [], None
+
+    def __init__(self, model, split, **kwargs):
+        self.size = len(split.label)
+
+    def __call__(self, variables, progress=None):
+        cls = type(self)
+        progress(1, 1)
+        accuracy = cls.accuracies[len(cls.asked)]
+        cls.asked.append((self.size, np.asarray(variables['params']['fc']['kernel'])))
+        loss = cls.losses[len(cls.asked) - 1] if cls.losses else 1.0
+        return {'loss': loss, 'accuracy': accuracy, 'count': self.size, 'per_class_accuracy': [], 'confusion': None}
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Lets a test prescribe what the evaluations find: the network's and its averages' in turn."""
+
+    def prescribe(*accuracies, losses=None):
+        # Averages get 0: they are evaluated beside the parameters and never decide.
+        both = [value for accuracy in accuracies for value in (accuracy, 0.0)]
+        chosen = type('Chosen', (Script,), {'accuracies': both, 'asked': [], 'losses': losses})
+        monkeypatch.setattr(loop, 'Evaluator', chosen)
+        return chosen
+
+    return prescribe
+
+
+def test_with_validation_the_first_best_epoch_is_the_result_and_its_checkpoint_is_kept(script, tmp_path):
+    asked = script(0.3, 0.8, 0.5, 0.8, 0.1).asked  # four epochs, then the test set
+    result = train_and_evaluate(config(), tmp_path)
+    assert {**result, 'seconds': 0} == {
+        'split': 'test', 'selected': 'validation', 'step': 6, 'epoch': 2, 'loss': 1.0, 'accuracy': 0.1, 'count': TEST,
+        'ema_loss': 1.0, 'ema_accuracy': 0.0, 'seconds': 0,
+    }  # fmt: skip
+    assert checkpoint.steps(tmp_path / 'checkpoints') == [6, 9, 12]
+    assert [size for size, _ in asked] == 8 * [VALIDATION] + 2 * [TEST]
+    best = state_at(tmp_path, 6)
+    np.testing.assert_array_equal(asked[8][1], best.params['fc']['kernel'])
+    np.testing.assert_array_equal(asked[9][1], best.ema['params']['fc']['kernel'])
+    assert not np.array_equal(asked[8][1], asked[6][1])
+
+
+def test_the_best_one_outlives_a_better_one_that_is_damaged(script, tmp_path):
+    script(0.8, 0.5, 0.5, 0.9, 0.1)
+    assert train_and_evaluate(config(), tmp_path)['step'] == 12
+    assert checkpoint.steps(tmp_path / 'checkpoints') == [3, 9, 12]
+    damage(tmp_path / 'checkpoints' / '12')
+    (tmp_path / 'result.json').unlink()
+    script(0.6, 0.2)  # another machine rounds otherwise, and finds the last epoch worse than the first
+    result = train_and_evaluate(config(), tmp_path)
+    assert (result['step'], result['accuracy']) == (3, 0.2)
+
+
+def test_a_crash_before_the_result_repeats_no_evaluation_of_the_last_epoch(script, tmp_path):
+    script(0.3, 0.9, 0.5, 0.4)
+    result = train_and_evaluate(config(validation_size=0), tmp_path)
+    (tmp_path / 'result.json').unlink()
+    asked = script().asked
+    assert {**train_and_evaluate(config(validation_size=0), tmp_path), 'seconds': 0} == {**result, 'seconds': 0}
+    assert asked == []
+
+
+def test_without_validation_the_last_epoch_is_the_result_never_the_best_on_test(script, tmp_path):
+    asked = script(0.3, 0.9, 0.5, 0.4).asked
+    result = train_and_evaluate(config(validation_size=0), tmp_path)
+    assert (result['selected'], result['epoch'], result['step'], result['accuracy']) == ('last', 4, 12, 0.4)
+    assert [size for size, _ in asked] == 8 * [TEST]
+    assert checkpoint.steps(tmp_path / 'checkpoints') == [9, 12]
+    assert 'epoch 4 (the last)' in (tmp_path / 'run.log').read_text()
+
+
+def test_the_last_epoch_is_always_evaluated_and_saved(script, tmp_path, monkeypatch):
+    saved, save = [], checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, 'save', lambda folder, state, *rest: saved.append(int(state.step)) or save(folder, state, *rest)
+    )
+    asked = script(0.9, 0.2, 0.7).asked
+    result = train_and_evaluate(config(eval_every_epochs=3, checkpoint_every_epochs=2), tmp_path)
+    assert [row['step'] for row in rows(tmp_path, 'validation')] == [9, 12]
+    assert len(asked) == 6
+    assert saved == [6, 9, 12]  # every second epoch, the best one, the last
+    assert (result['epoch'], result['accuracy']) == (3, 0.7)
+
+
+def test_an_estimate_that_is_long_for_a_cpu_says_what_is_practical_there(script, tmp_path, monkeypatch):
+    script(*5 * [0.5])
+    monkeypatch.setattr(loop._Run, '_seconds_left', lambda run: 4.0 * 3600)
+    train_and_evaluate(config(), tmp_path)
+    log = (tmp_path / 'run.log').read_text()
+    assert 'the training takes about 4:00:00' in log and 'configs/d2l_resnet18.py is practical' in log
+
+
+def strictly(line):
+    def refuse(constant):
+        raise AssertionError(f'{constant} in {line}')
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def assert_nothing_but_numbers(workdir):
+    """No NaN and no infinity in metrics or checkpoints, and no result."""
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines():
+        strictly(line)
+    for number in checkpoint.steps(workdir / 'checkpoints'):
+        checkpoint.verify(workdir / 'checkpoints' / str(number))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state_at(workdir, number)))
+    assert not (workdir / 'result.json').exists()
+
+
+def test_divergence(tmp_path):
+    for _ in range(2):  # and the second time it is not another thing
+        with pytest.raises(
+            DivergedError, match=r'^training diverged at iteration \d+: .*learning rate .*; lower learning_rate'
+        ):
+            train_and_evaluate(config(learning_rate=1e20, log_every=1), tmp_path)
+        assert_nothing_but_numbers(tmp_path)
+
+
+@pytest.mark.parametrize('eval_every_epochs', [1, 4])
+def test_an_update_that_diverges_after_a_finite_loss_is_not_saved(script, tmp_path, monkeypatch, eval_every_epochs):
+    script(*5 * [0.5])
+    train_step = step.train_step
+
+    def diverging(state, *args, **kwargs):
+        new, metrics = train_step(state, *args, **kwargs)
+        nan = jnp.where(state.step == 5, jnp.nan, 0.0)  # in the last step of the second epoch
+        return new.replace(params=jax.tree.map(lambda p: p + nan, new.params)), metrics
+
+    monkeypatch.setattr(step, 'train_step', diverging)
+    with pytest.raises(DivergedError, match='diverged at iteration 6: the parameters are no longer finite'):
+        train_and_evaluate(config(eval_every_epochs=eval_every_epochs), tmp_path)
+    assert checkpoint.steps(tmp_path / 'checkpoints') == [3]
+    assert_nothing_but_numbers(tmp_path)
+
+
+def test_an_evaluation_that_diverges_is_not_written(script, tmp_path):
+    script(0.5, 0.5, losses=[1.0, 1.0, float('nan'), 1.0])
+    with pytest.raises(DivergedError, match='diverged at iteration 6: loss nan in the evaluation'):
+        train_and_evaluate(config(), tmp_path)
+    assert [row['step'] for row in rows(tmp_path, 'validation')] == [3]
+    assert_nothing_but_numbers(tmp_path)
+
+
+def test_out_of_memory_names_what_saves_memory(tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.')
+
+    monkeypatch.setattr(loop, 'compile_parallel', exhausted)
+    with pytest.raises(ResourceError, match=r'out of device memory at batch_size 16; .*gradient_accumulation_steps'):
+        train_and_evaluate(config(), tmp_path)
+
+
+def test_other_errors_of_the_runtime_are_not_taken_for_it(tmp_path, monkeypatch):
+    def internal(*_):
+        raise jax.errors.JaxRuntimeError('INTERNAL: something else')
+
+    monkeypatch.setattr(loop, 'compile_parallel', internal)
+    with pytest.raises(jax.errors.JaxRuntimeError, match='something else'):
+        train_and_evaluate(config(), tmp_path)
+
+
+def test_real_digits_are_learned_by_a_real_network(tmp_path, monkeypatch, quick_compilation):
+    monkeypatch.undo()
+    changes = {'dataset': 'digits', 'batch_size': 32, 'learning_rate': 0.1, 'crop_padding': 0, 'flip': False}
+    network = {'model_kwargs': {'stage_sizes': (1,), 'num_filters': 16}, 'num_epochs': 5}
+    result = train_and_evaluate(tiny.config(**changes, **network, eval_batch_size=100, log_every=44), tmp_path)
+    assert result['count'] == 360 and result['epoch'] == 5
+    losses = [row['loss'] for row in rows(tmp_path, 'train')]
+    assert losses == sorted(losses, reverse=True) and len(losses) == 5
+    assert result['accuracy'] > 0.7  # 0.1 is chance
