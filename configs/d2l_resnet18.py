@@ -1,4 +1,10 @@
-"""D2L ResNet-18 on CIFAR-10."""
+"""The residual network of Dive into Deep Learning (11.18 M parameters; it makes 1x1 maps of 32x32 images) on CIFAR-10.
+
+Command:  python bin/train.py --config=configs/d2l_resnet18.py
+Expected: 81.28 % test accuracy, n = 1 (seed 0), on CIFAR-10 (JPEG copy), whose pixels went through JPEG once: see README.
+Time:     24 minutes with other work on the machine
+Hardware: 2 cores of an AMD EPYC (Zen 5), float32; jax 0.10.2, flax 0.12.8.
+"""
 
 from configs import default
 

@@ -251,7 +251,7 @@ class _Run:
         if platform == 'cpu' and seconds > 3 * 3600:
             logger.info(
                 'That is long: this config is meant for a GPU. On a CPU configs/d2l_resnet18.py is practical '
-                '(about an hour on 2 cores), and configs/quickstart.py takes a minute.'
+                '(about half an hour on 2 cores), and configs/quickstart.py takes less than a minute.'
             )
 
     def _epoch_end(self) -> None:
