@@ -50,8 +50,8 @@ class Match:
 
     @property
     def score(self) -> float:
-        """From 0, nothing in common, to 1, all."""
-        return len(self.found) / self.total
+        """From 0, nothing in common, to 1, all; a name with another shape is half."""
+        return (len(self.found) + len(self.misshapen) / 2) / self.total
 
 
 def model_shapes(model: nn.Module, image_shape: Shape) -> dict[str, Shape]:
@@ -134,7 +134,7 @@ def _candidates(there: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, str
     for name in available_models():
         model = create_model(name)
         blocks = sum(getattr(model, 'stage_sizes', ()))
-        if blocks and not 2 * blocks <= convolutions <= 6 * blocks + 4:
+        if blocks and not blocks <= convolutions <= 6 * blocks + 6:
             continue
         yield name, {}
         for stem in STEMS if hasattr(model, 'stem') else ():

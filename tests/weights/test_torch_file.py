@@ -67,6 +67,9 @@ def test_big_endian_numbers():
         entries = {'byteorder': b'big', 'data/0': np.arange(3).astype(dtype).tobytes()}
         result = read(zip_file(tensor_program([3], [1], 3, storage=storage), entries))
         np.testing.assert_array_equal(result['a'], [0, 1, 2])
+    entries = {'byteorder': b'big', 'data/0': b'\x3f\x80\x40\x00'}
+    result = read(zip_file(tensor_program([2], [1], 2, storage=b'BFloat16Storage'), entries))
+    np.testing.assert_array_equal(result['a'].astype(np.float32), [1, 2])
 
 
 def test_torch_reads_what_we_write(tmp_path):
