@@ -1,5 +1,6 @@
 """What every command in bin/ shares: flags in, one line out when something is wrong, and the right exit code."""
 
+import json
 import os
 import signal
 import sys
@@ -51,6 +52,39 @@ def _neighbours(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path('configs')
     names = sorted(str(folder / p.name) for p in folder.glob('*.py') if p.name != '__init__.py')
     return 'expected one of ' + ', '.join(names) if names else 'expected a Python file with a get_config() function'
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Returns {'stem': 'imagenet', 'num_filters': 32} for ['stem=imagenet', 'num_filters=32']; values are JSON or strings.
+
+    Raises:
+      ConfigError: a text is not FIELD=VALUE.
+    """
+    result = {}
+    for text in texts:
+        field, equals, value = text.partition('=')
+        if not equals or not field.isidentifier() or field in ('name', 'num_classes', 'image_shape'):
+            raise ConfigError(f'{text!r} is not an argument of a model; expected FIELD=VALUE, as stem=imagenet')
+        try:
+            result[field] = json.loads(value)
+        except ValueError:
+            result[field] = value
+    return result
+
+
+def parse_shape(texts: Sequence[str]) -> tuple[int, int, int]:
+    """Returns (32, 32, 3) for ['32', '32', '3'].
+
+    Raises:
+      ConfigError: not three positive integers.
+    """
+    try:
+        height, width, channels = map(int, texts)
+        if min(height, width, channels) > 0:
+            return height, width, channels
+    except ValueError:
+        pass
+    raise ConfigError(f'{",".join(texts)!r} is not the shape of an image; expected height,width,channels, as 32,32,3')
 
 
 def run(main: Callable[[Sequence[str]], Any]) -> None:

@@ -16,6 +16,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax.command_line': ('errors',),
     'resnet_jax.models': ('errors', 'models'),
     'resnet_jax.data': ('errors', 'data'),
+    'resnet_jax.weights': ('errors', 'models', 'weights'),
     'resnet_jax.report': ('errors', 'report'),
     'resnet_jax.training': ('errors', 'models', 'data', 'training'),
     'resnet_jax.evaluation': ('errors', 'models', 'data', 'training', 'evaluation', 'report'),

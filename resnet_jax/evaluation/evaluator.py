@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data import Split, load_dataset
+from resnet_jax.data import Dataset, Split, load_dataset
+from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.evaluation.run import TrainedRun
 from resnet_jax.training.console import Pace
@@ -81,13 +82,54 @@ def evaluate_run(run: TrainedRun, data_dir: str | None = None) -> dict[str, Any]
     dataset = load_dataset(config['dataset'], data_dir or config['data_dir'] or None, config['data_archive'] or None)
     if dataset.fingerprint != run.dataset['fingerprint']:
         logger.warning('The data are not those that the run was trained on: other files of %s.', dataset.name)
-    evaluator = Evaluator(
+    return evaluate_network(
         run.model,
-        dataset.test,
+        run.variables,
+        dataset,
         mean=run.dataset['mean'],
         std=run.dataset['std'],
         dtype=jnp.dtype(config['dtype']),
         batch_size=config['eval_batch_size'],
+    )
+
+
+def evaluate_network(
+    model: nn.Module,
+    variables: Any,
+    dataset: Dataset,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: Any = jnp.float32,
+    batch_size: int = 1000,
+) -> dict[str, Any]:
+    """Evaluates a network, trained here or elsewhere, on a data set's test split.
+
+    Args:
+      variables: 'params' and 'batch_stats'.
+      mean, std: of the channels, as the network was trained with; one for all or one for each.
+
+    Returns:
+      See `Evaluator`.
+
+    Raises:
+      ConfigError: the network has another number of classes, or the data set another number of channels.
+    """
+    if model.num_classes != dataset.num_classes:
+        raise ConfigError(
+            f'the network has {model.num_classes} classes and {dataset.name} has {dataset.num_classes}; '
+            'expected as many: choose the data set that it was trained on'
+        )
+    channels = dataset.image_shape[-1]
+    if not {len(mean), len(std)} <= {1, channels}:
+        raise ConfigError(f'mean {list(mean)} and std {list(std)} are not for the {channels} channels of {dataset.name}')
+    evaluator = Evaluator(
+        model,
+        dataset.test,
+        mean=mean,
+        std=std,
+        dtype=dtype,
+        batch_size=batch_size,
         num_classes=dataset.num_classes,
     )
-    return evaluator(run.variables)
+    return evaluator(variables)

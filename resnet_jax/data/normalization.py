@@ -1,0 +1,31 @@
+"""Means and standard deviations of the channels, by name: those that weights from elsewhere were trained with."""
+
+import difflib
+
+from resnet_jax.data.sources import SOURCES
+from resnet_jax.errors import ConfigError
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+NORMALIZATIONS: dict[str, Normalization] = {
+    **{name: (source.mean, source.std) for name, source in SOURCES.items()},
+    # torchvision's and timm's weights; on CIFAR-10 also akamaster's.
+    'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # github.com/kuangliu/pytorch-cifar: CIFAR-10 with the mean of per-image standard deviations.
+    'kuangliu': ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    'half': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    'none': ((0.0,), (1.0,)),
+}
+
+
+def find_normalization(name: str) -> Normalization:
+    """Returns mean and standard deviation, of pixels from 0 to 1.
+
+    Raises:
+      ConfigError: the name is unknown.
+    """
+    if name not in NORMALIZATIONS:
+        nearest = difflib.get_close_matches(name, NORMALIZATIONS, n=1)
+        hint = f'; did you mean {nearest[0]!r}?' if nearest else ''
+        raise ConfigError(f'unknown normalization {name!r}{hint}; available: {", ".join(NORMALIZATIONS)}')
+    return NORMALIZATIONS[name]

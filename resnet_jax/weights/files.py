@@ -1,0 +1,98 @@
+"""Files of weights: read whichever format it is, written whole or not at all."""
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from resnet_jax.errors import InputFileError, ResourceError
+from resnet_jax.weights.torch_file import read_torch
+
+_LARGEST = 4 * 2**30  # bytes: ten times the largest classic network in float64
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads .pth, .pt, .th (zip or legacy) or .safetensors; the content, not the name, says which.
+
+    Returns:
+      The tensors by name, as they are in the file, and its metadata: {} unless `write_safetensors` wrote it.
+
+    Raises:
+      InputFileError: missing, unreadable, damaged, or with anything but tensors.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputFileError(f'{path} is not a file; expected weights as .pth, .pt, .th or .safetensors')
+        if status.st_size > _LARGEST:
+            raise InputFileError(f'{path} has {status.st_size:,} bytes; expected weights of at most {_LARGEST:,}')
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputFileError(f'{path} cannot be read ({error.strerror}); expected a file of weights') from None
+    # A .safetensors file starts with the length of its header, an open brace at the ninth byte.
+    return _read_safetensors(path) if data[8:9] == b'{' else (read_torch(data, path), {})
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    try:
+        with safetensors.safe_open(path, 'numpy') as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, _decode(file.metadata() or {})  # noqa: SIM118
+    except Exception as error:  # its own error, or NumPy's for a dtype that it lacks
+        reason = ' '.join(str(error).split())[:200]
+        raise InputFileError(f'{path} is not a sound .safetensors file ({reason}); fetch or convert it again') from None
+
+
+def _decode(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Values are JSON, except the format's."""
+    if metadata.get('format') != 'resnet_jax':
+        return {}
+    result = {key: json.loads(value) for key, value in metadata.items() if key != 'format'}
+    kwargs, shape = result.get('model_kwargs'), result.get('image_shape')
+    if not isinstance(result.get('model'), str) or not isinstance(kwargs, dict) or {'name', 'num_classes'} & kwargs.keys():
+        raise ValueError('its metadata do not name a model')
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(size) is int and 0 < size < 10_000 for size in shape):
+        raise ValueError('its metadata do not have the shape of an image')
+    for key in result.keys() & {'mean', 'std'}:
+        if not isinstance(result[key], list) or not all(type(value) in (int, float) for value in result[key]):
+            raise ValueError(f'its metadata have no list of numbers as {key}')
+    return result
+
+
+def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+    """Writes arrays and JSON-like metadata.
+
+    Raises:
+      ResourceError: the file cannot be written.
+    """
+    encoded = {'format': 'resnet_jax', **{key: json.dumps(value) for key, value in metadata.items()}}
+    # safetensors writes the memory of a transposed array as if it were not.
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_bytes(path, safetensors.numpy.save(contiguous, encoded))
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file, in place of one that is there only when it is whole.
+
+    Raises:
+      ResourceError: no space, no permission, or no such folder.
+    """
+    path = Path(path)
+    partial = path.with_name(f'.{path.name}.partial')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open('wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise ResourceError(f'{path} could not be written ({error.strerror}); choose another place or free space') from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""Weights in: a file of PyTorch's or of ours becomes a model and its variables."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.errors import ConfigError, InputFileError
+from resnet_jax.models import create_model
+from resnet_jax.weights.files import read_tensors
+from resnet_jax.weights.match import Match, Shape, match, nearest_model
+from resnet_jax.weights.names import FLAX, from_torch, unflatten
+
+logger = logging.getLogger(__name__)
+
+# What data parallelism, torch.compile and training frameworks put before every name.
+_PREFIXES = ('module.', '_orig_mod.', 'model.')
+_LISTED = 1000  # of each kind: a hostile file has as many names as it likes
+
+
+class LoadedWeights(NamedTuple):
+    """What `load_torch` returns.
+
+    Attributes:
+      model, variables: the network and its {'params', 'batch_stats'}, nested dicts of float32 NumPy arrays.
+      metadata: 'model', 'model_kwargs', 'num_classes', 'image_shape', and what else a file says that we wrote.
+    """
+
+    model: nn.Module
+    variables: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+def load_torch(
+    path: str | Path,
+    model_name: str | None = None,
+    /,
+    *,
+    num_classes: int | None = None,
+    image_shape: Shape | None = None,
+    **model_kwargs: Any,
+) -> LoadedWeights:
+    """Loads weights without torch; recognises the names of torchvision, timm, kuangliu, akamaster, D2L and our own.
+
+    Args:
+      path: .pth, .pt, .th or .safetensors; it may be hostile.
+      model_name: as for `create_model`; may be None for a file that `save_safetensors` wrote.
+      num_classes: if None, the file's.
+      image_shape: (height, width, channels) of the images that the network takes; the shapes of the first layer, and
+        for AlexNet of others, depend on it. If None, the file's or (32, 32, 3).
+      **model_kwargs: as for `create_model`, e.g. stem='imagenet'. A file that we wrote knows its own.
+
+    Raises:
+      InputFileError: the file is missing, damaged or hostile; it is of another model (all that is missing, unmatched or
+        of another shape is logged, and the message names the nearest model); or a number is not finite in float32.
+      ConfigError: the model or an argument is unknown.
+    """
+    tensors, metadata = read_tensors(path)
+    if model_name not in (None, metadata.get('model')):
+        metadata = {}  # the file's, and the caller knows better
+    if metadata:
+        model_name, model_kwargs = metadata['model'], {**metadata['model_kwargs'], **model_kwargs}
+        image_shape = image_shape or tuple(metadata['image_shape'])
+    if model_name is None:
+        raise ConfigError(f'{path} does not say which model it is of; expected a model, as --model=resnet20')
+    image_shape = image_shape or (32, 32, 3)
+    tensors = _plain_names(tensors)
+    there = {name: array.shape for name, array in tensors.items()}
+    try:
+        # A file must not have a network built that is deeper than the file is long.
+        if metadata and sum(getattr(create_model(model_name, **model_kwargs), 'stage_sizes', ())) > len(there):
+            raise ConfigError(f'{model_name} with {model_kwargs} needs more than its {len(there)} tensors')
+        found = match(there, model_name, model_kwargs, image_shape, num_classes)
+    except ConfigError as error:
+        if metadata:
+            raise InputFileError(f'{path} says what it is of, and no such model can be made: {error}') from None
+        raise
+    if not found.fits:
+        raise _mismatch(path, model_name, found, there, image_shape)
+    model = create_model(model_name, found.num_classes, **model_kwargs)
+    arrays = {}
+    for ours, theirs in found.found.items():
+        array = _float32(path, theirs, tensors[theirs])
+        array = array if found.naming == FLAX else from_torch(array, model, ours, found.shapes)
+        arrays[ours] = np.ascontiguousarray(array)
+    described = {
+        'model': model_name,
+        'model_kwargs': model_kwargs,
+        'num_classes': found.num_classes,
+        'image_shape': list(image_shape),
+    }
+    return LoadedWeights(model, unflatten(arrays), {**metadata, **described})
+
+
+def _plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without BatchNorm's counters, which nothing needs, and without a prefix that all have."""
+    tensors = {name: array for name, array in tensors.items() if not name.endswith('num_batches_tracked')}
+    while prefix := next((p for p in _PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    return tensors
+
+
+def _float32(path: str | Path, name: str, array: np.ndarray) -> np.ndarray:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise InputFileError(f'{path}: {_shown(name)} is {array.dtype}; expected floating-point numbers')
+    with np.errstate(over='ignore'):
+        result = np.asarray(array).astype(np.float32)
+    if not np.isfinite(result).all():
+        raise InputFileError(f'{path}: {_shown(name)} has numbers that are not finite in float32; fetch other weights')
+    return result
+
+
+def _shown(name: str) -> str:
+    """A name of the file, which may hold anything, for a terminal."""
+    return name[:80] if name.isprintable() else ascii(name[:80])
+
+
+def _mismatch(path: str | Path, name: str, found: Match, there: Mapping[str, Shape], image_shape: Shape) -> InputFileError:
+    """Logs every difference; the error has the first of each kind."""
+    kinds = {
+        'missing': [f'{_shown(key)} {list(shape)}' for key, shape in found.missing.items()],
+        'unmatched': [f'{_shown(key)} {list(shape)}' for key, shape in found.unmatched.items()],
+        'of another shape': [
+            f'{_shown(key)} {list(there)}, expected {list(expected)}' for key, (there, expected) in found.misshapen.items()
+        ],
+    }
+    parts = []
+    for kind, lines in kinds.items():
+        for line in lines[:_LISTED]:
+            logger.warning('%s: %s', kind, line)
+        if len(lines) > _LISTED:
+            logger.warning('%s: %d more', kind, len(lines) - _LISTED)
+        if lines:
+            parts.append(f'{len(lines)} {kind} ({lines[0]}{", ..." if len(lines) > 1 else ""})')
+    nearest = nearest_model(there, image_shape)
+    advice = 'it resembles no model here'
+    if nearest and nearest[2].score > found.score:
+        kwargs = ''.join(f' with {key}={value}' for key, value in nearest[1].items())
+        advice = f'the nearest is {nearest[0]}{kwargs} ({len(nearest[2].found)} of {nearest[2].total} tensors fit)'
+    elif found.found:
+        advice = 'no model here is nearer: check its arguments and the file'
+    return InputFileError(f'{path} does not fit {name}: {"; ".join(parts)}; {advice}')

@@ -1,0 +1,142 @@
+"""Which tensor of a file is which array of a model, and which model a file is of."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.errors import ConfigError
+from resnet_jax.models import available_models, create_model
+from resnet_jax.models.resnet import STEMS
+from resnet_jax.weights.names import FLAX, NAMINGS, torch_name, torch_shape
+
+Shape = tuple[int, ...]
+# Models are built with this number of classes, a prime that nothing else is: where it shows up is the head.
+_ANY_CLASSES = 7919
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """A file's tensors against a model's arrays. All but `shapes` and `found` speak of the file's names and shapes.
+
+    Attributes:
+      num_classes: that of the model and, unless it was asked for, of the file.
+      naming: the one under which most names agree.
+      shapes: the shape of every array by our name.
+      found: the file's name by ours, where name and shape agree.
+      missing, unmatched: shapes of what the model needs and the file lacks, and the reverse.
+      misshapen: the shapes there and expected.
+    """
+
+    num_classes: int
+    naming: str
+    shapes: Mapping[str, Shape]
+    found: Mapping[str, str]
+    missing: Mapping[str, Shape]
+    unmatched: Mapping[str, Shape]
+    misshapen: Mapping[str, tuple[Shape, Shape]]
+
+    @property
+    def fits(self) -> bool:
+        return not (self.missing or self.unmatched or self.misshapen)
+
+    @property
+    def total(self) -> int:
+        return len(self.found) + len(self.missing) + len(self.unmatched) + len(self.misshapen)
+
+    @property
+    def score(self) -> float:
+        """From 0, nothing in common, to 1, all; a name with another shape is half."""
+        return (len(self.found) + len(self.misshapen) / 2) / self.total
+
+
+def model_shapes(model: nn.Module, image_shape: Shape) -> dict[str, Shape]:
+    """Returns the shapes of a model's variables by name, as 'params/conv1/kernel'.
+
+    Raises:
+      ConfigError: the model cannot be built, or not for such images.
+    """
+    try:
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        tree = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
+    except ConfigError:
+        raise
+    except (ArithmeticError, TypeError, ValueError) as error:  # arguments of absurd size, as a file may ask for
+        raise ConfigError(
+            f'{type(model).__name__} cannot be built for images {list(image_shape)} ({type(error).__name__}); '
+            'expected other arguments'
+        ) from None
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape for path, leaf in leaves}
+
+
+def match(
+    there: Mapping[str, Shape], name: str, kwargs: Mapping[str, Any], image_shape: Shape, num_classes: int | None = None
+) -> Match:
+    """Compares a file with a model.
+
+    Args:
+      there: the shape of every tensor of the file.
+      name, kwargs: as for `create_model`.
+      image_shape: (height, width, channels).
+      num_classes: if None, the file's.
+
+    Raises:
+      ConfigError: the model or an argument is unknown, or the image does not suit it.
+    """
+    shapes = model_shapes(create_model(name, num_classes or _ANY_CLASSES, **kwargs), image_shape)
+    namings = [{torch_name(ours, naming): ours for ours in shapes} for naming in (*NAMINGS, FLAX)]
+    best = max(range(len(namings)), key=lambda i: len(namings[i].keys() & there.keys()))
+    names, naming = namings[best], (*NAMINGS, FLAX)[best]
+
+    def their_shape(ours: str) -> Shape:
+        return shapes[ours] if naming == FLAX else torch_shape(shapes[ours])
+
+    if num_classes is None:
+        heads = [(shape, there[key]) for key, ours in names.items() if key in there and (shape := their_shape(ours))]
+        sizes = [
+            other[shape.index(_ANY_CLASSES)] for shape, other in heads if _ANY_CLASSES in shape and len(other) == len(shape)
+        ]
+        num_classes = sizes[0] if sizes else 10
+        shapes = {ours: tuple(num_classes if n == _ANY_CLASSES else n for n in shape) for ours, shape in shapes.items()}
+    expected = {key: their_shape(ours) for key, ours in names.items()}
+    return Match(
+        num_classes,
+        naming,
+        shapes,
+        found={names[key]: key for key, shape in expected.items() if there.get(key) == shape},
+        missing={key: shape for key, shape in expected.items() if key not in there},
+        unmatched={key: shape for key, shape in there.items() if key not in expected},
+        misshapen={key: (there[key], shape) for key, shape in expected.items() if there.get(key, shape) != shape},
+    )
+
+
+def nearest_model(there: Mapping[str, Shape], image_shape: Shape) -> tuple[str, dict[str, str], Match] | None:
+    """Returns the name, arguments and match of the model that has most in common with a file, or None if none has anything."""
+    best = None
+    for name, kwargs in _candidates(there):
+        try:
+            candidate = match(there, name, kwargs, image_shape)
+        except ConfigError:  # the images are too small for it
+            continue
+        if candidate.score > (best[2].score if best else 0):
+            best = name, kwargs, candidate
+    return best
+
+
+def _candidates(there: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Every model with every stem; not those with far fewer or far more convolutions, to save time."""
+    convolutions = sum(len(shape) == 4 for shape in there.values())
+    for name in available_models():
+        model = create_model(name)
+        blocks = sum(getattr(model, 'stage_sizes', ()))
+        if blocks and not blocks <= convolutions <= 6 * blocks + 6:
+            continue
+        yield name, {}
+        for stem in STEMS if hasattr(model, 'stem') else ():
+            if stem != model.stem:
+                yield name, {'stem': stem}

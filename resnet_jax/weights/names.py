@@ -1,0 +1,148 @@
+"""What other libraries call our arrays, and how they lay them out.
+
+A naming is a list of rules from our name of a layer ('layer1_0/downsample_conv') to theirs ('layer1.0.downsample.0'): the
+first whose pattern matches the whole name counts, and if none does, every '/' becomes '.'. A new family needs new rules
+only where its names differ from torchvision's. The correspondence itself is in the docstrings of models/resnet.py and
+models/alexnet.py.
+
+  ours: params/<layer>/kernel [height, width, in, out] or [in, out] | weight [out, in, height, width] or [out, in]
+  params/<layer>/scale, params/<layer>/bias                         | weight, bias
+  batch_stats/<layer>/mean, var                                     | running_mean, running_var
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+Rules = tuple[tuple[str, str], ...]
+
+_BLOCK = (r'layer(\d+)_(\d+)/(.+)', r'layer\1.\2.\3')
+_STAGES = range(1, 9)
+
+TORCHVISION = 'torchvision'  # and timm
+NAMINGS: Mapping[str, Rules] = {
+    TORCHVISION: (
+        (r'layer(\d+)_(\d+)/downsample_conv', r'layer\1.\2.downsample.0'),
+        (r'layer(\d+)_(\d+)/downsample_bn', r'layer\1.\2.downsample.1'),
+        _BLOCK,
+    ),
+    'kuangliu': (  # and akamaster
+        (r'layer(\d+)_(\d+)/downsample_conv', r'layer\1.\2.shortcut.0'),
+        (r'layer(\d+)_(\d+)/downsample_bn', r'layer\1.\2.shortcut.1'),
+        (r'fc', r'linear'),
+        _BLOCK,
+    ),
+    'd2l': (  # Dive into Deep Learning, section 8.6: class ResNet
+        (r'conv1', r'net.0.0'),
+        (r'bn1', r'net.0.1'),
+        (r'fc', r'net.last.2'),
+        *((rf'layer{stage}_(\d+)/downsample_conv', rf'net.b{stage + 1}.\1.conv3') for stage in _STAGES),
+        *((rf'layer{stage}_(\d+)/(.+)', rf'net.b{stage + 1}.\1.\2') for stage in _STAGES),
+    ),
+    'd2l_sequential': (  # its first edition: nn.Sequential(b1, b2, b3, b4, b5, pool, flatten, linear)
+        (r'conv1', r'0.0'),
+        (r'bn1', r'0.1'),
+        (r'fc', r'7'),
+        (r'layer(\d+)_(\d+)/downsample_conv', r'\1.\2.conv3'),
+        (r'layer(\d+)_(\d+)/(.+)', r'\1.\2.\3'),
+    ),
+    'alexnet': (  # torchvision's layout, in the version of github.com/icpm/pytorch-cifar10 for small images
+        *((rf'conv{ours}', f'features.{theirs}') for ours, theirs in ((1, 0), (2, 3), (3, 6), (4, 8), (5, 10))),
+        *((rf'fc{ours}', f'classifier.{theirs}') for ours, theirs in ((1, 1), (2, 4), (3, 6))),
+    ),
+}
+FLAX = 'flax'  # our own names and layout
+
+# The linear layer after a flattening, and the convolution whose channels it sees, by class of model: its rows are in the
+# order height, width, channel here, and channel, height, width there.
+_FLATTENED = {'AlexNet': ('params/fc1/kernel', 'params/conv5/kernel')}
+
+_LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
+
+
+def default_naming(model: nn.Module) -> str:
+    """The naming under which others have this network."""
+    if type(model).__name__ == 'AlexNet':
+        return 'alexnet'
+    return 'd2l' if getattr(model, 'stem', None) == 'd2l' else TORCHVISION
+
+
+def torch_name(name: str, naming: str) -> str:
+    """Returns e.g. 'layer1.0.conv1.weight' for 'params/layer1_0/conv1/kernel'; under `FLAX` the name itself."""
+    if naming == FLAX:
+        return name
+    _, _, rest = name.partition('/')
+    layer, _, leaf = rest.rpartition('/')
+    for pattern, replacement in NAMINGS[naming]:
+        if match := re.fullmatch(pattern, layer):
+            layer = match.expand(replacement)
+            break
+    return f'{layer.replace("/", ".")}.{_LEAVES[leaf]}'
+
+
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape that PyTorch has for one of ours."""
+    if len(shape) == 4:
+        height, width, inputs, outputs = shape
+        return outputs, inputs, height, width
+    return shape[::-1]
+
+
+def _image(model: nn.Module, name: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int] | None:
+    """Height, width and channels of the image that a linear layer sees flattened, or None for another layer."""
+    flattened, last = _FLATTENED.get(type(model).__name__, (None, None))
+    if name != flattened or last is None:
+        return None
+    channels = shapes[last][-1]
+    side = math.isqrt(shapes[name][0] // channels)
+    return side, side, channels
+
+
+def from_torch(array: np.ndarray, model: nn.Module, name: str, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """Returns PyTorch's array in our layout.
+
+    Args:
+      name: ours.
+      shapes: ours of every array of the model.
+    """
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    if image := _image(model, name, shapes):
+        height, width, channels = image
+        array = array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0)
+        return array.reshape(-1, array.shape[-1])
+    return array.T
+
+
+def to_torch(array: np.ndarray, model: nn.Module, name: str, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """The inverse of `from_torch`."""
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    if image := _image(model, name, shapes):
+        return array.reshape(*image, -1).transpose(3, 2, 0, 1).reshape(array.shape[::-1])
+    return array.T
+
+
+def flatten(variables: Mapping[str, Any], prefix: str = '') -> dict[str, np.ndarray]:
+    """Returns the arrays of nested dicts by name, as 'params/conv1/kernel'."""
+    result: dict[str, np.ndarray] = {}
+    for key, value in variables.items():
+        name = f'{prefix}{key}'
+        result |= flatten(value, f'{name}/') if isinstance(value, Mapping) else {name: np.asarray(value)}
+    return result
+
+
+def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The inverse of `flatten`; 'params' and 'batch_stats' are there even if empty."""
+    result: dict[str, Any] = {'params': {}, 'batch_stats': {}}
+    for name, array in arrays.items():
+        *parents, leaf = name.split('/')
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return result

@@ -1,0 +1,63 @@
+"""Weights out: variables become a file that PyTorch, or this library, loads."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from resnet_jax.errors import ConfigError
+from resnet_jax.models.checks import check_choice
+from resnet_jax.weights.files import write_bytes, write_safetensors
+from resnet_jax.weights.names import NAMINGS, default_naming, flatten, to_torch, torch_name
+from resnet_jax.weights.torch_file import torch_bytes
+
+
+def save_torch(path: str | Path, model: nn.Module, variables: Mapping[str, Any], naming: str | None = None) -> None:
+    """Writes a state dict that torch.load(weights_only=True) reads and load_state_dict(strict=True) takes.
+
+    Args:
+      model, variables: the network and its {'params', 'batch_stats'}, float32.
+      naming: one of `names.NAMINGS`; by default D2L's for its network, icpm's for AlexNet, and else torchvision's.
+
+    Raises:
+      ConfigError: the naming is unknown.
+      ResourceError: the file cannot be written.
+    """
+    naming = naming or default_naming(model)
+    check_choice('naming', naming, tuple(NAMINGS))
+    arrays = _float32(variables)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    tensors: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        key = torch_name(name, naming)
+        tensors[key] = to_torch(array, model, name, shapes)
+        if key.endswith('.running_var'):  # PyTorch counts the batches too, and uses the count only if momentum is None
+            tensors[f'{key.removesuffix("running_var")}num_batches_tracked'] = np.array(0, np.int64)
+    write_bytes(path, torch_bytes(tensors))
+
+
+def save_safetensors(path: str | Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Writes variables under their own names, as 'params/conv1/kernel', in their own layout.
+
+    Args:
+      metadata: JSON-like values. With 'model', 'model_kwargs' (as for `create_model`) and 'image_shape' (height, width,
+        channels) `load_torch` needs no more than the file; 'num_classes', 'class_names', 'mean' and 'std' are for whoever
+        uses the weights.
+
+    Raises:
+      ConfigError: a variable is not float32, or one of the first three is not in the metadata.
+      ResourceError: the file cannot be written.
+    """
+    if absent := [key for key in ('model', 'model_kwargs', 'image_shape') if key not in metadata]:
+        raise ConfigError(f'metadata has no {", ".join(absent)}; expected all that is needed to make the model')
+    write_safetensors(path, _float32(variables), metadata)
+
+
+def _float32(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    arrays = flatten({key: variables[key] for key in ('params', 'batch_stats') if key in variables})
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise ConfigError(f'{name} is {array.dtype}; expected float32, as every variable of a model here')
+    return arrays

@@ -1,0 +1,176 @@
+"""Reads and writes the files of torch.save without torch: the zip format (torch 1.6 and later) and the one before it.
+
+Files are taken to be hostile. The pickle runs in `unpickler`; every tensor is compared with the bytes that are there before it
+becomes an array, and then is a view of them, so that a claim costs no memory.
+
+The formats, after `torch/serialization.py`:
+
+  zip     <name>/data.pkl, the object; <name>/data/<key>, a storage's numbers; <name>/byteorder; all uncompressed
+  legacy  five pickles: magic number, protocol, facts on the machine, the object, the keys of the storages; then for each
+          key int64 the number of elements, and the elements, little-endian
+"""
+
+import io
+import math
+import struct
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.errors import InputFileError
+from resnet_jax.weights.unpickler import RefusedError, Tensor, Unpickler
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_Raw = dict[str, tuple[Any, np.dtype]]  # by storage: its bytes, and their type with its byte order
+# Where training scripts keep the state dict among other things.
+WRAPPERS = ('state_dict', 'net', 'model', 'model_state_dict')
+
+
+def read_torch(data: bytes, path: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a state dict by name, in their own dtypes: read-only views of bytes of the file.
+
+    Args:
+      data: the bytes of the file: a state dict, or a dict that has one under one of `WRAPPERS`.
+      path: for messages.
+
+    Raises:
+      InputFileError: damaged, without a state dict, or with anything but tensors and containers; nothing of it was run.
+    """
+    try:
+        if data[:2] != b'PK' and data[:1] != b'\x80':
+            raise RefusedError('is not a file of torch.save')
+        root, raw = (_read_zip if data[:2] == b'PK' else _read_legacy)(data)
+        return {name: _array(name, tensor, raw[tensor.storage.key]) for name, tensor in _state_dict(root).items()}
+    except RefusedError as error:
+        raise InputFileError(
+            f'{path} {error}; expected a state dict of tensors: save it as torch.save(model.state_dict(), ...), '
+            'or fetch the file again'
+        ) from None
+
+
+def _read_zip(data: bytes) -> tuple[Any, _Raw]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+            sizes = [entry.file_size for entry in archive.infolist()]
+            # Nothing is compressed or stored twice, so nothing can unfold to more than is there.
+            if len(sizes) != len(entries) or sum(sizes) > len(data):
+                raise RefusedError('is a zip archive whose entries overlap')
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+                raise RefusedError('is a compressed zip archive, as torch.save never writes one')
+            programs = [name for name in entries if name.endswith('/data.pkl')]
+            if len(programs) != 1:
+                raise RefusedError(f'is a zip archive with {len(programs)} entries data.pkl, where torch.save writes one')
+            root = programs[0].removesuffix('data.pkl')
+            order = archive.read(f'{root}byteorder') if f'{root}byteorder' in entries else b'little'
+            if order not in (b'little', b'big'):
+                raise RefusedError('has an unknown byte order')
+            unpickler = Unpickler(archive.read(programs[0]))
+            result, raw = unpickler.load(), {}
+            for key, storage in unpickler.storages.items():
+                dtype = storage.dtype.newbyteorder('>') if order == b'big' else storage.dtype
+                raw[key] = archive.read(f'{root}data/{key}'), dtype
+            return result, raw
+    except RefusedError:
+        raise
+    except Exception as error:  # zipfile raises whatever a damaged file leads it to
+        raise RefusedError(f'is a damaged or truncated zip archive ({type(error).__name__})') from None
+
+
+def _read_legacy(data: bytes) -> tuple[Any, _Raw]:
+    position, parts = 0, []
+    for _ in range(5):
+        unpickler = Unpickler(data, position)
+        parts.append(unpickler.load())
+        position = unpickler.position
+        if len(parts) == 4:
+            storages = unpickler.storages
+        if parts[0] != _MAGIC:
+            raise RefusedError('is a pickle, but not one of torch.save')
+    _, protocol, machine, result, keys = parts
+    if protocol != _PROTOCOL or not isinstance(machine, dict) or machine.get('little_endian') is not True:
+        raise RefusedError('is of another protocol or of a big-endian machine')
+    if not isinstance(keys, list) or any(type(key) is not str for key in keys) or sorted(keys) != sorted(storages):
+        raise RefusedError('lists other storages than it uses')
+    raw = {}
+    for key in keys:
+        dtype, start = storages[key].dtype, position + 8
+        if data[position:start] != struct.pack('<q', storages[key].size):
+            raise RefusedError('is truncated, or contradicts itself on the size of a storage')
+        position = start + storages[key].size * dtype.itemsize
+        if position > len(data):
+            raise RefusedError('is truncated')
+        raw[key] = memoryview(data)[start:position], dtype
+    return result, raw
+
+
+def _state_dict(root: Any) -> dict[str, Tensor]:
+    for key in WRAPPERS:
+        if isinstance(root, dict) and isinstance(root.get(key), dict):
+            root = root[key]
+            break
+    tensors = {str(name): value for name, value in root.items() if isinstance(value, Tensor)} if isinstance(root, dict) else {}
+    if not tensors:
+        raise RefusedError(f'has no tensors by name, neither at its top nor under {", ".join(WRAPPERS)}')
+    return tensors
+
+
+def _array(name: str, tensor: Tensor, raw: tuple[Any, np.dtype]) -> np.ndarray:
+    """The tensor as a view of its storage. A stride of 0 would claim more elements than are there: refused."""
+    buffer, dtype = raw
+    available, count = len(buffer) // dtype.itemsize, math.prod(tensor.shape)
+    last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    if not count or count > available or last >= available or available != tensor.storage.size:
+        raise RefusedError(
+            f'is damaged: {name[:80]!r} claims {list(tensor.shape)} of {tensor.storage.size} elements, of which '
+            f'{available} are there'
+        )
+    strides = [stride * dtype.itemsize for stride in tensor.strides]
+    return np.ndarray(tensor.shape, dtype, buffer, tensor.offset * dtype.itemsize, strides)
+
+
+def torch_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """Returns the bytes of a file that torch.load(weights_only=True) reads as a dict of contiguous tensors.
+
+    The bytes are a function of the tensors alone.
+
+    Args:
+      tensors: float32 and int64 arrays by name.
+    """
+    program, file = io.BytesIO(), io.BytesIO()
+    program.write(b'\x80\x02}(')
+    with zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
+
+        def write(name: str, content: bytes) -> None:
+            archive.writestr(zipfile.ZipInfo(f'model/{name}'), content)  # ZipInfo's default date is 1980-01-01
+
+        for key, (name, array) in enumerate(tensors.items()):
+            program.write(_text(name) + _tensor_program(array, str(key)))
+        write('data.pkl', program.getvalue() + b'u.')
+        write('byteorder', b'little')
+        for key, array in enumerate(tensors.values()):
+            write(f'data/{key}', array.astype(array.dtype.newbyteorder('<')).tobytes())
+        write('version', b'3\n')
+    return file.getvalue()
+
+
+def _text(text: str) -> bytes:
+    return b'X' + struct.pack('<I', len(text.encode())) + text.encode()
+
+
+def _integers(values: Iterable[int]) -> bytes:
+    return b'(' + b''.join(b'J' + struct.pack('<i', value) for value in values) + b't'
+
+
+def _tensor_program(array: np.ndarray, key: str) -> bytes:
+    """Calls _rebuild_tensor_v2(storage, offset 0, shape, strides, requires_grad False, no hooks)."""
+    name = {'float32': b'FloatStorage', 'int64': b'LongStorage'}[array.dtype.name]
+    size = b'J' + struct.pack('<i', array.size)
+    storage = b'(' + _text('storage') + b'ctorch\n' + name + b'\n' + _text(key) + _text('cpu') + size + b'tQ'
+    strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+    view = b'K\x00' + _integers(array.shape) + _integers(strides) + b'\x89ccollections\nOrderedDict\n)R'
+    return b'ctorch._utils\n_rebuild_tensor_v2\n(' + storage + view + b'tR'

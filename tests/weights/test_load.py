@@ -1,0 +1,247 @@
+import functools
+import logging
+import re
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch_reference
+from weight_files import torch_file
+
+from resnet_jax.errors import ConfigError, InputFileError
+from resnet_jax.weights import load_torch, save_safetensors
+from resnet_jax.weights.files import write_safetensors
+
+SMALL = {'stage_sizes': (1, 2), 'num_filters': 6}
+RESNET = {'resnet18': torch_reference.BasicBlock, 'resnet50': torch_reference.Bottleneck}
+
+
+def renamed(state_dict, *rules):
+    """A state dict whose names are changed by (pattern, replacement)."""
+    result = {}
+    for name, tensor in state_dict.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        result[name] = tensor
+    return result
+
+
+KUANGLIU = (r'downsample', 'shortcut'), (r'^fc', 'linear')
+AKAMASTER = (r'^', 'module.'), (r'module\.fc', 'module.linear')
+D2L_SEQUENTIAL = (
+    (r'^net\.last\.2', '7'),
+    (r'^net\.b(\d)', lambda m: str(int(m[1]) - 1)),
+    (r'^net\.', ''),
+)
+# As in the wild: the file's names, the model's name and arguments, and the PyTorch network.
+D2L = 'd2l_resnet18', {'stage_sizes': (2, 1, 1, 1), 'num_filters': 4}
+d2l = functools.partial(torch_reference.D2LResNet, ((2, 4), (1, 8), (1, 16), (1, 32)), 7)
+CASES = {
+    f'torchvision {name} {stem}': (
+        (),
+        (name, {**SMALL, 'stem': stem}),
+        functools.partial(torch_reference.ResNet, block, (1, 2), 6, stem, num_classes=7),
+    )
+    for name, block in RESNET.items()
+    for stem in ('cifar', 'imagenet')
+} | {
+    'kuangliu': (
+        KUANGLIU,
+        ('resnet18', SMALL),
+        functools.partial(torch_reference.ResNet, RESNET['resnet18'], (1, 2), 6, num_classes=7),
+    ),
+    'akamaster': (
+        AKAMASTER,
+        ('resnet8', SMALL),
+        functools.partial(torch_reference.ResNet, RESNET['resnet18'], (1, 2), 6, 'cifar', 'identity', 7),
+    ),
+    'compiled and parallel': (
+        ((r'^', '_orig_mod.module.'),),
+        ('resnet8', SMALL),
+        functools.partial(torch_reference.ResNet, RESNET['resnet18'], (1, 2), 6, 'cifar', 'identity', 7),
+    ),
+    'd2l': ((), D2L, d2l),
+    'd2l_sequential': (D2L_SEQUENTIAL, D2L, d2l),
+    'alexnet': ((), ('alexnet', {}), functools.partial(torch_reference.AlexNet, 7)),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_names_of_others_are_recognised(case, tmp_path):
+    rules, (name, kwargs), make = CASES[case]
+    torch.manual_seed(0)
+    reference = torch_reference.randomise(make())
+    path = tmp_path / 'model.pth'
+    path.write_bytes(torch_file({'net': renamed(reference.state_dict(), *rules), 'epoch': 3}))
+    model, variables, metadata = load_torch(path, name, **kwargs)
+    assert model.num_classes == metadata['num_classes'] == 7
+    chex.assert_trees_all_equal(variables, torch_reference.flax_variables(reference))
+    images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+    logits = jax.jit(functools.partial(model.apply, train=False))(variables, images)
+    expected = torch_reference.torch_logits(reference, images)
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def small_reference(**kwargs):
+    torch.manual_seed(0)
+    return torch_reference.randomise(torch_reference.ResNet(torch_reference.BasicBlock, (1, 2), 6, **kwargs))
+
+
+def save(path, tensors):
+    """Writes tensors, as .safetensors where the name says so."""
+    if path.suffix == '.safetensors':
+        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    else:
+        path.write_bytes(torch_file(tensors))
+    return path
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32(dtype, suffix, tmp_path):
+    tensors = {name: tensor.to(dtype) for name, tensor in small_reference().state_dict().items()}
+    variables = load_torch(save(tmp_path / f'model{suffix}', tensors), 'resnet18', **SMALL).variables
+    np.testing.assert_array_equal(variables['params']['fc']['kernel'], tensors['fc.weight'].float().numpy().T)
+    for leaf in jax.tree.leaves(variables):
+        assert leaf.dtype == np.float32 and leaf.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ('tensor', 'text'),
+    [
+        (torch.full((10,), float('nan')), 'not finite'),
+        (torch.full((10,), 1e300, dtype=torch.float64), 'not finite in float32'),
+        (torch.ones(10, dtype=torch.int64), 'fc.bias is int64; expected floating-point'),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused(tensor, text, tmp_path):
+    path = save(tmp_path / 'model.pth', {**small_reference().state_dict(), 'fc.bias': tensor})
+    with pytest.raises(InputFileError, match=text):
+        load_torch(path, 'resnet18', **SMALL)
+
+
+def test_all_differences_are_listed_with_shapes(tmp_path, caplog):
+    tensors = small_reference().state_dict()
+    tensors['extra\x1b[2J.weight'] = torch.ones(2, 3)
+    tensors['conv1.weight'] = torch.ones(6, 3, 5, 5)
+    del tensors['layer1.0.bn1.bias']
+    caplog.set_level(logging.WARNING, 'resnet_jax')
+    with pytest.raises(InputFileError) as info:
+        load_torch(save(tmp_path / 'model.pth', tensors), 'resnet18', **SMALL)
+    message = str(info.value)
+    assert message.isprintable()
+    assert '1 missing (layer1.0.bn1.bias [6])' in message
+    assert r"1 unmatched ('extra\x1b[2J.weight' [2, 3])" in message
+    assert '1 of another shape (conv1.weight [6, 3, 5, 5], expected [6, 3, 3, 3])' in message
+    assert len(caplog.messages) == 3 and 'missing: layer1.0.bn1.bias [6]' in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ('size', 'stem', 'kind', 'wrong', 'text'),
+    [
+        ((3, 3, 3), 'cifar', 'identity', 'resnet56', 'the nearest is resnet20 (97 of 97 tensors fit)'),
+        ((5, 5, 5), 'cifar', 'identity', 'alexnet', 'the nearest is resnet32 (157 of 157 tensors fit)'),
+        ((2, 2, 2, 2), 'imagenet', 'projection', 'resnet18', 'the nearest is resnet18 with stem=imagenet (102 of 102'),
+    ],
+)
+def test_the_nearest_model_is_named(size, stem, kind, wrong, text, tmp_path):
+    filters = 16 if len(size) == 3 else 64
+    reference = torch_reference.ResNet(torch_reference.BasicBlock, size, filters, stem, kind, 1000)
+    with pytest.raises(InputFileError, match=re.escape(text).replace('97', r'\d+').replace('157', r'\d+')):
+        load_torch(save(tmp_path / 'model.pth', reference.state_dict()), wrong)
+
+
+def test_a_file_that_resembles_nothing(tmp_path):
+    with pytest.raises(InputFileError, match='resembles no model here'):
+        load_torch(save(tmp_path / 'model.pth', {'a': torch.ones(2)}), 'resnet8')
+
+
+def test_more_classes_than_the_file_are_refused(tmp_path):
+    path = save(tmp_path / 'model.pth', small_reference(num_classes=100).state_dict())
+    with pytest.raises(InputFileError, match=r'fc.bias \[100\], expected \[10\]'):
+        load_torch(path, 'resnet18', num_classes=10, **SMALL)
+
+
+def test_grey_images_need_their_shape(tmp_path):
+    tensors = small_reference().state_dict()
+    tensors['conv1.weight'] = tensors['conv1.weight'][:, :1].clone()
+    path = save(tmp_path / 'model.pth', tensors)
+    load_torch(path, 'resnet18', image_shape=(8, 8, 1), **SMALL)
+    with pytest.raises(InputFileError, match=r'conv1.weight \[6, 1, 3, 3\], expected \[6, 3, 3, 3\]'):
+        load_torch(path, 'resnet18', **SMALL)
+
+
+def test_what_the_caller_does_wrong_is_a_config_error(tmp_path):
+    path = save(tmp_path / 'model.pth', small_reference().state_dict())
+    for name, kwargs, text in (
+        (None, {}, 'does not say which model'),
+        ('resnet', {}, 'unknown model'),
+        ('resnet18', {'stem': 'big'}, 'stem must be'),
+        ('resnet18', {'path': 1}, "no argument 'path'"),
+        ('resnet18', {'image_shape': (2**70, 32, 3)}, 'cannot be built'),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            load_torch(path, name, **kwargs)
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / 'cut.safetensors').write_bytes(save(tmp_path / 'a.safetensors', {'a': torch.ones(9)}).read_bytes()[:-1])
+    huge = tmp_path / 'huge.pth'
+    with huge.open('wb') as file:
+        file.truncate(2**40)  # sparse: takes no space
+    for name in ('missing.pth', '.', 'cut.safetensors', 'huge.pth'):
+        with pytest.raises(InputFileError) as info:
+            load_torch(tmp_path / name, 'resnet18')
+        assert str(tmp_path / name) in str(info.value)
+
+
+def test_our_own_file_needs_no_names(tmp_path):
+    path, reference = tmp_path / 'model.safetensors', small_reference()
+    variables = torch_reference.flax_variables(reference)
+    metadata = {'model': 'resnet18', 'model_kwargs': SMALL, 'image_shape': [32, 32, 3], 'class_names': ['a', 'b']}
+    save_safetensors(path, variables, metadata)
+    model, again, described = load_torch(path)
+    chex.assert_trees_all_equal(again, variables)
+    assert described == {**metadata, 'model_kwargs': {**SMALL, 'stage_sizes': [1, 2]}, 'num_classes': 10}
+    assert model.num_filters == 6
+    with pytest.raises(InputFileError, match='does not fit resnet8'):
+        load_torch(path, 'resnet8')
+
+
+@pytest.mark.parametrize(
+    'metadata',
+    [
+        {},
+        {'model': 3, 'model_kwargs': {}, 'image_shape': [32, 32, 3]},
+        {'model': 'resnet18', 'model_kwargs': [], 'image_shape': [32, 32, 3]},
+        {'model': 'resnet18', 'model_kwargs': {'name': 'x'}, 'image_shape': [32, 32, 3]},
+        {'model': 'resnet18', 'model_kwargs': {'num_classes': 3}, 'image_shape': [32, 32, 3]},
+        {'model': 'resnet18', 'model_kwargs': {'act': 'os.system'}, 'image_shape': [32, 32, 3]},
+        {'model': 'resnet18', 'model_kwargs': {'stage_sizes': [10**9]}, 'image_shape': [32, 32, 3]},
+        {'model': 'resnet18', 'model_kwargs': {'stage_sizes': [1] * 900}, 'image_shape': [32, 32, 3]},
+        {'model': 'resnet18', 'model_kwargs': {'num_filters': 10**30}, 'image_shape': [32, 32, 3]},
+        {'model': 'resnet18', 'model_kwargs': {}, 'image_shape': [10**9, 1, 1]},
+        {'model': 'resnet18', 'model_kwargs': {}, 'image_shape': [32, 32, 3], 'mean': 'x'},
+        {'model': '../resnet18', 'model_kwargs': {}, 'image_shape': [32, 32, 3]},
+    ],
+)
+def test_hostile_metadata_are_refused(metadata, tmp_path):
+    write_safetensors(tmp_path / 'model.safetensors', {'a': np.ones(2, np.float32)}, metadata)
+    with pytest.raises(InputFileError) as info:
+        load_torch(tmp_path / 'model.safetensors')
+    assert str(info.value).isprintable()
+
+
+def test_it_works_without_torch(tmp_path):
+    path = save(tmp_path / 'model.pth', small_reference().state_dict())
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        'from resnet_jax.weights import load_torch\n'
+        f"print(load_torch({str(path)!r}, 'resnet18', stage_sizes=(1, 2), num_filters=6).model.num_classes)"
+    )
+    assert subprocess.run([sys.executable, '-c', program], check=True, capture_output=True, text=True).stdout == '10\n'

@@ -1,0 +1,120 @@
+import functools
+
+import chex
+import jax
+import numpy as np
+import pytest
+import torch
+import torch_reference
+from safetensors import safe_open
+
+from resnet_jax.errors import ConfigError, ResourceError
+from resnet_jax.models import create_model
+from resnet_jax.weights import load_torch, save_safetensors, save_torch
+from resnet_jax.weights.names import NAMINGS, default_naming, unflatten
+
+SMALL = {'stage_sizes': (1, 2), 'num_filters': 6}
+SMALL_D2L = {'stage_sizes': (2, 1, 1, 1), 'num_filters': 4}
+
+
+def random_variables(model):
+    """Random bits of finite float32, so that every bit counts."""
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    tree = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
+    random = np.random.default_rng(0)
+
+    def bits(leaf):
+        values = random.integers(0, 2**32, leaf.shape, np.uint32).view(np.float32)
+        return np.where(np.isfinite(values), values, np.float32(-0.0))
+
+    return {'params': {}, 'batch_stats': {}, **jax.tree.map(bits, tree)}
+
+
+def assert_same_bits(a, b):
+    chex.assert_trees_all_equal_structs(a, b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype == np.float32 and x.tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize(
+    ('name', 'kwargs', 'naming'),
+    [
+        *(('resnet50', SMALL, naming) for naming in ('torchvision', 'kuangliu')),
+        ('resnet8', {}, None),
+        *(('d2l_resnet18', SMALL_D2L, naming) for naming in (None, 'd2l_sequential')),
+        ('alexnet', {}, None),
+    ],
+)
+def test_round_trip_through_torch_is_bitwise(name, kwargs, naming, tmp_path):
+    model = create_model(name, 7, **kwargs)
+    variables = random_variables(model)
+    save_torch(tmp_path / 'model.pth', model, variables, naming)
+    loaded = load_torch(tmp_path / 'model.pth', name, **kwargs)
+    assert loaded.model == model
+    assert_same_bits(loaded.variables, variables)
+    state_dict = torch.load(tmp_path / 'model.pth', weights_only=True)
+    torch.save(state_dict, tmp_path / 'again.pth')  # and back from torch's own hand
+    assert_same_bits(load_torch(tmp_path / 'again.pth', name, **kwargs).variables, variables)
+
+
+@pytest.mark.parametrize('transposed', [False, True])
+def test_round_trip_through_safetensors_is_bitwise(transposed, tmp_path):
+    variables = random_variables(create_model('resnet18', 7, **SMALL))
+    written = jax.tree.map(lambda x: np.asfortranarray(x) if transposed else x, variables)
+    metadata = {'model': 'resnet18', 'model_kwargs': SMALL, 'image_shape': (32, 32, 3), 'mean': [0.5]}
+    save_safetensors(tmp_path / 'model.safetensors', written, metadata)
+    assert_same_bits(load_torch(tmp_path / 'model.safetensors').variables, variables)
+    with safe_open(tmp_path / 'model.safetensors', 'numpy') as file:
+        assert file.metadata()['model'] == '"resnet18"' and file.metadata()['mean'] == '[0.5]'
+        assert 'params/layer1_0/conv1/kernel' in file.keys()  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    ('name', 'kwargs', 'make'),
+    [
+        ('resnet18', SMALL, functools.partial(torch_reference.ResNet, torch_reference.BasicBlock, (1, 2), 6)),
+        ('resnet50', SMALL, functools.partial(torch_reference.ResNet, torch_reference.Bottleneck, (1, 2), 6)),
+        (
+            'resnet18',
+            {**SMALL, 'stem': 'imagenet'},
+            functools.partial(torch_reference.ResNet, torch_reference.BasicBlock, (1, 2), 6, 'imagenet'),
+        ),
+        ('d2l_resnet18', SMALL_D2L, functools.partial(torch_reference.D2LResNet, ((2, 4), (1, 8), (1, 16), (1, 32)))),
+    ],
+)
+def test_torch_loads_it_strictly_and_computes_the_same(name, kwargs, make, tmp_path):
+    model, source = create_model(name, **kwargs), torch_reference.randomise(make())
+    variables = torch_reference.flax_variables(source)
+    save_torch(tmp_path / 'model.pth', model, variables)
+    reference = make()
+    reference.load_state_dict(torch.load(tmp_path / 'model.pth', weights_only=True), strict=True)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(torch_reference.torch_logits(reference, images), torch_reference.torch_logits(source, images))
+
+
+def test_a_file_is_replaced_only_when_it_is_whole(tmp_path, monkeypatch):
+    model = create_model('resnet8', **SMALL)
+    variables = random_variables(model)
+    path = tmp_path / 'new' / 'folder' / 'model.pth'
+    save_torch(path, model, variables)
+    before = path.read_bytes()
+    monkeypatch.setattr('os.fsync', lambda _: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    with pytest.raises(ResourceError, match='No space left'):
+        save_torch(path, model, random_variables(create_model('resnet8', 3, **SMALL)))
+    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ['model.pth']
+
+
+def test_what_cannot_be_saved_is_refused(tmp_path):
+    model = create_model('resnet8', **SMALL)
+    with pytest.raises(ConfigError, match='naming must be one of'):
+        save_torch(tmp_path / 'x.pth', model, random_variables(model), 'theirs')
+    with pytest.raises(ConfigError, match='conv1/kernel is float16; expected float32'):
+        save_torch(tmp_path / 'x.pth', model, unflatten({'params/conv1/kernel': np.ones(3, np.float16)}))
+    with pytest.raises(ConfigError, match='has no model, model_kwargs'):
+        save_safetensors(tmp_path / 'x.safetensors', random_variables(model), {'image_shape': [1, 1, 1]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_model_has_a_naming():
+    for name in ('resnet20', 'd2l_resnet18', 'alexnet'):
+        assert default_naming(create_model(name)) in NAMINGS
