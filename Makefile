@@ -4,24 +4,24 @@ EXTRAS ?= quickstart
 
 .PHONY: train test test-all lint clean
 
-train: .venv/installed
+train: .venv/installed-$(EXTRAS)
 	.venv/bin/python bin/train.py --config=configs/quickstart.py
 	@echo
 	@echo "Next, the real thing (ResNet-18 on CIFAR-10, meant for a GPU):"
 	@echo "  .venv/bin/python bin/train.py --config=configs/resnet18.py"
 
 test: .venv-test/installed lint
-	.venv-test/bin/python -m pytest
+	.venv-test/bin/python -m pytest -n 2 --dist loadfile
 
 test-all: .venv-test/installed lint
-	.venv-test/bin/python -m pytest -m 'slow or not slow'
+	.venv-test/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
 lint: .venv-test/installed
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 
-.venv/installed: pyproject.toml
+.venv/installed-$(EXTRAS): pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@

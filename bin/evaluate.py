@@ -57,9 +57,13 @@ def _evaluate_run():
     run = load_run(_WORKDIR.value, ema=_EMA.value)
     metrics = evaluate_run(run, _DATA_DIR.value)
     names = run.dataset['class_names']
-    plot = plot_confusion(metrics['confusion'], names, Path(_WORKDIR.value, 'plots', 'confusion.png'))
     title = f'{run.config["model"]} after {run.step} iterations, {run.dataset["name"]}'
-    return title, names, metrics, {'step': run.step, 'plot': str(plot)}
+    more = {'step': run.step}
+    try:
+        more['plot'] = str(plot_confusion(metrics['confusion'], names, Path(_WORKDIR.value, 'plots', 'confusion.png')))
+    except OSError as error:  # somebody else's run folder, say
+        print(f'The confusion matrix could not be drawn: {error}', file=sys.stderr)
+    return title, names, metrics, more
 
 
 def _evaluate_weights():

@@ -24,6 +24,8 @@ def main(arguments):
         raise ConfigError(f'unexpected argument {arguments[0]!r}; expected flags only, such as --config=FILE')
     name, config = command_line.load_config(_CONFIG)
     validate(config)  # before JAX is imported: a wrong field is told at once
+    if (_NUM_PROCESSES.value is not None or _PROCESS_ID.value is not None) and not _COORDINATOR.value:
+        raise ConfigError('--num_processes and --process_id need --coordinator_address=HOST:PORT of process 0')
     if _DISTRIBUTED.value or _COORDINATOR.value:
         import jax
 

@@ -2,7 +2,7 @@
 
 Command:  python bin/train.py --config=configs/d2l_resnet18.py
 Expected: 81.28 % test accuracy, n = 1 (seed 0), on CIFAR-10 (JPEG copy), whose pixels went through JPEG once: see README.
-Time:     24 minutes with other work on the machine
+Time:     11 minutes of training at 1,089 images/s; that run took 24 beside other work.
 Hardware: 2 cores of an AMD EPYC (Zen 5), float32; jax 0.10.2, flax 0.12.8.
 """
 

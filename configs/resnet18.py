@@ -3,7 +3,8 @@
 Command:  python bin/train.py --config=configs/resnet18.py
 Expected: not yet run in full. For orientation: 93.02 % in github.com/kuangliu/pytorch-cifar, the same network with a
           step schedule of 350 epochs.
-Hardware: meant for a GPU, with --config.dtype=bfloat16. On 2 CPU cores it takes days, and says so when it starts.
+Time:     days on 2 CPU cores, as it says when it starts; not measured on a GPU.
+Hardware: meant for a GPU, with --config.dtype=bfloat16.
 """
 
 from configs import default

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,9 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from resnet_jax.errors import ConfigError, Interrupted, UserError
+from resnet_jax.errors import ConfigError, Interrupted, ResourceError, UserError
+
+flags.disclaim_key_flags()  # --config belongs to the script that asks for it, so that its --help lists it
 
 
 def define_config_flag() -> flags.FlagHolder:
@@ -93,13 +96,23 @@ def run(main: Callable[[Sequence[str]], Any]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    if {'--help', '-help', '-h'} & set(argv[1:]):
+        print((sys.modules['__main__'].__doc__ or '').strip() + '\n' + flags.FLAGS.main_module_help())
+        sys.exit(0)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        _fail(ConfigError(str(error)))
+        _fail(ConfigError(_plainly(str(error))))
     except Exception as error:  # The config file runs while the flags are parsed; and an override may not fit it.
         _fail(ConfigError(f'the config could not be read ({type(error).__name__}: {error}); correct the file or the flags'))
     raise AssertionError('unreachable')
+
+
+def _plainly(message: str) -> str:
+    """Says what was expected where Python's own message of a conversion does not."""
+    message = re.sub(r"invalid literal for int\(\) with base 10: '.*'", 'expected an integer', message)
+    message = re.sub(r"could not convert string to float: '.*'", 'expected a number', message)
+    return re.sub(r"\('Non-boolean argument to boolean flag', '.*'\)", 'expected True or False', message)
 
 
 def _guarded(main: Callable[[Sequence[str]], Any], arguments: Sequence[str]) -> int:
@@ -111,6 +124,10 @@ def _guarded(main: Callable[[Sequence[str]], Any], arguments: Sequence[str]) -> 
     except Interrupted as interrupted:
         print('Interrupted; the state is saved. The same command continues.', file=sys.stderr)
         return 128 + interrupted.number
+    except RuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        _fail(ResourceError('out of device memory; expected less to compute at once: lower batch_size or eval_batch_size'))
     except KeyboardInterrupt:
         print('Interrupted.', file=sys.stderr)
         return 128 + signal.SIGINT

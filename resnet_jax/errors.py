@@ -1,7 +1,7 @@
 """Errors that a user can cause or must act on, each with the exit code of the command that meets it.
 
 Exit codes of every command: 0 done; 1 a bug of ours; 2 usage or config; 3 bad input file; 4 training diverged;
-5 resources (disk, memory, permissions); 6 run folder in use; 130/143 interrupted, state saved.
+5 resources (disk, memory, permissions); 6 run folder in use; 129/130/143 interrupted, state saved.
 """
 
 

@@ -39,7 +39,8 @@ def cached(key: str, decode: Callable[[], tuple[Split, Split]]) -> tuple[Split, 
     if splits is None:
         splits = decode()
         try:
-            _store(folder, *splits)
+            if _load(folder) is None:  # another process may have been first
+                _store(folder, *splits)
         except OSError as error:
             _log.warning('cannot keep the decoded images in %s (%s): the next start decodes them again', folder, error)
         # Read back, so that the first start and all others hand out the same kind of array.

@@ -15,7 +15,7 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
 
     `unit` is 'images' or 'MB' (then `total` and the counts are bytes).
     """
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr is not None and sys.stderr.isatty()
     interval = _SECONDS_PER_FRAME if terminal else SECONDS_PER_LINE
     scale = 1e6 if unit == 'MB' else 1
     done, shown = 0, time.monotonic()

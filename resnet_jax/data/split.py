@@ -64,8 +64,9 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
         raise ConfigError(f'cannot hold out {size} of {n} examples: expected 1 to {n - 1}; change the size')
     if not 0 <= seed < 2**64:
         raise ConfigError(f'seed {seed} is out of range: expected 0 to 2**64 - 1; change the seed')
+    # The second half of the key keeps this stream apart from those of the epochs, which have the epoch there.
     # Raw Philox integers and a stable sort: the streams of np.random.Generator may change between NumPy versions.
-    shuffled = np.argsort(np.random.Philox(key=seed).random_raw(n), kind='stable')
+    shuffled = np.argsort(np.random.Philox(key=np.array([seed, 2**64 - 1], np.uint64)).random_raw(n), kind='stable')
     label = split.label[shuffled]
     # Each example's place within its class, as a fraction of the class: the `size` smallest are a stratified sample.
     by_class = np.argsort(label, kind='stable')

@@ -1,6 +1,8 @@
 """A trained run, loaded from its folder: the network, its variables and what it must know of the data."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,14 @@ class TrainedRun:
     step: int
     dataset: dict[str, Any]
 
+    @functools.cached_property
+    def _probabilities(self) -> Callable:
+        def probabilities(variables, batch):
+            inputs = normalize(batch, self.dataset['mean'], self.dataset['std'], jnp.dtype(self.config['dtype']))
+            return jax.nn.softmax(self.model.apply(variables, inputs, train=False))
+
+        return jax.jit(probabilities)
+
     def predict(self, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
         """Returns float32 probabilities `[n, num_classes]` for uint8 images `[n, height, width, channels]`.
 
@@ -42,12 +52,8 @@ class TrainedRun:
         if images.dtype != np.uint8 or images.shape[1:] != expected:
             raise ConfigError(f'images are {images.dtype}{list(images.shape)}; expected uint8 [n, {str(list(expected))[1:]}')
 
-        @jax.jit
-        def probabilities(batch):
-            inputs = normalize(batch, self.dataset['mean'], self.dataset['std'], jnp.dtype(self.config['dtype']))
-            return jax.nn.softmax(self.model.apply(self.variables, inputs, train=False))
-
-        parts = [probabilities(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+        batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+        parts = [self._probabilities(self.variables, batch) for batch in batches]
         return np.concatenate([np.zeros((0, len(self.dataset['class_names'])), np.float32), *map(np.asarray, parts)])
 
 

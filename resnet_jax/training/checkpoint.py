@@ -85,6 +85,8 @@ def save(folder: Path, state: TrainState, metadata: Mapping[str, Any]) -> Path:
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not final.exists():
+            old.rename(final)
         # TensorStore reports what the system says as a ValueError, with the number in the text.
         number = re.search(r"os_error_code='(\d+)'", str(error))
         if not number and not isinstance(error, OSError):

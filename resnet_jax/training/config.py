@@ -113,7 +113,7 @@ FIELDS: dict[str, Check] = {
 }
 
 # These may change between two starts of one run: none of them alters a parameter or which epoch is the result.
-FREE_FIELDS = ('data_dir', 'data_archive', 'checkpoint_every_epochs', 'log_every')
+FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_epochs', 'log_every')
 
 
 def validate(config: ConfigDict) -> dict[str, Any]:
@@ -133,6 +133,11 @@ def validate(config: ConfigDict) -> dict[str, Any]:
             raise ConfigError(f'config field {name!r} is missing; start from configs/default.py')
         if expected := check(values[name]):
             raise ConfigError(f'config field {name!r} is {values[name]!r}; expected {expected}')
+    if values['schedule'] != 'one_cycle' and values['warmup_epochs'] >= values['num_epochs']:
+        raise ConfigError(
+            f'the warm-up takes {values["warmup_epochs"]:g} epochs and the whole run {values["num_epochs"]}; '
+            'lower warmup_epochs or raise num_epochs'
+        )
     return json.loads(json.dumps(values))  # tuples become lists, as they are when config.json is read back
 
 

@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
 
 import logging
+import os
 import sys
 
 import jax
@@ -17,7 +18,13 @@ class _ConsoleHandler(logging.Handler):
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=getattr(sys, self._stream), flush=True)
+        stream = getattr(sys, self._stream)
+        if stream is None:  # closed before Python started
+            return
+        try:
+            print(self.format(record), file=stream, flush=True)
+        except OSError:  # The reader has gone (`| head`, a lost terminal): the run goes on, and run.log with it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def log_to_console(stream: str = 'stdout') -> None:
@@ -42,7 +49,7 @@ class ProgressBar:
 
     def __init__(self, total: int, description: str):
         self._bar = None
-        if sys.stdout.isatty() and jax.process_index() == 0:
+        if sys.stdout is not None and sys.stdout.isatty() and jax.process_index() == 0:
             columns = [TextColumn('{task.description}'), BarColumn(bar_width=24), MofNCompleteColumn()]
             self._bar = Progress(*columns, TextColumn('{task.fields[status]}'), refresh_per_second=4)
             self._task = self._bar.add_task(description, total=total, status='compiling')
@@ -71,6 +78,7 @@ class Pace:
     def __init__(self, seconds: float = 0.5):
         self._seconds = seconds
         self.per_step = 0.0  # seconds; 0 before the first dispatch
+        self._compiles = jax.process_count() > 1  # the first dispatch: see step.compile_parallel
 
     def size(self, remaining: int) -> int:
         """Returns how many steps to dispatch now."""
@@ -78,6 +86,9 @@ class Pace:
 
     def measured(self, steps: int, seconds: float) -> None:
         """Takes note of a dispatch; recent ones count most."""
+        if self._compiles:
+            self._compiles = False
+            return
         new = max(seconds / steps, 1e-9)
         self.per_step = new if not self.per_step else 0.8 * self.per_step + 0.2 * new
 

@@ -72,6 +72,9 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
       ConfigError: a name does not exist, the batch does not divide over the devices, or values do not go together.
       InputFileError: the data set cannot be had.
     """
+    # A wrong name, argument or batch size is told before the data are read, or even downloaded.
+    build_model(config, 10)
+    check_batch_size(config['batch_size'], jax.device_count(), config['gradient_accumulation_steps'], examples=2**31)
     dataset = data.load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
     model = build_model(config, dataset.num_classes)
     train, validation = dataset.train, None

@@ -80,6 +80,7 @@ class _Run:
         self.pending: list[dict[str, float]] = []  # metrics of the steps since the last row
         self.evaluation: dict[str, Any] = {}  # the latest row of the split evaluated during training
         self.evaluation_seconds = 0.0
+        self.saved_step = -1
         self.bar = console.ProgressBar(experiment.total_steps, self.config['model'])
 
     def train(self) -> dict[str, Any]:
@@ -186,7 +187,8 @@ class _Run:
                     self._forecast()
                 self._epoch_end()
                 if self.stop.number is not None:
-                    self._save()
+                    if self.saved_step != self.step:
+                        self._save()
                     raise Interrupted(self.stop.number)
 
     def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
@@ -197,7 +199,7 @@ class _Run:
             if not np.isfinite(list(values.values())).all():
                 raise self._diverged(f'loss {values["loss"]:g}, gradient norm {values["grad_norm"]:g}')
             self.pending.append(values)
-            if self.step % self.config['log_every'] == 0:
+            if self.step % self.config['log_every'] == 0 or self.step == self.experiment.total_steps:
                 learning_rate = self._learning_rate()
                 means = {name: float(np.mean([step[name] for step in self.pending])) for name in values}
                 self.pending = []
@@ -314,6 +316,7 @@ class _Run:
             best = [best['step'] for best in (self.best, self.best_saved) if best]
             checkpoint.keep_only(self.folder.checkpoints, [*kept, *best])
             self.best_saved = self.best
+        self.saved_step = self.step
         console.agree(self.step)  # nobody goes on before it is written
 
     def _result(self) -> dict[str, Any]:
@@ -342,4 +345,7 @@ class _Run:
         if self.folder.primary and (self.folder.path / 'metrics.jsonl').exists():
             from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
 
-            plot_training(self.folder.path)
+            try:
+                plot_training(self.folder.path)
+            except (OSError, ValueError) as error:  # it must not hide what ended the run, nor end it
+                logger.warning('The plot could not be drawn: %s', error)

@@ -120,6 +120,8 @@ class RunFolder:
             raise RunFolderInUseError(
                 f'run folder {self.path} is in use by process {holder}; wait for it or choose another --workdir'
             ) from None
+        except OSError as error:  # some network file systems have no locks
+            logger.warning('%s cannot be locked (%s): start only one process there', self.path, error.strerror)
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -140,8 +142,11 @@ class RunFolder:
         """
 
         def belongs(line: str) -> bool:
-            row = json.loads(line) if line.endswith('\n') else None  # the last one may be half written
-            return row is not None and row['step'] <= step and row['split'] in splits
+            try:
+                row = json.loads(line)
+                return line.endswith('\n') and row['step'] <= step and row['split'] in splits
+            except (ValueError, KeyError, TypeError):  # half written, or what a power cut left
+                return False
 
         from tensorboardX import SummaryWriter
 
@@ -149,7 +154,7 @@ class RunFolder:
         self.write_json('environment.json', description)
         path = self.path / 'metrics.jsonl'
         with self._writing():
-            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            lines = path.read_text(errors='replace').splitlines(keepends=True) if path.exists() else []
             kept = [line for line in lines if belongs(line)] if step else []
             if kept != lines:
                 self._replace('metrics.jsonl', ''.join(kept))
@@ -190,6 +195,8 @@ class RunFolder:
         with self._writing():
             with (self.path / 'metrics.jsonl').open('a') as file:
                 file.writelines(json.dumps(row) + '\n' for row in rows)
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint that comes after must not outlive it
             for row in rows:
                 for name, value in {**row, **timing}.items():
                     if isinstance(value, float) and name != 'epoch':

@@ -1,6 +1,5 @@
 """Stopping a run that a person or a scheduler interrupts."""
 
-import logging
 import os
 import signal
 import threading
@@ -8,11 +7,9 @@ from typing import Any
 
 import jax
 
-logger = logging.getLogger(__name__)
-
 
 class StopSignal:
-    """While entered, SIGINT and SIGTERM are noted instead of obeyed; a second one is obeyed.
+    """While entered, SIGINT, SIGTERM and SIGHUP are noted instead of obeyed; a second one is obeyed.
 
     Only in the main thread of a single process: elsewhere Python allows no handler, and among several processes the signals
     belong to JAX's runtime.
@@ -27,7 +24,9 @@ class StopSignal:
 
     def __enter__(self) -> 'StopSignal':
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            self._old = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                    self._old[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_) -> None:
@@ -39,4 +38,5 @@ class StopSignal:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.number = number
-        logger.info('Stopping after this dispatch; the state is saved. Interrupt again to stop at once.')
+        # Not print or a logger: the signal may have come in the middle of one.
+        os.write(2, b'Stopping after this dispatch; the state is saved. Interrupt again to stop at once.\n')

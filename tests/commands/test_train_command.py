@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -49,7 +48,7 @@ def test_a_run_leaves_what_it_should(tiny_run):
 
     train = [row for row in rows(workdir) if row['split'] == 'train']
     test = [row for row in rows(workdir) if row['split'] == 'test']
-    assert [row['step'] for row in train] == list(range(5, 89, 5))
+    assert [row['step'] for row in train] == [*range(5, 89, 5), 88]
     assert [row['epoch'] for row in test] == [1, 2, 3, 4]
     assert {row['count'] for row in test} == {360}
     result = json.loads((workdir / 'result.json').read_text())
@@ -209,7 +208,8 @@ def test_two_processes_end_with_the_state_of_one_with_two_devices(tmp_path):
 
 BAD = {
     'unknown field': (['--config.batch_siz=64'], 2, "'batch_siz'; did you mean 'batch_size'?"),
-    'wrong type': (['--config.batch_size=many'], 2, 'many'),
+    'wrong type': (['--config.batch_size=many'], 2, 'expected an integer'),
+    'no flag': (['--config.flip=maybe'], 2, 'expected True or False'),
     'negative': (['--config.batch_size=-5'], 2, "'batch_size' is -5; expected an integer of at least 1"),
     'nan': (['--config.learning_rate=nan'], 2, "'learning_rate' is nan; expected a number above 0"),
     'model': (['--config.model=resnet19'], 2, "'resnet19'; did you mean 'resnet18'?"),
@@ -232,6 +232,51 @@ def test_bad_input_is_one_line(name, tmp_path):
     assert text in error_line(done)
     assert done.seconds < 20  # 10 s on a machine that is not also running other tests
     assert not (workdir / 'config.json').exists()
+
+
+def test_a_wrong_name_is_told_before_the_data_are_read(tmp_path):
+    flags = ['--config=configs/resnet18.py', '--config.model=resnet19', f'--workdir={tmp_path / "run"}']
+    line = error_line(run('train.py', *flags, code=2, TFDS_DATA_DIR=str(tmp_path / 'empty')))
+    assert "did you mean 'resnet18'?" in line
+
+
+def test_help_lists_the_flags_and_is_no_error():
+    done = run('train.py', '--help')
+    assert '--config' in done.stdout and '--workdir' in done.stdout and '--config=configs/resnet18.py' in done.stdout
+
+
+def test_processes_without_a_coordinator_are_refused():
+    flags = ['--config=configs/quickstart.py', '--num_processes=2', '--process_id=0']
+    assert '--coordinator_address' in error_line(run('train.py', *flags, code=2))
+
+
+def test_a_reader_that_leaves_does_not_stop_the_run(tmp_path):
+    process = subprocess.Popen(
+        **command('train.py', *TINY, f'--workdir={tmp_path / "run"}'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert 'Traceback' not in process.stderr.read()
+    assert 'Test accuracy' in (tmp_path / 'run' / 'run.log').read_text()
+
+
+def test_a_plot_that_cannot_be_drawn_does_not_fail_the_run(tmp_path):
+    workdir = tmp_path / 'run'
+    workdir.mkdir()
+    (workdir / 'plots').write_text('a file where the folder should be')
+    assert 'plot could not be drawn' in run('train.py', *TINY, f'--workdir={workdir}').stdout
+    done = run('evaluate.py', f'--workdir={workdir}')
+    assert 'accuracy  ' in done.stdout and 'could not be drawn' in done.stderr
+
+
+def test_a_damaged_line_of_the_metrics_does_not_stop_the_next_start(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
+    whole = (workdir / 'metrics.jsonl').read_bytes()
+    (workdir / 'metrics.jsonl').write_bytes(whole + b'\0\0\0\n')
+    (workdir / 'result.json').unlink()
+    run('train.py', *TINY, f'--workdir={workdir}')
+    assert (workdir / 'metrics.jsonl').read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -291,9 +336,7 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(tmp_path):
     assert '--config.gradient_accumulation_steps' in line
 
 
-@pytest.mark.slow
 def test_quickstart_reaches_98_percent_in_90_seconds(tmp_path):
-    before = time.monotonic()
-    run('train.py', '--config=configs/quickstart.py', f'--workdir={tmp_path / "run"}', timeout=300)
+    done = run('train.py', '--config=configs/quickstart.py', f'--workdir={tmp_path / "run"}', timeout=300)
     assert json.loads((tmp_path / 'run' / 'result.json').read_text())['accuracy'] >= 0.98
-    assert time.monotonic() - before < 90
+    assert done.seconds < 90

@@ -182,7 +182,7 @@ def test_every_epoch_has_an_order_of_its_own(whole):
 
 
 def test_rows_come_every_log_every_steps_and_at_the_end_of_epochs(whole):
-    assert [row['step'] for row in rows(whole.workdir, 'train')] == [5, 10]
+    assert [row['step'] for row in rows(whole.workdir, 'train')] == [5, 10, 12]
     assert [row['step'] for row in rows(whole.workdir, 'validation')] == [3, 6, 9, 12]
     train, validation = rows(whole.workdir, 'train')[0], rows(whole.workdir, 'validation')[0]
     assert train.keys() == {'step', 'epoch', 'split', 'loss', 'accuracy', 'grad_norm', 'learning_rate'}
@@ -192,7 +192,7 @@ def test_rows_come_every_log_every_steps_and_at_the_end_of_epochs(whole):
 
 def test_the_learning_rate_of_a_row_is_that_of_its_last_step(whole):
     schedule = create_experiment(validate(config())).schedule
-    assert [row['learning_rate'] for row in rows(whole.workdir, 'train')] == [float(schedule(4)), float(schedule(9))]
+    assert [row['learning_rate'] for row in rows(whole.workdir, 'train')] == [float(schedule(step)) for step in (4, 9, 11)]
 
 
 def test_the_log_is_as_the_papers_was(whole):
