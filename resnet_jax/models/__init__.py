@@ -1,25 +1,60 @@
 """Models by name: `create_model(name, num_classes, **kwargs)`.
 
-  name         | layers | params     | source (He et al. is arXiv:1512.03385; M: millions, as printed there)
-  resnet8      |      8 |     75,290 | He et al., section 4.2 with n = 1: the quickstart's network
-  resnet20     |     20 |    269,722 | He et al., section 4.2 and table 6: 0.27 M
-  resnet32     |     32 |    464,154 | the same: 0.46 M
-  resnet44     |     44 |    658,586 | the same: 0.66 M
-  resnet56     |     56 |    853,018 | the same: 0.85 M
-  resnet110    |    110 |  1,727,962 | the same: 1.7 M
-  resnet1202   |   1202 | 19,421,274 | the same: 19.4 M
-  resnet18     |     18 | 11,173,962 | He et al., table 1; for 32x32 as github.com/kuangliu/pytorch-cifar
-  resnet34     |     34 | 21,282,122 | the same
-  resnet50     |     50 | 23,520,842 | the same
-  resnet101    |    101 | 42,512,970 | the same
-  resnet152    |    152 | 58,156,618 | the same
-  d2l_resnet18 |     18 | 11,184,650 | Dive into Deep Learning, section 8.6
-  alexnet      |      8 | 23,272,266 | Krizhevsky et al., 2012, for 32x32; see alexnet.py
+  name               | layers | params      | multiply-adds | source
+  lenet5             |      5 |      62,006 |        0.65 M | LeCun et al., 1998, as Dive into Deep Learning, 7.6
+  lenet5_relu        |      5 |      62,006 |        0.65 M | kuangliu/pytorch-cifar
+  alexnet            |      8 |  23,272,266 |       62.74 M | Krizhevsky et al., 2012, for 32x32; see alexnet.py
+  alexnet_imagenet   |      8 |  61,100,840 |      714.19 M | torchvision
+  plain20            |     20 |     269,722 |       40.55 M | He et al., section 4.2: no shortcuts
+  plain56            |     56 |     853,018 |      125.49 M | the same
+  resnet8            |      8 |      75,290 |       12.24 M | He et al., section 4.2, n = 1: the quickstart's
+  resnet20           |     20 |     269,722 |       40.55 M | He et al., section 4.2 and table 6: 0.27 M
+  resnet32           |     32 |     464,154 |       68.86 M | the same: 0.46 M
+  resnet44           |     44 |     658,586 |       97.17 M | the same: 0.66 M
+  resnet56           |     56 |     853,018 |      125.49 M | the same: 0.85 M
+  resnet110          |    110 |   1,727,962 |      252.89 M | the same: 1.7 M
+  resnet1202         |   1202 |  19,421,274 |        2.83 G | the same: 19.4 M
+  resnet18           |     18 |  11,173,962 |      555.42 M | He et al., table 1, as kuangliu/pytorch-cifar
+  resnet34           |     34 |  21,282,122 |        1.16 G | the same
+  resnet50           |     50 |  23,520,842 |        1.30 G | the same
+  resnet101          |    101 |  42,512,970 |        2.51 G | the same
+  resnet152          |    152 |  58,156,618 |        3.72 G | the same
+  resnet18d          |     18 |  11,708,744 |        2.05 G | ResNet-D, arXiv:1812.01187, as timm
+  resnet34d          |     34 |  21,816,904 |        3.90 G | the same
+  resnet50d          |     50 |  25,576,264 |        4.33 G | the same
+  resnet101d         |    101 |  44,568,392 |        8.04 G | the same
+  resnet152d         |    152 |  60,212,040 |       11.75 G | the same
+  seresnet18         |     18 |  11,779,624 |        1.81 G | arXiv:1709.01507, as timm
+  seresnet34         |     34 |  21,960,416 |        3.66 G | the same
+  seresnet50         |     50 |  28,088,024 |        4.09 G | the same
+  seresnet101        |    101 |  49,326,872 |        7.81 G | the same
+  seresnet152        |    152 |  66,821,848 |       11.52 G | the same
+  preact_resnet18    |     18 |  11,171,146 |      555.42 M | v2, arXiv:1603.05027, as kuangliu/pytorch-cifar
+  preact_resnet34    |     34 |  21,279,306 |        1.16 G | the same
+  preact_resnet50    |     50 |  23,509,066 |        1.30 G | the same
+  resnet164          |    164 |   1,703,258 |      247.65 M | v2, arXiv:1603.05027: 1.7 M
+  resnet1001         |   1001 |  10,327,706 |        1.49 G | the same: 10.2 M, osmr/imgclsmob: 10.33 M
+  wrn_16_4           |     16 |   2,748,890 |      392.61 M | arXiv:1605.07146
+  wrn_16_8           |     16 |  10,961,370 |        1.55 G | the same: 11.0 M
+  wrn_28_10          |     28 |  36,479,194 |        5.24 G | the same: 36.5 M
+  wrn_40_4           |     40 |   8,949,210 |        1.30 G | the same: 8.9 M
+  wide_resnet50_2    |     50 |  68,883,240 |       11.40 G | torchvision
+  wide_resnet101_2   |    101 | 126,886,696 |       22.75 G | torchvision
+  resnext29_4x64d    |     29 |  17,562,442 |        2.74 G | arXiv:1611.05431
+  resnext29_8x64d    |     29 |  34,426,698 |        5.39 G | the same: 34.4 M
+  resnext50_32x4d    |     50 |  25,028,904 |        4.23 G | torchvision
+  resnext101_32x8d   |    101 |  88,791,336 |       16.41 G | torchvision
+  d2l_resnet18       |     18 |  11,184,650 |       37.02 M | Dive into Deep Learning, section 8.6
+  d2l_resnet18_3conv |     26 |  17,457,290 |       55.89 M | the same, a third convolution in the block
+  d2l_resnext26      |     26 |   1,703,818 |       10.00 M | the same with its ResNeXtBlock(groups=16, bot_mul=1)
 
-Parameters are for 10 classes and 32x32x3 images. resnet8 to resnet1202 have shortcut option A ('identity'), the others
-option B ('projection'). All but d2l_resnet18 and alexnet have the stem for small images; `stem='imagenet'` gives
-torchvision's form, which with 1000 classes has 11,689,512 (resnet18), 21,797,672 (resnet34), 25,557,032 (resnet50),
-44,549,160 (resnet101) and 60,192,808 (resnet152) parameters.
+He et al. is arXiv:1512.03385. M: millions, G: billions; in the last column as printed there. Multiply-adds are those of
+convolutions and linear layers for one image. Both numbers are for 10 classes and 32x32x3 images, but for 1000 classes and
+224x224 where the source is torchvision or timm: a name means the network of its source, and these have an ImageNet stem
+(`stem='cifar'` makes them fit small images). For resnet18 to resnet152 `stem='imagenet'` gives torchvision's form, with
+11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808 parameters. resnet8 to resnet1202 have shortcut option A
+('identity'), the others option B ('projection') or what their source has. The resnext29 networks are the paper's;
+kuangliu's of the same names have wider blocks. `python -m resnet_jax.models NAME` prints every layer.
 """
 
 import dataclasses
@@ -90,7 +125,7 @@ def _wide_resnet(layers: int, width: int) -> functools.partial[Any]:
 
 
 def _cifar_resnext(groups: int, base_width: int) -> functools.partial[Any]:
-    """The 29 layers of Xie et al., section 4.4."""
+    """The 29 layers of Xie et al., arXiv:1611.05431, for CIFAR."""
     block_cls = functools.partial(BottleneckBlock, groups=groups, base_width=base_width)
     return functools.partial(ResNet, stage_sizes=(3, 3, 3), block_cls=block_cls)
 

@@ -78,7 +78,7 @@ class ResNet(nn.Module):
       squeeze_excite: scale each block's channels before the addition.
       dropout: share of the activations dropped between the last two convolutions of a pre-activation block.
       stochastic_depth: probability that an example skips the last block in training; for block l of L it is l / L of
-        that (Huang et al., arXiv:1603.09382, equation 4). It and dropout need the 'dropout' rng in training.
+        that (Huang et al., arXiv:1603.09382, section 3). It and dropout need the 'dropout' rng in training.
       final_norm: after the last pre-activation block, BatchNorm and act, as in He et al., arXiv:1603.05027.
       dtype: float32 or bfloat16, what the convolutions compute in. Parameters, batch statistics, the head and the
         logits are float32 in any case.
