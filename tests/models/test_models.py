@@ -173,9 +173,19 @@ REFERENCES = {
 
 
 @functools.cache
+def layers_of(name, **kwargs):
+    """The layers, for 224x224 where there are 1000 classes."""
+    return layers(create_model(name, **kwargs), 224 if kwargs.get('num_classes') == 1000 else 32)
+
+
+def row_kwargs(name):
+    """Those that the table's numbers for `name` are for."""
+    return next(kwargs for row_name, kwargs, *_ in PARAMETERS if row_name == name)
+
+
 def totals(name, **kwargs):
-    """Parameters and multiply-adds, for 224x224 where there are 1000 classes."""
-    found = layers(create_model(name, **kwargs), 224 if kwargs.get('num_classes') == 1000 else 32)
+    """Parameters and multiply-adds."""
+    found = layers_of(name, **kwargs)
     return sum(layer.params for layer in found), sum(layer.multiply_adds for layer in found)
 
 
@@ -199,10 +209,9 @@ def test_published_multiply_adds(name, kwargs, expected, source):
 def test_torch_references_have_the_same_numbers(name):
     with torch.device('meta'):
         reference = REFERENCES[name]()
-    num_classes = next(kwargs for row, kwargs, *_ in PARAMETERS if row == name).get('num_classes', 10)
-    params, multiply_adds = totals(name, num_classes=1000) if num_classes == 1000 else totals(name)
-    assert T.num_parameters(reference) == params
-    assert T.multiply_adds(reference, 224 if num_classes == 1000 else 32) == multiply_adds
+    kwargs = row_kwargs(name)
+    image_size = 224 if kwargs else 32
+    assert (T.num_parameters(reference), T.multiply_adds(reference, image_size)) == totals(name, **kwargs)
 
 
 def test_every_model_is_counted_and_in_the_tables():
@@ -214,21 +223,20 @@ def test_every_model_is_counted_and_in_the_tables():
     rows = row.findall(resnet_jax.models.__doc__)
     assert [name for name, *_ in rows] == names
     for name, _, params, multiply_adds in rows:
-        kwargs = next(kwargs for row_name, kwargs, *_ in PARAMETERS if row_name == name)
-        total = totals(name, **kwargs)
+        total = totals(name, **row_kwargs(name))
         assert params == f'{total[0]:,}', name
         assert multiply_adds == readable(total[1]), name
     readme = pathlib.Path(__file__).parents[2] / 'README.md'
     assert row.findall(readme.read_text()) == rows
 
 
-@pytest.mark.parametrize('name', [name for name in available_models() if name not in ('resnet1202', 'resnet1001')])
+@pytest.mark.parametrize('name', available_models())
 def test_layers_of_the_table(name):
     """Layers are convolutions and linear layers on the way, without shortcuts and squeeze-and-excitation."""
     model = create_model(name)
     counted = [
         layer.path
-        for layer in layers(model, 64)
+        for layer in layers_of(name, **row_kwargs(name))
         if layer.kind != 'BatchNorm' and 'downsample' not in layer.path and 'se_fc' not in layer.path
     ]
     (number,) = re.findall(rf'^  {name} +\| +(\d+) \|', resnet_jax.models.__doc__, re.M)

@@ -21,8 +21,6 @@ def initialise(model, images):
     return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
 
 
-FAST_TO_COMPILE = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-
 T = torch_reference
 SIZES = (1, 2)
 
@@ -100,7 +98,7 @@ def test_evaluation_logits_agree_with_torch(pair):
     expected_variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     chex.assert_trees_all_equal_shapes_and_dtypes(variables, expected_variables)
 
-    logits = jax.jit(functools.partial(model.apply, train=False), compiler_options=FAST_TO_COMPILE)(variables, images)
+    logits = jax.jit(functools.partial(model.apply, train=False))(variables, images)
     chex.assert_shape(logits, (3, 7))
     expected = torch_reference.torch_logits(reference, images)
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
@@ -113,7 +111,7 @@ def training_step(model, variables, images, labels):
         logits, new = model.apply({**variables, 'params': params}, images, train=True, mutable=['batch_stats'])
         return -jnp.take_along_axis(nn.log_softmax(logits), labels[:, None], axis=1).mean(), new['batch_stats']
 
-    step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=FAST_TO_COMPILE)
+    step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     (loss, batch_stats), gradients = step(variables['params'])
     return loss, gradients, batch_stats
 
