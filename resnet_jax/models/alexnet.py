@@ -1,8 +1,8 @@
-"""AlexNet for 32x32 images, without normalisation: what residual networks are compared with.
+"""AlexNet, without normalisation: what residual networks are compared with.
 
 Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012, section 3, with the widths
-of "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997, as torchvision has them, and with
-3x3 kernels and 2x2 pools for small images, as in github.com/icpm/pytorch-cifar10, models/AlexNet.py.
+of "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997, as torchvision has them. Two stems:
+'cifar' has 3x3 kernels and 2x2 pools for small images, as in github.com/icpm/pytorch-cifar10, models/AlexNet.py:
 
   layer                                  | output for 32x32x3 | params     | PyTorch's name
   conv1 3x3, 64, stride 2, ReLU, pool 2  | 8x8x64             |      1,792 | features.0
@@ -15,6 +15,9 @@ of "One weird trick for parallelizing convolutional neural networks", arXiv:1404
   fc3                                    | 10                 |     40,970 | classifier.6
   total                                  |                    | 23,272,266 |
 
+'imagenet' is torchvision's alexnet, made for 224x224: conv1 11x11 of stride 4, padded by 2, conv2 5x5, each pool 3x3 of
+stride 2, and before fc1 an adaptive average pool to 6x6, so that fc1 has 9216 inputs for every size of image.
+
 Kernels and biases map as in resnet.py, but for fc1: its rows are in the order height, width, channel here, and in the
 order channel, height, width there.
 """
@@ -26,9 +29,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from resnet_jax.models.checks import check_dtype, check_images, check_positive_int
-from resnet_jax.models.layers import conv2d, he_normal, linear_uniform
-from resnet_jax.models.pooling import max_pool
+from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int
+from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
+from resnet_jax.models.pooling import adaptive_average_pool, max_pool
+
+STEMS = ('cifar', 'imagenet')
 
 
 class AlexNet(nn.Module):
@@ -36,6 +41,7 @@ class AlexNet(nn.Module):
 
     Attributes:
       num_classes: number of logits.
+      stem: 'cifar' or 'imagenet'; see above.
       dtype: float32 or bfloat16, what the layers compute in. Parameters, the head and the logits are float32.
 
     Raises:
@@ -43,10 +49,12 @@ class AlexNet(nn.Module):
     """
 
     num_classes: int = 10
+    stem: str = 'cifar'
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
         check_positive_int('num_classes', self.num_classes)
+        check_choice('stem', self.stem, STEMS)
         check_dtype(self.dtype)
         super().__post_init__()
 
@@ -55,8 +63,8 @@ class AlexNet(nn.Module):
         """Computes logits.
 
         Args:
-          images: `[batch, height, width, channels]`, normalised, floating point, of at least 15x15 pixels. The size
-            decides fc1's shape.
+          images: `[batch, height, width, channels]`, normalised, floating point, of at least 15x15 pixels, whose size
+            decides fc1's shape, or with the 'imagenet' stem 63x63.
           train: whether to drop units; then the 'dropout' rng is needed.
 
         Returns:
@@ -65,20 +73,27 @@ class AlexNet(nn.Module):
         Raises:
           ConfigError: images have another shape, are too small or are not floating point.
         """
-        check_images(images, min_size=15)
+        small = self.stem == 'cifar'
+        check_images(images, min_size=15 if small else 63)
         conv = functools.partial(conv2d, use_bias=True, dtype=self.dtype)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=he_normal)
         dropout = functools.partial(nn.Dropout, 0.5, deterministic=not train)
+        pool = functools.partial(max_pool, window=2 if small else 3, strides=2)
 
-        x = nn.relu(conv(64, 3, 2, name='conv1')(images))
-        x = max_pool(x, 2, 2)
-        x = nn.relu(conv(192, 3, name='conv2')(x))
-        x = max_pool(x, 2, 2)
+        conv1 = conv(64, 3, 2, name='conv1') if small else conv(64, 11, 4, padding=2, name='conv1')
+        x = pool(nn.relu(conv1(images)))
+        sow_features(self, 'stage1', x)
+        x = pool(nn.relu(conv(192, 3 if small else 5, name='conv2')(x)))
+        sow_features(self, 'stage2', x)
         x = nn.relu(conv(384, 3, name='conv3')(x))
         x = nn.relu(conv(256, 3, name='conv4')(x))
-        x = nn.relu(conv(256, 3, name='conv5')(x))
-        x = max_pool(x, 2, 2)
+        x = pool(nn.relu(conv(256, 3, name='conv5')(x)))
+        sow_features(self, 'stage3', x)
+        if not small:
+            x = adaptive_average_pool(x, 6)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(dense(4096, name='fc1')(dropout()(x)))
         x = nn.relu(dense(4096, name='fc2')(dropout()(x)))
-        return nn.Dense(self.num_classes, kernel_init=linear_uniform, name='fc3')(x.astype(jnp.float32))
+        x = x.astype(jnp.float32)
+        sow_features(self, 'pooled', x)
+        return nn.Dense(self.num_classes, kernel_init=linear_uniform, name='fc3')(x)

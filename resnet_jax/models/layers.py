@@ -6,6 +6,7 @@ torchvision's ResNet. Biases start at zero. The last linear layer starts as PyTo
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
@@ -21,20 +22,29 @@ def conv2d(
     kernel_size: int,
     strides: int = 1,
     *,
+    padding: int | None = None,
+    groups: int = 1,
     use_bias: bool = False,
     dtype: DTypeLike = jnp.float32,
+    kernel_init: nn.initializers.Initializer = he_normal,
     name: str | None = None,
 ) -> nn.Module:
-    """Returns a square convolution padded by kernel_size // 2 on every side; parameters in float32."""
+    """Returns a square convolution padded on every side, by kernel_size // 2 unless told; parameters in float32."""
     # Not padding='SAME': at stride 2 on even sizes XLA pads only after the image, PyTorch before and after.
     return nn.Conv(
         features,
         (kernel_size, kernel_size),
         strides,
-        padding=kernel_size // 2,
+        padding=kernel_size // 2 if padding is None else padding,
+        feature_group_count=groups,
         use_bias=use_bias,
         dtype=dtype,
-        kernel_init=he_normal,
+        kernel_init=kernel_init,
         conv_general_dilated=conv_general_dilated,
         name=name,
     )
+
+
+def sow_features(module: nn.Module, name: str, x: jax.Array) -> None:
+    """Keeps x as `name` where `apply(..., mutable=['intermediates'])` asks for it, else does nothing."""
+    module.sow('intermediates', name, x, init_fn=lambda: None, reduce_fn=lambda _, new: new)

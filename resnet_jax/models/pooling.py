@@ -1,4 +1,4 @@
-"""Max pooling whose gradient is fast."""
+"""Pooling whose gradient is fast."""
 
 import functools
 
@@ -36,4 +36,41 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0) -> jax.A
         span = (x.shape[axis] - window) // strides * strides + 1
         slices = [jax.lax.slice_in_dim(x, start, start + span, strides, axis) for start in range(window)]
         x = functools.reduce(jnp.maximum, slices)
+    return x
+
+
+def average_pool(x: jax.Array, window: int, ceil_mode: bool = False) -> jax.Array:
+    """The mean over square windows side by side, as PyTorch's `AvgPool2d(window, ceil_mode=..., count_include_pad=False)`.
+
+    Args:
+      x: floating point, `[batch, height, width, channels]`.
+      window: in pixels; 2 where ceil_mode is True.
+      ceil_mode: whether the last row and column of an odd number make windows of their own; else they are left out.
+
+    Returns:
+      `[batch, height // window, width // window, channels]` in x's dtype, rounded up with ceil_mode.
+
+    Raises:
+      ConfigError: the window is larger than the image, without ceil_mode.
+    """
+    if ceil_mode:  # A pixel and its copy have the pixel as their mean.
+        x = jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)], mode='edge')
+    height, width = x.shape[1] // window, x.shape[2] // window
+    if not height or not width:
+        raise ConfigError(f'images are too small: a pooling window of {window} does not fit into {x.shape[1:3]} pixels')
+    x = x[:, : height * window, : width * window]
+    return x.reshape(x.shape[0], height, window, width, window, -1).mean((2, 4))
+
+
+def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
+    """`[batch, size, size, channels]`: means over `size` nearly equal parts of each axis, as `AdaptiveAvgPool2d(size)`.
+
+    Part i of n pixels goes from floor(i * n / size) to ceil((i + 1) * n / size); parts may overlap. x is floating point,
+    `[batch, height, width, channels]`, of any height and width.
+    """
+    for axis in (1, 2):
+        n = x.shape[axis]
+        if n != size:
+            parts = [slice(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+            x = jnp.stack([x[(slice(None),) * axis + (part,)].mean(axis) for part in parts], axis)
     return x

@@ -1,4 +1,4 @@
-"""Residual networks: one parametric `ResNet`, varied by its block class.
+"""Residual networks: one parametric `ResNet`, varied by its block class (blocks.py).
 
 He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385: section 3.3 and table 1 (ImageNet form),
 section 4.2 (CIFAR form, shortcut option A). As in torchvision ("v1.5") a bottleneck's stride is on its 3x3 convolution.
@@ -7,22 +7,28 @@ The D2L form is that of Dive into Deep Learning, section 8.6.
 Parameter names, and PyTorch's names for the same arrays. `<block>` is `layer<stage>_<index>` here (stages count from
 1, blocks from 0) and `layer<stage>.<index>` there.
 
-  here                     | torchvision            | differs elsewhere
-  conv1, bn1               | conv1, bn1             | D2L: net.0.0, net.0.1
-  <block>/conv1, bn1, ...  | <block>.conv1, bn1 ... | D2L: <block> is net.b<stage + 1>.<index>
-  <block>/downsample_conv  | <block>.downsample.0   | kuangliu: <block>.shortcut.0; D2L: <block>.conv3; akamaster: none
-  <block>/downsample_bn    | <block>.downsample.1   | kuangliu: <block>.shortcut.1; D2L, akamaster: none
-  fc                       | fc                     | kuangliu, akamaster: linear; D2L: net.last.2
+  here                      | torchvision, timm      | differs elsewhere
+  conv1, bn1                | conv1, bn1             | D2L: net.0.0, net.0.1
+  stem_conv1, stem_bn1      | timm: conv1.0, conv1.1 | only with stem='deep', which has no conv1
+  stem_conv2, stem_bn2      | timm: conv1.3, conv1.4 |
+  stem_conv3                | timm: conv1.6          |
+  <block>/conv1, bn1, ...   | <block>.conv1, bn1 ... | D2L: <block> is net.b<stage + 1>.<index>
+  <block>/downsample_conv   | <block>.downsample.0   | kuangliu: <block>.shortcut.0; D2L: <block>.conv3, of a ResNeXt conv4;
+                            |                        | timm with shortcut='average': downsample.1; akamaster: none
+  <block>/downsample_bn     | <block>.downsample.1   | kuangliu: <block>.shortcut.1; D2L's ResNeXt: <block>.bn4, ResNet: none;
+                            |                        | timm with shortcut='average': downsample.2; akamaster: none
+  <block>/se_fc1, se_fc2    | timm: <block>.se.fc1   | kuangliu: <block>.fc1
+  final_bn                  |                        | only with a pre-activation block and final_norm
+  fc                        | fc                     | kuangliu, akamaster: linear; D2L: net.last.2
 
-  params/<conv>/kernel [height, width, in, out]  | weight [out, in, height, width]; bias: bias
-  params/<bn>/scale, bias                        | weight, bias
-  params/fc/kernel [in, out], bias               | weight [out, in], bias
-  batch_stats/<bn>/mean, var                     | running_mean, running_var
+  params/<conv>/kernel [height, width, in / groups, out]  | weight [out, in / groups, height, width]; bias: bias
+  params/<bn>/scale, bias                                 | weight, bias
+  params/fc/kernel [in, out], bias                        | weight [out, in], bias
+  batch_stats/<bn>/mean, var                              | running_mean, running_var
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -30,72 +36,29 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int, check_stage_sizes
-from resnet_jax.models.layers import conv2d, linear_uniform
+from resnet_jax.models.blocks import (
+    BasicBlock,
+    ModuleDef,
+    block_fields,
+    drop_branch,
+    identity_shortcut,
+    no_shortcut,
+    projection_shortcut,
+    squeeze_excite,
+)
+from resnet_jax.models.checks import (
+    check_choice,
+    check_dtype,
+    check_images,
+    check_positive_int,
+    check_rate,
+    check_stage_sizes,
+)
+from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
 from resnet_jax.models.pooling import max_pool
 
-ModuleDef = Callable[..., Any]
-
-STEMS = ('cifar', 'imagenet', 'd2l')
-SHORTCUTS = ('projection', 'identity')
-
-
-def projection_shortcut(x: jax.Array, features: int, strides: int, *, conv: ModuleDef, norm: ModuleDef | None) -> jax.Array:
-    """Option B: a 1x1 convolution (and `norm`, unless None) where the shape changes, else x as it is."""
-    if strides == 1 and x.shape[-1] == features:
-        return x
-    x = conv(features, 1, strides, name='downsample_conv')(x)
-    return x if norm is None else norm(name='downsample_bn')(x)
-
-
-def identity_shortcut(x: jax.Array, features: int, strides: int) -> jax.Array:
-    """Option A, without parameters: every `strides`-th pixel, and zero channels added half before, half after."""
-    missing = features - x.shape[-1]
-    x = x[:, ::strides, ::strides]
-    return jnp.pad(x, [(0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)])
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (He et al., figure 5 left); output `[batch, height / strides, width / strides, filters]`."""
-
-    filters: int
-    strides: int
-    conv: ModuleDef
-    norm: ModuleDef
-    act: Callable
-    shortcut: Callable
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.conv(self.filters, 3, self.strides, name='conv1')(x)
-        y = self.norm(name='bn1')(y)
-        y = self.act(y)
-        y = self.conv(self.filters, 3, name='conv2')(y)
-        y = self.norm(name='bn2')(y)
-        return self.act(y + self.shortcut(x, self.filters, self.strides))
-
-
-class BottleneckBlock(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions (He et al., figure 5 right); as BasicBlock, but 4 * filters channels."""
-
-    filters: int
-    strides: int
-    conv: ModuleDef
-    norm: ModuleDef
-    act: Callable
-    shortcut: Callable
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.conv(self.filters, 1, name='conv1')(x)
-        y = self.norm(name='bn1')(y)
-        y = self.act(y)
-        y = self.conv(self.filters, 3, self.strides, name='conv2')(y)
-        y = self.norm(name='bn2')(y)
-        y = self.act(y)
-        y = self.conv(4 * self.filters, 1, name='conv3')(y)
-        y = self.norm(name='bn3')(y)
-        return self.act(y + self.shortcut(x, 4 * self.filters, self.strides))
+STEMS = ('cifar', 'imagenet', 'd2l', 'deep')
+SHORTCUTS = ('projection', 'identity', 'average', 'none')
 
 
 class ResNet(nn.Module):
@@ -103,13 +66,20 @@ class ResNet(nn.Module):
 
     Attributes:
       stage_sizes: blocks in each stage. Every stage after the first halves height and width and doubles the filters.
-      block_cls: BasicBlock, BottleneckBlock or any module with their fields.
+      block_cls: a class of blocks.py, or any module with the fields of `Block`.
       num_classes: number of logits.
-      num_filters: filters of the stem and of the first stage's blocks.
+      num_filters: filters of the first stage's blocks.
+      stem_filters: filters of the stem; None: num_filters.
       stem: 'cifar' is a 3x3 convolution; 'imagenet' a 7x7 convolution of stride 2 and a 3x3 max pool of stride 2; 'd2l'
-        as 'imagenet', and besides every convolution of the network has a bias and a 1x1 shortcut has no BatchNorm.
-      shortcut: 'projection' is option B of He et al., section 3.3 and table 3; 'identity' is option A. Both work with
-        either block.
+        as 'imagenet', and besides every convolution of the network has a bias and a 1x1 shortcut has no BatchNorm;
+        'deep' is ResNet-D's, 'imagenet' with three 3x3 convolutions for the 7x7 one. A pre-activation block needs 'cifar'.
+      shortcut: 'projection' is option B of He et al., section 3.3 and table 3; 'identity' is option A; 'average' is
+        ResNet-D's, an average pool before a projection; 'none' makes a plain network.
+      squeeze_excite: scale each block's channels before the addition.
+      dropout: share of the activations dropped between the last two convolutions of a pre-activation block.
+      stochastic_depth: probability that an example skips the last block in training; for block l of L it is l / L of
+        that (Huang et al., arXiv:1603.09382, section 3). It and dropout need the 'dropout' rng in training.
+      final_norm: after the last pre-activation block, BatchNorm and act, as in He et al., arXiv:1603.05027.
       dtype: float32 or bfloat16, what the convolutions compute in. Parameters, batch statistics, the head and the
         logits are float32 in any case.
       act: the activation.
@@ -117,15 +87,20 @@ class ResNet(nn.Module):
         for statistics of each device's own batch.
 
     Raises:
-      ConfigError: an attribute is out of range.
+      ConfigError: an attribute is out of range, or does not go with another.
     """
 
     stage_sizes: Sequence[int]
     block_cls: ModuleDef = BasicBlock
     num_classes: int = 10
     num_filters: int = 64
+    stem_filters: int | None = None
     stem: str = 'cifar'
     shortcut: str = 'projection'
+    squeeze_excite: bool = False
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    final_norm: bool = True
     dtype: DTypeLike = jnp.float32
     act: Callable = nn.relu
     axis_name: str | None = None
@@ -134,15 +109,33 @@ class ResNet(nn.Module):
         check_stage_sizes(self.stage_sizes)
         check_positive_int('num_classes', self.num_classes)
         check_positive_int('num_filters', self.num_filters)
+        if self.stem_filters is not None:
+            check_positive_int('stem_filters', self.stem_filters)
         check_choice('stem', self.stem, STEMS)
         check_choice('shortcut', self.shortcut, SHORTCUTS)
+        check_rate('dropout', self.dropout)
+        check_rate('stochastic_depth', self.stochastic_depth)
         check_dtype(self.dtype)
         for field in ('block_cls', 'act'):
             if not callable(getattr(self, field)):
                 raise ConfigError(f'{field} must be a class or function, not {getattr(self, field)!r}')
         if not isinstance(self.axis_name, str | None):
             raise ConfigError(f'axis_name must be the name of a mapped axis or None, not {self.axis_name!r}')
+        self._check_combinations()
         super().__post_init__()
+
+    def _check_combinations(self):
+        fields = block_fields(self.block_cls)
+        if fields.get('preactivation') and self.stem != 'cifar':
+            raise ConfigError(f"a pre-activation block needs stem='cifar', not {self.stem!r}")
+        if self.dropout and 'dropout' not in fields:
+            raise ConfigError('dropout is only in pre-activation blocks (wrn_*, preact_*, resnet164); use 0.0')
+        if (self.squeeze_excite or self.stochastic_depth) and 'branch' not in fields:
+            raise ConfigError("squeeze_excite and stochastic_depth need a block_cls with the field 'branch'")
+        if self.stem == 'deep' and (self.stem_filters or self.num_filters) % 2:
+            raise ConfigError("stem='deep' needs an even number of stem filters")
+        if self.stochastic_depth and self.shortcut == 'none':
+            raise ConfigError("stochastic_depth needs a shortcut to skip blocks by; shortcut must not be 'none'")
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -161,8 +154,7 @@ class ResNet(nn.Module):
           ConfigError: images have another shape or are not floating point.
         """
         check_images(images)
-        d2l = self.stem == 'd2l'
-        conv = functools.partial(conv2d, use_bias=d2l, dtype=self.dtype)
+        conv = functools.partial(conv2d, use_bias=self.stem == 'd2l', dtype=self.dtype)
         # Flax's momentum is the fraction kept: this is PyTorch's 0.1. The running variance is the biased one, where
         # PyTorch's has the factor n / (n - 1).
         norm = functools.partial(
@@ -173,24 +165,57 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
-        shortcut = identity_shortcut
-        if self.shortcut == 'projection':
-            shortcut = functools.partial(projection_shortcut, conv=conv, norm=None if d2l else norm)
-        block = functools.partial(self.block_cls, conv=conv, norm=norm, act=self.act, shortcut=shortcut)
+        preactivation = block_fields(self.block_cls).get('preactivation', False)
 
-        if self.stem == 'cifar':
-            x = conv(self.num_filters, 3, name='conv1')(images)
-        else:
-            x = conv(self.num_filters, 7, 2, name='conv1')(images)
-        x = norm(name='bn1')(x)
-        x = self.act(x)
-        if self.stem != 'cifar':
-            x = max_pool(x, 3, 2, padding=1)
-
+        x = self._stem(images, conv, norm, preactivation)
+        sow_features(self, 'stem', x)
+        number = 0
         for stage, size in enumerate(self.stage_sizes):
             for index in range(size):
+                number += 1
+                block = self._block(conv, norm, preactivation, number, train)
                 strides = 2 if stage > 0 and index == 0 else 1
                 x = block(self.num_filters * 2**stage, strides, name=f'layer{stage + 1}_{index}')(x)
+            if preactivation and self.final_norm and stage == len(self.stage_sizes) - 1:
+                x = self.act(norm(name='final_bn')(x))
+            sow_features(self, f'stage{stage + 1}', x)
 
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        sow_features(self, 'pooled', x)
         return nn.Dense(self.num_classes, kernel_init=linear_uniform, name='fc')(x)
+
+    def _stem(self, x: jax.Array, conv: ModuleDef, norm: ModuleDef, preactivation: bool) -> jax.Array:
+        filters = self.stem_filters or self.num_filters
+        if self.stem == 'cifar':
+            x = conv(filters, 3, name='conv1')(x)
+            if preactivation:
+                return x
+        elif self.stem == 'deep':
+            x = conv(filters // 2, 3, 2, name='stem_conv1')(x)
+            x = self.act(norm(name='stem_bn1')(x))
+            x = conv(filters // 2, 3, name='stem_conv2')(x)
+            x = self.act(norm(name='stem_bn2')(x))
+            x = conv(filters, 3, name='stem_conv3')(x)
+        else:
+            x = conv(filters, 7, 2, name='conv1')(x)
+        x = self.act(norm(name='bn1')(x))
+        return x if self.stem == 'cifar' else max_pool(x, 3, 2, padding=1)
+
+    def _block(self, conv: ModuleDef, norm: ModuleDef, preactivation: bool, number: int, train: bool) -> ModuleDef:
+        """`block_cls` with all but filters and strides filled in, for the block `number`, from 1."""
+        shortcut: Callable = {'identity': identity_shortcut, 'none': no_shortcut}.get(self.shortcut, projection_shortcut)
+        if shortcut is projection_shortcut:
+            shortcut_norm = None if preactivation or self.stem == 'd2l' else norm
+            shortcut = functools.partial(shortcut, norm=shortcut_norm, conv=conv, average=self.shortcut == 'average')
+        branches: list[Callable] = []
+        if self.squeeze_excite:
+            branches.append(functools.partial(squeeze_excite, conv=conv))
+        if self.stochastic_depth:
+            rate = self.stochastic_depth * number / sum(self.stage_sizes)
+            branches.append(functools.partial(drop_branch, rate=rate, train=train))
+        options: dict[str, Callable] = {}
+        if branches:
+            options['branch'] = lambda y: functools.reduce(lambda y, function: function(y), branches, y)
+        if self.dropout:
+            options['dropout'] = functools.partial(nn.Dropout, self.dropout, deterministic=not train)
+        return functools.partial(self.block_cls, conv=conv, norm=norm, act=self.act, shortcut=shortcut, **options)

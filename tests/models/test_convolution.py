@@ -11,32 +11,34 @@ from resnet_jax.models.convolution import conv, conv_general_dilated
 from resnet_jax.models.layers import conv2d
 
 
-def native(x, kernel, strides, padding):
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+def native(x, kernel, strides, padding, groups=1):
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
 
 
-def both(function, size, stride):
+def both(function, size, stride, groups=1):
     """A function of (x, kernel, g) that returns the output and both gradients of a convolution padded by size // 2."""
 
     def run(x, kernel, g):
         padding = ((size // 2, size // 2),) * 2
-        out, pullback = jax.vjp(lambda x, kernel: function(x, kernel, (stride, stride), padding), x, kernel)
+        out, pullback = jax.vjp(lambda x, kernel: function(x, kernel, (stride, stride), padding, groups), x, kernel)
         return out, *pullback(g)
 
     return run
 
 
-def arguments(image, channels, size, stride, batch=3, dtype=jnp.float32):
+def arguments(image, channels, size, stride, groups=1, batch=3, dtype=jnp.float32):
     """Random (x, kernel, g), scaled so that outputs and gradients are about 1."""
     rng = np.random.default_rng(0)
     out = [(n + 2 * (size // 2) - size) // stride + 1 for n in image]
     x = rng.normal(size=(batch, *image, channels[0]))
-    kernel = rng.normal(size=(size, size, *channels)) / size / np.sqrt(channels[0])
+    inputs = channels[0] // groups
+    kernel = rng.normal(size=(size, size, inputs, channels[1])) / size / np.sqrt(inputs)
     g = rng.normal(size=(batch, *out, channels[1])) / np.sqrt(batch * out[0] * out[1])
     return tuple(jnp.asarray(a, dtype) for a in (x, kernel, g))
 
 
-# (height, width), (in, out), kernel, stride: every form, and what the models use, with fewer channels where that is the same.
+# (height, width), (in, out), kernel, stride and, if several, groups: every form, and what the models use, with fewer channels
 SHAPES = [
     ((32, 32), (3, 16), 3, 1),  # stems
     ((32, 32), (3, 64), 7, 2),
@@ -57,6 +59,11 @@ SHAPES = [
     ((10, 13), (4, 6), 5, 2),
     ((23, 22), (3, 8), 11, 4),
     ((9, 12), (3, 8), 11, 4),
+    ((8, 8), (32, 32), 3, 1, 8),  # groups: of each form
+    ((8, 7), (12, 24), 3, 2, 3),
+    ((2, 2), (8, 8), 3, 1, 4),
+    ((4, 4), (8, 4), 1, 2, 4),
+    ((4, 4), (6, 6), 3, 1, 6),
 ]
 
 
@@ -68,7 +75,7 @@ def test_output_and_gradients(shape):
         np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('shape', [SHAPES[3], SHAPES[4], SHAPES[6], SHAPES[10]])
+@pytest.mark.parametrize('shape', [SHAPES[3], SHAPES[4], SHAPES[6], SHAPES[10], SHAPES[20]])
 def test_bfloat16_is_rounded_once(shape):
     # 2^-8 is half the spacing of bfloat16, relatively; XLA's own convolution may round its partial sums besides.
     args = arguments(*shape, dtype=jnp.bfloat16)
@@ -99,7 +106,7 @@ def test_batches_that_are_no_multiple_of_the_block(batch):
 
 
 @pytest.mark.parametrize('transform', [jax.vmap, jax.pmap])
-@pytest.mark.parametrize('shape', [((6, 6), (4, 5), 3, 2), ((2, 2), (4, 5), 3, 1), ((4, 4), (4, 5), 1, 2)])
+@pytest.mark.parametrize('shape', [((6, 6), (4, 5), 3, 2), ((2, 2), (4, 5), 3, 1), ((4, 4), (4, 5), 1, 2), SHAPES[20]])
 def test_vmap_and_pmap(transform, shape):
     args = arguments(*shape, batch=8)
     parts = [a.reshape(4, 2, *a.shape[1:]) if a.shape[0] == 8 else jnp.stack([a, 2 * a, -a, a]) for a in args]
@@ -109,7 +116,7 @@ def test_vmap_and_pmap(transform, shape):
             np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('shape', [((6, 6), (4, 5), 3, 2), ((2, 2), (4, 5), 3, 1)])
+@pytest.mark.parametrize('shape', [((6, 6), (4, 5), 3, 2), ((2, 2), (4, 5), 3, 1), SHAPES[20]])
 def test_export_for_several_platforms(shape):
     args = arguments(*shape)
     exported = jax.export.export(jax.jit(both(conv, *shape[2:])), platforms=('cpu', 'cuda'))(*args)
@@ -126,7 +133,7 @@ def operations(function, args, platform):
 
 
 @pytest.mark.parametrize('platform', ['cuda', 'rocm', 'tpu'])
-@pytest.mark.parametrize('shape', [SHAPES[3], SHAPES[4], SHAPES[6], SHAPES[11]])
+@pytest.mark.parametrize('shape', [SHAPES[3], SHAPES[4], SHAPES[6], SHAPES[11], SHAPES[20]])
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_other_platforms_run_the_native_operations(shape, dtype, platform):
     args = arguments(*shape, dtype=dtype)
@@ -147,7 +154,7 @@ def test_convolutions_in_a_loop_are_canonical(dtype):
         text = loop.lower([arguments(*shape, dtype=dtype) for shape in shapes], 2).compile().as_text()
         return [numbers == 'b01f_01io->b01f' for numbers in re.findall(r'dim_labels=([\w>-]+)', text)]
 
-    ours = canonical(conv, [*SHAPES[:2], *SHAPES[4:7], SHAPES[10]])  # every form
+    ours = canonical(conv, [*SHAPES[:2], *SHAPES[4:7], SHAPES[10], *SHAPES[19:23]])  # every form
     assert ours
     assert all(ours)
     assert not all(canonical(native, SHAPES[3:4]))
@@ -162,7 +169,7 @@ def test_in_a_flax_module():
     np.testing.assert_allclose(module.apply(variables, x), plain.apply(variables, x), rtol=1e-6)
 
 
-@pytest.mark.parametrize('kwargs', [{'rhs_dilation': (2, 2)}, {'feature_group_count': 2}, {'precision': 'highest'}])
+@pytest.mark.parametrize('kwargs', [{'rhs_dilation': (2, 2)}, {'precision': 'highest'}])
 def test_what_is_not_supported_is_refused(kwargs):
     x, kernel, _ = arguments((6, 6), (4, 4), 3, 1)
     with pytest.raises(ValueError, match='only explicit padding'):

@@ -1,20 +1,34 @@
 import functools
-import math
+import itertools
+import pathlib
 import re
 
-import jax
-import jax.numpy as jnp
 import pytest
 import torch
-import torch_reference
+import torch_reference as T
 
 import resnet_jax.models
 from resnet_jax.errors import ConfigError
-from resnet_jax.models import available_models, create_model
+from resnet_jax.models import BottleneckBlock, available_models, create_model
+from resnet_jax.models.introspection import layers
 
 AKAMASTER = 'akamaster/pytorch_resnet_cifar10, resnet.py, test(); He et al., table 6'
-TORCHVISION = 'torchvision.models, num_params of the IMAGENET1K_V1 weights'
+KUANGLIU = 'kuangliu/pytorch-cifar, counted on its own code'
+TIMM = 'huggingface/pytorch-image-models, timm/models/resnet.py, counted on its own code'
+TORCHVISION = 'torchvision 0.28, num_params of the IMAGENET1K_V1 weights'
+OSMR = 'osmr/imgclsmob, README.md, table of CIFAR-10'
+BLOCKS = T.BasicBlock, T.Bottleneck
+STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+IMAGENET = {'num_classes': 1000}
+
+# What the table of the models' docstring says of a name: its parameters for 10 classes, or of ImageNet's for 1000.
 PARAMETERS = [
+    ('lenet5', {}, 62_006, 'kuangliu/pytorch-cifar, LeNet, which has the same layers'),
+    ('lenet5_relu', {}, 62_006, KUANGLIU),
+    ('alexnet', {}, 23_272_266, 'icpm/pytorch-cifar10, models/AlexNet.py'),
+    ('alexnet_imagenet', IMAGENET, 61_100_840, TORCHVISION),
+    ('plain20', {}, 269_722, 'He et al., section 4.2: as many as its residual counterpart'),
+    ('plain56', {}, 853_018, 'He et al., section 4.2: as many as its residual counterpart'),
     ('resnet8', {}, 75_290, 'akamaster/pytorch_resnet_cifar10, resnet.py, for (1, 1, 1)'),
     ('resnet20', {}, 269_722, AKAMASTER),
     ('resnet32', {}, 464_154, AKAMASTER),
@@ -22,36 +36,222 @@ PARAMETERS = [
     ('resnet56', {}, 853_018, AKAMASTER),
     ('resnet110', {}, 1_727_962, AKAMASTER),
     ('resnet1202', {}, 19_421_274, AKAMASTER),
-    ('resnet18', {}, 11_173_962, 'kuangliu/pytorch-cifar, ResNet18'),
-    ('resnet34', {}, 21_282_122, 'kuangliu/pytorch-cifar, ResNet34'),
-    ('resnet50', {}, 23_520_842, 'kuangliu/pytorch-cifar, ResNet50'),
-    ('resnet101', {}, 42_512_970, 'kuangliu/pytorch-cifar, ResNet101'),
-    ('resnet152', {}, 58_156_618, 'kuangliu/pytorch-cifar, ResNet152'),
+    ('resnet18', {}, 11_173_962, KUANGLIU),
+    ('resnet34', {}, 21_282_122, KUANGLIU),
+    ('resnet50', {}, 23_520_842, KUANGLIU),
+    ('resnet101', {}, 42_512_970, KUANGLIU),
+    ('resnet152', {}, 58_156_618, KUANGLIU),
+    ('resnet18d', IMAGENET, 11_708_744, TIMM),
+    ('resnet34d', IMAGENET, 21_816_904, TIMM),
+    ('resnet50d', IMAGENET, 25_576_264, TIMM),
+    ('resnet101d', IMAGENET, 44_568_392, TIMM),
+    ('resnet152d', IMAGENET, 60_212_040, TIMM),
+    ('seresnet18', IMAGENET, 11_779_624, TIMM),
+    ('seresnet34', IMAGENET, 21_960_416, TIMM),
+    ('seresnet50', IMAGENET, 28_088_024, TIMM),
+    ('seresnet101', IMAGENET, 49_326_872, TIMM),
+    ('seresnet152', IMAGENET, 66_821_848, TIMM),
+    ('preact_resnet18', {}, 11_171_146, KUANGLIU),
+    ('preact_resnet34', {}, 21_279_306, KUANGLIU),
+    ('preact_resnet50', {}, 23_509_066, KUANGLIU),
+    ('resnet164', {}, 1_703_258, OSMR + ', PreResNet-164(BN)'),
+    ('resnet1001', {}, 10_327_706, OSMR + ', PreResNet-1001'),
+    ('wrn_16_4', {}, 2_748_890, 'by hand, below; the formula gives the published ones of its family'),
+    ('wrn_16_8', {}, 10_961_370, 'Zagoruyko and Komodakis: 11.0 M; exactly as wrn_16_4'),
+    ('wrn_28_10', {}, 36_479_194, OSMR),
+    ('wrn_40_4', {}, 8_949_210, 'Zagoruyko and Komodakis: 8.9 M; exactly as wrn_16_4'),
+    ('wide_resnet50_2', IMAGENET, 68_883_240, TORCHVISION),
+    ('wide_resnet101_2', IMAGENET, 126_886_696, TORCHVISION),
+    ('resnext29_4x64d', {}, 17_562_442, 'by hand, below; the formula gives the published ones of its family'),
+    ('resnext29_8x64d', {}, 34_426_698, 'Xie et al.: 34.4 M; exactly as resnext29_4x64d'),
+    ('resnext50_32x4d', IMAGENET, 25_028_904, TORCHVISION),
+    ('resnext101_32x8d', IMAGENET, 88_791_336, TORCHVISION),
     ('d2l_resnet18', {}, 11_184_650, 'by hand, below'),
-    ('alexnet', {}, 23_272_266, 'icpm/pytorch-cifar10, models/AlexNet.py'),
-    ('resnet18', {'stem': 'imagenet', 'num_classes': 1000}, 11_689_512, TORCHVISION),
-    ('resnet34', {'stem': 'imagenet', 'num_classes': 1000}, 21_797_672, TORCHVISION),
-    ('resnet50', {'stem': 'imagenet', 'num_classes': 1000}, 25_557_032, TORCHVISION),
-    ('resnet101', {'stem': 'imagenet', 'num_classes': 1000}, 44_549_160, TORCHVISION),
-    ('resnet152', {'stem': 'imagenet', 'num_classes': 1000}, 60_192_808, TORCHVISION),
+    ('d2l_resnet18_3conv', {}, 17_457_290, 'by hand, below'),
+    ('d2l_resnext26', {}, 1_703_818, 'by hand, below'),
+    ('resnet18', {'stem': 'imagenet', **IMAGENET}, 11_689_512, TORCHVISION),
+    ('resnet34', {'stem': 'imagenet', **IMAGENET}, 21_797_672, TORCHVISION),
+    ('resnet50', {'stem': 'imagenet', **IMAGENET}, 25_557_032, TORCHVISION),
+    ('resnet101', {'stem': 'imagenet', **IMAGENET}, 44_549_160, TORCHVISION),
+    ('resnet152', {'stem': 'imagenet', **IMAGENET}, 60_192_808, TORCHVISION),
+]
+
+# Others of the same families, which have no name here but published numbers.
+RELATIVES = [
+    ('resnet164', {'num_classes': 100}, 1_726_388, 'osmr/imgclsmob, README.md, table of CIFAR-100, PreResNet-164(BN)'),
+    ('wrn_16_4', {'num_filters': 160}, 17_116_634, OSMR + ', WRN-16-10'),
+    ('wrn_40_4', {'num_filters': 128}, 35_748_314, OSMR + ', WRN-40-8'),
+    ('resnet20', {'shortcut': 'projection'}, 272_474, OSMR + ', ResNet-20'),
+    ('resnext29_8x64d', {'block_cls': functools.partial(BottleneckBlock, groups=16)}, 68_155_210, OSMR + ', 16x64d'),
+    ('resnext29_8x64d', {'block_cls': functools.partial(BottleneckBlock, groups=32, base_width=4)}, 4_775_754, OSMR),
+]
+
+HRANK = 'Lin et al., HRank, arXiv:2002.10179, and its repository lmbxmu/HRank'
+TORCHVISION_OPS = 'torchvision 0.28, _ops of the IMAGENET1K_V1 weights'
+TIMM_GMACS = 'timm, results/benchmark-infer-amp-nchw-pt240-cu124-rtx4090.csv, infer_gmacs; BatchNorm included'
+
+# Published multiply-adds. Sources that count more than convolutions and linear layers say so.
+MULTIPLY_ADDS = [
+    ('resnet56', {}, 125.49e6, HRANK),
+    ('resnet110', {}, 252.89e6, HRANK),
+    ('wrn_28_10', {}, 5246.98e6, OSMR + '; BatchNorm included'),
+    ('wrn_16_4', {'num_filters': 160}, 2414.04e6, OSMR + ', WRN-16-10'),
+    ('wrn_40_4', {'num_filters': 128}, 5176.90e6, OSMR + ', WRN-40-8'),
+    ('resnext29_8x64d', {'block_cls': functools.partial(BottleneckBlock, groups=16)}, 10709.34e6, OSMR + ', 16x64d'),
+    ('alexnet_imagenet', IMAGENET, 0.714e9, TORCHVISION_OPS),
+    ('resnet18', {'stem': 'imagenet', **IMAGENET}, 1.814e9, TORCHVISION_OPS),
+    ('resnet34', {'stem': 'imagenet', **IMAGENET}, 3.664e9, TORCHVISION_OPS),
+    ('resnet50', {'stem': 'imagenet', **IMAGENET}, 4.089e9, TORCHVISION_OPS),
+    ('resnet101', {'stem': 'imagenet', **IMAGENET}, 7.801e9, TORCHVISION_OPS),
+    ('resnet152', {'stem': 'imagenet', **IMAGENET}, 11.514e9, TORCHVISION_OPS),
+    ('resnext50_32x4d', IMAGENET, 4.23e9, TORCHVISION_OPS),
+    ('resnext101_32x8d', IMAGENET, 16.414e9, TORCHVISION_OPS),
+    ('wide_resnet50_2', IMAGENET, 11.398e9, TORCHVISION_OPS),
+    ('wide_resnet101_2', IMAGENET, 22.753e9, TORCHVISION_OPS),
+    ('resnet18d', IMAGENET, 2.06e9, TIMM_GMACS),
+    ('resnet34d', IMAGENET, 3.91e9, TIMM_GMACS),
+    ('resnet50d', IMAGENET, 4.35e9, TIMM_GMACS),
+    ('resnet101d', IMAGENET, 8.08e9, TIMM_GMACS),
+    ('resnet152d', IMAGENET, 11.80e9, TIMM_GMACS),
+    ('seresnet18', IMAGENET, 1.82e9, TIMM_GMACS),
+    ('seresnet34', IMAGENET, 3.67e9, TIMM_GMACS),
+    ('seresnet50', IMAGENET, 4.11e9, TIMM_GMACS),
+    ('seresnet101', IMAGENET, 7.84e9, TIMM_GMACS),
+    ('seresnet152', IMAGENET, 11.57e9, TIMM_GMACS),
+    ('lenet5_relu', {}, 651_720, KUANGLIU),
+    ('resnet18', {}, 555_422_720, KUANGLIU),
+    ('resnet50', {}, 1_297_829_888, KUANGLIU),
+    ('preact_resnet18', {}, 555_422_720, KUANGLIU),
+    ('preact_resnet34', {}, 1_159_402_496, KUANGLIU),
+    ('preact_resnet50', {}, 1_297_829_888, KUANGLIU),
 ]
 
 
-def num_parameters(model):
-    init = functools.partial(model.init, train=False)
-    params = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+def imagenet_resnet(layers, **kwargs):
+    kwargs = {'stem': 'imagenet', 'num_classes': 1000, **kwargs}
+    return functools.partial(T.ResNet, BLOCKS[layers >= 50], STAGES[layers], **kwargs)
+
+
+def cifar_resnet(layers, kind='identity'):
+    return functools.partial(T.ResNet, T.BasicBlock, ((layers - 2) // 6,) * 3, 16, kind=kind)
+
+
+def wide_resnet(layers, width):
+    return functools.partial(T.PreActResNet, T.PreActBlock, ((layers - 4) // 6,) * 3, 16 * width, 16, final_norm=True)
+
+
+# The whole networks in PyTorch, for all names but the deepest: both numbers must be the same.
+REFERENCES = {
+    'lenet5': T.LeNet,
+    'lenet5_relu': T.LeNet,
+    'alexnet': T.AlexNet,
+    'alexnet_imagenet': T.ImageNetAlexNet,
+    'plain20': cifar_resnet(20, 'none'),
+    'plain56': cifar_resnet(56, 'none'),
+    **{f'resnet{n}': cifar_resnet(n) for n in (8, 20, 32, 44, 56, 110)},
+    **{f'resnet{n}': functools.partial(T.ResNet, BLOCKS[n >= 50], STAGES[n]) for n in STAGES},
+    **{f'resnet{n}d': imagenet_resnet(n, stem='deep', kind='average') for n in STAGES},
+    **{f'seresnet{n}': imagenet_resnet(n, se=True) for n in STAGES},
+    **{f'preact_resnet{n}': functools.partial(T.PreActResNet, T.PreActBlock, STAGES[n]) for n in (18, 34)},
+    'preact_resnet50': functools.partial(T.PreActResNet, T.PreActBottleneck, STAGES[50]),
+    'resnet164': functools.partial(T.PreActResNet, T.PreActBottleneck, (18, 18, 18), 16, final_norm=True),
+    'resnet1001': functools.partial(T.PreActResNet, T.PreActBottleneck, (111, 111, 111), 16, final_norm=True),
+    'wrn_16_4': wide_resnet(16, 4),
+    'wrn_16_8': wide_resnet(16, 8),
+    'wrn_28_10': wide_resnet(28, 10),
+    'wrn_40_4': wide_resnet(40, 4),
+    'wide_resnet50_2': imagenet_resnet(50, base_width=128),
+    'wide_resnet101_2': imagenet_resnet(101, base_width=128),
+    'resnext29_4x64d': functools.partial(T.ResNet, T.Bottleneck, (3, 3, 3), groups=4),
+    'resnext29_8x64d': functools.partial(T.ResNet, T.Bottleneck, (3, 3, 3), groups=8),
+    'resnext50_32x4d': imagenet_resnet(50, groups=32, base_width=4),
+    'resnext101_32x8d': imagenet_resnet(101, groups=32, base_width=8),
+    'd2l_resnet18': T.D2LResNet,
+    'd2l_resnet18_3conv': functools.partial(T.D2LResNet, block=T.ThreeConvResidual),
+    'd2l_resnext26': functools.partial(T.D2LResNet, block=T.D2LResNeXtBlock),
+}
+
+
+@functools.cache
+def layers_of(name, **kwargs):
+    """The layers, for 224x224 where there are 1000 classes."""
+    return layers(create_model(name, **kwargs), 224 if kwargs.get('num_classes') == 1000 else 32)
+
+
+def row_kwargs(name):
+    """Those that the table's numbers for `name` are for."""
+    return next(kwargs for row_name, kwargs, *_ in PARAMETERS if row_name == name)
+
+
+def totals(name, **kwargs):
+    """Parameters and multiply-adds."""
+    found = layers_of(name, **kwargs)
+    return sum(layer.params for layer in found), sum(layer.multiply_adds for layer in found)
 
 
 @pytest.mark.parametrize(('name', 'kwargs', 'expected', 'source'), PARAMETERS)
 def test_published_parameter_counts(name, kwargs, expected, source):
-    assert num_parameters(create_model(name, **kwargs)) == expected, source
+    assert totals(name, **kwargs)[0] == expected, source
     assert f'{expected:,}' in resnet_jax.models.__doc__
 
 
-def test_every_model_is_counted_and_in_the_table():
-    assert {name for name, *_ in PARAMETERS} == set(available_models())
-    assert set(re.findall(r'^  (\w+) +\| +\d+ \|', resnet_jax.models.__doc__, re.M)) == set(available_models())
+@pytest.mark.parametrize(('name', 'kwargs', 'expected', 'source'), RELATIVES)
+def test_published_parameter_counts_of_their_relatives(name, kwargs, expected, source):
+    assert totals(name, **kwargs)[0] == expected, source
+
+
+@pytest.mark.parametrize(('name', 'kwargs', 'expected', 'source'), MULTIPLY_ADDS)
+def test_published_multiply_adds(name, kwargs, expected, source):
+    assert abs(totals(name, **kwargs)[1] / expected - 1) < 0.01, source
+
+
+@pytest.mark.parametrize('name', REFERENCES)
+def test_torch_references_have_the_same_numbers(name):
+    with torch.device('meta'):
+        reference = REFERENCES[name]()
+    kwargs = row_kwargs(name)
+    image_size = 224 if kwargs else 32
+    assert (T.num_parameters(reference), T.multiply_adds(reference, image_size)) == totals(name, **kwargs)
+
+
+def test_every_model_is_counted_and_in_the_tables():
+    names = list(available_models())
+    assert list(dict.fromkeys(name for name, *_ in PARAMETERS)) == names
+    assert set(names) - set(REFERENCES) == {'resnet1202'}
+    # name, layers, params and multiply-adds, which the README has too
+    row = re.compile(r'^\W*(\w+)`? +\| +(\d+) \| +([\d,]+) \| +([\d.]+ [MG]) ', re.M)
+    rows = row.findall(resnet_jax.models.__doc__)
+    assert [name for name, *_ in rows] == names
+    for name, _, params, multiply_adds in rows:
+        total = totals(name, **row_kwargs(name))
+        assert params == f'{total[0]:,}', name
+        assert multiply_adds == readable(total[1]), name
+    readme = pathlib.Path(__file__).parents[2] / 'README.md'
+    assert row.findall(readme.read_text()) == rows
+
+
+@pytest.mark.parametrize('name', available_models())
+def test_layers_of_the_table(name):
+    """Layers are convolutions and linear layers on the way, without shortcuts and squeeze-and-excitation."""
+    model = create_model(name)
+    counted = [
+        layer.path
+        for layer in layers_of(name, **row_kwargs(name))
+        if layer.kind != 'BatchNorm' and 'downsample' not in layer.path and 'se_fc' not in layer.path
+    ]
+    (number,) = re.findall(rf'^  {name} +\| +(\d+) \|', resnet_jax.models.__doc__, re.M)
+    # ResNet-D's stem counts as the one convolution it stands for; a Wide ResNet's name counts the three shortcut
+    # convolutions and not the linear layer.
+    deep, wide = getattr(model, 'stem', '') == 'deep', name.startswith('wrn')
+    assert len(counted) - 2 * deep + 2 * wide == int(number)
+
+
+def readable(multiply_adds):
+    return f'{multiply_adds / 1e9:.2f} G' if multiply_adds >= 1e9 else f'{multiply_adds / 1e6:.2f} M'
+
+
+def num_parameters(model):
+    return sum(layer.params for layer in layers(model))
 
 
 def test_d2l_parameters_by_hand():
@@ -66,27 +266,43 @@ def test_d2l_parameters_by_hand():
     blocks = block(64, 64) + sum(block(c // 2, c) for c in (128, 256, 512)) + sum(block(c, c) for c in (64, 128, 256, 512))
     assert stem + blocks + 512 * 10 + 10 == 11_184_650
 
+    third = 2 * sum(conv(3, c, c) + 2 * c for c in (64, 128, 256, 512))
+    assert stem + blocks + third + 512 * 10 + 10 == 17_457_290
 
-@pytest.mark.parametrize(
-    ('make_reference', 'expected'),
-    [
-        (
-            functools.partial(torch_reference.ResNet, torch_reference.BasicBlock, (3, 3, 3), 16, kind='identity'),
-            269_722,
-        ),
-        (functools.partial(torch_reference.ResNet, torch_reference.BasicBlock, (2, 2, 2, 2)), 11_173_962),
-        (
-            functools.partial(
-                torch_reference.ResNet, torch_reference.Bottleneck, (3, 4, 6, 3), stem='imagenet', num_classes=1000
-            ),
-            25_557_032,
-        ),
-        (torch_reference.D2LResNet, 11_184_650),
-    ],
-)
-def test_torch_references_have_the_same_counts(make_reference, expected):
-    with torch.device('meta'):
-        assert torch_reference.num_parameters(make_reference()) == expected
+    def resnext(inputs, outputs):  # groups of 16: every output sees 16 inputs
+        middle = 9 * 16 * outputs + outputs
+        projection = conv(1, inputs, outputs) + 2 * outputs if inputs != outputs else 0
+        return conv(1, inputs, outputs) + middle + conv(1, outputs, outputs) + 3 * (2 * outputs) + projection
+
+    blocks = (
+        resnext(64, 64) + sum(resnext(c // 2, c) for c in (128, 256, 512)) + sum(resnext(c, c) for c in (64, 128, 256, 512))
+    )
+    assert stem + blocks + 512 * 10 + 10 == 1_703_818
+
+
+@pytest.mark.parametrize(('layers', 'width', 'expected'), [(16, 4, 2_748_890), (28, 10, 36_479_194), (16, 10, 17_116_634)])
+def test_wide_resnet_parameters_by_hand(layers, width, expected):
+    def block(inputs, outputs):
+        projection = inputs * outputs if inputs != outputs else 0
+        return 9 * inputs * outputs + 9 * outputs * outputs + 2 * inputs + 2 * outputs + projection
+
+    widths, more = (16, 16 * width, 32 * width, 64 * width), (layers - 4) // 6 - 1
+    total = 9 * 3 * 16 + 2 * widths[3] + 10 * widths[3] + 10
+    for inputs, outputs in itertools.pairwise(widths):
+        total += block(inputs, outputs) + more * block(outputs, outputs)
+    assert total == expected
+
+
+@pytest.mark.parametrize(('groups', 'base_width', 'expected'), [(4, 64, 17_562_442), (8, 64, 34_426_698), (32, 4, 4_775_754)])
+def test_resnext_parameters_by_hand(groups, base_width, expected):
+    inputs, total = 64, 9 * 3 * 64 + 2 * 64
+    for stage in range(3):
+        width, outputs = groups * base_width * 2**stage, 256 * 2**stage
+        total += inputs * outputs + 2 * outputs
+        for _ in range(3):
+            total += inputs * width + 9 * width * (width // groups) + width * outputs + 2 * (2 * width + outputs)
+            inputs = outputs
+    assert total + 10 * inputs + 10 == expected
 
 
 def test_depth_and_width_can_be_changed():
@@ -99,17 +315,21 @@ def test_depth_and_width_can_be_changed():
 @pytest.mark.parametrize(
     ('name', 'kwargs', 'message'),
     [
-        ('resnet19', {}, r"unknown model 'resnet19'; did you mean 'resnet1\d+'\?; available: resnet8, .*alexnet"),
+        ('resnet19', {}, r"unknown model 'resnet19'; did you mean 'resnet1\d+'\?; available: lenet5, .*resnet18, "),
         ('Alexnet', {}, "unknown model 'Alexnet'; did you mean 'alexnet'"),
         ('xyz', {}, "unknown model 'xyz'; available: "),
         (None, {}, 'unknown model None; available: '),
         ([], {}, 'unknown model'),
         ('resnet8', {'num_filter': 8}, "resnet8 has no argument 'num_filter'; did you mean 'num_filters'.*stem"),
         ('resnet8', {'parent': None}, "resnet8 has no argument 'parent'"),
-        ('alexnet', {'stem': 'cifar'}, "alexnet has no argument 'stem'; it has: num_classes, dtype"),
+        (
+            'alexnet',
+            {'stems': 'cifar'},
+            "alexnet has no argument 'stems'; did you mean 'stem'.; it has: num_classes, stem",
+        ),
         ('alexnet', {'num_classes': -1}, 'num_classes must be'),
         ('alexnet', {'dtype': 'int8'}, 'dtype must be'),
-        ('resnet8', {'stem': 'd2'}, "stem must be one of 'cifar', 'imagenet', 'd2l', not 'd2'"),
+        ('resnet8', {'stem': 'd2'}, "stem must be one of 'cifar', 'imagenet', 'd2l', 'deep', not 'd2'"),
     ],
 )
 def test_errors(name, kwargs, message):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.models.pooling import max_pool
+from resnet_jax.models.pooling import adaptive_average_pool, average_pool, max_pool
 
 
 def distinct(*shape):
@@ -57,3 +57,24 @@ def test_window_larger_than_the_image_is_refused():
 def test_padding_larger_than_half_the_window_is_refused():
     with pytest.raises(ConfigError, match='padding 2'):
         max_pool(jnp.zeros((1, 4, 4, 1)), 3, 2, 2)
+
+
+@pytest.mark.parametrize('ceil_mode', [False, True])
+@pytest.mark.parametrize('shape', [(2, 8, 6, 3), (2, 7, 5, 1), (1, 3, 4, 2)])
+def test_average_pool_agrees_with_torch(shape, ceil_mode):
+    x = distinct(*shape)
+    expected = F.avg_pool2d(torch.from_numpy(x.transpose(0, 3, 1, 2)), 2, ceil_mode=ceil_mode, count_include_pad=False)
+    np.testing.assert_allclose(average_pool(x, 2, ceil_mode), expected.numpy().transpose(0, 2, 3, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize('size', [(6, 6), (13, 6), (3, 1), (12, 7)])
+def test_adaptive_average_pool_agrees_with_torch(size):
+    x = distinct(2, *size, 3)
+    expected = F.adaptive_avg_pool2d(torch.from_numpy(x.transpose(0, 3, 1, 2)), 6).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(adaptive_average_pool(x, 6), expected, rtol=1e-6)
+
+
+def test_an_average_pool_that_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match=r'a pooling window of 2 does not fit into \(1, 4\) pixels'):
+        average_pool(jnp.zeros((1, 1, 4, 1)), 2)
+    assert average_pool(jnp.ones((1, 1, 1, 1)), 2, ceil_mode=True).shape == (1, 1, 1, 1)

@@ -1,0 +1,21 @@
+"""ResNeXt-29, 8x64d (34.4 M parameters) on CIFAR-10, as in its paper.
+
+SGD with Nesterov momentum, 300 epochs, the rate divided by 10 after 150 and 225.
+
+Command:  python bin/train.py --config=configs/resnext29.py
+Expected: not yet run. Xie et al., arXiv:1611.05431: 96.35 %.
+Hardware: meant for a GPU, with --config.dtype=bfloat16: 5.39 G multiply-adds per image, nearly ten times ResNet-18's.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.model = 'resnext29_8x64d'
+    config.num_epochs = 300
+    config.schedule = 'step'
+    config.warmup_epochs = 0.0
+    config.milestones = (0.5, 0.75)
+    config.step_factor = 0.1
+    return config

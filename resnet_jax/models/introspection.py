@@ -1,0 +1,99 @@
+"""What is inside a network: `features` of its stages, and `layers`, a table of shapes, parameters and multiply-adds."""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.errors import ConfigError
+from resnet_jax.models.checks import check_positive_int
+
+
+class Layer(NamedTuple):
+    """One layer: its path as in `params`, the shape of its output without the batch, parameters and multiply-adds."""
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    params: int
+    multiply_adds: int
+
+
+def layers(model: nn.Module, image_size: int = 32, channels: int = 3) -> list[Layer]:
+    """The layers with parameters, in the order they run; only shapes are computed.
+
+    Multiply-adds are those of convolutions and linear layers for one image, one for a product and the sum that it goes
+    into: what papers call FLOPs. Biases, BatchNorm, activations and pools are not counted.
+
+    Args:
+      model: a module of this package.
+      image_size: height and width of the images.
+      channels: their channels.
+
+    Raises:
+      ConfigError: image_size or channels is out of range, or too small for the model.
+    """
+    check_positive_int('image', image_size)
+    check_positive_int('channels', channels)
+    found: list[Layer] = []
+
+    def record(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        module = context.module
+        if context.method_name == '__call__' and isinstance(module, nn.Conv | nn.Dense | nn.BatchNorm):
+            shapes = {name: leaf.shape for name, leaf in module.variables['params'].items()}
+            # A kernel is used once for each output pixel, all of it even with groups.
+            pixels = math.prod(out.shape[1:-1])
+            multiply_adds = pixels * math.prod(shapes['kernel']) if 'kernel' in shapes else 0
+            params = sum(math.prod(shape) for shape in shapes.values())
+            found.append(Layer('/'.join(module.path), type(module).__name__, out.shape[1:], params, multiply_adds))
+        return out
+
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    with nn.intercept_methods(record):
+        jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    return found
+
+
+def table(found: list[Layer]) -> str:
+    """The layers as lines of text, with a header and totals."""
+    rows = [('layer', 'kind', 'output', 'params', 'multiply-adds')]
+    for layer in found:
+        shape = 'x'.join(map(str, layer.shape))
+        rows.append((layer.path, layer.kind, shape, f'{layer.params:,}', f'{layer.multiply_adds:,}'))
+    params, multiply_adds = sum(layer.params for layer in found), sum(layer.multiply_adds for layer in found)
+    rows.append(('total', '', '', f'{params:,}', f'{multiply_adds:,}'))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = (True, True, True, False, False)
+    lines = []
+    for row in rows:
+        cells = (cell.ljust(w) if is_left else cell.rjust(w) for cell, w, is_left in zip(row, widths, left, strict=True))
+        lines.append('  '.join(cells).rstrip())
+    rule = '-' * max(map(len, lines))
+    return '\n'.join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def features(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> dict[str, jax.Array]:
+    """What a network computes on its way to the logits, in evaluation mode; may be jitted with the model bound.
+
+    Args:
+      model: a module of this package.
+      variables: {'params', 'batch_stats'}, or {'params'} where there is no BatchNorm.
+      images: `[batch, height, width, channels]`, as the model takes them.
+
+    Returns:
+      'stage1', 'stage2', ...: the maps that each stage ends with, `[batch, height, width, channels]` in the model's dtype;
+      'stem' of a ResNet: the map that stage 1 begins with; 'pooled': what the last linear layer sees,
+      `[batch, channels]`, float32; 'logits': `[batch, num_classes]`, float32.
+
+    Raises:
+      ConfigError: the model keeps no features.
+    """
+    logits, state = model.apply(variables, images, train=False, mutable=['intermediates'])
+    if 'intermediates' not in state:
+        raise ConfigError(f'{type(model).__name__} keeps no features; expected a model of resnet_jax.models')
+    return {**state['intermediates'], 'logits': logits}
