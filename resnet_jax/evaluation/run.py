@@ -32,6 +32,12 @@ class TrainedRun:
     step: int
     dataset: dict[str, Any]
 
+    def probabilities(self, images: jax.Array) -> jax.Array:
+        """`predict` of one batch as a traceable function: from uint8 images, normalisation included, to probabilities."""
+        inputs = normalize(images, self.dataset['mean'], self.dataset['std'], jnp.dtype(self.config['dtype']))
+        logits: Any = self.model.apply(self.variables, inputs, train=False)
+        return jax.nn.softmax(logits)
+
     def predict(self, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
         """Returns float32 probabilities `[n, num_classes]` for uint8 images `[n, height, width, channels]`.
 
@@ -42,11 +48,7 @@ class TrainedRun:
         if images.dtype != np.uint8 or images.shape[1:] != expected:
             raise ConfigError(f'images are {images.dtype}{list(images.shape)}; expected uint8 [n, {str(list(expected))[1:]}')
 
-        @jax.jit
-        def probabilities(batch):
-            inputs = normalize(batch, self.dataset['mean'], self.dataset['std'], jnp.dtype(self.config['dtype']))
-            return jax.nn.softmax(self.model.apply(self.variables, inputs, train=False))
-
+        probabilities = jax.jit(self.probabilities)
         parts = [probabilities(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
         return np.concatenate([np.zeros((0, len(self.dataset['class_names'])), np.float32), *map(np.asarray, parts)])
 
