@@ -35,11 +35,12 @@ def write(run: TrainedRun, path: Path) -> TrainedRun:
             import onnxruntime  # noqa: F401 (to be told of it before the work, not after)
             from jax2onnx import to_onnx
         except ImportError as error:
-            raise ConfigError(f"--format=onnx needs {error.name}; pip install 'resnet_jax[export]'") from None
+            also = ', on Python 3.12 or later also pip install --no-deps jax2onnx' if error.name == 'jax2onnx' else ''
+            raise ConfigError(f"--format=onnx needs {error.name}; pip install 'resnet_jax[export]'{also}") from None
         names = {'model_name': run.config['model'], 'input_names': ['images'], 'output_names': ['probabilities']}
         try:
             model = to_onnx(run.probabilities, [images], **names)
-            # jax2onnx 0.13 to 0.17 leave the shapes of NHWC values on values that they have made NCHW. They are optional.
+            # jax2onnx (0.13.0 and 0.17.1) leaves the shapes of NHWC values on values that it has made NCHW. They are optional.
             del model.graph.value_info[:]
             onnx.checker.check_model(model)
         except Exception as error:  # it raises many kinds
