@@ -23,6 +23,12 @@ class InputFileError(UserError):
     exit_code = 3
 
 
+class ExportError(UserError):
+    """An exported network does not answer as the network does: a bug, ours or the converter's."""
+
+    exit_code = 1
+
+
 class DivergedError(UserError):
     """The loss is no longer finite."""
 

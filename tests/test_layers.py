@@ -20,6 +20,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax.report': ('errors', 'report'),
     'resnet_jax.training': ('errors', 'models', 'data', 'training'),
     'resnet_jax.evaluation': ('errors', 'models', 'data', 'training', 'evaluation', 'report'),
+    'resnet_jax.export': ('errors', 'data', 'training', 'evaluation', 'export'),
     'resnet_jax.training.loop': ('errors', 'models', 'data', 'training', 'evaluation', 'report'),  # what a run does, in all
 }
 

@@ -34,13 +34,16 @@ class TrainedRun:
     step: int
     dataset: dict[str, Any]
 
-    @functools.cached_property
-    def _probabilities(self) -> Callable:
-        def probabilities(variables, batch):
-            inputs = normalize(batch, self.dataset['mean'], self.dataset['std'], jnp.dtype(self.config['dtype']))
-            return jax.nn.softmax(self.model.apply(variables, inputs, train=False))
+    def probabilities(self, images: jax.Array) -> jax.Array:
+        """`predict` of one batch as a traceable function: from uint8 images, normalisation included, to probabilities."""
+        inputs = normalize(images, self.dataset['mean'], self.dataset['std'], jnp.dtype(self.config['dtype']))
+        logits: Any = self.model.apply(self.variables, inputs, train=False)
+        return jax.nn.softmax(logits)
 
-        return jax.jit(probabilities)
+    @functools.cached_property
+    def _predict_batch(self) -> Callable:
+        # The variables are an argument: closed over, they would be constants of the compiled program.
+        return jax.jit(lambda variables, images: dataclasses.replace(self, variables=variables).probabilities(images))
 
     def predict(self, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
         """Returns float32 probabilities `[n, num_classes]` for uint8 images `[n, height, width, channels]`.
@@ -53,7 +56,7 @@ class TrainedRun:
             raise ConfigError(f'images are {images.dtype}{list(images.shape)}; expected uint8 [n, {str(list(expected))[1:]}')
 
         batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-        parts = [self._probabilities(self.variables, batch) for batch in batches]
+        parts = [self._predict_batch(self.variables, batch) for batch in batches]
         return np.concatenate([np.zeros((0, len(self.dataset['class_names'])), np.float32), *map(np.asarray, parts)])
 
 

@@ -1,0 +1,74 @@
+"""A trained run as files that other programs load, without this package: `export_run`, which bin/export.py calls.
+
+  model.stablehlo   a `jax.export` artifact; needs jax and flatbuffers
+  model.onnx        for onnxruntime and others
+  README.md         a model card: how to load them, the recipe, the result
+
+Both take uint8 images `[batch, height, width, channels]`, any batch size, and return float32 probabilities `[batch,
+classes]`; preprocessing and weights are inside. No file is left that was not loaded again and compared with the network.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from resnet_jax.errors import ConfigError, ResourceError
+from resnet_jax.evaluation.run import load_run
+from resnet_jax.export import compare, onnx, stablehlo
+from resnet_jax.export.card import model_card
+
+# In the order in which they are written; each has `write(run, path)` and `reload(path, batches)`.
+FORMATS = {'stablehlo': stablehlo, 'onnx': onnx}
+
+
+def export_run(
+    workdir: str | Path, out: str | Path, formats: Sequence[str] = ('stablehlo',), *, ema: bool = False
+) -> dict[str, float]:
+    """Exports the result of a run into a new folder, which appears when all of it is written and compared.
+
+    Computes on the CPU, where the comparison is exact; the StableHLO artifact runs on CPU, CUDA and TPU all the same.
+
+    Args:
+      workdir: the run folder.
+      out: the folder to make; it may exist if it is empty.
+      formats: of `FORMATS`.
+      ema: take the averaged parameters.
+
+    Returns:
+      For each format the largest absolute difference of a probability from the network's.
+
+    Raises:
+      ConfigError: a format is unknown, its packages are not installed, `out` is not empty, or `ema` without averages.
+      InputFileError: there is no run, or it is damaged.
+      ExportError: a file does not answer as the network does.
+      ResourceError: `out` cannot be written.
+    """
+    if not formats or set(formats) - set(FORMATS):
+        raise ConfigError(f'unknown export format in {list(formats)}; expected some of {", ".join(FORMATS)}')
+    out = Path(os.path.abspath(out))  # noqa: PTH100 (also without '..', so that there is a name to put beside it)
+    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+        raise ConfigError(f'{out} exists; expected the name of a new or empty folder: choose another --out')
+    with jax.default_device(jax.local_devices(backend='cpu')[0]):
+        run = load_run(workdir, ema=ema)
+        run = dataclasses.replace(run, variables=jax.tree.map(np.asarray, run.variables))  # constants of the programs
+        partial = out.parent / f'.{out.name}.partial-{os.getpid()}'
+        try:
+            partial.mkdir(parents=True)
+            differences = {}
+            for name in FORMATS:
+                if name in formats:
+                    path = partial / f'model.{name}'
+                    exported = FORMATS[name].write(run, path)
+                    differences[name] = compare.check(exported, path, FORMATS[name].reload)
+            (partial / 'README.md').write_text(model_card(run, Path(workdir), differences, ema=ema), encoding='utf-8')
+            partial.replace(out)
+        except OSError as error:
+            raise ResourceError(f'{out} could not be written: {error}; free space or choose another --out') from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return differences

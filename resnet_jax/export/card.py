@@ -1,0 +1,158 @@
+"""The model card of an exported run: README.md with the YAML metadata that the Hugging Face Hub reads.
+
+Everything that comes from the run is escaped: a class name or a config value is text, never markup.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import yaml
+
+from resnet_jax.errors import InputFileError
+from resnet_jax.evaluation.run import TrainedRun
+
+_PRIVATE = ('data_dir', 'data_archive')  # paths on the machine that trained
+_LOAD = {
+    'stablehlo': """### StableHLO
+
+For CPU, CUDA and TPU; needs `pip install jax flatbuffers`, not `resnet_jax`.
+
+```python
+from pathlib import Path
+import jax, jax.export
+exported = jax.export.deserialize(bytearray(Path('model.stablehlo').read_bytes()))
+classify = jax.jit(exported.call)
+probabilities = classify(images)  # numpy uint8 {images} -> float32 {probabilities}
+```
+
+Written by jax {jax}. JAX promises that versions up to six months newer read it.
+""",
+    'onnx': """### ONNX
+
+Needs `pip install onnxruntime`; computes in float32.
+
+```python
+import onnxruntime
+session = onnxruntime.InferenceSession('model.onnx')
+probabilities = session.run(None, {{'images': images}})[0]  # numpy uint8 {images} -> float32 {probabilities}
+```
+""",
+}
+
+
+def model_card(run: TrainedRun, workdir: Path, differences: Mapping[str, float], *, ema: bool) -> str:
+    """Returns the card of a run that was exported in some formats.
+
+    Args:
+      workdir: its folder; result.json and environment.json are read if they are there.
+      differences: for each format the largest difference of a probability from the network's.
+      ema: whether the parameters are the averaged ones.
+
+    Raises:
+      InputFileError: result.json or environment.json cannot be read.
+    """
+    result, environment = _read(workdir / 'result.json'), _read(workdir / 'environment.json')
+    if result.get('step') != run.step:  # of an earlier or later state than the one exported
+        result = {}
+    prefix = 'ema_' if ema else ''
+    model, dataset, names = _line(run.config['model']), _line(run.dataset['name']), run.dataset['class_names']
+    metadata: dict[str, Any] = {
+        'library_name': 'jax',
+        'license': 'apache-2.0',
+        'pipeline_tag': 'image-classification',
+        'tags': ['image-classification', 'jax', 'flax', 'resnet_jax', model, *differences],
+        'datasets': [dataset],
+        'metrics': ['accuracy'],
+    }
+    if result:
+        accuracy, loss = float(result[prefix + 'accuracy']), float(result[prefix + 'loss'])
+        measured = {
+            'task': {'type': 'image-classification'},
+            'dataset': {'name': dataset, 'type': dataset, 'split': _line(result['split'])},
+            'metrics': [{'type': 'accuracy', 'value': accuracy}, {'type': 'loss', 'value': loss}],
+        }
+        metadata['model-index'] = [{'name': model, 'results': [measured]}]
+    lines = ['---', yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(), '---', '']
+    lines += [f'# {_text(model)} trained on {_text(dataset)}', '']
+    if not result:
+        lines += ['No result: the run had not finished when it was exported.', '']
+    else:
+        lines += [
+            f'{_text(result["split"]).capitalize()} accuracy {100 * accuracy:.2f} % of {_text(result["count"])} images, '
+            f'loss {loss:.4f}, after {_text(result["epoch"])} epochs ({run.step} iterations). '
+            + (
+                'The epoch was chosen by accuracy on held-out training images.'
+                if result['selected'] == 'validation'
+                else 'The last epoch, not the best.'
+            ),
+            '',
+        ]
+    if ema:
+        lines += [f'The parameters are averages over training, with decay {float(run.config["ema_decay"]):g}.', '']
+
+    height, width, channels = run.dataset['image_shape']
+    lines += ['## Load', '']
+    shapes = {'images': f'[n, {height}, {width}, {channels}]', 'probabilities': f'[n, {len(names)}]'}
+    for name, difference in differences.items():
+        lines += [
+            _LOAD[name].format(jax=jax.__version__, **shapes),
+            f'Compared with the network when it was exported: no probability differed by more than {difference:.1g}.',
+            '',
+        ]
+    lines += [
+        '## Preprocessing',
+        '',
+        f'Inside the model. Give it uint8 pixels, height {height}, width {width}, {channels} channel'
+        + ('s (RGB)' if channels == 3 else '' if channels == 1 else 's')
+        + f', not normalised; it computes (pixel / 255 - mean) / std with mean {_numbers(run.dataset["mean"])} and '
+        f'std {_numbers(run.dataset["std"])}.',
+        '',
+        '## Classes',
+        '',
+        *(f'{index}. {_text(name)}' for index, name in enumerate(names)),
+        '',
+        '## Recipe',
+        '',
+        f'The config, as `bin/train.py` resolved it; the data had the fingerprint {_text(run.dataset["fingerprint"])}.',
+        '',
+        '```json',
+        json.dumps({k: v for k, v in run.config.items() if k not in _PRIVATE}, indent=1, sort_keys=True),
+        '```',
+        '',
+        '## Trained with',
+        '',
+        '```json',
+        json.dumps(environment, indent=1),
+        '```',
+        '',
+    ]
+    return '\n'.join(lines)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Returns what is in a JSON file, {} if it is not there."""
+    try:
+        value = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise InputFileError(f'{path} cannot be read as JSON ({error}); restore it or train again') from None
+    if not isinstance(value, dict):
+        raise InputFileError(f'{path} holds {type(value).__name__}, expected an object; restore it or train again')
+    return value
+
+
+def _line(value: object) -> str:
+    return ' '.join(''.join(c if c.isprintable() else ' ' for c in str(value)).split())
+
+
+def _text(value: object) -> str:
+    """A value as one line of Markdown that shows it as it is."""
+    escaped = re.sub(r'([\\`*_\[\]<>&|#~$!])', r'\\\1', _line(value))
+    return re.sub(r'^(\d*)([-+=.)])', r'\1\\\2', escaped)  # what begins a list or a rule
+
+
+def _numbers(values: Any) -> str:
+    return ', '.join(f'{float(value):.4f}' for value in values)

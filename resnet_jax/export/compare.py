@@ -1,0 +1,56 @@
+"""Whether an exported file answers as the network does."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from resnet_jax.errors import ExportError
+from resnet_jax.evaluation.run import TrainedRun
+
+BATCH_SIZES = (1, 23)
+# Relative, so that a network that is sure of itself is not compared by its zeros and ones alone. Rounding moves a logit of
+# 20 by some 1e-5 and so a probability by as much of itself; a missing row of padding moves it by more than this.
+RELATIVE, ABSOLUTE = 1e-3, 1e-7
+
+
+def sample_images(image_shape: Sequence[int]) -> list[np.ndarray]:
+    """Returns uint8 batches `[n, *image_shape]` with n of BATCH_SIZES: noise, smooth as photographs, and flat."""
+    rng = np.random.default_rng(0)
+    count = sum(BATCH_SIZES)
+    height, width, channels = image_shape
+    images = rng.integers(0, 256, (count, height, width, channels), np.uint8)
+    y, x = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
+    for i in range(0, count, 2):  # a few slow waves in each channel
+        wave = np.zeros((height, width, channels))
+        for _ in range(3):
+            fy, fx = rng.uniform(-2, 2, (2, channels))
+            wave += rng.uniform(20, 60) * np.sin(2 * np.pi * (fy * y + fx * x + rng.uniform(size=channels)))
+        images[i] = np.clip(wave + 128, 0, 255).astype(np.uint8)
+    images[-1], images[-2] = 0, 255
+    return np.split(images, np.cumsum(BATCH_SIZES)[:-1])
+
+
+def check(run: TrainedRun, path: Path, reload: Callable[[Path, list[np.ndarray]], list[np.ndarray]]) -> float:
+    """Loads a file again and compares its answers with `run.predict`; returns the largest absolute difference.
+
+    Raises:
+      ExportError: they differ by more than rounding, or in shape or dtype. The file is removed.
+    """
+    batches = sample_images(run.dataset['image_shape'])
+    try:
+        answers = reload(path, batches)
+        wanted = [run.predict(batch, len(batch)) for batch in batches]
+        for answer, want in zip(answers, wanted, strict=True):
+            if answer.shape != want.shape or answer.dtype != want.dtype:
+                raise ExportError(f'{path.name} returns {answer.dtype}{answer.shape}, not {want.dtype}{want.shape}')
+        difference = max(float(np.abs(a - w).max()) for a, w in zip(answers, wanted, strict=True))
+        if not all(np.allclose(a, w, RELATIVE, ABSOLUTE) for a, w in zip(answers, wanted, strict=True)):
+            raise ExportError(
+                f'{path.name} differs from the network by up to {difference:.2g} in a probability, more than rounding; '
+                'not exported. Please report it with the versions of jax and of the converter'
+            )
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return difference

@@ -1,0 +1,80 @@
+"""A network as ONNX, by jax2onnx.
+
+It turns Flax's layers into ONNX's own (Conv, BatchNormalization) and so never sees the CPU form of our convolution.
+"""
+
+import contextlib
+import dataclasses
+import io
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.data.messages import one_line
+from resnet_jax.errors import ConfigError, ExportError
+from resnet_jax.evaluation.run import TrainedRun
+
+
+def write(run: TrainedRun, path: Path) -> TrainedRun:
+    """Writes the network, computing in float32, and returns the run that it is to agree with: the same in float32.
+
+    A network trained in bfloat16 has float32 weights, and onnxruntime has no bfloat16 convolution on a CPU.
+
+    Raises:
+      ConfigError: the converter or onnxruntime is not installed.
+      ExportError: the converter failed.
+    """
+    run = dataclasses.replace(run, model=run.model.clone(dtype=jnp.float32), config={**run.config, 'dtype': 'float32'})
+    images = jax.ShapeDtypeStruct(('batch', *run.dataset['image_shape']), np.uint8)
+    with _quiet():
+        try:
+            import onnx
+            import onnxruntime  # noqa: F401 (to be told of it before the work, not after)
+            from jax2onnx import to_onnx
+        except ImportError as error:
+            also = ', on Python 3.12 or later also pip install --no-deps jax2onnx' if error.name == 'jax2onnx' else ''
+            raise ConfigError(f"--format=onnx needs {error.name}; pip install 'resnet_jax[export]'{also}") from None
+        names = {'model_name': run.config['model'], 'input_names': ['images'], 'output_names': ['probabilities']}
+        try:
+            model = to_onnx(run.probabilities, [images], **names)
+            # jax2onnx (0.13.0 and 0.17.1) leaves the shapes of NHWC values on values that it has made NCHW. They are optional.
+            del model.graph.value_info[:]
+            onnx.checker.check_model(model)
+        except Exception as error:  # it raises many kinds
+            reason = one_line(error)
+            raise ExportError(f'jax2onnx could not convert the network ({type(error).__name__}: {reason})') from error
+    path.write_bytes(model.SerializeToString())
+    return run
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keeps the converter from printing every layer and from logging each of its plugins whose library is not here."""
+    loggers = [logging.getLogger(name) for name in ('jax2onnx', 'onnx_ir')]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def reload(path: Path, batches: list[np.ndarray]) -> list[np.ndarray]:
+    """Returns onnxruntime's answers on a CPU.
+
+    Raises:
+      ExportError: it refuses the file.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        return [session.run(['probabilities'], {'images': batch})[0] for batch in batches]
+    except Exception as error:  # its classes have no name in common
+        raise ExportError(f'{path.name} could not be loaded again ({one_line(error)}); not exported') from error

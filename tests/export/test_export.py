@@ -1,0 +1,253 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.errors import ConfigError, ExportError, InputFileError, ResourceError
+from resnet_jax.evaluation.run import TrainedRun
+from resnet_jax.models import create_model, resnet
+from resnet_jax.models.pooling import max_pool
+
+REASON = "not installed; pip install 'resnet_jax[export]'"
+yaml = pytest.importorskip('yaml', reason=f'pyyaml {REASON}')
+pytest.importorskip('flatbuffers', reason=f'flatbuffers {REASON}')
+
+from resnet_jax import export  # noqa: E402
+from resnet_jax.export import compare, stablehlo  # noqa: E402
+from resnet_jax.export import onnx as onnx_file  # noqa: E402
+from resnet_jax.export.card import model_card  # noqa: E402
+
+
+def trained(model='resnet50', image_shape=(16, 18, 3), dtype='float32', **kwargs):
+    """A run of a small network; random BatchNorm statistics, so that nothing is an identity."""
+    kwargs = {'stage_sizes': (1,), 'num_filters': 4, **kwargs}
+    network = create_model(model, dtype=jnp.dtype(dtype), **kwargs)
+    variables = network.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda a: np.asarray(a) + rng.uniform(0, 0.5, a.shape).astype(a.dtype), variables)
+    dataset = {
+        'name': 'stripes',
+        'fingerprint': 'f',
+        'image_shape': image_shape,
+        'class_names': [f'class {i}' for i in range(10)],
+        'mean': (0.4,) * image_shape[-1],
+        'std': (0.2,) * image_shape[-1],
+    }
+    config = {'model': model, 'dtype': dtype, 'ema_decay': 0.9, 'data_dir': '/home/alice/data', 'data_archive': ''}
+    return TrainedRun(network, variables, config, 7, dataset)
+
+
+NETWORKS = [
+    {'stem': 'imagenet'},  # padded max pooling
+    {'model': 'resnet18', 'stem': 'd2l', 'image_shape': (9, 9, 1), 'dtype': 'bfloat16'},
+    {
+        'model': 'resnet20',
+        'shortcut': 'identity',
+        'image_shape': (2, 2, 3),
+        'stage_sizes': (1, 1),
+    },  # images smaller than the kernel
+]
+
+
+@pytest.mark.parametrize('kwargs', NETWORKS)
+def test_stablehlo_answers_as_the_network_without_the_package(kwargs, tmp_path):
+    run, path = trained(**kwargs), tmp_path / 'model.stablehlo'
+    assert compare.check(stablehlo.write(run, path), path, stablehlo.reload) < 1e-6
+    exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    assert exported.platforms == ('cpu', 'cuda', 'tpu')
+    (images,), (probabilities,) = exported.in_avals, exported.out_avals
+    assert images.dtype == np.uint8 and str(images.shape[0]) == str(probabilities.shape[0]) == 'batch'
+    assert images.shape[1:] == tuple(run.dataset['image_shape']) and probabilities.dtype == np.float32
+
+
+@pytest.mark.parametrize('name', ['resnet_jax', 'flax'])
+def test_the_process_that_compares_cannot_import_the_package(name):
+    program = f'import runpy, sys; runpy.run_path(sys.argv[1]); import jax; print("jax"); import {name}'
+    done = subprocess.run([sys.executable, '-I', '-c', program, stablehlo._RELOAD], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == 'jax\n'
+    assert done.stderr.splitlines()[-1].startswith(f'ModuleNotFoundError: import of {name} halted')
+
+
+def test_an_artifact_that_does_not_load_is_an_error(tmp_path):
+    (tmp_path / 'model.stablehlo').write_bytes(b'no artifact')
+    with pytest.raises(ExportError, match=r'could not be loaded again \(.+\); not exported'):
+        compare.check(trained(), tmp_path / 'model.stablehlo', stablehlo.reload)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('kwargs', NETWORKS)
+def test_onnx_answers_as_the_network_in_float32(kwargs, tmp_path):
+    for package in ('jax2onnx', 'onnx', 'onnxruntime'):
+        pytest.importorskip(package, reason=f'{package} {REASON}')
+    run, path = trained(**kwargs), tmp_path / 'model.onnx'
+    assert compare.check(onnx_file.write(run, path), path, onnx_file.reload) < 1e-5
+    import onnx
+
+    model = onnx.load(path)
+    kinds = {node.op_type for node in model.graph.node}
+    assert {'Conv', 'BatchNormalization'} <= kinds and not model.functions
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == 'batch'
+
+
+def test_images_for_the_comparison():
+    batches = compare.sample_images((8, 10, 3))
+    assert [b.shape for b in batches] == [(n, 8, 10, 3) for n in compare.BATCH_SIZES]
+    assert all(b.dtype == np.uint8 for b in batches)
+    images = np.concatenate(batches).astype(float)
+    roughness = np.abs(np.diff(images, axis=2)).mean(axis=(1, 2, 3))
+    assert (roughness < 50).sum() >= 12 and (roughness > 60).sum() >= 8
+    for one, two in zip(batches, compare.sample_images((8, 10, 3)), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_network_that_lost_the_padding_of_its_pool_is_refused(tmp_path, monkeypatch):
+    run, path = trained(stem='imagenet'), tmp_path / 'model.onnx'
+
+    def reload(path, batches):
+        with monkeypatch.context() as patch:
+            patch.setattr(resnet, 'max_pool', lambda x, window, strides, padding: max_pool(x, window, strides))
+            return [run.predict(batch) for batch in batches]
+
+    path.touch()
+    with pytest.raises(ExportError, match=r'model\.onnx differs from the network by up to .* not exported'):
+        compare.check(run, path, reload)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    'change',
+    [lambda a: a.astype(np.float64), lambda a: a[:, :9], lambda a: a * np.nan, lambda a: a[:1], lambda a: a + np.float32(1e-2)],
+)
+def test_wrong_answers_are_refused(change, tmp_path):
+    run, path = trained(), tmp_path / 'model.onnx'
+    path.touch()
+    with pytest.raises(ExportError, match=r'model\.onnx'):
+        compare.check(run, path, lambda path, batches: [change(run.predict(batch)) for batch in batches])
+    assert not path.exists()
+
+
+class Fake:
+    """A format whose file is empty."""
+
+    def write(self, run, path):
+        path.touch()
+        self.run = run
+        return run
+
+    def reload(self, path, batches):
+        return [self.run.predict(batch) for batch in batches]
+
+
+class TestExportRun:
+    @pytest.fixture(autouse=True)
+    def quick(self, request, monkeypatch):
+        run = trained('resnet20')
+        monkeypatch.setattr(export, 'load_run', lambda workdir, ema: run)
+        if 'package' not in request.fixturenames:
+            monkeypatch.setitem(export.FORMATS, 'stablehlo', Fake())
+
+    def test_out_appears_when_all_is_written(self, tmp_path):
+        out = tmp_path / 'a' / 'b'
+        assert export.export_run(tmp_path / 'run', out) == {'stablehlo': pytest.approx(0, abs=1e-6)}
+        assert sorted(p.name for p in out.iterdir()) == ['README.md', 'model.stablehlo']
+        assert [p.name for p in out.parent.iterdir()] == ['b']
+
+    def test_an_empty_folder_is_filled_and_any_other_refused(self, tmp_path):
+        (tmp_path / 'file').touch()
+        (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+        for out in (tmp_path, tmp_path / 'file', tmp_path / 'link'):
+            with pytest.raises(ConfigError, match='exists; expected the name of a new or empty folder'):
+                export.export_run(tmp_path / 'run', out)
+        (tmp_path / 'empty').mkdir()
+        export.export_run(tmp_path / 'run', tmp_path / 'empty')
+        assert (tmp_path / 'empty' / 'README.md').is_file()
+
+    def test_a_mismatch_leaves_nothing(self, tmp_path, monkeypatch):
+        answers = export.FORMATS['stablehlo'].reload
+        monkeypatch.setattr(export.FORMATS['stablehlo'], 'reload', lambda *args: [a * np.float32(1.01) for a in answers(*args)])
+        with pytest.raises(ExportError):
+            export.export_run(tmp_path / 'run', tmp_path / 'out')
+        assert not list(tmp_path.iterdir())
+
+    def test_a_place_that_cannot_be_written_is_named(self, tmp_path):
+        (tmp_path / 'file').touch()
+        with pytest.raises(ResourceError, match=r'file/out could not be written'):
+            export.export_run(tmp_path / 'run', tmp_path / 'file' / 'out')
+
+    @pytest.mark.parametrize('formats', [(), ('tflite',)])
+    def test_unknown_formats_are_refused(self, formats, tmp_path):
+        with pytest.raises(ConfigError, match='expected some of stablehlo, onnx'):
+            export.export_run(tmp_path / 'run', tmp_path / 'out', formats)
+
+    @pytest.mark.parametrize(('name', 'package'), [('stablehlo', 'flatbuffers'), ('onnx', 'onnx'), ('onnx', 'jax2onnx')])
+    def test_a_missing_package_is_named(self, name, package, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ConfigError, match=rf"needs {package}; pip install 'resnet_jax\[export\]'"):
+            export.export_run(tmp_path / 'run', tmp_path / 'out', (name,))
+        assert not list(tmp_path.iterdir())
+
+
+class TestCard:
+    RESULT = {  # noqa: RUF012
+        'split': 'test', 'selected': 'last', 'step': 7, 'epoch': 2, 'count': 360,
+        'accuracy': 0.875, 'loss': 0.5, 'ema_accuracy': 0.9, 'ema_loss': 0.4,
+    }  # fmt: skip
+
+    def card(self, folder, run=None, result=RESULT, ema=False):
+        (folder / 'result.json').write_text(json.dumps(result))
+        (folder / 'environment.json').write_text(json.dumps({'device': 'NVIDIA </p> ```\n# H200'}))
+        text = model_card(run or trained(), folder, {'stablehlo': 1e-7, 'onnx': 2e-6}, ema=ema)
+        _, front, body = text.split('---\n', 2)
+        return yaml.safe_load(front), body
+
+    def test_it_has_the_metadata_and_the_result_of_the_run(self, tmp_path):
+        metadata, body = self.card(tmp_path)
+        assert metadata['library_name'] == 'jax' and metadata['license'] == 'apache-2.0'
+        assert metadata['datasets'] == ['stripes'] and {'resnet50', 'onnx'} < set(metadata['tags'])
+        (result,) = metadata['model-index'][0]['results']
+        assert result['metrics'] == [{'type': 'accuracy', 'value': 0.875}, {'type': 'loss', 'value': 0.5}]
+        assert 'Test accuracy 87.50 % of 360 images, loss 0.5000, after 2 epochs (7 iterations)' in body
+        assert 'The last epoch, not the best.' in body and '3. class 3' in body and 'mean 0.4000, 0.4000, 0.4000' in body
+        assert 'alice' not in body  # it is made to be published
+
+    def test_averaged_parameters_have_their_own_result(self, tmp_path):
+        metadata, body = self.card(tmp_path, ema=True)
+        assert metadata['model-index'][0]['results'][0]['metrics'][0]['value'] == 0.9
+        assert 'averages over training, with decay 0.9' in body and 'accuracy 90.00 %' in body
+
+    def test_the_result_of_another_step_is_not_claimed(self, tmp_path):
+        metadata, body = self.card(tmp_path, result={**self.RESULT, 'step': 8})
+        assert 'model-index' not in metadata and 'No result' in body and '87.5' not in body
+
+    def test_strings_of_the_run_are_text(self, tmp_path):
+        run = trained()
+        evil = [
+            '<script>x</script>',
+            '[a](http://b)',
+            '- x',
+            '2. y',
+            '# z\n---\n# h',
+            '   code',
+            '`c`',
+            'a|b',
+            '\x1b[31m',
+            'é 猫',
+        ]
+        dataset = {**run.dataset, 'class_names': evil, 'name': 'x: "y"\n---\n- {z} 🐈'}
+        metadata, body = self.card(tmp_path, dataclasses.replace(run, dataset=dataset))
+        assert metadata['datasets'] == ['x: "y" --- - {z} 🐈']
+        assert body.splitlines()[1] == r'# resnet50 trained on x: "y" --- - {z} 🐈'
+        classes = body.partition('## Classes\n\n')[2].splitlines()[:10]
+        assert classes[:4] == [r'0. \<script\>x\</script\>', r'1. \[a\](http://b)', r'2. \- x', r'3. 2\. y']
+        assert classes[4:] == [r'4. \# z --- \# h', '5. code', r'6. \`c\`', r'7. a\|b', r'8. \[31m', '9. é 猫']
+        assert 'NVIDIA </p> ```\\n# H200' in body.partition('## Trained with')[2]  # a JSON string inside a block of code
+
+    def test_what_cannot_be_read_is_named(self, tmp_path):
+        (tmp_path / 'result.json').write_text('{')
+        with pytest.raises(InputFileError, match=r'result\.json cannot be read as JSON'):
+            model_card(trained(), tmp_path, {}, ema=False)
