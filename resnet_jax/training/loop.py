@@ -236,7 +236,8 @@ class _Run:
             self.folder.write_metrics([row], **timing)
 
     def _images_per_second(self) -> float:
-        return self.config['batch_size'] / self.pace.per_step
+        # 0 before the first measurement, as after the first of several processes' dispatches, which compiles.
+        return self.config['batch_size'] / self.pace.per_step if self.pace.per_step else 0.0
 
     def _seconds_left(self) -> float:
         steps = self.experiment.total_steps - self.step

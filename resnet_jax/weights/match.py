@@ -131,7 +131,8 @@ def nearest_model(there: Mapping[str, Shape], image_shape: Shape) -> tuple[str, 
 def _candidates(there: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, str]]]:
     """Every model with every stem; not those with far fewer or far more convolutions, to save time."""
     convolutions = sum(len(shape) == 4 for shape in there.values())
-    for name in available_models():
+    # A plain network has the names and shapes of a ResNet with shortcut option A: of the two the ResNet is meant.
+    for name in sorted(available_models(), key=lambda name: name.startswith('plain')):
         model = create_model(name)
         blocks = sum(getattr(model, 'stage_sizes', ()))
         if blocks and not blocks <= convolutions <= 6 * blocks + 6:

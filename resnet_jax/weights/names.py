@@ -54,12 +54,16 @@ NAMINGS: Mapping[str, Rules] = {
         *((rf'conv{ours}', f'features.{theirs}') for ours, theirs in ((1, 0), (2, 3), (3, 6), (4, 8), (5, 10))),
         *((rf'fc{ours}', f'classifier.{theirs}') for ours, theirs in ((1, 1), (2, 4), (3, 6))),
     ),
+    'd2l_lenet': tuple((ours, f'net.{n}') for ours, n in (('conv1', 0), ('conv2', 3), ('fc1', 7), ('fc2', 9), ('fc3', 11))),
 }
 FLAX = 'flax'  # our own names and layout
 
 # The linear layer after a flattening, and the convolution whose channels it sees, by class of model: its rows are in the
 # order height, width, channel here, and channel, height, width there.
-_FLATTENED = {'AlexNet': ('params/fc1/kernel', 'params/conv5/kernel')}
+_FLATTENED = {
+    'AlexNet': ('params/fc1/kernel', 'params/conv5/kernel'),
+    'LeNet': ('params/fc1/kernel', 'params/conv2/kernel'),
+}
 
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
 

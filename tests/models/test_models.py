@@ -218,7 +218,7 @@ def test_every_model_is_counted_and_in_the_tables():
     names = list(available_models())
     assert list(dict.fromkeys(name for name, *_ in PARAMETERS)) == names
     assert set(names) - set(REFERENCES) == {'resnet1202'}
-    # name, layers, params and multiply-adds, which the README has too
+    # name, layers, params and multiply-adds, which docs/models.md has too
     row = re.compile(r'^\W*(\w+)`? +\| +(\d+) \| +([\d,]+) \| +([\d.]+ [MG]) ', re.M)
     rows = row.findall(resnet_jax.models.__doc__)
     assert [name for name, *_ in rows] == names
@@ -226,7 +226,7 @@ def test_every_model_is_counted_and_in_the_tables():
         total = totals(name, **row_kwargs(name))
         assert params == f'{total[0]:,}', name
         assert multiply_adds == readable(total[1]), name
-    readme = pathlib.Path(__file__).parents[2] / 'README.md'
+    readme = pathlib.Path(__file__).parents[2] / 'docs' / 'models.md'
     assert row.findall(readme.read_text()) == rows
 
 

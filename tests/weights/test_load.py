@@ -245,3 +245,19 @@ def test_it_works_without_torch(tmp_path):
         f"print(load_torch({str(path)!r}, 'resnet18', stage_sizes=(1, 2), num_filters=6).model.num_classes)"
     )
     assert subprocess.run([sys.executable, '-c', program], check=True, capture_output=True, text=True).stdout == '10\n'
+
+
+@pytest.mark.parametrize(
+    ('reference', 'name', 'kwargs', 'shape'),
+    [
+        (torch_reference.LeNet, 'lenet5_relu', {}, (32, 32, 3)),
+        (torch_reference.D2LLeNet, 'lenet5', {'padding': 2}, (28, 28, 1)),
+    ],
+)
+def test_lenet_of_others_computes_the_same(reference, name, kwargs, shape, tmp_path):
+    module = torch_reference.randomise(reference())
+    path = save(tmp_path / 'model.pth', module.state_dict())
+    model, variables, _ = load_torch(path, name, image_shape=shape, **kwargs)
+    images = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    logits = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(logits, torch_reference.torch_logits(module, images), rtol=1e-4, atol=1e-5)

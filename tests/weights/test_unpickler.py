@@ -104,7 +104,7 @@ def test_gadgets_are_refused_in_one_line_and_run_nothing(name, wrap, tmp_path):
         read_torch(wrap(gadgets(canary)[name]), Path('some.pth'))
     assert not canary.exists()
     assert str(info.value).isprintable()
-    assert set(sys.modules) == modules
+    assert {name for name in set(sys.modules) - modules if not name.startswith('encodings.')} == set()  # zipfile's own
 
 
 def test_a_gadget_beside_real_tensors_is_refused(tmp_path):
