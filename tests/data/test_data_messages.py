@@ -12,10 +12,10 @@ def test_one_line():
 
 
 def test_writing():
-    with pytest.raises(ResourceError, match=r'cannot write /root/x \(Permission denied\)') as error, writing(Path('/root/x')):
+    with pytest.raises(ResourceError, match=r'cannot write /folder/x \(Permission denied\)') as error, writing(Path('/folder/x')):
         raise PermissionError(13, 'Permission denied')
     assert error.value.exit_code == 5
-    with pytest.raises(ResourceError, match=r'\(two lines\)'), writing(Path('/root/x')):
+    with pytest.raises(ResourceError, match=r'\(two lines\)'), writing(Path('/folder/x')):
         raise OSError('two\nlines')
-    with pytest.raises(KeyError), writing(Path('/root/x')):
+    with pytest.raises(KeyError), writing(Path('/folder/x')):
         raise KeyError
