@@ -3,7 +3,7 @@
 Command:  python bin/train.py --config=configs/resnet20.py
 Expected: not yet run in full. For orientation: 91.25 % in the paper (table 6; trained on 45,000 of the images) and 91.73 %
           in github.com/akamaster/pytorch_resnet_cifar10.
-Time:     some 5 hours on 2 cores of an AMD EPYC (Zen 5) at the 450 images/s measured there; not measured on a GPU.
+Time:     some 6 hours on 2 cores of an AMD EPYC (Zen 5), at the 392 images/s measured there; not measured on a GPU.
 Hardware: a GPU, or patience.
 """
 

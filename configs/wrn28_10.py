@@ -4,7 +4,7 @@ SGD with Nesterov momentum, 200 epochs, the rate times 0.2 after 60, 120 and 160
 
 Command:  python bin/train.py --config=configs/wrn28_10.py
           with dropout, as in the paper's appendix: --config.model_kwargs.dropout=0.3
-Expected: not yet run. Zagoruyko and Komodakis, arXiv:1605.07146: 96.00 %.
+Expected: not yet run; for the published figure see Zagoruyko and Komodakis, arXiv:1605.07146.
 Hardware: meant for a GPU, with --config.dtype=bfloat16: 5.24 G multiply-adds per image, nearly ten times ResNet-18's.
 """
 

@@ -12,10 +12,10 @@ def test_one_line():
 
 
 def test_writing():
-    with pytest.raises(ResourceError, match=r'cannot write /folder/x \(Permission denied\)') as error, writing(Path('/folder/x')):
+    with pytest.raises(ResourceError, match=r'cannot write /data/x \(Permission denied\)') as error, writing(Path('/data/x')):
         raise PermissionError(13, 'Permission denied')
     assert error.value.exit_code == 5
-    with pytest.raises(ResourceError, match=r'\(two lines\)'), writing(Path('/folder/x')):
+    with pytest.raises(ResourceError, match=r'\(two lines\)'), writing(Path('/data/x')):
         raise OSError('two\nlines')
-    with pytest.raises(KeyError), writing(Path('/folder/x')):
+    with pytest.raises(KeyError), writing(Path('/data/x')):
         raise KeyError
