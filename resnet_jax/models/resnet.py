@@ -17,8 +17,9 @@ Parameter names, and PyTorch's names for the same arrays. `<block>` is `layer<st
                             |                        | timm with shortcut='average': downsample.1; akamaster: none
   <block>/downsample_bn     | <block>.downsample.1   | kuangliu: <block>.shortcut.1; D2L's ResNeXt: <block>.bn4, ResNet: none;
                             |                        | timm with shortcut='average': downsample.2; akamaster: none
-  <block>/se_fc1, se_fc2    | timm: <block>.se.fc1   | kuangliu: <block>.fc1
-  final_bn                  |                        | only with a pre-activation block and final_norm
+  <block>/se_fc1, se_fc2    | timm: <block>.se.fc1   |
+  final_bn                  |                        | WideResNet-pytorch: bn1; only with a pre-activation block and final_norm
+  (pre-activation)          |                        | WideResNet-pytorch: block<stage>.layer.<index>, with convShortcut
   fc                        | fc                     | kuangliu, akamaster: linear; D2L: net.last.2
 
   params/<conv>/kernel [height, width, in / groups, out]  | weight [out, in / groups, height, width]; bias: bias

@@ -89,9 +89,10 @@ def match(
       ConfigError: the model or an argument is unknown, or the image does not suit it.
     """
     shapes = model_shapes(create_model(name, num_classes or _ANY_CLASSES, **kwargs), image_shape)
-    namings = [{torch_name(ours, naming): ours for ours in shapes} for naming in (*NAMINGS, FLAX)]
-    best = max(range(len(namings)), key=lambda i: len(namings[i].keys() & there.keys()))
-    names, naming = namings[best], (*NAMINGS, FLAX)[best]
+    namings = {naming: {torch_name(ours, naming): ours for ours in shapes} for naming in (*NAMINGS, FLAX)}
+    # A naming made for other blocks can give two arrays one name.
+    namings = {naming: names for naming, names in namings.items() if len(names) == len(shapes)}
+    naming, names = max(namings.items(), key=lambda item: len(item[1].keys() & there.keys()))
 
     def their_shape(ours: str) -> Shape:
         return shapes[ours] if naming == FLAX else torch_shape(shapes[ours])

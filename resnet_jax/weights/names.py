@@ -18,17 +18,48 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from resnet_jax.models.blocks import D2LResNeXtBlock, ThreeConvBlock
+
 Rules = tuple[tuple[str, str], ...]
 
 _BLOCK = (r'layer(\d+)_(\d+)/(.+)', r'layer\1.\2.\3')
 _STAGES = range(1, 9)
+_TIMM = (
+    (r'stem_conv1', r'conv1.0'),
+    (r'stem_bn1', r'conv1.1'),
+    (r'stem_conv2', r'conv1.3'),
+    (r'stem_bn2', r'conv1.4'),
+    (r'stem_conv3', r'conv1.6'),
+    (r'layer(\d+)_(\d+)/se_fc(\d)', r'layer\1.\2.se.fc\3'),
+    _BLOCK,
+)
+_D2L = (
+    (r'conv1', r'net.0.0'),
+    (r'bn1', r'net.0.1'),
+    (r'fc', r'net.last.2'),
+    *((rf'layer{stage}_(\d+)/(.+)', rf'net.b{stage + 1}.\1.\2') for stage in _STAGES),
+)
 
-TORCHVISION = 'torchvision'  # and timm
+
+def _d2l(**block: str) -> Rules:
+    """D2L's naming with these names for layers of a block."""
+    return (
+        *((rf'layer{stage}_(\d+)/{ours}', rf'net.b{stage + 1}.\1.{name}') for ours, name in block.items() for stage in _STAGES),
+        *_D2L,
+    )
+
+
+TORCHVISION = 'torchvision'
 NAMINGS: Mapping[str, Rules] = {
-    TORCHVISION: (
+    TORCHVISION: (  # and timm
         (r'layer(\d+)_(\d+)/downsample_conv', r'layer\1.\2.downsample.0'),
         (r'layer(\d+)_(\d+)/downsample_bn', r'layer\1.\2.downsample.1'),
-        _BLOCK,
+        *_TIMM,
+    ),
+    'timm_average': (  # the pool before a shortcut's convolution is downsample.0
+        (r'layer(\d+)_(\d+)/downsample_conv', r'layer\1.\2.downsample.1'),
+        (r'layer(\d+)_(\d+)/downsample_bn', r'layer\1.\2.downsample.2'),
+        *_TIMM,
     ),
     'kuangliu': (  # and akamaster
         (r'layer(\d+)_(\d+)/downsample_conv', r'layer\1.\2.shortcut.0'),
@@ -36,13 +67,14 @@ NAMINGS: Mapping[str, Rules] = {
         (r'fc', r'linear'),
         _BLOCK,
     ),
-    'd2l': (  # Dive into Deep Learning, section 8.6: class ResNet
-        (r'conv1', r'net.0.0'),
-        (r'bn1', r'net.0.1'),
-        (r'fc', r'net.last.2'),
-        *((rf'layer{stage}_(\d+)/downsample_conv', rf'net.b{stage + 1}.\1.conv3') for stage in _STAGES),
-        *((rf'layer{stage}_(\d+)/(.+)', rf'net.b{stage + 1}.\1.\2') for stage in _STAGES),
+    'wide_resnet': (  # github.com/xternalz/WideResNet-pytorch
+        (r'layer(\d+)_(\d+)/downsample_conv', r'block\1.layer.\2.convShortcut'),
+        (r'layer(\d+)_(\d+)/(.+)', r'block\1.layer.\2.\3'),
+        (r'final_bn', r'bn1'),
     ),
+    'd2l': _d2l(downsample_conv='conv3'),  # Dive into Deep Learning, section 8.6: class ResNet
+    'd2l_resnext': _d2l(downsample_conv='conv4', downsample_bn='bn4'),  # section 8.6.5
+    'd2l_3conv': _d2l(downsample_conv='conv3', conv3='conv4'),  # the third convolution gets the book's next free name
     'd2l_sequential': (  # its first edition: nn.Sequential(b1, b2, b3, b4, b5, pool, flatten, linear)
         (r'conv1', r'0.0'),
         (r'bn1', r'0.1'),
@@ -72,7 +104,10 @@ def default_naming(model: nn.Module) -> str:
     """The naming under which others have this network."""
     if type(model).__name__ == 'AlexNet':
         return 'alexnet'
-    return 'd2l' if getattr(model, 'stem', None) == 'd2l' else TORCHVISION
+    if getattr(model, 'stem', None) == 'd2l':
+        block = getattr(model.block_cls, 'func', model.block_cls)
+        return {D2LResNeXtBlock: 'd2l_resnext', ThreeConvBlock: 'd2l_3conv'}.get(block, 'd2l')
+    return 'timm_average' if getattr(model, 'shortcut', None) == 'average' else TORCHVISION
 
 
 def torch_name(name: str, naming: str) -> str:

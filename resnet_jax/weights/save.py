@@ -19,10 +19,11 @@ def save_torch(path: str | Path, model: nn.Module, variables: Mapping[str, Any],
 
     Args:
       model, variables: the network and its {'params', 'batch_stats'}, float32.
-      naming: one of `names.NAMINGS`; by default D2L's for its network, icpm's for AlexNet, and else torchvision's.
+      naming: one of `names.NAMINGS`; by default D2L's for its networks, icpm's for AlexNet, timm's for ResNet-D and else
+        torchvision's.
 
     Raises:
-      ConfigError: the naming is unknown.
+      ConfigError: the naming is unknown, or gives two arrays of this model one name.
       ResourceError: the file cannot be written.
     """
     naming = naming or default_naming(model)
@@ -32,6 +33,10 @@ def save_torch(path: str | Path, model: nn.Module, variables: Mapping[str, Any],
     tensors: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         key = torch_name(name, naming)
+        if key in tensors:
+            raise ConfigError(
+                f'naming {naming} is not for this model: two arrays would be {key}; expected {default_naming(model)}'
+            )
         tensors[key] = to_torch(array, model, name, shapes)
         if key.endswith('.running_var'):  # PyTorch counts the batches too, and uses the count only if momentum is None
             tensors[f'{key.removesuffix("running_var")}num_batches_tracked'] = np.array(0, np.int64)

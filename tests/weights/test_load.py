@@ -38,6 +38,12 @@ D2L_SEQUENTIAL = (
     (r'^net\.b(\d)', lambda m: str(int(m[1]) - 1)),
     (r'^net\.', ''),
 )
+WIDE_RESNET = (
+    (r'^layer(\d)\.(\d)', r'block\1.layer.\2'),
+    (r'shortcut\.0', 'convShortcut'),
+    (r'^bn\.', 'bn1.'),
+    (r'^linear', 'fc'),
+)
 # As in the wild: the file's names, the model's name and arguments, and the PyTorch network.
 D2L = 'd2l_resnet18', {'stage_sizes': (2, 1, 1, 1), 'num_filters': 4}
 d2l = functools.partial(torch_reference.D2LResNet, ((2, 4), (1, 8), (1, 16), (1, 32)), 7)
@@ -67,6 +73,47 @@ CASES = {
     ),
     'd2l': ((), D2L, d2l),
     'd2l_sequential': (D2L_SEQUENTIAL, D2L, d2l),
+    'd2l_resnext': (
+        (),
+        ('d2l_resnext26', {'stage_sizes': (1, 2), 'num_filters': 16}),
+        functools.partial(torch_reference.D2LResNet, ((1, 16), (2, 32)), 7, torch_reference.D2LResNeXtBlock),
+    ),
+    'd2l_3conv': (
+        (),
+        ('d2l_resnet18_3conv', {'stage_sizes': (1, 2), 'num_filters': 4}),
+        functools.partial(torch_reference.D2LResNet, ((1, 4), (2, 8)), 7, torch_reference.ThreeConvResidual),
+    ),
+    **{
+        f'timm {name}': (
+            (),
+            (name, {'stage_sizes': (1, 2), 'num_filters': 16}),
+            functools.partial(torch_reference.ResNet, block, (1, 2), 16, *arguments, num_classes=7, **options),
+        )
+        for name, block, arguments, options in (
+            ('resnet18d', torch_reference.BasicBlock, ('deep', 'average'), {}),
+            ('resnet50d', torch_reference.Bottleneck, ('deep', 'average'), {}),
+            ('seresnet18', torch_reference.BasicBlock, ('imagenet',), {'se': True}),
+            ('seresnet50', torch_reference.Bottleneck, ('imagenet',), {'se': True}),
+            ('resnext50_32x4d', torch_reference.Bottleneck, ('imagenet',), {'groups': 32, 'base_width': 4}),
+            ('wide_resnet50_2', torch_reference.Bottleneck, ('imagenet',), {'base_width': 128}),
+        )
+    },
+    **{
+        f'kuangliu {name}': (
+            ((r'^', 'module.'),),
+            (name, SMALL),
+            functools.partial(torch_reference.PreActResNet, block, (1, 2), 6, num_classes=7),
+        )
+        for name, block in (
+            ('preact_resnet18', torch_reference.PreActBlock),
+            ('preact_resnet50', torch_reference.PreActBottleneck),
+        )
+    },
+    'wide_resnet': (
+        WIDE_RESNET,
+        ('wrn_16_4', {'stage_sizes': (1, 2), 'num_filters': 8, 'stem_filters': 4}),
+        functools.partial(torch_reference.PreActResNet, torch_reference.PreActBlock, (1, 2), 8, 4, True, 7),
+    ),
     'alexnet': ((), ('alexnet', {}), functools.partial(torch_reference.AlexNet, 7)),
 }
 

@@ -9,11 +9,13 @@ import torch_reference
 from safetensors import safe_open
 
 from resnet_jax.errors import ConfigError, ResourceError
-from resnet_jax.models import create_model
+from resnet_jax.models import available_models, create_model
 from resnet_jax.weights import load_torch, save_safetensors, save_torch
-from resnet_jax.weights.names import NAMINGS, default_naming, unflatten
+from resnet_jax.weights.match import model_shapes
+from resnet_jax.weights.names import default_naming, torch_name, unflatten
 
 SMALL = {'stage_sizes': (1, 2), 'num_filters': 6}
+SMALL_16 = {'stage_sizes': (1, 2), 'num_filters': 16}
 SMALL_D2L = {'stage_sizes': (2, 1, 1, 1), 'num_filters': 4}
 
 
@@ -80,6 +82,26 @@ def test_round_trip_through_safetensors_is_bitwise(transposed, tmp_path):
             functools.partial(torch_reference.ResNet, torch_reference.BasicBlock, (1, 2), 6, 'imagenet'),
         ),
         ('d2l_resnet18', SMALL_D2L, functools.partial(torch_reference.D2LResNet, ((2, 4), (1, 8), (1, 16), (1, 32)))),
+        (
+            'd2l_resnext26',
+            SMALL_16,
+            functools.partial(torch_reference.D2LResNet, ((1, 16), (2, 32)), block=torch_reference.D2LResNeXtBlock),
+        ),
+        (
+            'd2l_resnet18_3conv',
+            SMALL_16,
+            functools.partial(torch_reference.D2LResNet, ((1, 16), (2, 32)), block=torch_reference.ThreeConvResidual),
+        ),
+        (
+            'resnet50d',
+            SMALL,
+            functools.partial(torch_reference.ResNet, torch_reference.Bottleneck, (1, 2), 6, 'deep', 'average'),
+        ),
+        (
+            'seresnet18',
+            SMALL_16,
+            functools.partial(torch_reference.ResNet, torch_reference.BasicBlock, (1, 2), 16, 'imagenet', se=True),
+        ),
     ],
 )
 def test_torch_loads_it_strictly_and_computes_the_same(name, kwargs, make, tmp_path):
@@ -115,6 +137,15 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_every_model_has_a_naming():
-    for name in ('resnet20', 'd2l_resnet18', 'alexnet'):
-        assert default_naming(create_model(name)) in NAMINGS
+@pytest.mark.parametrize('name', [name for name in available_models() if name not in ('resnet1001', 'resnet1202')])
+def test_a_default_naming_gives_every_array_a_name_of_its_own(name):
+    model = create_model(name)
+    shapes = model_shapes(model, (64, 64, 3))
+    assert len({torch_name(ours, default_naming(model)) for ours in shapes}) == len(shapes)
+
+
+def test_a_naming_for_other_blocks_is_refused(tmp_path):
+    model = create_model('d2l_resnet18_3conv', **SMALL_D2L)
+    with pytest.raises(ConfigError, match=r'two arrays would be net.b3.0.conv3.bias; expected d2l_3conv'):
+        save_torch(tmp_path / 'x.pth', model, random_variables(model), 'd2l')
+    assert not list(tmp_path.iterdir())
