@@ -90,6 +90,21 @@ def parse_shape(texts: Sequence[str]) -> tuple[int, int, int]:
     raise ConfigError(f'{",".join(texts)!r} is not the shape of an image; expected height,width,channels, as 32,32,3')
 
 
+def parse_counts(flag: str, texts: Sequence[str] | None) -> list[int]:
+    """Returns [1, 2, 4] for ['1', '2', '4'], and [] for None.
+
+    Raises:
+      ConfigError: not positive integers.
+    """
+    try:
+        counts = [int(text) for text in texts or ()]
+    except ValueError:
+        counts = [0]
+    if texts == [] or any(count < 1 for count in counts):
+        raise ConfigError(f'--{flag} is {",".join(texts or ())!r}; expected positive integers with commas between, as 1,2,4')
+    return counts
+
+
 def run(main: Callable[[Sequence[str]], Any]) -> None:
     """Parses the flags, calls `main(positional arguments)` and exits with the code of errors.py."""
     app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=_parse)

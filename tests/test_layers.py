@@ -21,6 +21,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax.training': ('errors', 'models', 'data', 'training'),
     'resnet_jax.evaluation': ('errors', 'models', 'data', 'training', 'evaluation', 'report'),
     'resnet_jax.export': ('errors', 'data', 'training', 'evaluation', 'export'),
+    'resnet_jax.benchmark': ('errors', 'models', 'data', 'training', 'evaluation', 'benchmark'),
     'resnet_jax.training.loop': ('errors', 'models', 'data', 'training', 'evaluation', 'report'),  # what a run does, in all
 }
 
@@ -81,7 +82,8 @@ def test_who_may_know_what():
     assert not any(name.startswith('resnet_jax.report') for name in users('jax') | users('flax') | users('optax'))
     assert users('absl.flags') == {'resnet_jax.command_line'}
     assert users('orbax') == {'resnet_jax.training.checkpoint'}
-    assert not users('tensorflow') and not users('torch')
+    assert not users('tensorflow')
+    assert users('torch') == {'resnet_jax.benchmark.peer', 'resnet_jax.benchmark.torch_networks'}
 
 
 def test_pmap_is_in_one_module():

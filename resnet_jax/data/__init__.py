@@ -1,4 +1,4 @@
-"""Data sets by name, as NumPy arrays: CIFAR-10, CIFAR-100 and scikit-learn's digits.
+"""Data sets by name, as NumPy arrays: CIFAR-10, CIFAR-100, scikit-learn's digits, and random ones.
 
 The only part that knows tfds, which it imports only to prepare or decode a data set; what is decoded is kept, so that later
 starts take less than a second. Arrays in, arrays out: nothing but `augment` knows JAX.
@@ -11,6 +11,7 @@ from resnet_jax.data.cifar import load_cifar
 from resnet_jax.data.digits import load_digits
 from resnet_jax.data.sources import SOURCES
 from resnet_jax.data.split import Dataset, Split, hold_out
+from resnet_jax.data.synthetic import SYNTHETIC, load_synthetic
 from resnet_jax.errors import ConfigError
 
 __all__ = ['Dataset', 'Split', 'available_datasets', 'hold_out', 'load_dataset']
@@ -18,14 +19,14 @@ __all__ = ['Dataset', 'Split', 'available_datasets', 'hold_out', 'load_dataset']
 
 def available_datasets() -> tuple[str, ...]:
     """Returns the names that `load_dataset` takes."""
-    return (*SOURCES, 'digits')
+    return (*SOURCES, 'digits', *SYNTHETIC)
 
 
 def load_dataset(name: str, data_dir: str | os.PathLike | None = None, archive: str | os.PathLike | None = None) -> Dataset:
     """Loads a data set by name.
 
     A folder that tfds prepared, `<root>/<name>/3.x.y` in array_record or tfrecord, is used as it is. Where there is none,
-    it is prepared from the official archive: `archive`, or a download. Digits need no files.
+    it is prepared from the official archive: `archive`, or a download. Digits and synthetic_... need no files.
 
     Args:
         name: one of `available_datasets()`.
@@ -39,6 +40,8 @@ def load_dataset(name: str, data_dir: str | os.PathLike | None = None, archive: 
     """
     if name == 'digits':
         return load_digits()
+    if name in SYNTHETIC:
+        return load_synthetic(name)
     if name not in SOURCES:
         nearest = difflib.get_close_matches(name, available_datasets(), n=1)
         hint = f"; did you mean '{nearest[0]}'?" if nearest else '; change the name'

@@ -37,11 +37,23 @@ class Evaluator:
         devices = jax.device_count()
         self._size = len(split.label)
         batch_size = -(-min(batch_size, self._size) // devices) * devices  # the last batch is padded and masked anyway
-        self._batches = -(-self._size // batch_size)
+        self.batches = -(-self._size // batch_size)
         self._positions = device_positions(batch_size)
         self._data = replicate({'image': split.image, 'label': split.label})
         self._run = parallel_eval_steps(model, mean, std, dtype, batch_size, num_classes)
         self._compiled: Callable | None = None
+
+    def compile(self, variables: Any) -> Any:
+        """Compiles, once, for replicated variables like these; returns what `step.compile_parallel` does."""
+        if self._compiled is None:
+            arguments = (variables, self._positions, self._data, np.int32(0), np.int32(0))
+            self._compiled = compile_parallel(self._run, *arguments)
+        return self._compiled
+
+    def sums(self, variables: Any, start: int, count: int) -> dict[str, np.ndarray]:
+        """Returns `step.eval_steps` of batches `start` to `start + count`, for replicated variables, from the device."""
+        run = self.compile(variables)
+        return jax.device_get(run(variables, self._positions, self._data, np.int32(start), np.int32(count)))
 
     def __call__(self, variables: Any, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
         """Returns `metrics.summarize` of the whole split, with 'confusion' `[num_classes, num_classes]` beside it.
@@ -50,17 +62,16 @@ class Evaluator:
           variables: 'params' and 'batch_stats', replicated or not.
           progress: is called with (batches done, batches).
         """
-        arguments = (replicate(variables), self._positions, self._data)
-        if self._compiled is None:
-            self._compiled = compile_parallel(self._run, *arguments, np.int32(0), np.int32(0))
-        losses, confusion, done, pace = np.zeros(self._batches), np.zeros((), np.int64), 0, Pace()
-        while done < self._batches:
-            count, before = pace.size(self._batches - done), time.monotonic()
-            sums = jax.device_get(self._compiled(*arguments, np.int32(done), np.int32(count)))
+        variables = replicate(variables)
+        self.compile(variables)
+        losses, confusion, done, pace = np.zeros(self.batches), np.zeros((), np.int64), 0, Pace()
+        while done < self.batches:
+            count, before = pace.size(self.batches - done), time.monotonic()
+            sums = self.sums(variables, done, count)
             pace.measured(count, time.monotonic() - before)
             losses, confusion, done = losses + sums['loss'], confusion + sums['confusion'], done + count
             if progress:
-                progress(done, self._batches)
+                progress(done, self.batches)
         metrics = summarize(losses.sum(), confusion)
         assert metrics['count'] == self._size, f'evaluated {metrics["count"]} of {self._size} examples'
         return {**metrics, 'confusion': confusion}

@@ -17,8 +17,6 @@ KUANGLIU = 'kuangliu/pytorch-cifar, counted on its own code'
 TIMM = 'huggingface/pytorch-image-models, timm/models/resnet.py, counted on its own code'
 TORCHVISION = 'torchvision 0.28, num_params of the IMAGENET1K_V1 weights'
 OSMR = 'osmr/imgclsmob, README.md, table of CIFAR-10'
-BLOCKS = T.BasicBlock, T.Bottleneck
-STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 IMAGENET = {'num_classes': 1000}
 
 # What the table of the models' docstring says of a name: its parameters for 10 classes, or of ImageNet's for 1000.
@@ -127,51 +125,6 @@ MULTIPLY_ADDS = [
 ]
 
 
-def imagenet_resnet(layers, **kwargs):
-    kwargs = {'stem': 'imagenet', 'num_classes': 1000, **kwargs}
-    return functools.partial(T.ResNet, BLOCKS[layers >= 50], STAGES[layers], **kwargs)
-
-
-def cifar_resnet(layers, kind='identity'):
-    return functools.partial(T.ResNet, T.BasicBlock, ((layers - 2) // 6,) * 3, 16, kind=kind)
-
-
-def wide_resnet(layers, width):
-    return functools.partial(T.PreActResNet, T.PreActBlock, ((layers - 4) // 6,) * 3, 16 * width, 16, final_norm=True)
-
-
-# The whole networks in PyTorch, for all names but the deepest: both numbers must be the same.
-REFERENCES = {
-    'lenet5': T.LeNet,
-    'lenet5_relu': T.LeNet,
-    'alexnet': T.AlexNet,
-    'alexnet_imagenet': T.ImageNetAlexNet,
-    'plain20': cifar_resnet(20, 'none'),
-    'plain56': cifar_resnet(56, 'none'),
-    **{f'resnet{n}': cifar_resnet(n) for n in (8, 20, 32, 44, 56, 110)},
-    **{f'resnet{n}': functools.partial(T.ResNet, BLOCKS[n >= 50], STAGES[n]) for n in STAGES},
-    **{f'resnet{n}d': imagenet_resnet(n, stem='deep', kind='average') for n in STAGES},
-    **{f'seresnet{n}': imagenet_resnet(n, se=True) for n in STAGES},
-    **{f'preact_resnet{n}': functools.partial(T.PreActResNet, T.PreActBlock, STAGES[n]) for n in (18, 34)},
-    'preact_resnet50': functools.partial(T.PreActResNet, T.PreActBottleneck, STAGES[50]),
-    'resnet164': functools.partial(T.PreActResNet, T.PreActBottleneck, (18, 18, 18), 16, final_norm=True),
-    'resnet1001': functools.partial(T.PreActResNet, T.PreActBottleneck, (111, 111, 111), 16, final_norm=True),
-    'wrn_16_4': wide_resnet(16, 4),
-    'wrn_16_8': wide_resnet(16, 8),
-    'wrn_28_10': wide_resnet(28, 10),
-    'wrn_40_4': wide_resnet(40, 4),
-    'wide_resnet50_2': imagenet_resnet(50, base_width=128),
-    'wide_resnet101_2': imagenet_resnet(101, base_width=128),
-    'resnext29_4x64d': functools.partial(T.ResNet, T.Bottleneck, (3, 3, 3), groups=4),
-    'resnext29_8x64d': functools.partial(T.ResNet, T.Bottleneck, (3, 3, 3), groups=8),
-    'resnext50_32x4d': imagenet_resnet(50, groups=32, base_width=4),
-    'resnext101_32x8d': imagenet_resnet(101, groups=32, base_width=8),
-    'd2l_resnet18': T.D2LResNet,
-    'd2l_resnet18_3conv': functools.partial(T.D2LResNet, block=T.ThreeConvResidual),
-    'd2l_resnext26': functools.partial(T.D2LResNet, block=T.D2LResNeXtBlock),
-}
-
-
 @functools.cache
 def layers_of(name, **kwargs):
     """The layers, for 224x224 where there are 1000 classes."""
@@ -205,10 +158,10 @@ def test_published_multiply_adds(name, kwargs, expected, source):
     assert abs(totals(name, **kwargs)[1] / expected - 1) < 0.01, source
 
 
-@pytest.mark.parametrize('name', REFERENCES)
+@pytest.mark.parametrize('name', T.NETWORKS)
 def test_torch_references_have_the_same_numbers(name):
     with torch.device('meta'):
-        reference = REFERENCES[name]()
+        reference = T.NETWORKS[name]()
     kwargs = row_kwargs(name)
     image_size = 224 if kwargs else 32
     assert (T.num_parameters(reference), T.multiply_adds(reference, image_size)) == totals(name, **kwargs)
@@ -217,7 +170,7 @@ def test_torch_references_have_the_same_numbers(name):
 def test_every_model_is_counted_and_in_the_tables():
     names = list(available_models())
     assert list(dict.fromkeys(name for name, *_ in PARAMETERS)) == names
-    assert set(names) - set(REFERENCES) == {'resnet1202'}
+    assert set(names) - set(T.NETWORKS) == {'resnet1202'}
     # name, layers, params and multiply-adds, which docs/models.md has too
     row = re.compile(r'^\W*(\w+)`? +\| +(\d+) \| +([\d,]+) \| +([\d.]+ [MG]) ', re.M)
     rows = row.findall(resnet_jax.models.__doc__)

@@ -1,0 +1,161 @@
+"""Measures one config: speed of training and evaluation, compilation, memory, and the ratio to PyTorch."""
+
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from resnet_jax.benchmark.worker import Worker
+from resnet_jax.data import available_datasets
+
+# After a request a thread pool spins for some milliseconds; the other side waits until it sleeps.
+_PAUSE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How long and how often to measure.
+
+    Attributes:
+      rounds: measurements of each side, A B A B.
+      seconds: what one measurement takes, about; at least one step.
+    """
+
+    rounds: int = 5
+    seconds: float = 1.0
+
+
+def on_random_data(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config with random data of its data set's shape, which needs no files."""
+    name = config['dataset']
+    synthetic = f'synthetic_{name}'
+    return {**config, 'dataset': synthetic if synthetic in available_datasets() else name}
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Returns median, lowest, highest and number of values."""
+    return {'median': statistics.median(values), 'low': min(values), 'high': max(values), 'n': len(values)}
+
+
+def interleave(
+    one: Callable[[], float], other: Callable[[], float] | None, rounds: int
+) -> tuple[list[float], list[float], list[float]]:
+    """Runs A B A B ... and returns the values of A, of B, and A over B of each pair."""
+    first, second = [], []
+    for _ in range(rounds):
+        time.sleep(_PAUSE)
+        first.append(one())
+        if other:
+            time.sleep(_PAUSE)
+            second.append(other())
+    return first, second, [a / b for a, b in zip(first, second, strict=False)]
+
+
+def measure(
+    name: str,
+    config: Mapping[str, Any],
+    *,
+    effort: Effort,
+    peer: bool = False,
+    environment: Mapping[str, str] | None = None,
+    cold: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Measures a config on this process's kind of device, in processes of its own.
+
+    Args:
+      config: a checked config, as `training.config.validate` returns it.
+      peer: also measure PyTorch, and the ratio.
+      environment: for these processes: JAX_NUM_CPU_DEVICES, say.
+      cold: also compile with an empty persistent cache and again with what it then holds.
+
+    Returns:
+      What `--json` writes: see docs/performance.md.
+
+    Raises:
+      UserError: the config does not fit the devices, PyTorch is missing or has no such network, memory is out.
+    """
+    config = on_random_data(config)
+    row: dict[str, Any] = {'name': name, **{key: config[key] for key in _SHOWN}}
+    with tempfile.TemporaryDirectory() as folder:
+        # The GPU is shared by two processes: neither may take three quarters of its memory for itself.
+        settings = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.45'} if peer else {}
+        if cold:
+            settings |= {'JAX_COMPILATION_CACHE_DIR': folder}
+        with Worker('ours', {**settings, **(environment or {})}, config=config) as ours:
+            facts = row['facts'] = ours('describe')
+            platform = facts['environment']['platform']
+            row['compile'] = {what: ours('compile', what=what) for what in ('train', 'eval')}
+            if cold:
+                row['compile']['train_again'] = ours('recompile')
+            for what, compiled in row['compile'].items():
+                progress(f'{name}: {what} step compiled in {compiled["seconds"]:.1f} s{_from_cache(compiled)}')
+            size, seconds = (2048, 1.0) if platform == 'cpu' else (8192, 1.0)
+            seconds = min(seconds, effort.seconds)
+            size = size if effort.seconds >= 0.5 else 256
+            row['matrix_products'] = {'ours': ours('matrix_products', size=size, seconds=seconds)}
+            if not peer:
+                _measure_steps(row, config, ours, None, effort, progress)
+            else:
+                kwargs = {'config': config, 'device': 'cuda' if platform in ('gpu', 'cuda') else 'cpu'}
+                with Worker('torch', environment or {}, compiled=kwargs['device'] == 'cuda', **kwargs) as torch:
+                    row['torch'] = torch('describe')
+                    row['matrix_products']['torch'] = torch('matrix_products', size=size, seconds=seconds)
+                    _measure_steps(row, config, ours, torch, effort, progress)
+                    row['torch']['peak_memory'] = torch('peak_memory')
+                    row['idle'] = {'ours': ours.idle, 'torch': torch.idle}
+            row['peak_memory'] = ours('peak_memory')
+    return row
+
+
+_SHOWN = ('model', 'dataset', 'dtype', 'batch_size', 'eval_batch_size', 'optimizer')
+
+
+def _from_cache(compiled: Mapping[str, Any]) -> str:
+    return ', read from the persistent cache' if compiled['from_cache'] else ''
+
+
+def _measure_steps(row, config, ours: Worker, torch: Worker | None, effort: Effort, progress) -> None:
+    """Adds 'train' and 'eval' to the row."""
+    peak = max(rates[config['dtype']] for rates in row['matrix_products'].values())
+    for what, work in (('train', 3), ('eval', 1)):  # a training step has about two more products of the size of the first
+        images = config['batch_size' if what == 'train' else 'eval_batch_size']
+        if what == 'eval':
+            images = min(images, 10_000)
+
+        def speed(worker: Worker, variant: str, what: str = what, images: int = images) -> Callable[[], float]:
+            worker(what, steps=1, variant=variant)
+            seconds = worker(what, steps=1, variant=variant)
+            steps = max(1, min(1000, int(effort.seconds / seconds)))
+            if steps > 2:  # a first single step is slower than one among many
+                steps = max(1, min(2000, int(effort.seconds * steps / worker(what, steps=steps, variant=variant))))
+            return lambda: images * steps / worker(what, steps=steps, variant=variant)
+
+        variant, other = '', None
+        if torch:
+            speeds = {}
+            for candidate in row['torch']['variants']:
+                candidate_speed = speed(torch, candidate)
+                speeds[candidate] = candidate_speed(), candidate_speed
+                progress(f'{row["name"]}: PyTorch {what} {candidate}: {speeds[candidate][0]:,.0f} images/s')
+            variant = max(speeds, key=lambda candidate: speeds[candidate][0])
+            other = speeds[variant][1]
+            torch('forget', what=what, keep=variant)
+        first, second, ratios = interleave(speed(ours, ''), other, effort.rounds)
+        row[what] = {'images_per_second': summary(first)}
+        row[what]['multiply_adds_per_second'] = work * row['facts']['multiply_adds'] * row[what]['images_per_second']['median']
+        row[what]['share_of_matrix_product'] = row[what]['multiply_adds_per_second'] / peak
+        line = f'{row["name"]}: {what} {row[what]["images_per_second"]["median"]:,.0f} images/s'
+        if torch:
+            row[what]['torch'] = {'variant': variant, 'images_per_second': summary(second)}
+            row[what]['ratio'] = summary(ratios)
+            line += f', PyTorch {row[what]["torch"]["images_per_second"]["median"]:,.0f}, ratio {statistics.median(ratios):.2f}'
+        progress(line)
+
+
+def cpu_environment(devices: int) -> dict[str, str]:
+    """Returns the environment of a process with so many CPU devices."""
+    return {'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_PLATFORMS': os.environ.get('JAX_PLATFORMS', 'cpu')}

@@ -1,0 +1,131 @@
+"""What is measured on our side: the very training and evaluation steps that a run takes, on random data."""
+
+import resource
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.evaluation.evaluator import Evaluator
+from resnet_jax.models.introspection import layers
+from resnet_jax.training.experiment import create_experiment, epoch_order, parallel_train_steps
+from resnet_jax.training.run_folder import environment
+from resnet_jax.training.step import compile_parallel, device_positions, replicate
+
+
+class Subject:
+    """A config's network, optimizer and steps on all devices of this process."""
+
+    variants = ('pmap',)
+
+    def __init__(self, config: Mapping[str, Any]):
+        jax.monitoring.register_event_listener(self._count_event)
+        self._events: dict[str, int] = {}
+        self._experiment = create_experiment(config)
+        experiment, dataset = self._experiment, self._experiment.dataset
+        self._state = replicate(experiment.create_state())
+        data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
+        order = epoch_order(config['seed'], 0, len(experiment.train.label), config['batch_size'])
+        self._arguments = (device_positions(config['batch_size']), data, replicate(order))
+        self._per_epoch = len(order)
+        self._train: Any = None
+        self._evaluator = Evaluator(
+            experiment.model,
+            dataset.test,
+            mean=dataset.mean,
+            std=dataset.std,
+            dtype=experiment.dtype,
+            batch_size=config['eval_batch_size'],
+            num_classes=dataset.num_classes,
+        )
+
+    def _count_event(self, event: str, **_: Any) -> None:
+        self._events[event] = self._events.get(event, 0) + 1
+
+    def describe(self) -> dict[str, Any]:
+        """Returns versions and hardware, and the network's size: multiply-adds of one image, parameters."""
+        experiment = self._experiment
+        height, _, channels = experiment.dataset.image_shape
+        found = layers(experiment.model, height, channels)
+        return {
+            'environment': environment(),
+            'multiply_adds': sum(layer.multiply_adds for layer in found),
+            'parameters': sum(layer.params for layer in found),
+            'devices': jax.device_count(),
+            'steps_per_epoch': self._per_epoch,
+            'eval_batches': self._evaluator.batches,
+        }
+
+    def compile(self, what: str) -> dict[str, Any]:
+        """Compiles 'train' or 'eval'; says how long it took, whether from a persistent cache, and a device's scratch memory."""
+        compiled: Any
+        hits, before = self._events.get('/jax/compilation_cache/cache_hits', 0), time.monotonic()
+        if what == 'train':
+            run = parallel_train_steps(self._experiment)
+            compiled = compile_parallel(run, self._state, *self._arguments, np.int32(0), np.int32(0))
+            self._train = compiled
+        else:
+            compiled = self._evaluator.compile(self._state.variables)
+        seconds = time.monotonic() - before
+        cached = self._events.get('/jax/compilation_cache/cache_hits', 0) > hits
+        scratch = compiled.memory_analysis()
+        return {
+            'seconds': seconds,
+            'from_cache': cached,
+            'scratch_bytes': scratch.temp_size_in_bytes if scratch else None,
+        }
+
+    def recompile(self) -> dict[str, Any]:
+        """Compiles the training step again as a new process would, with whatever the persistent cache has."""
+        jax.clear_caches()
+        return self.compile('train')
+
+    def train(self, steps: int, variant: str = '') -> float:
+        """Runs so many training steps and returns the seconds until their metrics are here."""
+        before = time.monotonic()
+        while steps:
+            count = min(steps, self._per_epoch)
+            self._state, metrics = self._train(self._state, *self._arguments, np.int32(0), np.int32(count))
+            jax.device_get(metrics)
+            steps -= count
+        return time.monotonic() - before
+
+    def eval(self, steps: int, variant: str = '') -> float:
+        """Evaluates so many batches and returns the seconds until the sums are here."""
+        before = time.monotonic()
+        while steps:
+            count = min(steps, self._evaluator.batches)
+            self._evaluator.sums(self._state.variables, 0, count)
+            steps -= count
+        return time.monotonic() - before
+
+    def matrix_products(self, size: int, seconds: float) -> dict[str, float]:
+        """Returns the best rate of a square product, in multiply-adds per second, by dtype."""
+        return {name: self._matrix_product(size, seconds, name) for name in ('float32', 'bfloat16')}
+
+    def _matrix_product(self, size: int, seconds: float, dtype: str) -> float:
+        a = jnp.full((size, size), 1 / size, dtype)
+
+        @jax.jit
+        def repeat(a, count):
+            return jax.lax.fori_loop(0, count, lambda _, x: x @ a, a)[0, 0]
+
+        repeat(a, 1).block_until_ready()
+        best, count, end = 0.0, 1, time.monotonic() + seconds
+        while time.monotonic() < end:
+            before = time.monotonic()
+            repeat(a, count).block_until_ready()
+            elapsed = time.monotonic() - before
+            best = max(best, count * size**3 / elapsed)
+            if elapsed < seconds / 5:
+                count *= 2
+        return best
+
+    def peak_memory(self) -> dict[str, int]:
+        """Returns the largest memory so far, in bytes: of this process and, where it says so, of the first device."""
+        stats = jax.local_devices()[0].memory_stats() or {}
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {'host': host, **({'device': stats['peak_bytes_in_use']} if 'peak_bytes_in_use' in stats else {})}

@@ -1,0 +1,170 @@
+"""What is measured on PyTorch's side: the same network, optimizer, precision and batch, in the forms that are fast there.
+
+Its batch lies ready on the device, normalised, while ours gathers, augments and normalises within the step: the comparison
+is in PyTorch's favour by as much.
+"""
+
+import contextlib
+import resource
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from resnet_jax.benchmark.torch_networks import create_torch_model
+from resnet_jax.data import load_dataset
+from resnet_jax.errors import ConfigError
+
+
+class Subject:
+    """A config's network and optimizer in PyTorch; one copy for each variant that is asked for."""
+
+    def __init__(self, config: Mapping[str, Any], device: str, compiled: bool):
+        for field, plain in (('gradient_accumulation_steps', 1), ('ema_decay', 0)):
+            if config[field] != plain:
+                raise ConfigError(f'the PyTorch peer has no {field}; expected --config.{field}={plain}')
+        if config['optimizer'] not in _OPTIMIZERS:
+            raise ConfigError(
+                f'the PyTorch peer has no optimizer {config["optimizer"]!r}; expected one of {", ".join(_OPTIMIZERS)}'
+            )
+        if device == 'cuda' and not torch.cuda.is_available():
+            raise ConfigError('jax uses a GPU and this torch cannot; install a torch with CUDA to compare with')
+        self._config, self._device = config, device
+        self._dataset = load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
+        if self._dataset.image_shape[-1] != 3:
+            raise ConfigError('the PyTorch networks take images of 3 channels; expected --config.dataset=synthetic_cifar10')
+        create_torch_model(config['model'], self._dataset.num_classes, config['model_kwargs'])  # a wrong one is told now
+        self._steps: dict[Any, Any] = {}
+        layouts = ['channels_last'] if device == 'cuda' else ['contiguous', 'channels_last']
+        precisions = ['float32'] if config['dtype'] == 'float32' else ['autocast', 'bfloat16']
+        mode = ['compiled'] if compiled else ['eager']
+        self.variants = tuple(f'{a} {b} {c}' for a in layouts for b in precisions for c in mode)
+        if device == 'cuda':
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision('high')  # TF32, which XLA uses as well
+            torch.backends.cudnn.allow_tf32 = True
+
+    def describe(self) -> dict[str, Any]:
+        """Returns versions and number of threads."""
+        name = torch.cuda.get_device_name() if self._device == 'cuda' else 'cpu'
+        return {
+            'torch': torch.__version__,
+            'device': name,
+            'threads': torch.get_num_threads(),
+            'variants': list(self.variants),
+        }
+
+    def train(self, steps: int, variant: str) -> float:
+        """Runs so many training steps and returns the seconds until they are done."""
+        return self._run('train', steps, variant)
+
+    def eval(self, steps: int, variant: str) -> float:
+        """Evaluates so many batches and returns the seconds until they are done."""
+        return self._run('eval', steps, variant)
+
+    def _run(self, what: str, steps: int, variant: str) -> float:
+        if (what, variant) not in self._steps:
+            self._steps[what, variant] = self._make(what, *variant.split())
+        step = self._steps[what, variant]
+        self._synchronize()
+        before = time.monotonic()
+        for _ in range(steps):
+            step()
+        self._synchronize()
+        return time.monotonic() - before
+
+    def forget(self, what: str, keep: str) -> None:
+        """Frees the copies of the other variants."""
+        for key in [key for key in self._steps if key[0] == what and key[1] != keep]:
+            del self._steps[key]
+
+    def _synchronize(self) -> None:
+        if self._device == 'cuda':
+            torch.cuda.synchronize()
+
+    def _make(self, what: str, layout: str, precision: str, mode: str) -> Any:
+        """Returns a function that takes one step."""
+        config, device = self._config, self._device
+        memory_format = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
+        model = create_torch_model(config['model'], self._dataset.num_classes, config['model_kwargs'])
+        model = model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+        height, width, channels = self._dataset.image_shape
+        size = config['batch_size' if what == 'train' else 'eval_batch_size']
+        images = torch.randn(size, channels, height, width, device=device).to(memory_format=memory_format)
+        labels = torch.arange(size, device=device) % self._dataset.num_classes
+        if precision == 'bfloat16':
+            images, model = images.bfloat16(), model.bfloat16()
+            for layer in model.modules():  # whose statistics stay float32, as ours do
+                if isinstance(layer, torch.nn.BatchNorm2d):
+                    layer.float()
+
+        def context() -> Any:
+            return torch.autocast(device, torch.bfloat16) if precision == 'autocast' else contextlib.nullcontext()
+
+        def loss_fn(images, labels):
+            with context():
+                logits = model(images)
+            return F.cross_entropy(logits.float(), labels, label_smoothing=config['label_smoothing']), logits
+
+        if mode == 'compiled':
+            loss_fn = torch.compile(loss_fn, mode='max-autotune')
+        if what == 'eval':
+            model.eval()
+
+            def eval_step():
+                with torch.inference_mode():
+                    loss, logits = loss_fn(images, labels)
+                    return loss.double(), (logits.argmax(1) == labels).sum()
+
+            return eval_step
+        optimizer = _create_optimizer(model, config)
+
+        def train_step():
+            optimizer.zero_grad(set_to_none=True)
+            loss_fn(images, labels)[0].backward()
+            if config['clip_norm']:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config['clip_norm'])
+            optimizer.step()
+
+        return train_step
+
+    def matrix_products(self, size: int, seconds: float) -> dict[str, float]:
+        """Returns the best rate of a square product, in multiply-adds per second, by dtype."""
+        return {name: self._matrix_product(size, seconds, name) for name in ('float32', 'bfloat16')}
+
+    def _matrix_product(self, size: int, seconds: float, dtype: str) -> float:
+        a = torch.full((size, size), 1 / size, dtype=getattr(torch, dtype), device=self._device)
+        best, count, end = 0.0, 1, time.monotonic() + seconds
+        out = a @ a
+        while time.monotonic() < end:
+            self._synchronize()
+            before = time.monotonic()
+            for _ in range(count):
+                torch.matmul(a, a, out=out)
+            self._synchronize()
+            elapsed = time.monotonic() - before
+            best = max(best, count * size**3 / elapsed)
+            if elapsed < seconds / 5:
+                count *= 2
+        return best
+
+    def peak_memory(self) -> dict[str, int]:
+        """Returns the largest memory so far, in bytes: of this process and, on a GPU, of the device."""
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {'host': host, **({'device': torch.cuda.max_memory_reserved()} if self._device == 'cuda' else {})}
+
+
+_OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}
+
+
+def _create_optimizer(model: torch.nn.Module, config: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The config's optimizer, with weight decay on the same parameters; the rate is small, since the data are random."""
+    decayed = [p for p in model.parameters() if p.ndim > 1 or config['decay_norm_and_bias']]
+    others = [p for p in model.parameters() if not (p.ndim > 1 or config['decay_norm_and_bias'])]
+    groups = [{'params': decayed, 'weight_decay': config['weight_decay']}, {'params': others, 'weight_decay': 0.0}]
+    kwargs: dict[str, Any] = {'lr': 1e-3, 'fused': True}
+    if config['optimizer'] == 'sgd':
+        kwargs.update(momentum=config['momentum'], nesterov=config['nesterov'] and config['momentum'] > 0)
+    return _OPTIMIZERS[config['optimizer']]([group for group in groups if group['params']], **kwargs)

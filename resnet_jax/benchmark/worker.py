@@ -1,0 +1,123 @@
+"""A process of its own for each side, which works only when it is asked: its idle threads must not slow the other down.
+
+`python -m resnet_jax.benchmark.worker ours|torch` answers requests, one line of JSON each, on standard output.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import ConfigError, ResourceError, UserError
+
+_MODULES = {'ours': 'resnet_jax.benchmark.ours', 'torch': 'resnet_jax.benchmark.peer'}
+
+
+class Worker:
+    """A started process; `worker('train', steps=3)` calls that method of its Subject. A context manager.
+
+    Attributes:
+      idle: share of a core that the process used between its requests, the largest seen: other than about 0, it disturbed
+        what was measured meanwhile.
+
+    Raises:
+      UserError: what the process raised: a network that PyTorch has not, no memory, ...
+    """
+
+    def __init__(self, side: str, environment: Mapping[str, str], **kwargs: Any):
+        self.side, self.idle = side, 0.0
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get('PYTHONPATH')])])
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', __name__, side],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment, 'PYTHONPATH': path},
+        )
+        try:
+            self('__init__', **kwargs)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __call__(self, method: str, **kwargs: Any) -> Any:
+        assert self._process.stdin and self._process.stdout
+        try:
+            print(json.dumps({'method': method, 'kwargs': kwargs}), file=self._process.stdin, flush=True)
+            reply = json.loads(self._process.stdout.readline() or 'null')
+        except BrokenPipeError:
+            reply = None
+        if reply is None:
+            code = self._process.wait()
+            if code == -9:
+                raise ResourceError(f'the process that measures {self.side} was killed: out of memory? lower batch_size')
+            raise RuntimeError(f'the process that measures {self.side} ended with exit code {code}')
+        self.idle = max(self.idle, reply.get('idle', 0.0))
+        if 'error' in reply:
+            raise _error(reply['error'], reply['exit_code'])
+        return reply['result']
+
+    def __enter__(self) -> 'Worker':
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        self._process.stdin.close()
+
+
+def _error(message: str, exit_code: int) -> UserError:
+    error = UserError(message)
+    error.exit_code = exit_code
+    return error
+
+
+def _serve(side: str) -> None:
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print
+    subject: Any = None
+    ended, used = time.monotonic(), time.process_time()
+    for line in sys.stdin:
+        request = json.loads(line)
+        waited = time.monotonic() - ended
+        # Short waits say little: a thread pool spins for some milliseconds before it sleeps.
+        reply: dict[str, Any] = {'idle': (time.process_time() - used) / waited if waited > 0.2 and subject else 0.0}
+        try:
+            if request['method'] == '__init__':
+                subject = _load(side)(**request['kwargs'])
+                reply['result'] = None
+            else:
+                reply['result'] = getattr(subject, request['method'])(**request['kwargs'])
+        except UserError as error:
+            reply.update(error=str(error), exit_code=error.exit_code)
+        except Exception as error:
+            out_of_memory = 'RESOURCE_EXHAUSTED' in str(error) or 'out of memory' in str(error)
+            if out_of_memory:
+                reply.update(error='out of device memory; expected less at once: lower batch_size', exit_code=5)
+            else:
+                traceback.print_exc()
+                reply.update(error=f'{type(error).__name__}: {error}', exit_code=1)
+        print(json.dumps(reply), file=replies, flush=True)
+        ended, used = time.monotonic(), time.process_time()
+
+
+def _load(side: str) -> Any:
+    try:
+        return importlib.import_module(_MODULES[side]).Subject
+    except ImportError as error:
+        if (error.name or '').partition('.')[0] != 'torch':
+            raise
+        raise ConfigError("--peer=torch needs PyTorch, which is not installed; expected it: pip install 'torch'") from None
+
+
+if __name__ == '__main__':
+    _serve(sys.argv[1])
