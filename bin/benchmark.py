@@ -21,7 +21,7 @@ _DEVICES = flags.DEFINE_list('devices', None, 'Numbers of CPU devices, as 1,2,4:
 _BATCH_SIZES = flags.DEFINE_list('batch_sizes', None, 'Batch sizes, as 32,64,128: a row for each.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each side.', lower_bound=1)
 _SECONDS = flags.DEFINE_float('seconds', 1.0, 'About what one measurement takes; at least one step.', lower_bound=0.01)
-_START_UP = flags.DEFINE_bool('start_up', False, 'Also compile and start the trainer with an empty and a filled cache.')
+_COLD = flags.DEFINE_bool('cold', False, 'Compile with an empty persistent cache, and again with what it then holds.')
 _JSON = flags.DEFINE_string('json', None, 'File to write: all numbers, versions and hardware.')
 
 
@@ -46,7 +46,7 @@ def main(arguments):
             effort=effort,
             peer=bool(_PEER.value),
             environment=environment,
-            cold=_START_UP.value,
+            cold=_COLD.value,
             progress=lambda line: print(line, flush=True),
         )
         rows.append(row)

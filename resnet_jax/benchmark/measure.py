@@ -73,7 +73,7 @@ def measure(
       cold: also compile with an empty persistent cache and again with what it then holds.
 
     Returns:
-      What `--json` writes: see docs/performance.md.
+      What `--json` writes, a row for each call.
 
     Raises:
       UserError: the config does not fit the devices, PyTorch is missing or has no such network, memory is out.

@@ -49,8 +49,6 @@ def details(row: Mapping[str, Any]) -> str:
     for what, compiled in row['compile'].items():
         cached = ', read from the persistent cache' if compiled['from_cache'] else ''
         lines.append(f'compiling {what.replace("_", " ")}: {compiled["seconds"]:.1f} s{cached}')
-    for name, seconds in row.get('start_up', {}).items():
-        lines.append(f'process start to first step, {name} cache: {seconds:.1f} s')
     memory = row['peak_memory']
     text = ', '.join(f'{where} {size / 2**20:,.0f} MiB' for where, size in memory.items())
     scratch = row['compile']['train']['scratch_bytes']
