@@ -33,7 +33,7 @@
   preact_resnet34    |     34 |  21,279,306 |        1.16 G | the same
   preact_resnet50    |     50 |  23,509,066 |        1.30 G | the same
   resnet164          |    164 |   1,703,258 |      247.65 M | v2, arXiv:1603.05027: 1.7 M
-  resnet1001         |   1001 |  10,327,706 |        1.49 G | the same: 10.2 M, osmr/imgclsmob: 10.33 M
+  resnet1001         |   1001 |  10,327,706 |        1.49 G | the same: 10.2 M; osmr/imgclsmob: 10,327,706
   wrn_16_4           |     16 |   2,748,890 |      392.61 M | arXiv:1605.07146
   wrn_16_8           |     16 |  10,961,370 |        1.55 G | the same: 11.0 M
   wrn_28_10          |     28 |  36,479,194 |        5.24 G | the same: 36.5 M

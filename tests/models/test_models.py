@@ -1,5 +1,6 @@
 import functools
 import itertools
+import math
 import pathlib
 import re
 
@@ -12,22 +13,26 @@ from resnet_jax.errors import ConfigError
 from resnet_jax.models import BottleneckBlock, available_models, create_model
 from resnet_jax.models.introspection import layers
 
-AKAMASTER = 'akamaster/pytorch_resnet_cifar10, resnet.py, test(); He et al., table 6'
-KUANGLIU = 'kuangliu/pytorch-cifar, counted on its own code'
-TIMM = 'huggingface/pytorch-image-models, timm/models/resnet.py, counted on its own code'
-TORCHVISION = 'torchvision 0.28, num_params of the IMAGENET1K_V1 weights'
-OSMR = 'osmr/imgclsmob, README.md, table of CIFAR-10'
+AKAMASTER = 'akamaster/pytorch_resnet_cifar10, counted on its resnet.py; He et al., table 6, rounds it'
+KUANGLIU = 'kuangliu/pytorch-cifar, counted on its own code; not published'
+TIMM = 'huggingface/pytorch-image-models, counted on timm 1.0.31; its results/*.csv round it'
+TORCHVISION = 'torchvision 0.29.2, num_params of the IMAGENET1K_V1 weights'
+OSMR = 'osmr/imgclsmob, gluon/README.md, table of CIFAR-10'
+XTERNALZ = 'xternalz/WideResNet-pytorch, counted on its wideresnet.py'
+PRLZ77 = 'prlz77/ResNeXt.pytorch, counted on CifarResNeXt(cardinality, 29, 10, 64, 4) of its models/model.py'
+ICPM = 'icpm/pytorch-cifar10, counted on its models/AlexNet.py'
+D2L = 'd2l-ai/d2l-en, counted on the PyTorch code of chapter_convolutional-modern/resnet.md'
 IMAGENET = {'num_classes': 1000}
 
 # What the table of the models' docstring says of a name: its parameters for 10 classes, or of ImageNet's for 1000.
 PARAMETERS = [
-    ('lenet5', {}, 62_006, 'kuangliu/pytorch-cifar, LeNet, which has the same layers'),
+    ('lenet5', {}, 62_006, 'as lenet5_relu; for one channel D2L, below'),
     ('lenet5_relu', {}, 62_006, KUANGLIU),
-    ('alexnet', {}, 23_272_266, 'icpm/pytorch-cifar10, models/AlexNet.py'),
+    ('alexnet', {}, 23_272_266, ICPM),
     ('alexnet_imagenet', IMAGENET, 61_100_840, TORCHVISION),
-    ('plain20', {}, 269_722, 'He et al., section 4.2: as many as its residual counterpart'),
-    ('plain56', {}, 853_018, 'He et al., section 4.2: as many as its residual counterpart'),
-    ('resnet8', {}, 75_290, 'akamaster/pytorch_resnet_cifar10, resnet.py, for (1, 1, 1)'),
+    ('plain20', {}, 269_722, 'He et al., section 4.2: as many as its residual counterpart, of which akamaster'),
+    ('plain56', {}, 853_018, 'He et al., section 4.2: as many as its residual counterpart, of which akamaster'),
+    ('resnet8', {}, 75_290, 'akamaster/pytorch_resnet_cifar10, counted on its resnet.py for (1, 1, 1)'),
     ('resnet20', {}, 269_722, AKAMASTER),
     ('resnet32', {}, 464_154, AKAMASTER),
     ('resnet44', {}, 658_586, AKAMASTER),
@@ -53,20 +58,20 @@ PARAMETERS = [
     ('preact_resnet34', {}, 21_279_306, KUANGLIU),
     ('preact_resnet50', {}, 23_509_066, KUANGLIU),
     ('resnet164', {}, 1_703_258, OSMR + ', PreResNet-164(BN)'),
-    ('resnet1001', {}, 10_327_706, OSMR + ', PreResNet-1001'),
-    ('wrn_16_4', {}, 2_748_890, 'by hand, below; the formula gives the published ones of its family'),
-    ('wrn_16_8', {}, 10_961_370, 'Zagoruyko and Komodakis: 11.0 M; exactly as wrn_16_4'),
-    ('wrn_28_10', {}, 36_479_194, OSMR),
-    ('wrn_40_4', {}, 8_949_210, 'Zagoruyko and Komodakis: 8.9 M; exactly as wrn_16_4'),
+    ('resnet1001', {}, 10_327_706, OSMR + ', PreResNet-1001; 10.2 M in the paper'),
+    ('wrn_16_4', {}, 2_748_890, XTERNALZ),
+    ('wrn_16_8', {}, 10_961_370, XTERNALZ + '; Zagoruyko and Komodakis: 11.0 M'),
+    ('wrn_28_10', {}, 36_479_194, OSMR + '; ' + XTERNALZ),
+    ('wrn_40_4', {}, 8_949_210, XTERNALZ + '; Zagoruyko and Komodakis: 8.9 M'),
     ('wide_resnet50_2', IMAGENET, 68_883_240, TORCHVISION),
     ('wide_resnet101_2', IMAGENET, 126_886_696, TORCHVISION),
-    ('resnext29_4x64d', {}, 17_562_442, 'by hand, below; the formula gives the published ones of its family'),
-    ('resnext29_8x64d', {}, 34_426_698, 'Xie et al.: 34.4 M; exactly as resnext29_4x64d'),
+    ('resnext29_4x64d', {}, 17_562_442, PRLZ77),
+    ('resnext29_8x64d', {}, 34_426_698, PRLZ77 + '; Xie et al.: 34.4 M'),
     ('resnext50_32x4d', IMAGENET, 25_028_904, TORCHVISION),
     ('resnext101_32x8d', IMAGENET, 88_791_336, TORCHVISION),
-    ('d2l_resnet18', {}, 11_184_650, 'by hand, below'),
-    ('d2l_resnet18_3conv', {}, 17_457_290, 'by hand, below'),
-    ('d2l_resnext26', {}, 1_703_818, 'by hand, below'),
+    ('d2l_resnet18', {}, 11_184_650, D2L),
+    ('d2l_resnet18_3conv', {}, 17_457_290, 'the book has no such network: by hand, below'),
+    ('d2l_resnext26', {}, 1_703_818, D2L + ', ResNet-18 of its ResNeXtBlock(c, 16, 1)'),
     ('resnet18', {'stem': 'imagenet', **IMAGENET}, 11_689_512, TORCHVISION),
     ('resnet34', {'stem': 'imagenet', **IMAGENET}, 21_797_672, TORCHVISION),
     ('resnet50', {'stem': 'imagenet', **IMAGENET}, 25_557_032, TORCHVISION),
@@ -76,7 +81,7 @@ PARAMETERS = [
 
 # Others of the same families, which have no name here but published numbers.
 RELATIVES = [
-    ('resnet164', {'num_classes': 100}, 1_726_388, 'osmr/imgclsmob, README.md, table of CIFAR-100, PreResNet-164(BN)'),
+    ('resnet164', {'num_classes': 100}, 1_726_388, 'osmr/imgclsmob, gluon/README.md, table of CIFAR-100, PreResNet-164(BN)'),
     ('wrn_16_4', {'num_filters': 160}, 17_116_634, OSMR + ', WRN-16-10'),
     ('wrn_40_4', {'num_filters': 128}, 35_748_314, OSMR + ', WRN-40-8'),
     ('resnet20', {'shortcut': 'projection'}, 272_474, OSMR + ', ResNet-20'),
@@ -84,18 +89,29 @@ RELATIVES = [
     ('resnext29_8x64d', {'block_cls': functools.partial(BottleneckBlock, groups=32, base_width=4)}, 4_775_754, OSMR),
 ]
 
-HRANK = 'Lin et al., HRank, arXiv:2002.10179, and its repository lmbxmu/HRank'
-TORCHVISION_OPS = 'torchvision 0.28, _ops of the IMAGENET1K_V1 weights'
+HRANK = 'lmbxmu/HRank, README.md, '
+CHENYAOFO = 'chenyaofo/pytorch-cifar-models, README.md, #MAdds for CIFAR-10'
+MMPRETRAIN = 'open-mmlab/mmpretrain, configs/resnet/README.md, Flops of CIFAR-10; BatchNorm included'
+TORCHVISION_OPS = 'torchvision 0.29.2, _ops of the IMAGENET1K_V1 weights'
 TIMM_GMACS = 'timm, results/benchmark-infer-amp-nchw-pt240-cu124-rtx4090.csv, infer_gmacs; BatchNorm included'
+PROJECTION = {'shortcut': 'projection'}
 
 # Published multiply-adds. Sources that count more than convolutions and linear layers say so.
 MULTIPLY_ADDS = [
-    ('resnet56', {}, 125.49e6, HRANK),
-    ('resnet110', {}, 252.89e6, HRANK),
-    ('wrn_28_10', {}, 5246.98e6, OSMR + '; BatchNorm included'),
-    ('wrn_16_4', {'num_filters': 160}, 2414.04e6, OSMR + ', WRN-16-10'),
-    ('wrn_40_4', {'num_filters': 128}, 5176.90e6, OSMR + ', WRN-40-8'),
-    ('resnext29_8x64d', {'block_cls': functools.partial(BottleneckBlock, groups=16)}, 10709.34e6, OSMR + ', 16x64d'),
+    ('resnet20', PROJECTION, 40.81e6, CHENYAOFO),
+    ('resnet32', PROJECTION, 69.12e6, CHENYAOFO),
+    ('resnet44', PROJECTION, 97.44e6, CHENYAOFO),
+    ('resnet56', PROJECTION, 125.75e6, CHENYAOFO),
+    ('resnet20', {}, 40.81e6, CHENYAOFO + '; with option B'),
+    ('resnet32', {}, 69.12e6, CHENYAOFO + '; with option B'),
+    ('resnet44', {}, 97.44e6, CHENYAOFO + '; with option B'),
+    ('resnet56', {}, 62.72e6 / 0.5, HRANK + 'what 62.72 M are 50.0 % less than'),
+    ('resnet110', {}, 156.90e6 / (1 - 0.379), HRANK + 'what 156.90 M are 37.9 % less than'),
+    ('resnet18', {}, 0.56e9, MMPRETRAIN),
+    ('resnet34', {}, 1.16e9, MMPRETRAIN),
+    ('resnet50', {}, 1.31e9, MMPRETRAIN),
+    ('resnet101', {}, 2.52e9, MMPRETRAIN),
+    ('resnet152', {}, 3.74e9, MMPRETRAIN),
     ('alexnet_imagenet', IMAGENET, 0.714e9, TORCHVISION_OPS),
     ('resnet18', {'stem': 'imagenet', **IMAGENET}, 1.814e9, TORCHVISION_OPS),
     ('resnet34', {'stem': 'imagenet', **IMAGENET}, 3.664e9, TORCHVISION_OPS),
@@ -116,13 +132,49 @@ MULTIPLY_ADDS = [
     ('seresnet50', IMAGENET, 4.11e9, TIMM_GMACS),
     ('seresnet101', IMAGENET, 7.84e9, TIMM_GMACS),
     ('seresnet152', IMAGENET, 11.57e9, TIMM_GMACS),
+]
+
+# Published as FLOPs/2, where gluon/model_stats.py counts four FLOPs for each input of a BatchNorm (and one for a ReLU's).
+MULTIPLY_ADDS_AND_BATCH_NORM = [
+    ('resnet20', PROJECTION, 41.29e6, OSMR + ', ResNet-20'),
+    ('resnet56', PROJECTION, 127.06e6, OSMR + ', ResNet-56'),
+    ('resnet110', PROJECTION, 255.70e6, OSMR + ', ResNet-110'),
+    ('resnet1202', PROJECTION, 2857.17e6, OSMR + ', ResNet-1202'),
+    ('resnet1202', {}, 2857.17e6, OSMR + ', ResNet-1202; with option B'),
+    ('resnet164', {}, 255.08e6, OSMR + ', PreResNet-164(BN)'),
+    ('resnet1001', {}, 1536.18e6, OSMR + ', PreResNet-1001'),
+    ('wrn_28_10', {}, 5246.98e6, OSMR + ', WRN-28-10'),
+    ('wrn_16_4', {'num_filters': 160}, 2414.04e6, OSMR + ', WRN-16-10'),
+    ('wrn_40_4', {'num_filters': 128}, 5176.90e6, OSMR + ', WRN-40-8'),
+    ('resnext29_8x64d', {'block_cls': functools.partial(BottleneckBlock, groups=16)}, 10709.34e6, OSMR + ', 16x64d'),
+    ('resnext29_8x64d', {'block_cls': functools.partial(BottleneckBlock, groups=32, base_width=4)}, 780.55e6, OSMR),
+]
+
+# Of these no published figure was found: what hooks on the convolutions and linear layers of the source's own code count.
+COUNTED_MULTIPLY_ADDS = [
     ('lenet5_relu', {}, 651_720, KUANGLIU),
-    ('resnet18', {}, 555_422_720, KUANGLIU),
-    ('resnet50', {}, 1_297_829_888, KUANGLIU),
+    ('alexnet', {}, 62_742_528, ICPM),
+    ('resnet8', {}, 12_239_488, 'akamaster/pytorch_resnet_cifar10, counted on its resnet.py for (1, 1, 1)'),
     ('preact_resnet18', {}, 555_422_720, KUANGLIU),
     ('preact_resnet34', {}, 1_159_402_496, KUANGLIU),
     ('preact_resnet50', {}, 1_297_829_888, KUANGLIU),
+    ('wrn_16_4', {}, 392_612_352, XTERNALZ),
+    ('wrn_16_8', {}, 1_548_145_664, XTERNALZ),
+    ('wrn_40_4', {}, 1_298_582_016, XTERNALZ),
+    ('resnext29_4x64d', {}, 2_736_465_920, PRLZ77),
+    ('resnext29_8x64d', {}, 5_387_266_048, PRLZ77),
+    ('d2l_resnet18', {}, 37_016_576, D2L),
+    ('d2l_resnext26', {}, 9_999_360, D2L + ', ResNet-18 of its ResNeXtBlock(c, 16, 1)'),
+    # Also published, above, but rounded or with another shortcut.
+    *((f'resnet{n}', {}, count, AKAMASTER) for n, count in ((20, 40_551_040), (32, 68_862_592), (44, 97_174_144))),
+    *((f'resnet{n}', {}, count, AKAMASTER) for n, count in ((56, 125_485_696), (110, 252_887_680), (1202, 2_829_238_912))),
+    *((f'resnet{n}', {}, count, KUANGLIU) for n, count in ((18, 555_422_720), (34, 1_159_402_496), (50, 1_297_829_888))),
+    *((f'resnet{n}', {}, count, KUANGLIU) for n, count in ((101, 2_509_983_744), (152, 3_722_137_600))),
+    ('wrn_28_10', {}, 5_243_328_768, XTERNALZ),
 ]
+
+# Neither published nor in anybody's code: only our own PyTorch networks, T.NETWORKS, say so.
+UNPUBLISHED = {'lenet5', 'plain20', 'plain56', 'd2l_resnet18_3conv'}
 
 
 @functools.cache
@@ -156,6 +208,35 @@ def test_published_parameter_counts_of_their_relatives(name, kwargs, expected, s
 @pytest.mark.parametrize(('name', 'kwargs', 'expected', 'source'), MULTIPLY_ADDS)
 def test_published_multiply_adds(name, kwargs, expected, source):
     assert abs(totals(name, **kwargs)[1] / expected - 1) < 0.01, source
+
+
+@pytest.mark.parametrize(('name', 'kwargs', 'expected', 'source'), MULTIPLY_ADDS_AND_BATCH_NORM)
+def test_published_multiply_adds_with_batch_norm(name, kwargs, expected, source):
+    batch_norm = sum(2 * math.prod(layer.shape) for layer in layers_of(name, **kwargs) if layer.kind == 'BatchNorm')
+    assert abs((totals(name, **kwargs)[1] + batch_norm) / expected - 1) < 0.01, source
+
+
+@pytest.mark.parametrize(('name', 'kwargs', 'expected', 'source'), COUNTED_MULTIPLY_ADDS)
+def test_multiply_adds_counted_on_the_sources(name, kwargs, expected, source):
+    assert totals(name, **kwargs)[1] == expected, source
+
+
+def test_lenet_as_in_the_book():
+    """d2l-ai/d2l-en, counted on the PyTorch code of chapter_convolutional-neural-networks/lenet.md, for 1x28x28."""
+    found = layers(create_model('lenet5', padding=2), 28, 1)
+    assert (sum(layer.params for layer in found), sum(layer.multiply_adds for layer in found)) == (61_706, 416_520)
+
+
+def test_docs_name_the_models_without_published_multiply_adds():
+    def as_named(rows):  # with the arguments that the table's numbers are for
+        return {name for name, kwargs, *_ in rows if kwargs == row_kwargs(name)}
+
+    published = as_named(MULTIPLY_ADDS) | as_named(MULTIPLY_ADDS_AND_BATCH_NORM)
+    unpublished = [name for name in available_models() if name not in published]
+    assert set(unpublished) - as_named(COUNTED_MULTIPLY_ADDS) == UNPUBLISHED <= set(T.NETWORKS)
+    docs = (pathlib.Path(__file__).parents[2] / 'docs' / 'models.md').read_text()
+    (listed,) = re.findall(r'No published multiply-adds were found for ([^.;]+);', docs)
+    assert re.findall(r'`(\w+)`', listed) == unpublished
 
 
 @pytest.mark.parametrize('name', T.NETWORKS)
