@@ -139,7 +139,6 @@ MULTIPLY_ADDS_AND_BATCH_NORM = [
     ('resnet20', PROJECTION, 41.29e6, OSMR + ', ResNet-20'),
     ('resnet56', PROJECTION, 127.06e6, OSMR + ', ResNet-56'),
     ('resnet110', PROJECTION, 255.70e6, OSMR + ', ResNet-110'),
-    ('resnet1202', PROJECTION, 2857.17e6, OSMR + ', ResNet-1202'),
     ('resnet1202', {}, 2857.17e6, OSMR + ', ResNet-1202; with option B'),
     ('resnet164', {}, 255.08e6, OSMR + ', PreResNet-164(BN)'),
     ('resnet1001', {}, 1536.18e6, OSMR + ', PreResNet-1001'),
