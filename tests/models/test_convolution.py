@@ -27,7 +27,7 @@ def both(function, size, stride, groups=1):
     return run
 
 
-def arguments(image, channels, size, stride, groups=1, batch=3, dtype=jnp.float32):
+def arguments(image, channels, size, stride, groups=1, batch=8, dtype=jnp.float32):
     """Random (x, kernel, g), scaled so that outputs and gradients are about 1."""
     rng = np.random.default_rng(0)
     out = [(n + 2 * (size // 2) - size) // stride + 1 for n in image]
@@ -37,6 +37,10 @@ def arguments(image, channels, size, stride, groups=1, batch=3, dtype=jnp.float3
     g = rng.normal(size=(batch, *out, channels[1])) / np.sqrt(batch * out[0] * out[1])
     return tuple(jnp.asarray(a, dtype) for a in (x, kernel, g))
 
+
+# Absolute, of numbers of about 1. Winograd's form is some ten times less accurate than a sum of products.
+TOLERANCE = 1e-5
+WINOGRAD_TOLERANCE = 5e-5
 
 # (height, width), (in, out), kernel, stride and, if several, groups: every form, and what the models use, with fewer channels
 SHAPES = [
@@ -50,6 +54,8 @@ SHAPES = [
     ((2, 2), (256, 512), 3, 2),
     ((1, 1), (512, 512), 3, 1),
     ((2, 5), (4, 6), 5, 2),
+    ((9, 6), (64, 64), 3, 1),  # Winograd's at odd sizes, and with unequal channels
+    ((4, 4), (64, 80), 3, 1),
     ((8, 8), (64, 256), 1, 1),  # projections
     ((8, 8), (64, 128), 1, 2),
     ((7, 5), (4, 6), 1, 4),
@@ -71,11 +77,12 @@ SHAPES = [
 def test_output_and_gradients(shape):
     args = arguments(*shape)
     expected = jax.jit(both(native, *shape[2:]))(*args)
+    winograd = min(shape[1]) >= 64 and shape[2:] == (3, 1)
     for actual, wanted in zip(jax.jit(both(conv, *shape[2:]))(*args), expected, strict=True):
-        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=WINOGRAD_TOLERANCE if winograd else TOLERANCE)
 
 
-@pytest.mark.parametrize('shape', [SHAPES[3], SHAPES[4], SHAPES[6], SHAPES[10], SHAPES[20]])
+@pytest.mark.parametrize('shape', [SHAPES[3], SHAPES[4], SHAPES[6], SHAPES[12], SHAPES[22]])
 def test_bfloat16_is_rounded_once(shape):
     # 2^-8 is half the spacing of bfloat16, relatively; XLA's own convolution may round its partial sums besides.
     args = arguments(*shape, dtype=jnp.bfloat16)
@@ -92,36 +99,39 @@ def test_other_paddings_and_strides(padding, strides, size):
     x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 6, 7, 4), (size, size, 4, 5)))
     expected, native_pullback = jax.vjp(lambda x, kernel: native(x, kernel, strides, padding), x, kernel)
     actual, pullback = jax.vjp(lambda x, kernel: conv(x, kernel, strides, padding), x, kernel)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=TOLERANCE)
     g = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
     for a, b in zip(pullback(g), native_pullback(g), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize('batch', [1, 7, 8, 20])
-def test_batches_that_are_no_multiple_of_the_block(batch):
-    args = arguments((6, 6), (4, 5), 3, 1, batch=batch)
+@pytest.mark.parametrize('channels', [(4, 5), (256, 64)])
+def test_batches_that_are_no_multiple_of_the_block(channels, batch):
+    args = arguments((6, 6), channels, 3, 1, batch=batch)
     for actual, wanted in zip(both(conv, 3, 1)(*args), both(native, 3, 1)(*args), strict=True):
-        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=WINOGRAD_TOLERANCE)
 
 
 @pytest.mark.parametrize('transform', [jax.vmap, jax.pmap])
-@pytest.mark.parametrize('shape', [((6, 6), (4, 5), 3, 2), ((2, 2), (4, 5), 3, 1), ((4, 4), (4, 5), 1, 2), SHAPES[20]])
+@pytest.mark.parametrize(
+    'shape', [((6, 6), (4, 5), 3, 2), ((2, 2), (4, 5), 3, 1), ((4, 4), (4, 5), 1, 2), SHAPES[8], SHAPES[22]]
+)
 def test_vmap_and_pmap(transform, shape):
     args = arguments(*shape, batch=8)
     parts = [a.reshape(4, 2, *a.shape[1:]) if a.shape[0] == 8 else jnp.stack([a, 2 * a, -a, a]) for a in args]
     actual = transform(both(conv, *shape[2:]))(*parts)
     for i in range(4):
         for a, b in zip(actual, both(native, *shape[2:])(*(part[i] for part in parts)), strict=True):
-            np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=WINOGRAD_TOLERANCE)
 
 
-@pytest.mark.parametrize('shape', [((6, 6), (4, 5), 3, 2), ((2, 2), (4, 5), 3, 1), SHAPES[20]])
+@pytest.mark.parametrize('shape', [((6, 6), (4, 5), 3, 2), ((2, 2), (4, 5), 3, 1), SHAPES[8], SHAPES[22]])
 def test_export_for_several_platforms(shape):
     args = arguments(*shape)
     exported = jax.export.export(jax.jit(both(conv, *shape[2:])), platforms=('cpu', 'cuda'))(*args)
     for a, b in zip(exported.call(*args), both(native, *shape[2:])(*args), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=WINOGRAD_TOLERANCE)
 
 
 def operations(function, args, platform):
@@ -133,7 +143,7 @@ def operations(function, args, platform):
 
 
 @pytest.mark.parametrize('platform', ['cuda', 'rocm', 'tpu'])
-@pytest.mark.parametrize('shape', [SHAPES[3], SHAPES[4], SHAPES[6], SHAPES[11], SHAPES[20]])
+@pytest.mark.parametrize('shape', [SHAPES[3], SHAPES[4], SHAPES[6], SHAPES[13], SHAPES[22]])
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_other_platforms_run_the_native_operations(shape, dtype, platform):
     args = arguments(*shape, dtype=dtype)
@@ -154,7 +164,7 @@ def test_convolutions_in_a_loop_are_canonical(dtype):
         text = loop.lower([arguments(*shape, dtype=dtype) for shape in shapes], 2).compile().as_text()
         return [numbers == 'b01f_01io->b01f' for numbers in re.findall(r'dim_labels=([\w>-]+)', text)]
 
-    ours = canonical(conv, [*SHAPES[:2], *SHAPES[4:7], SHAPES[10], *SHAPES[19:23]])  # every form
+    ours = canonical(conv, [*SHAPES[:2], *SHAPES[4:7], SHAPES[12], *SHAPES[21:25]])  # every form
     assert ours
     assert all(ours)
     assert not all(canonical(native, SHAPES[3:4]))

@@ -25,6 +25,10 @@ T = torch_reference
 SIZES = (1, 2)
 
 
+def images_for(model, height, width):
+    return random_images(8 if model.num_filters == 64 else 3, height, width, 3)
+
+
 def small(name, **kwargs):
     return create_model(name, 7, stage_sizes=SIZES, **{'num_filters': 6, **kwargs})
 
@@ -37,6 +41,8 @@ def torch_resnet(block, *args, num_filters=6, **kwargs):
 PAIRS = {
     'resnet20': (small('resnet20'), torch_resnet(T.BasicBlock, 'cifar', 'identity')),
     'resnet18': (small('resnet18'), torch_resnet(T.BasicBlock)),
+    # With enough channels and images for Winograd's form of a convolution, which a CPU uses.
+    'resnet18-64-filters': (small('resnet18', num_filters=64), torch_resnet(T.BasicBlock, num_filters=64)),
     'resnet18-imagenet': (small('resnet18', stem='imagenet'), torch_resnet(T.BasicBlock, 'imagenet')),
     'resnet50-identity': (small('resnet50', shortcut='identity'), torch_resnet(T.Bottleneck, 'cifar', 'identity')),
     'resnet50': (small('resnet50'), torch_resnet(T.Bottleneck)),
@@ -93,13 +99,13 @@ def pair(request):
 
 def test_evaluation_logits_agree_with_torch(pair):
     model, reference = pair
-    images = random_images(3, 18, 15, 3)  # even and odd: where paddings differ
+    images = images_for(model, 18, 15)  # even and odd: where paddings differ
     variables = torch_reference.flax_variables(reference)
     expected_variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     chex.assert_trees_all_equal_shapes_and_dtypes(variables, expected_variables)
 
     logits = jax.jit(functools.partial(model.apply, train=False))(variables, images)
-    chex.assert_shape(logits, (3, 7))
+    chex.assert_shape(logits, (len(images), 7))
     expected = torch_reference.torch_logits(reference, images)
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
@@ -119,7 +125,8 @@ def training_step(model, variables, images, labels):
 def test_training_step_agrees_with_torch(pair):
     model, reference = pair
     # On smaller images every 3x3 pool holds a positive value: bn1's bias is a mere shift, which the next BatchNorm undoes.
-    images, labels = random_images(3, 32, 32, 3), np.array([0, 3, 6])
+    images = images_for(model, 32, 32)
+    labels = np.array([0, 3, 6, 1, 5, 2, 4, 0][: len(images)])
     before = torch_reference.flax_variables(reference)
     loss, gradients, after = training_step(model, before, images, labels)
     expected_loss, expected_gradients, expected_stats, seen = torch_reference.torch_step(reference, images, labels)
