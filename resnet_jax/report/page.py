@@ -8,7 +8,7 @@ import hashlib
 import html
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,19 @@ def write_run_report(folder: str | Path) -> Path | None:
         return None
 
 
-def write_report(runs: Sequence[RunFiles], path: Path, title: str) -> Path:
+def write_report(runs: Sequence[RunFiles], path: Path, title: str, results: Mapping[str, Any] | None = None) -> Path:
     """Writes the report of runs to a file, in whole or not at all, and returns its path."""
     partial = path.with_name(f'.{path.name}.partial')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(render(runs, title), encoding='utf-8')
+    partial.write_text(render(runs, title, results), encoding='utf-8')
     return partial.replace(path)
 
 
-def render(runs: Sequence[RunFiles], title: str) -> str:
-    """Returns the page."""
+def render(runs: Sequence[RunFiles], title: str, results: Mapping[str, Any] | None = None) -> str:
+    """Returns the page; `results` of a study are what `results.collect` returns."""
     charts: dict[str, Any] = {}
     body = [
+        sections.study(results) if results else '',
         sections.summary(runs),
         sections.agreement(runs),
         sections.curves(runs, charts),

@@ -3,7 +3,7 @@
 import base64
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -43,6 +43,25 @@ def _image(pixels: np.ndarray, label: str) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, 'PNG')
     return f'<img alt="{escape(label)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def study(results: Mapping[str, Any]) -> str:
+    rows = []
+    for name, entry in results['entries'].items():
+        found, compared = entry['accuracy'], results['comparisons'].get(name)
+        interval, difference = '-', '-'
+        if found and found['low'] is not None:
+            interval = f'{100 * found["low"]:.2f} to {100 * found["high"]:.2f} %, sd {100 * found["sd"]:.2f}'
+        if compared:
+            difference = f'{100 * compared["mean"]:+.2f}: {compared["verdict"]}'
+        mean = f'{100 * found["mean"]:.2f} % (n = {found["n"]})' if found else '-'
+        rows.append([escape(name), entry['status'], mean, interval, difference])
+    caption = (
+        'Mean test accuracy over seeds with its 95 % t interval, and the difference to the baseline, seed by seed: better or '
+        'worse only where the interval of the difference excludes 0.'
+    )
+    header = ['entry', 'status', 'accuracy', '95 % interval over seeds', f'difference to {escape(results["baseline"])}']
+    return _section('study', 'Entries', caption, _table(header, rows, 'text'))
 
 
 def summary(runs: Runs) -> str:
@@ -149,10 +168,10 @@ def confusion(runs: Runs) -> str:
         rows = []
         for name, counts in zip(names, matrix, strict=True):
             total = max(sum(counts), 1)
-            cells = ''.join(
-                f'<td class="cell" style="background:rgb(47 98 181 / {count / total:.2f}){"; color:#fff" if count > total / 2 else ""}">{count}</td>'
-                for count in counts
-            )
+            cells = ''
+            for count in counts:
+                colour = '; color:#fff' if count > total / 2 else ''
+                cells += f'<td class="cell" style="background:rgb(47 98 181 / {count / total:.2f}){colour}">{count}</td>'
             rows.append(f'<tr><td>{escape(str(name))}</td>{cells}</tr>')
         head = ''.join(f'<th>{escape(str(name)[:10])}</th>' for name in names)
         return f'<div class="scroll"><table><tr><th>true \\ predicted</th>{head}</tr>{"".join(rows)}</table></div>'
