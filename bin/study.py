@@ -45,7 +45,14 @@ def main(arguments):
             print(f'{run.folder}: {status(run)}, {run.config["model"]}, {run.config["num_epochs"]} epochs')
         print(estimate(runs))
         return
-    failed = {} if _REPORT_ONLY.value else make_runs(runs, Path(__file__).parent / 'train.py', _DEVICES.value)
+    failed = {}
+    if not _REPORT_ONLY.value:
+        from rich.progress import Progress
+
+        with Progress(disable=not sys.stdout.isatty(), refresh_per_second=2) as bar:  # with the time left
+            task = bar.add_task('epochs', total=sum(run.config['num_epochs'] for run in runs))
+            train = Path(__file__).parent / 'train.py'
+            failed = make_runs(runs, train, _DEVICES.value, lambda done: bar.update(task, completed=done))
     print(write_study_report(study, runs, folder))
     unexpected = [f'{run} (exit code {code})' for run, code in failed.items() if code not in (4, 5)]
     if unexpected:

@@ -28,7 +28,7 @@ def status(run: Run) -> str:
 
 
 def make_runs(
-    runs: Sequence[Run], train: Path, devices: Sequence[str] = (), progress: Callable[[int], None] | None = None
+    runs: Sequence[Run], train: Path, devices: Sequence[str] = (), progress: Callable[[float], None] | None = None
 ) -> dict[Run | str, int]:
     """Makes the runs that are not finished, one after the other, or as many at once as there are `devices`.
 
@@ -39,7 +39,7 @@ def make_runs(
     Args:
       train: bin/train.py.
       devices: ids of GPUs; each gets one run at a time, through CUDA_VISIBLE_DEVICES.
-      progress: is called about every second with the iterations done of all runs.
+      progress: is called several times a second with the epochs done of all runs.
 
     Returns:
       {folder: exit code} of the runs that did not finish.
@@ -72,7 +72,7 @@ def make_runs(
                     failed[str(run.folder)] = process.returncode
                     _note(run, process.returncode)
             if progress:
-                progress(sum(steps_done(run) for run in runs))
+                progress(sum(map(epochs_done, runs)))
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -105,10 +105,12 @@ def _note(run: Run, code: int) -> None:
         (run.folder / 'failed.json').write_text(json.dumps({'exit_code': code, 'reason': reason}) + '\n')
 
 
-def steps_done(run: Run) -> int:
-    """Returns the last iteration that a run has logged."""
+def epochs_done(run: Run) -> float:
+    """Returns the epochs that a run has logged; all of them if it failed and will not be repeated."""
+    if status(run) in ('finished', 'failed'):
+        return run.config['num_epochs']
     try:
         lines = (run.folder / 'metrics.jsonl').read_text().splitlines()
-        return max((json.loads(line)['step'] for line in lines), default=0)
+        return max((json.loads(line)['epoch'] for line in lines), default=0.0)
     except (OSError, ValueError, KeyError):
-        return 0
+        return 0.0
