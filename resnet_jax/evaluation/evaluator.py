@@ -126,14 +126,7 @@ def evaluate_network(
     Raises:
       ConfigError: the network has another number of classes, or the data set another number of channels.
     """
-    if model.num_classes != dataset.num_classes:
-        raise ConfigError(
-            f'the network has {model.num_classes} classes and {dataset.name} has {dataset.num_classes}; '
-            'expected as many: choose the data set that it was trained on'
-        )
-    channels = dataset.image_shape[-1]
-    if not {len(mean), len(std)} <= {1, channels}:
-        raise ConfigError(f'mean {list(mean)} and std {list(std)} are not for the {channels} channels of {dataset.name}')
+    check_network_fits(model, dataset, mean, std)
     evaluator = Evaluator(
         model,
         dataset.test,
@@ -144,3 +137,19 @@ def evaluate_network(
         num_classes=dataset.num_classes,
     )
     return evaluator(variables)
+
+
+def check_network_fits(model: nn.Module, dataset: Dataset, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Checks that a network can be evaluated on a data set.
+
+    Raises:
+      ConfigError: the network has another number of classes, or the data set another number of channels.
+    """
+    if model.num_classes != dataset.num_classes:
+        raise ConfigError(
+            f'the network has {model.num_classes} classes and {dataset.name} has {dataset.num_classes}; '
+            'expected as many: choose the data set that it was trained on'
+        )
+    channels = dataset.image_shape[-1]
+    if not {len(mean), len(std)} <= {1, channels}:
+        raise ConfigError(f'mean {list(mean)} and std {list(std)} are not for the {channels} channels of {dataset.name}')

@@ -1,8 +1,10 @@
-"""Figures computed from a confusion matrix."""
+"""Figures computed from a confusion matrix, or from the probabilities of every example; NumPy alone."""
 
 from typing import Any
 
 import numpy as np
+
+CALIBRATION_BINS = 15
 
 
 def summarize(loss_sum: float, confusion: np.ndarray) -> dict[str, Any]:
@@ -17,13 +19,76 @@ def summarize(loss_sum: float, confusion: np.ndarray) -> dict[str, Any]:
       examples.
     """
     counts = confusion.sum(axis=1)
-    per_class = [
-        correct / count if count else None for correct, count in zip(np.diag(confusion).tolist(), counts.tolist(), strict=True)
-    ]
     total = int(counts.sum())
     return {
         'loss': float(loss_sum) / total,
         'accuracy': int(np.trace(confusion)) / total,
         'count': total,
-        'per_class_accuracy': per_class,
+        'per_class_accuracy': _shares(np.diag(confusion), counts),
     }
+
+
+def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Everything that is said of a network's answers to a test set; each example counts once.
+
+    Args:
+      log_probabilities: float `[n, num_classes]`, natural logarithms.
+      labels: int `[n]`.
+
+    Returns:
+      `summarize`'s entries ('loss' is the negative log-likelihood, in nats), and 'top5_accuracy' (None with 5 classes or
+      fewer), 'per_class_precision', 'calibration' (see `calibration`), and 'confusion', int `[num_classes, num_classes]`.
+    """
+    n, classes = log_probabilities.shape
+    values, rows = log_probabilities.astype(np.float64), np.arange(n)
+    right = values[rows, labels][:, None]
+    # Of classes that are equal the first counts as the more probable, as in argmax.
+    place = ((values > right) | ((values == right) & (np.arange(classes) < labels[:, None]))).sum(axis=1)
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, values.argmax(axis=1)), 1)
+    return {
+        **summarize(-values[rows, labels].sum(), confusion),
+        'top5_accuracy': int((place < 5).sum()) / n if classes > 5 else None,
+        'per_class_precision': _shares(np.diag(confusion), confusion.sum(axis=0)),
+        'calibration': calibration(values, labels),
+        'confusion': confusion,
+    }
+
+
+def calibration(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> dict[str, Any]:
+    """How far confidence and accuracy are apart: Guo et al., arXiv:1706.04599, section 2.
+
+    The confidence of an answer is its probability. Answers fall into `bins` equal intervals ((m - 1) / bins, m / bins]. In
+    each, the mean confidence is compared with the share of right answers.
+
+    Returns:
+      'ece': expected calibration error, the gaps' mean weighted by the answers in each bin (equation 3); 'mce': the largest
+      gap (equation 5); 'confidence': the mean of all; 'bins': for each, 'low', 'high', 'count', and 'confidence' and
+      'accuracy', None where it is empty.
+    """
+    confidence = np.minimum(np.exp(log_probabilities.max(axis=1)), 1.0)
+    right = log_probabilities.argmax(axis=1) == labels
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    means = _shares(np.bincount(index, confidence, bins), counts)
+    accuracies = _shares(np.bincount(index, right, bins), counts)
+    gaps = [0.0 if a is None or m is None else abs(a - m) for a, m in zip(accuracies, means, strict=True)]
+    return {
+        'ece': float(np.dot(counts, gaps) / len(labels)),
+        'mce': max(gaps),
+        'confidence': float(confidence.mean()),
+        'bins': [
+            {
+                'low': m / bins,
+                'high': (m + 1) / bins,
+                'count': int(counts[m]),
+                'confidence': means[m],
+                'accuracy': accuracies[m],
+            }
+            for m in range(bins)
+        ],
+    }
+
+
+def _shares(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
+    return [a / b if b else None for a, b in zip(part.tolist(), whole.tolist(), strict=True)]

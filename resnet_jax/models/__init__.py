@@ -162,6 +162,13 @@ _MODELS: dict[str, functools.partial[Any]] = {
 }
 
 
+_ACTIVATIONS = {'relu': nn.relu, 'sigmoid': nn.sigmoid, 'tanh': nn.tanh}
+_BLOCKS = {
+    block.__name__: block
+    for block in (BasicBlock, BottleneckBlock, D2LResNeXtBlock, PreActBlock, PreActBottleneckBlock, ThreeConvBlock)
+}
+
+
 def available_models() -> tuple[str, ...]:
     """The names that `create_model` knows."""
     return tuple(_MODELS)
@@ -174,7 +181,8 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
       name: one of `available_models()`.
       num_classes: number of logits.
       **kwargs: any other attribute of the module's class, `ResNet`, `AlexNet` or `LeNet`, in place of the table's value:
-        `create_model('resnet20', stage_sizes=(5, 5), num_filters=32)`.
+        `create_model('resnet20', stage_sizes=(5, 5), num_filters=32)`. What a config file cannot hold may be named:
+        act='relu', 'sigmoid' or 'tanh', block_cls='BasicBlock', 'PreActBlock' or another class of blocks.py.
 
     Raises:
       ConfigError: the name or a keyword is unknown, or a value is out of range.
@@ -190,4 +198,10 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
             raise ConfigError(
                 f'{name} has no argument {keyword!r}{did_you_mean(keyword, allowed)}; it has: {", ".join(allowed)}'
             )
+    for keyword, names in (('act', _ACTIVATIONS), ('block_cls', _BLOCKS)):
+        value = kwargs.get(keyword)
+        if isinstance(value, str):
+            if value not in names:
+                raise ConfigError(f'{keyword} is {value!r}{did_you_mean(value, names)}; expected one of {", ".join(names)}')
+            kwargs[keyword] = names[value]
     return model(num_classes=num_classes, **kwargs)

@@ -1,8 +1,9 @@
 """Plots of a run, drawn from what its folder holds; no JAX."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -71,6 +72,24 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
                 colour = 'white' if value > 50 else 'black'
                 axis.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=8, color=colour)
     figure.colorbar(image, shrink=0.8, label='% of the true class')
+    return _save(figure, path)
+
+
+def plot_corruptions(found: Mapping[str, Any], path: Path) -> Path:
+    """Draws the errors on corrupted images, by corruption and severity, as `evaluate_corruptions` returns them."""
+    figure = Figure(figsize=(10, 4.2), layout='constrained')
+    axis = figure.subplots()
+    names = list(found['errors'])
+    for severity in range(5):
+        errors = [100 * found['errors'][name][severity] for name in names]
+        places = np.arange(len(names)) + (severity - 2) * 0.16
+        axis.bar(places, errors, 0.16, color=str(0.8 - 0.17 * severity), label=f'severity {severity + 1}')
+    axis.axhline(100 * found['clean_error'], color='#55a868', label='clean images')
+    axis.axhline(100 * found['mean_corruption_error'], color='#c44e52', linestyle='--', label='mean corruption error')
+    axis.set_xticks(range(len(names)), [name.replace('_', ' ') for name in names], rotation=40, ha='right')
+    axis.set(ylabel='error (%)')
+    axis.grid(alpha=0.3, axis='y')
+    axis.legend(frameon=False, ncols=4, loc='lower center', bbox_to_anchor=(0.5, 1.0))
     return _save(figure, path)
 
 

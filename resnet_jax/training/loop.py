@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 from resnet_jax.data import Split
 from resnet_jax.errors import ConfigError, DivergedError, Interrupted
 from resnet_jax.evaluation.evaluator import Evaluator
+from resnet_jax.evaluation.predictions import Predictions, predictor
+from resnet_jax.evaluation.record import describe_model, write_record
+from resnet_jax.report.page import write_run_report
 from resnet_jax.training import checkpoint, console
 from resnet_jax.training.config import difference, validate
 from resnet_jax.training.experiment import Experiment, create_experiment, epoch_order, parallel_train_steps
@@ -105,7 +108,9 @@ class _Run:
                 self._plot()
         result = self._result()
         if folder.primary:
+            self._record()
             folder.write_json('result.json', result)
+            write_run_report(folder.path)
         return result
 
     def _restore(self) -> TrainState:
@@ -233,7 +238,7 @@ class _Run:
     def _write_row(self, split: str, step: int, values: Mapping[str, Any], **timing: float) -> None:
         row = {'step': step, 'epoch': step / self.experiment.steps_per_epoch, 'split': split, **values}
         if self.folder.primary:
-            self.folder.write_metrics([row], **timing)
+            self.folder.write_metrics([row], seconds=time.monotonic() - self.started, **timing)
 
     def _images_per_second(self) -> float:
         # 0 before the first measurement, as after the first of several processes' dispatches, which compiles.
@@ -323,6 +328,7 @@ class _Run:
     def _result(self) -> dict[str, Any]:
         """Evaluates what the run has come to on the test set, unless that has just been done."""
         row, selected, step = self.evaluation, 'last', self.step
+        self.result_variables = self.state.variables
         if self.best:
             selected, step = 'validation', self.best['step']
             path = self.folder.checkpoints / str(step)
@@ -330,6 +336,7 @@ class _Run:
             parts = {'params': self.state.params, 'batch_stats': self.state.batch_stats, 'ema': self.state.ema}
             variables = checkpoint.restore(path, jax.eval_shape(lambda: parts))
             ema = variables.pop('ema')
+            self.result_variables = variables
             row = self._evaluate(self._create_evaluator(self.experiment.dataset.test), variables, ema)
             self._write_row('test', step, row)
             self._plot()
@@ -341,6 +348,25 @@ class _Run:
             **row,
             'seconds': time.monotonic() - self.started,
         }
+
+    def _record(self) -> None:
+        """Leaves the answers to the test set, and what the network is, for the report."""
+        dataset = self.experiment.dataset
+        height, _, channels = dataset.image_shape
+        try:
+            answer = predictor(
+                self.experiment.model,
+                self.result_variables,
+                mean=dataset.mean,
+                std=dataset.std,
+                dtype=self.experiment.dtype,
+                batch_size=self.config['eval_batch_size'],
+            )
+            predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint)
+            write_record(self.folder.path, predictions, dataset, self.result_variables)
+            self.folder.write_json('model.json', describe_model(self.experiment.model, height, channels))
+        except OSError as error:  # the run has its result without them
+            logger.warning('The files for the report could not be written: %s', error)
 
     def _plot(self) -> None:
         if self.folder.primary and (self.folder.path / 'metrics.jsonl').exists():

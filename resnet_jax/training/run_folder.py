@@ -152,12 +152,13 @@ class RunFolder:
 
         self.write_json('config.json', self._config)
         self.write_json('environment.json', description)
-        path = self.path / 'metrics.jsonl'
         with self._writing():
-            lines = path.read_text(errors='replace').splitlines(keepends=True) if path.exists() else []
-            kept = [line for line in lines if belongs(line)] if step else []
-            if kept != lines:
-                self._replace('metrics.jsonl', ''.join(kept))
+            for name in ('metrics.jsonl', 'timing.jsonl'):
+                path = self.path / name
+                lines = path.read_text(errors='replace').splitlines(keepends=True) if path.exists() else []
+                kept = [line for line in lines if belongs(line)] if step else []
+                if kept != lines:
+                    self._replace(name, ''.join(kept))
             self._events = SummaryWriter(str(self.path / 'tensorboard'), purge_step=step + 1)
 
     def read_json(self, name: str) -> Any:
@@ -190,13 +191,16 @@ class RunFolder:
     def write_metrics(self, rows: Sequence[Mapping[str, Any]], **timing: float) -> None:
         """Appends rows to metrics.jsonl, and to TensorBoard together with `timing`.
 
-        metrics.jsonl holds no times, so that a run that was interrupted ends with the same file as one that was not.
+        metrics.jsonl holds no times, which go to timing.jsonl, so that a run that was interrupted ends with the same file as
+        one that was not.
         """
         with self._writing():
             with (self.path / 'metrics.jsonl').open('a') as file:
                 file.writelines(json.dumps(row) + '\n' for row in rows)
                 file.flush()
                 os.fsync(file.fileno())  # a checkpoint that comes after must not outlive it
+            with (self.path / 'timing.jsonl').open('a') as file:
+                file.writelines(json.dumps({'step': row['step'], 'split': row['split'], **timing}) + '\n' for row in rows)
             for row in rows:
                 for name, value in {**row, **timing}.items():
                     if isinstance(value, float) and name != 'epoch':

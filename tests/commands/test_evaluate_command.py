@@ -48,3 +48,24 @@ def test_bad_input_is_one_line(flags, code, text):
 
 def test_averaged_parameters_that_do_not_exist_are_refused(tiny_run):
     assert 'ema_decay' in error_line(run('evaluate.py', f'--workdir={tiny_run[0]}', '--ema', code=2))
+
+
+def test_two_runs_are_compared_on_the_same_images(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
+    run('evaluate.py', f'--workdir={workdir}')  # writes predictions.npz
+    found = json.loads(run('evaluate.py', f'--workdir={workdir}', f'--compare={workdir}', '--json').stdout)['agreement']
+    assert (found['only_first'], found['only_second'], found['p'], found['significant']) == (0, 0, 1.0, False)
+    assert found['both'] + found['neither'] == found['count'] == 360
+    (workdir / 'predictions.npz').unlink()
+    line = error_line(run('evaluate.py', f'--workdir={workdir}', f'--compare={workdir}', code=3))
+    assert 'predictions.npz is not there' in line and 'bin/evaluate.py' in line
+
+
+def test_corruptions_are_tabulated_drawn_and_kept(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
+    done = run('evaluate.py', f'--workdir={workdir}', '--corruptions')
+    found = json.loads((workdir / 'corruptions.json').read_text())
+    assert len(found['errors']) == 15 and all(len(errors) == 5 for errors in found['errors'].values())
+    assert f'mean corruption error {100 * found["mean_corruption_error"]:.2f} %' in done.stdout
+    assert 'jpeg_compression' in done.stdout
+    assert (workdir / 'plots' / 'corruptions.png').read_bytes().startswith(b'\x89PNG')

@@ -369,3 +369,15 @@ def test_errors(name, kwargs, message):
     with pytest.raises(ConfigError, match=message) as info:
         create_model(name, **kwargs)
     assert '\n' not in str(info.value)
+
+
+def test_activations_and_blocks_by_name():
+    import flax.linen as nn
+
+    from resnet_jax.models import PreActBlock
+
+    model = create_model('resnet8', act='sigmoid', block_cls='PreActBlock')
+    assert model.act is nn.sigmoid and model.block_cls is PreActBlock
+    for wrong, near in (({'act': 'sigmoi'}, 'sigmoid'), ({'block_cls': 'PreactBlock'}, 'PreActBlock')):
+        with pytest.raises(ConfigError, match=f'did you mean {near!r}'):
+            create_model('resnet8', **wrong)

@@ -157,11 +157,17 @@ def test_what_a_run_leaves(whole):
         'checkpoints',
         'config.json',
         'environment.json',
+        'evaluation.json',
         'metrics.jsonl',
+        'model.json',
         'plots',
+        'predictions.npz',
+        'report.html',
         'result.json',
         'run.log',
+        'samples.npz',
         'tensorboard',
+        'timing.jsonl',
     }
     assert json.loads((whole.workdir / 'result.json').read_text()) == whole.result
     assert json.loads((whole.workdir / 'config.json').read_text()) == validate(config())

@@ -41,7 +41,8 @@ def test_it_is_made_with_its_parents_and_holds_what_it_should(tmp_path, config):
         assert folder.path == path and folder.checkpoints == path / 'checkpoints'
         folder.start(0, {'platform': 'cpu'}, ('train',))
         folder.write_metrics(rows_of(2))
-    assert entries(path) == {'.lock', 'config.json', 'environment.json', 'metrics.jsonl', 'run.log', 'tensorboard'}
+    expected = {'.lock', 'config.json', 'environment.json', 'metrics.jsonl', 'run.log', 'tensorboard', 'timing.jsonl'}
+    assert entries(path) == expected
     assert json.loads((path / 'config.json').read_text()) == config
     assert json.loads((path / 'environment.json').read_text()) == {'platform': 'cpu'}
 

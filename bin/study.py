@@ -1,0 +1,63 @@
+"""Makes every run of a study, or what is left of it, then its report: python bin/study.py --config=configs/study/paper.py
+
+A study that was interrupted continues with the same command; --dry_run says what it would do.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from resnet_jax import command_line
+from resnet_jax.errors import ConfigError, UserError
+
+_CONFIG = flags.DEFINE_string('config', None, 'Study, e.g. configs/study/paper.py')
+_SIZE = flags.DEFINE_string('size', 'cpu', "One of the study's sizes.")
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs; default runs/study/<name>-<size>.')
+_DEVICES = flags.DEFINE_list('devices', [], 'GPUs, as 0,1: each trains one run at a time. Default: one run after the other.')
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say what would run.')
+_REPORT_ONLY = flags.DEFINE_bool('report_only', False, 'Only report what is there.')
+
+
+def main(arguments):
+    if arguments or not _CONFIG.value or not Path(_CONFIG.value).is_file():
+        raise ConfigError(f'no study {arguments[0] if arguments else _CONFIG.value!r}; expected --config=configs/study/NAME.py')
+    from ml_collections import ConfigDict
+
+    from resnet_jax.study.entries import expand
+    from resnet_jax.study.report import estimate, write_study_report
+    from resnet_jax.study.runner import make_runs, status
+    from resnet_jax.training.config import validate
+
+    spec = importlib.util.spec_from_file_location('study_config', _CONFIG.value)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    study = module.get_study()
+    folder = Path(_WORKDIR.value or Path('runs', 'study', f'{Path(_CONFIG.value).stem}-{_SIZE.value}'))
+    runs = expand(study, _SIZE.value, folder)
+    for run in runs:
+        validate(ConfigDict(run.config))
+    if _DRY_RUN.value:
+        for run in runs:
+            print(f'{run.folder}: {status(run)}, {run.config["model"]}, {run.config["num_epochs"]} epochs')
+        print(estimate(runs))
+        return
+    failed = {}
+    if not _REPORT_ONLY.value:
+        from rich.progress import Progress
+
+        with Progress(disable=not sys.stdout.isatty(), refresh_per_second=2) as bar:  # with the time left
+            task = bar.add_task('epochs', total=sum(run.config['num_epochs'] for run in runs))
+            train = Path(__file__).parent / 'train.py'
+            failed = make_runs(runs, train, _DEVICES.value, lambda done: bar.update(task, completed=done))
+    print(write_study_report(study, runs, folder))
+    unexpected = [f'{run} (exit code {code})' for run, code in failed.items() if code not in (4, 5)]
+    if unexpected:
+        raise UserError(f'{", ".join(unexpected)} did not finish; see output.log there; the same command tries again')
+
+
+if __name__ == '__main__':
+    command_line.run(main)

@@ -1,0 +1,87 @@
+"""What a run folder keeps of its network's answers, in plain files, for reports that know neither JAX nor the data."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from resnet_jax.data import Dataset
+from resnet_jax.evaluation.predictions import Predictions
+from resnet_jax.models import introspection
+
+_WRONG = 24  # images kept
+
+
+def write_record(
+    folder: str | Path, predictions: Predictions, dataset: Dataset, variables: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes predictions.npz, evaluation.json and samples.npz, and returns what evaluation.json holds.
+
+    evaluation.json: `metrics.describe`, 'class_names', and 'wrong': of the wrong answers with the highest probability
+    'index', 'label', 'predicted', 'confidence' and 'label_probability'. samples.npz: 'wrong', their images, uint8
+    `[k, height, width, channels]`, and 'filters', the first convolution's kernel, float32 `[height, width, in, out]`, if the
+    network begins with one.
+    """
+    folder = Path(folder)
+    predictions.save(folder)
+    answers, labels = predictions.log_probabilities, predictions.labels
+    predicted, confidence = answers.argmax(axis=1), answers.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    wrong = wrong[np.argsort(-confidence[wrong], kind='stable')][:_WRONG]
+    record = {
+        **predictions.describe(),
+        'class_names': list(dataset.class_names),
+        'dataset': dataset.name,
+        'wrong': [
+            {
+                'index': int(i),
+                'label': int(labels[i]),
+                'predicted': int(predicted[i]),
+                'confidence': math.exp(confidence[i]),
+                'label_probability': math.exp(answers[i, labels[i]]),
+            }
+            for i in wrong
+        ],
+    }
+    record['confusion'] = record['confusion'].tolist()
+    samples: dict[str, Any] = {'wrong': dataset.test.image[wrong]}
+    if (kernel := first_kernel(variables['params'])) is not None:
+        samples['filters'] = kernel
+    _write(folder / 'samples.npz', lambda file: np.savez(file, **samples))
+    write_json(folder / 'evaluation.json', record)
+    return record
+
+
+def first_kernel(params: Mapping[str, Any]) -> np.ndarray | None:
+    """Returns the kernel of the convolution that sees the image, float32 `[height, width, in, out]`; None without one."""
+    for name in ('conv1', 'stem_conv1'):
+        kernel = params.get(name, {}).get('kernel')
+        if kernel is not None and np.ndim(kernel) == 4:
+            return np.asarray(kernel, np.float32)
+    return None
+
+
+def describe_model(model: nn.Module, image_size: int, channels: int) -> dict[str, Any]:
+    """Returns 'parameters', 'multiply_adds' (for one image) and 'layers' of a network: see `introspection.layers`."""
+    layers = introspection.layers(model, image_size, channels)
+    return {
+        'parameters': sum(layer.params for layer in layers),
+        'multiply_adds': sum(layer.multiply_adds for layer in layers),
+        'layers': [{**layer._asdict(), 'shape': list(layer.shape)} for layer in layers],
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file in whole or not at all."""
+    _write(path, lambda file: file.write((json.dumps(value, indent=1) + '\n').encode()))
+
+
+def _write(path: Path, write: Any) -> None:
+    partial = path.with_name(f'.{path.name}.partial')
+    with partial.open('wb') as file:
+        write(file)
+    partial.replace(path)

@@ -1,0 +1,49 @@
+"""Errors on corrupted test images: every corruption, every severity, every example."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.data import Split
+from resnet_jax.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+
+_BLOCK = 500  # images corrupted at once; the result does not depend on it
+
+
+def evaluate_corruptions(
+    answer: Callable[[np.ndarray], np.ndarray],
+    split: Split,
+    names: Sequence[str] = tuple(CORRUPTIONS),
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluates on corrupted images.
+
+    Args:
+      answer: from uint8 images `[n, height, width, channels]` to scores `[n, num_classes]`, as `predictions.predictor` makes.
+      progress: is called with (corruptions and severities done, of how many).
+
+    Returns:
+      'errors': {name: [error at severity 1, ..., 5]}, shares of the examples; 'corruption_errors': {name: their mean};
+      'mean_corruption_error': the mean over names, not divided by a reference network's; 'clean_error'; 'count'.
+    """
+    count, total = len(split.label), len(names) * len(SEVERITIES)
+    clean = int((answer(split.image).argmax(axis=1) != split.label).sum()) / count
+    errors: dict[str, list[float]] = {}
+    for name in names:
+        errors[name] = []
+        for severity in SEVERITIES:
+            images = np.concatenate(
+                [corrupt(split.image[i : i + _BLOCK], name, severity, first=i) for i in range(0, count, _BLOCK)]
+            )
+            errors[name].append(int((answer(images).argmax(axis=1) != split.label).sum()) / count)
+            if progress:
+                progress(sum(map(len, errors.values())), total)
+    means = {name: float(np.mean(values)) for name, values in errors.items()}
+    return {
+        'errors': errors,
+        'corruption_errors': means,
+        'mean_corruption_error': float(np.mean(list(means.values()))),
+        'clean_error': clean,
+        'count': count,
+    }

@@ -1,0 +1,59 @@
+"""An evaluation as lines of text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def format_evaluation(title: str, class_names: Sequence[str], metrics: Mapping[str, Any], more: Mapping[str, Any]) -> str:
+    """Returns the table that bin/evaluate.py prints.
+
+    Args:
+      metrics: as `metrics.describe` returns them.
+      more: may hold 'agreement' (`statistics.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots', paths.
+    """
+    width = max(map(len, class_names))
+    lines = [
+        f'{title} test set, {metrics["count"]} images',
+        f'accuracy  {100 * metrics["accuracy"]:.2f} %',
+        f'loss      {metrics["loss"]:.4f}',
+        'accuracy by class',
+    ]
+    for name, accuracy in zip(class_names, metrics['per_class_accuracy'], strict=True):
+        lines.append(f'  {name:{width}}  ' + ('no example' if accuracy is None else f'{100 * accuracy:6.2f} %'))
+    if metrics['top5_accuracy'] is not None:
+        lines.append(f'top-5 accuracy  {100 * metrics["top5_accuracy"]:.2f} %')
+    calibration = metrics['calibration']
+    lines.append(
+        f'mean confidence {100 * calibration["confidence"]:.2f} %, expected calibration error '
+        f'{100 * calibration["ece"]:.2f} points ({len(calibration["bins"])} bins)'
+    )
+    if agreement := more.get('agreement'):
+        lines += _agreement(agreement)
+    if corruptions := more.get('corruptions'):
+        lines += _corruptions(corruptions)
+    for what, path in more.get('plots', {}).items():
+        lines.append(f'{what}: {path}')
+    return '\n'.join(lines)
+
+
+def _agreement(found: Mapping[str, Any]) -> list[str]:
+    verdict = 'the difference is larger than chance' if found['significant'] else 'no difference beyond chance'
+    return [
+        f'compared with {found["with"]}, of {found["count"]} images',
+        f'  right in both {found["both"]}, only here {found["only_first"]}, only there {found["only_second"]}, '
+        f'in neither {found["neither"]}',
+        f'  difference {100 * found["difference"]:+.2f} points, 95 % interval {100 * found["low"]:+.2f} to '
+        f'{100 * found["high"]:+.2f} (paired bootstrap), exact McNemar p = {found["p"]:.2g}: {verdict}',
+        '  This speaks of these two networks on these images; other seeds are not in it.',
+    ]
+
+
+def _corruptions(found: Mapping[str, Any]) -> list[str]:
+    width = max(map(len, found['errors']))
+    lines = [f'error on corrupted images, in %: {"":{max(0, width - 33)}}severity 1 to 5, mean']
+    for name, errors in found['errors'].items():
+        cells = ' '.join(f'{100 * error:6.2f}' for error in [*errors, found['corruption_errors'][name]])
+        lines.append(f'  {name:{width}}  {cells}')
+    mean, clean = found['mean_corruption_error'], found['clean_error']
+    lines.append(f'  mean corruption error {100 * mean:.2f} % (not normalised), clean {100 * clean:.2f} %')
+    return lines

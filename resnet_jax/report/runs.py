@@ -1,0 +1,107 @@
+"""A run folder as a report reads it: whatever is there, and nothing else is asked of it."""
+
+import dataclasses
+import json
+import math
+import zipfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFiles:
+    """What a run folder holds; a file that is missing or damaged is an empty dict or list.
+
+    Attributes:
+      name: the folder's.
+      config, environment, result, model, evaluation, corruptions: the JSON files of these names.
+      metrics, timing: rows of the .jsonl files.
+      wrong: uint8 `[k, height, width, channels]`, the images of evaluation['wrong'], or None.
+      filters: float32 `[height, width, in, out]` of the first convolution, or None.
+      log_probabilities, labels: the answers to the test set, or None; `fingerprint`: of the data set.
+    """
+
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    result: dict[str, Any]
+    model: dict[str, Any]
+    evaluation: dict[str, Any]
+    corruptions: dict[str, Any]
+    metrics: list[dict]
+    timing: list[dict]
+    wrong: np.ndarray | None
+    filters: np.ndarray | None
+    log_probabilities: np.ndarray | None
+    labels: np.ndarray | None
+    fingerprint: str
+
+    @property
+    def correct(self) -> np.ndarray | None:
+        """Bool `[n]`: which test images were answered right; None where it is not known."""
+        answers, labels = self.log_probabilities, self.labels
+        if answers is None or labels is None or answers.ndim != 2 or labels.shape != answers.shape[:1] or not len(labels):
+            return None
+        return answers.argmax(axis=1) == labels
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The median over the rows of timing.jsonl."""
+        values = [row['images_per_second'] for row in self.timing if row.get('images_per_second')]
+        return median(values) if values else None
+
+
+def read_run(folder: str | Path) -> RunFiles:
+    """Reads a run folder; no file in it is run or trusted."""
+    folder = Path(folder)
+    parts = {
+        name: _read_json(folder / f'{name}.json')
+        for name in ('config', 'environment', 'result', 'model', 'evaluation', 'corruptions')
+    }
+    samples, answers = _read_arrays(folder / 'samples.npz'), _read_arrays(folder / 'predictions.npz')
+    return RunFiles(
+        folder.resolve().name,
+        **parts,
+        metrics=_read_rows(folder / 'metrics.jsonl'),
+        timing=_read_rows(folder / 'timing.jsonl'),
+        wrong=samples.get('wrong'),
+        filters=samples.get('filters'),
+        log_probabilities=answers.get('log_probabilities'),
+        labels=answers.get('labels'),
+        fingerprint=str(answers.get('fingerprint', '')),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_rows(path: Path) -> list[dict]:
+    try:
+        lines = path.read_text(errors='replace').splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:  # half written
+            continue
+        if isinstance(row, dict) and isinstance(row.get('step'), int):
+            rows.append({name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()})
+    return rows
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}

@@ -1,0 +1,175 @@
+"""Intervals over seeds and over test images, and tests of paired answers; NumPy and the standard library alone."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval.
+
+    Attributes:
+      mean: the estimate.
+      low, high: the interval's ends, both None where one observation gives none.
+      sd: the sample standard deviation (n - 1), None for one observation.
+      n: observations.
+      kind: 't' over seeds, 'wilson' over test images, 'none'.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    sd: float | None
+    n: int
+    kind: str
+
+    def excludes(self, value: float) -> bool:
+        """Whether the interval is there and `value` lies outside of it."""
+        return self.low is not None and self.high is not None and not self.low <= value <= self.high
+
+
+def t_quantile(degrees: int, confidence: float = 0.95) -> float:
+    """Returns t with P(|T| < t) = confidence, for Student's T with so many degrees of freedom.
+
+    The probability is the finite sum of Abramowitz and Stegun, 26.7.3 and 26.7.4, inverted by bisection.
+
+    Raises:
+      ValueError: degrees is below 1 or confidence not between 0 and 1.
+    """
+    if degrees < 1 or not 0 < confidence < 1:
+        raise ValueError(f'{degrees} degrees of freedom and confidence {confidence}; expected at least 1, and between 0 and 1')
+    low, high = 0.0, 1.0
+    while _t_probability(high, degrees) < confidence:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_probability(middle, degrees) < confidence else (low, middle)
+    return high
+
+
+def _t_probability(t: float, degrees: int) -> float:
+    angle = math.atan(t / math.sqrt(degrees))
+    sine, square = math.sin(angle), math.cos(angle) ** 2
+    odd = degrees % 2
+    term = math.cos(angle) if odd else 1.0
+    total = term if degrees > 1 else 0.0
+    for k in range(2 + odd, degrees - 1, 2):  # the last power of the cosine is degrees - 2
+        term *= square * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean, standard deviation and 95 % t interval of independent observations, such as one accuracy for each seed.
+
+    Raises:
+      ValueError: there are none.
+    """
+    n = len(values)
+    if not n:
+        raise ValueError('no values; expected at least one')
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Interval(mean, None, None, None, 1, 'none')
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = t_quantile(n - 1) * sd / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, sd, n, 't')
+
+
+def paired_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """`mean_interval` of first - second, pair by pair: the same seeds in the same order.
+
+    Raises:
+      ValueError: there are none, or not as many of each.
+    """
+    return mean_interval([a - b for a, b in zip(first, second, strict=True)])
+
+
+def wilson_interval(correct: int, count: int) -> Interval:
+    """95 % interval of a proportion (Wilson, 1927): what the choice of test images leaves open about one trained network.
+
+    Raises:
+      ValueError: not 0 <= correct <= count, count > 0.
+    """
+    if not 0 <= correct <= count or not count:
+        raise ValueError(f'{correct} of {count}; expected 0 <= correct <= count, and at least one')
+    z = 1.959963984540054
+    share, scale = correct / count, 1 + z * z / count
+    centre = (share + z * z / (2 * count)) / scale
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / scale
+    return Interval(share, centre - half, centre + half, None, count, 'wilson')
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p value of McNemar's test (1947): twice a tail of Binomial(n, 1/2), computed in whole numbers.
+
+    Args:
+      only_first, only_second: examples that one of two networks alone got right; n is their sum.
+
+    Raises:
+      ValueError: a count is negative.
+    """
+    if only_first < 0 or only_second < 0:
+        raise ValueError(f'{only_first} and {only_second} examples; expected counts')
+    n, term, tail = only_first + only_second, 1, 1
+    for k in range(1, min(only_first, only_second) + 1):
+        term = term * (n - k + 1) // k
+        tail += term
+    return float(min(Fraction(1), Fraction(2 * tail, 2**n)))
+
+
+def bootstrap_difference(first: np.ndarray, second: np.ndarray, samples: int = 10_000, seed: int = 0) -> Interval:
+    """95 % percentile interval of the difference of two accuracies on the same examples, by resampling examples.
+
+    A resample's differences of +1, 0 and -1 are multinomial, so that is what is drawn: the same distribution, sooner.
+
+    Args:
+      first, second: bool `[n]`: whether each network got each example right.
+
+    Returns:
+      With `kind` 'bootstrap' and the mean of first - second.
+
+    Raises:
+      ValueError: the shapes differ, or there are no examples.
+    """
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise ValueError(f'answers to {first.shape} and {second.shape} examples; expected as many, and at least one')
+    n = len(first)
+    won, lost = int((first & ~second).sum()), int((~first & second).sum())
+    drawn = np.random.default_rng(seed).multinomial(n, [won / n, lost / n, (n - won - lost) / n], samples)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, [0.025, 0.975])
+    return Interval((won - lost) / n, float(low), float(high), None, n, 'bootstrap')
+
+
+def compare_answers(first: np.ndarray, second: np.ndarray) -> dict:
+    """Two networks' answers to the same examples, compared.
+
+    Args:
+      first, second: bool `[n]`: whether each got each example right.
+
+    Returns:
+      'count', 'both', 'only_first', 'only_second', 'neither', 'difference' of the accuracies with its bootstrap interval
+      'low' and 'high', 'p' of the exact McNemar test, and 'significant', whether p < 0.05.
+
+    Raises:
+      ValueError: see `bootstrap_difference`.
+    """
+    interval = bootstrap_difference(first, second)
+    won, lost = int((first & ~second).sum()), int((~first & second).sum())
+    p = mcnemar(won, lost)
+    return {
+        'count': len(first),
+        'both': int((first & second).sum()),
+        'only_first': won,
+        'only_second': lost,
+        'neither': int((~first & ~second).sum()),
+        'difference': interval.mean,
+        'low': interval.low,
+        'high': interval.high,
+        'p': p,
+        'significant': p < 0.05,
+    }

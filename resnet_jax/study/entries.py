@@ -1,0 +1,73 @@
+"""What a study consists of, and the shapes that a sweep is written in: a list, a grid, a zip."""
+
+import dataclasses
+import importlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resnet_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run of a study: the entry it belongs to, its seed, its whole config and its folder."""
+
+    entry: str
+    seed: int
+    config: dict[str, Any]
+    folder: Path
+
+
+def grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every combination: grid(a=[1, 2], b=[3, 4]) has four."""
+    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+
+def zipped(**values: Sequence[Any]) -> list[dict[str, Any]]:
+    """The first of each, the second of each, and so on: zipped(a=[1, 2], b=[3, 4]) has two."""
+    return [dict(zip(values, chosen, strict=True)) for chosen in zip(*values.values(), strict=True)]
+
+
+def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[Run]:
+    """Returns a study's runs, in the order they are to be made: every entry with the first seed, then with the next.
+
+    Args:
+      study: 'entries': {name: {'config': the name of a file in configs/, 'overrides': {field: value}}}, 'sizes': {size:
+        {'seeds': [...], 'overrides': {...}}}. Fields with a dot reach into model_kwargs. A size's overrides come last.
+
+    Raises:
+      ConfigError: the size, a config or a field does not exist, or a name cannot be a folder's.
+    """
+    sizes = study['sizes']
+    if size not in sizes:
+        raise ConfigError(f'the study has no size {size!r}; expected one of {", ".join(sizes)}')
+    runs = []
+    for seed in sizes[size]['seeds']:
+        for name, entry in study['entries'].items():
+            if not re.fullmatch(r'[\w.+-]+', name):
+                raise ConfigError(f'entry {name!r} cannot be a folder; expected letters, digits, . _ + and -')
+            overrides = {**entry.get('overrides', {}), **sizes[size].get('overrides', {}), 'seed': seed}
+            runs.append(Run(name, seed, _config(entry['config'], overrides), folder / f'{name}-seed{seed}'))
+    return runs
+
+
+def _config(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        config = importlib.import_module(f'configs.{name}').get_config()
+    except ModuleNotFoundError:
+        raise ConfigError(f'no config configs/{name}.py; expected the name of a file in configs/') from None
+    for field, value in overrides.items():
+        first, dot, rest = field.partition('.')
+        if first not in config:
+            raise ConfigError(f'{name} has no field {first!r}; expected one of {", ".join(config)}')
+        if dot:
+            with config[first].unlocked():
+                config[first][rest] = value
+        else:
+            config[first] = ConfigDict(value) if isinstance(value, Mapping) else value
+    return config.to_dict()

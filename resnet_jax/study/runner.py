@@ -1,0 +1,116 @@
+"""Makes a study's runs, each in a process of its own, so that one that fails or needs too much memory ends no other."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from resnet_jax.errors import Interrupted
+from resnet_jax.study.entries import Run
+
+logger = logging.getLogger(__name__)
+
+_FINDINGS = (4, 5)  # diverged, out of memory: what came of the run, and what would come of it again
+
+
+def status(run: Run) -> str:
+    """Returns 'finished', 'failed', 'started' or 'new', from what the run's folder holds."""
+    if (run.folder / 'result.json').is_file():
+        return 'finished'
+    if (run.folder / 'failed.json').is_file():
+        return 'failed'
+    return 'started' if (run.folder / 'metrics.jsonl').is_file() else 'new'
+
+
+def make_runs(
+    runs: Sequence[Run], train: Path, devices: Sequence[str] = (), progress: Callable[[float], None] | None = None
+) -> dict[Run | str, int]:
+    """Makes the runs that are not finished, one after the other, or as many at once as there are `devices`.
+
+    An interrupted run continues, by itself, as its command does. A run that diverged or found too little memory is not
+    repeated: its folder says so in failed.json. The config that a run was made with is in its folder as study_config.py,
+    so that `python bin/train.py --config=FOLDER/study_config.py --workdir=FOLDER` makes it alone.
+
+    Args:
+      train: bin/train.py.
+      devices: ids of GPUs; each gets one run at a time, through CUDA_VISIBLE_DEVICES.
+      progress: is called several times a second with the epochs done of all runs.
+
+    Returns:
+      {folder: exit code} of the runs that did not finish.
+
+    Raises:
+      Interrupted: SIGINT or SIGTERM came; it was handed on to the runs, which have saved their state.
+    """
+    waiting = [run for run in runs if status(run) in ('new', 'started')]
+    free: list[str | None] = list(devices) or [None]
+    active: dict[subprocess.Popen, tuple[Run, str | None]] = {}
+    failed: dict[Run | str, int] = {}
+    stopped: list[int] = []
+    previous = {number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while (waiting and not stopped) or active:
+            while waiting and free and not stopped:
+                run, device = waiting.pop(0), free.pop(0)
+                active[_start(run, train, device)] = run, device
+            time.sleep(0.2)
+            if stopped:
+                for process in active:
+                    process.send_signal(signal.SIGTERM)
+                for process in active:
+                    process.wait()
+                raise Interrupted(stopped[0])
+            for process in [process for process in active if process.poll() is not None]:
+                run, device = active.pop(process)
+                free.append(device)
+                if process.returncode:
+                    failed[str(run.folder)] = process.returncode
+                    _note(run, process.returncode)
+            if progress:
+                progress(sum(map(epochs_done, runs)))
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return failed
+
+
+def _start(run: Run, train: Path, device: str | None) -> subprocess.Popen:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    config = run.folder / 'study_config.py'
+    config.write_text(
+        f'"""Written by bin/study.py: {run.entry}, seed {run.seed}."""\n\nfrom ml_collections import ConfigDict\n\n\n'
+        f'def get_config():\n    return ConfigDict({run.config!r})\n'
+    )
+    environment = dict(os.environ) if device is None else {**os.environ, 'CUDA_VISIBLE_DEVICES': device}
+    with (run.folder / 'output.log').open('a') as log:
+        return subprocess.Popen(
+            [sys.executable, str(train), f'--config={config}', f'--workdir={run.folder}'],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on
+        )
+
+
+def _note(run: Run, code: int) -> None:
+    lines = (run.folder / 'output.log').read_text(errors='replace').splitlines()
+    reason = next((line for line in reversed(lines) if line.startswith('error: ')), f'exit code {code}')
+    logger.warning('%s: %s', run.folder, reason)
+    if code in _FINDINGS:
+        (run.folder / 'failed.json').write_text(json.dumps({'exit_code': code, 'reason': reason}) + '\n')
+
+
+def epochs_done(run: Run) -> float:
+    """Returns the epochs that a run has logged; all of them if it failed and will not be repeated."""
+    if status(run) in ('finished', 'failed'):
+        return run.config['num_epochs']
+    try:
+        lines = (run.folder / 'metrics.jsonl').read_text().splitlines()
+        return max((json.loads(line)['epoch'] for line in lines), default=0.0)
+    except (OSError, ValueError, KeyError):
+        return 0.0

@@ -1,0 +1,143 @@
+import json
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import precision_score, top_k_accuracy_score
+
+from resnet_jax.data import Dataset, Split
+from resnet_jax.errors import ConfigError, InputFileError
+from resnet_jax.evaluation.metrics import calibration, describe
+from resnet_jax.evaluation.predictions import Predictions, check_same_examples, load_predictions, predictor
+from resnet_jax.evaluation.record import first_kernel, write_record
+
+
+def answers(n=200, classes=7, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, classes)).astype(np.float32) * 2
+    labels = np.where(rng.random(n) < 0.6, logits.argmax(1), rng.integers(0, classes, n)).astype(np.int32)
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True)), labels
+
+
+def test_figures_are_scikit_learns():
+    log_probabilities, labels = answers()
+    found = describe(log_probabilities, labels)
+    assert found['accuracy'] == (log_probabilities.argmax(1) == labels).mean()
+    assert found['top5_accuracy'] == pytest.approx(top_k_accuracy_score(labels, log_probabilities, k=5))
+    assert found['loss'] == pytest.approx(-log_probabilities[np.arange(200), labels].mean(), rel=1e-6)
+    expected = precision_score(labels, log_probabilities.argmax(1), average=None)
+    np.testing.assert_allclose(found['per_class_precision'], expected)
+    assert found['confusion'].sum() == found['count'] == 200
+
+
+def test_equal_probabilities_count_as_argmax_counts_them():
+    found = describe(np.log(np.full((6, 6), 1 / 6)), np.arange(6))
+    assert found['accuracy'] == 1 / 6 and found['top5_accuracy'] == 5 / 6
+
+
+def test_five_classes_have_no_top_5():
+    assert describe(*answers(20, 5))['top5_accuracy'] is None
+
+
+def test_calibration_by_hand():
+    """Two bins: confidences 0.4, 0.5 in the first (one right), 0.6, 0.8, 1.0 in the second (two right)."""
+    confidence = np.array([0.4, 0.5, 0.6, 0.8, 1.0])
+    rest = (1 - confidence) / 2
+    log_probabilities = np.log(np.stack([confidence, rest, rest], axis=1) + 1e-300)
+    found = calibration(log_probabilities, np.array([0, 1, 0, 2, 0]), bins=2)
+    first, second = found['bins']
+    assert (first['count'], second['count']) == (2, 3)
+    assert first['confidence'] == pytest.approx(0.45) and first['accuracy'] == 0.5
+    assert second['confidence'] == pytest.approx(0.8) and second['accuracy'] == pytest.approx(2 / 3)
+    assert found['ece'] == pytest.approx((2 * 0.05 + 3 * (0.8 - 2 / 3)) / 5)
+    assert found['mce'] == pytest.approx(0.8 - 2 / 3) and found['confidence'] == pytest.approx(0.66)
+
+
+def test_an_empty_bin_has_no_mean_and_json_takes_it():
+    found = calibration(np.log(np.array([[0.99, 0.01]])), np.array([0]))
+    assert found['bins'][3] == {'low': 0.2, 'high': pytest.approx(4 / 15), 'count': 0, 'confidence': None, 'accuracy': None}
+    json.loads(json.dumps(found), parse_constant=pytest.fail)
+
+
+def predictions(seed=0, fingerprint='stripes'):
+    return Predictions(*answers(seed=seed), fingerprint)
+
+
+def test_predictions_are_read_back(tmp_path):
+    predictions().save(tmp_path)
+    found = load_predictions(tmp_path)
+    np.testing.assert_array_equal(found.log_probabilities, predictions().log_probabilities)
+    np.testing.assert_array_equal(found.labels, predictions().labels)
+    assert found.fingerprint == 'stripes'
+    assert found.correct.mean() == found.describe()['accuracy']
+    assert [path.name for path in tmp_path.iterdir()] == ['predictions.npz']
+
+
+@pytest.mark.parametrize('damage', ['missing', 'cut', 'text', 'pickle', 'labels', 'nan', 'empty'])
+def test_a_file_that_is_none_is_named(tmp_path, damage):
+    path = predictions().save(tmp_path)
+    good, n = answers()[0], 200
+    if damage == 'missing':
+        path.unlink()
+    elif damage == 'cut':
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == 'text':
+        path.write_text('no archive')
+    else:
+        values = {
+            'pickle': (np.array([print], object), np.zeros(n, int)),
+            'labels': (good, np.full(n, 7)),
+            'nan': (good * np.nan, np.zeros(n, int)),
+            'empty': (good[:0], np.zeros(0, int)),
+        }[damage]
+        np.savez(path, log_probabilities=values[0], labels=values[1], fingerprint=np.array('x'))
+    with pytest.raises(InputFileError, match='predictions') as error:
+        load_predictions(tmp_path)
+    assert '\n' not in str(error.value)
+
+
+def test_other_images_are_not_compared():
+    check_same_examples(predictions(), predictions())
+    for other in (predictions(fingerprint='spots'), predictions(seed=1)):
+        with pytest.raises(ConfigError, match='same test set'):
+            check_same_examples(predictions(), other)
+
+
+class Brightest(nn.Module):
+    """The two pixels of an image are its logits."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return images.reshape(len(images), 2) * self.param('scale', nn.initializers.ones, ())
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 10, 100])
+def test_predictor_answers_every_image_once(batch_size):
+    images = np.random.default_rng(0).integers(0, 256, (10, 1, 2, 1), np.uint8)
+    answer = predictor(
+        Brightest(), {'params': {'scale': jnp.float32(2)}}, mean=(0.5,), std=(0.25,), dtype=jnp.float32, batch_size=batch_size
+    )
+    logits = 2 * (images.reshape(10, 2) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(answer(images), logits - np.log(np.exp(logits).sum(1, keepdims=True)), atol=1e-5)
+    np.testing.assert_allclose(answer(images[:3]), answer(images)[:3], atol=1e-6)
+
+
+def test_record_keeps_the_most_confidently_wrong(tmp_path):
+    found = predictions()
+    image = np.arange(200, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+    split = Split(image, found.labels)
+    dataset = Dataset('stripes', split, split, tuple('abcdefg'), (0.5,), (0.5,), 'stripes')
+    kernel = np.ones((3, 3, 1, 4), np.float32)
+    write_record(tmp_path, found, dataset, {'params': {'conv1': {'kernel': kernel}}})
+    record = json.loads((tmp_path / 'evaluation.json').read_text(), parse_constant=pytest.fail)
+    wrong = record['wrong']
+    assert len(wrong) == 24 and record['class_names'] == list('abcdefg')
+    assert [one['confidence'] for one in wrong] == sorted((one['confidence'] for one in wrong), reverse=True)
+    errors = np.flatnonzero(~found.correct)
+    assert wrong[0]['confidence'] == pytest.approx(np.exp(found.log_probabilities.max(1)[errors].max()), rel=1e-5)
+    assert all(one['label'] != one['predicted'] and one['label_probability'] <= one['confidence'] for one in wrong)
+    with np.load(tmp_path / 'samples.npz', allow_pickle=False) as samples:
+        np.testing.assert_array_equal(samples['wrong'][:, 0, 0, 0], [one['index'] for one in wrong])
+        np.testing.assert_array_equal(samples['filters'], kernel)
+    assert first_kernel({'fc': {'kernel': np.ones((3, 3))}}) is None

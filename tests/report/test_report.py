@@ -1,0 +1,171 @@
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from resnet_jax.report.page import render, write_report, write_run_report
+from resnet_jax.report.runs import read_run
+
+NASTY = '</script><script>window.hacked=1</script>"\'&<img src=x onerror=hack()>'
+SECTIONS = [
+    'summary',
+    'agreement',
+    'curves',
+    'classes',
+    'confusion',
+    'wrong',
+    'calibration',
+    'robustness',
+    'filters',
+    'gradients',
+    'configs',
+    'environment',
+]
+
+
+def write_folder(folder, seed=0, class_name='frog'):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    names = ['cat', 'dog', class_name]
+    answers = rng.normal(size=(30, 3)).astype(np.float32)
+    answers -= np.log(np.exp(answers).sum(1, keepdims=True))
+    bins = [{'low': 0.5, 'high': 0.75, 'count': 20, 'confidence': 0.7, 'accuracy': 0.6}]
+    files = {
+        'config': {'model': 'resnet8', 'seed': seed, 'dataset': class_name},
+        'environment': {'device': class_name, 'packages': {'jax': '0.10.2'}},
+        'result': {'accuracy': 0.6, 'count': 30, 'epoch': 2, 'seconds': 12.5},
+        'model': {'parameters': 75290, 'multiply_adds': 12000},
+        'evaluation': {
+            'class_names': names,
+            'per_class_accuracy': [0.5, None, 0.7],
+            'per_class_precision': [0.5, 0.25, None],
+            'confusion': [[5, 5, 0], [0, 0, 0], [3, 3, 14]],
+            'calibration': {'ece': 0.1, 'confidence': 0.7, 'bins': bins},
+            'wrong': [{'index': 1, 'label': 2, 'predicted': 0, 'confidence': 0.9, 'label_probability': 0.05}],
+        },
+        'corruptions': {
+            'errors': {'fog': [0.4, 0.5, 0.5, 0.6, 0.7]},
+            'corruption_errors': {'fog': 0.54},
+            'mean_corruption_error': 0.54,
+            'clean_error': 0.4,
+        },
+    }
+    for name, value in files.items():
+        (folder / f'{name}.json').write_text(json.dumps(value))
+    rows = [
+        {'step': s, 'split': k, 'loss': 2 / s, 'accuracy': s / 9, 'grad_norm': 1.5} for s in (2, 4) for k in ('train', 'test')
+    ]
+    (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows) + '{"half')
+    times = [{'step': s, 'split': 'train', 'seconds': 3.0 * s, 'images_per_second': 100.0} for s in (2, 4)]
+    (folder / 'timing.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in times))
+    np.savez(folder / 'samples.npz', wrong=np.full((1, 8, 8, 3), 9, np.uint8), filters=rng.normal(size=(3, 3, 3, 4)))
+    np.savez(folder / 'predictions.npz', log_probabilities=answers, labels=np.arange(30) % 3, fingerprint=np.array('x'))
+    return folder
+
+
+@pytest.fixture
+def nasty_page(tmp_path):
+    runs = [read_run(write_folder(tmp_path / name, seed, NASTY)) for seed, name in enumerate(('first', 'second'))]
+    return write_report(runs, tmp_path / 'report.html', NASTY)
+
+
+class Outline(HTMLParser):
+    """The ids of sections, and what could run or load something."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.scripts, self.outside = [], 0, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.scripts += tag == 'script'
+        if tag == 'section':
+            self.ids.append(values['id'])
+        self.outside += [v for k, v in attributes if k.startswith('on') or (k in ('src', 'href') and not v.startswith('data:'))]
+
+
+def test_every_section_is_there_and_what_a_run_says_is_text(nasty_page):
+    outline = Outline(nasty_page.read_text())
+    assert outline.ids == SECTIONS
+    assert outline.scripts == 2  # the data and the page's own
+    assert not outline.outside
+
+
+def test_figures_of_the_run_are_in_the_page(tmp_path):
+    page = render([read_run(write_folder(tmp_path / 'run'))], 'run')
+    for text in ('60.00 %', '75,290', '12,000', '100', 'fog', '54.0%', 'ECE', 'jax 0.10.2'):
+        assert text in page
+    data = json.loads(page.split('id="data">')[1].split('</script>')[0])
+    accuracy = data['charts']['accuracy']['series']
+    assert [series['part'] for series in accuracy] == ['train', 'test']
+    assert accuracy[0]['points'][1] == [4, pytest.approx(400 / 9), 12.0]
+
+
+def test_what_is_missing_or_damaged_is_left_out(tmp_path):
+    folder = write_folder(tmp_path / 'run')
+    for path in folder.iterdir():
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        assert set(Outline(render([read_run(folder)], 'run')).ids) >= {'summary', 'curves', 'configs'}
+        path.write_bytes(whole)
+    (tmp_path / 'empty').mkdir()
+    assert write_run_report(tmp_path / 'empty').is_file()
+
+
+CHECK = """
+<script>
+window.problems = [];
+window.addEventListener('error', e => problems.push(e.message));
+window.addEventListener('securitypolicyviolation', e => problems.push(e.blockedURI));
+window.addEventListener('load', () => {
+  const charts = [...document.querySelectorAll('[data-chart]')];
+  const lines = () => charts[0].querySelectorAll('polyline').length;
+  const before = lines();
+  charts[0].querySelector('button.run').click();
+  const hidden = lines();
+  charts[0].querySelector('button.run').click();
+  charts[0].querySelector('button.log').click();
+  charts[0].querySelector('button.time').click();
+  const text = charts[0].querySelector('svg').textContent;
+  const found = {problems, before, hidden, after: lines(), time: text.includes('seconds'), hacked: window.hacked || 0,
+    charts: charts.length, drawn: document.querySelectorAll('svg').length};
+  document.body.setAttribute('data-found', JSON.stringify(found));
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium on the PATH')
+def test_in_a_browser_nothing_fails_and_toggles_work(nasty_page, tmp_path):
+    page = nasty_page.read_text()
+    policy = page[page.index('<meta http-equiv') : page.index('<meta name="viewport"')]
+    # The probe is a script of the test's own: it comes before the policy, which does not undo what has run.
+    nasty_page.write_text(page.replace(policy, CHECK + policy))
+    flags = [
+        '--headless',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--disable-quic',
+        '--no-first-run',
+        '--disable-background-networking',
+    ]
+    flags += ['--disable-component-update', '--disable-sync', '--enable-logging=stderr', '--virtual-time-budget=3000']
+    command = ['chromium', *flags, f'--user-data-dir={tmp_path / "profile"}', '--dump-dom', nasty_page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert 'CONSOLE' not in done.stderr, done.stderr
+
+    class Found(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            if tag == 'body':
+                self.found = json.loads(dict(attributes)['data-found'])
+
+    parser = Found()
+    parser.feed(done.stdout)
+    found = parser.found
+    assert found['problems'] == [] and found['hacked'] == 0
+    assert (found['before'], found['hidden'], found['after']) == (4, 2, 4)
+    assert found['time'] and found['charts'] == found['drawn'] == 5
