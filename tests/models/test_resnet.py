@@ -26,7 +26,9 @@ SIZES = (1, 2)
 
 
 def images_for(model, height, width):
-    return random_images(8 if model.num_filters == 64 else 3, height, width, 3)
+    # Many images, for Winograd's form, and small ones: among many activations one is so near zero that rounding decides
+    # whether ReLU passes it, and then gradients differ by 1e-3, PyTorch's own in float32 and float64 too.
+    return random_images(8, 8, 6, 3) if model.num_filters == 64 else random_images(3, height, width, 3)
 
 
 def small(name, **kwargs):
