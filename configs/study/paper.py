@@ -1,4 +1,4 @@
-"""The paper's study: an AlexNet against D2L's ResNet-18; 5, 8 and 10 blocks; a third convolution; twice the width.
+"""The paper's study: an AlexNet against D2L's ResNet-18; 5, 8 and 10 blocks; a third convolution.
 
 Command:  python bin/study.py --config=configs/study/paper.py [--size=full]
 Expected: not yet run. The size 'cpu' trains for fewer epochs, which its report must be read with.

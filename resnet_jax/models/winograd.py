@@ -17,7 +17,7 @@ Matrix = Sequence[Sequence[float]]
 TILE = 4  # pixels of output on a side
 _PLACES = TILE + 2
 
-# Equation 8 of the paper's reference F(4, 3): interpolation at 0, 1, -1, 2, -2 and infinity.
+# Section 4.3 of the paper, F(4x4, 3x3): interpolation at 0, 1, -1, 2, -2 and infinity.
 _INPUT = (
     (4, 0, -5, 0, 1, 0),
     (0, -4, -4, 1, 1, 0),

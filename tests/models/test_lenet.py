@@ -65,7 +65,8 @@ def test_agrees_with_torch(name):
         ((1, 28, 28), {}, r'\[batch, height, width, channels\]'),
         ((1, 32, 32, 3), {'pool': 'mean'}, "pool must be one of 'average', 'max', not 'mean'"),
         ((1, 32, 32, 3), {'padding': -1}, 'padding must be an integer'),
-        ((1, 32, 32, 3), {'act': 'tanh'}, 'act must be a function'),
+        ((1, 32, 32, 3), {'act': 3}, 'act must be a function'),
+        ((1, 32, 32, 3), {'act': 'sigmoit'}, "act is 'sigmoit'"),
         ((1, 32, 32, 3), {'num_classes': 0}, 'num_classes must be'),
     ],
 )
