@@ -16,6 +16,7 @@ smaller than the kernel runs as naive loops anywhere. And the gradient for the k
 
 Milliseconds for float32 at batch 128 on 2 shared cores of an AMD EPYC (Zen 5): XLA's own outside a loop / inside a loop
 (another run) / this one, which is as fast in either. -: not measured; a single number: the two are the same operation.
+The rows 32, 64, 64 and 8, 64, 64 are of before Winograd's form, whose times are in docs/performance.md.
 
   height, in, out, kernel, stride | output        | gradient for input | gradient for kernel
   32, 64, 64, 3, 1                | 82            | 81 / 488 / 81      | 191 / 20550 / 67
