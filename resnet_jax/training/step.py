@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from resnet_jax import kernels
 from resnet_jax.data.augment import augment, normalize
 from resnet_jax.training.state import TrainState
 
@@ -243,7 +244,9 @@ def compile_parallel(run: Any, *arguments: Any) -> Callable:
 def parallel_train_steps(step_fn: Callable, load_fn: Callable, seed: int) -> Callable:
     """`train_steps` on all devices: takes and returns an un-stacked, replicated state and gives its memory away."""
     run = functools.partial(train_steps, seed=seed, step_fn=step_fn, load_fn=load_fn)
-    return jax.pmap(run, axis_name=AXIS, in_axes=(None, 0, None, None, None, None), out_axes=None, donate_argnums=(0,))
+    return jax.pmap(
+        kernels.enabled()(run), axis_name=AXIS, in_axes=(None, 0, None, None, None, None), out_axes=None, donate_argnums=(0,)
+    )
 
 
 def parallel_eval_steps(model: nn.Module, mean, std, dtype, batch_size: int, num_classes: int) -> Callable:
@@ -255,4 +258,4 @@ def parallel_eval_steps(model: nn.Module, mean, std, dtype, batch_size: int, num
         load_fn=functools.partial(normalize, mean=mean, std=std, dtype=dtype),
         num_classes=num_classes,
     )
-    return jax.pmap(run, axis_name=AXIS, in_axes=(None, 0, None, None, None), out_axes=None)
+    return jax.pmap(kernels.enabled()(run), axis_name=AXIS, in_axes=(None, 0, None, None, None), out_axes=None)
