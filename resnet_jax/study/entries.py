@@ -38,7 +38,8 @@ def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[Run]:
 
     Args:
       study: 'entries': {name: {'config': the name of a file in configs/, 'overrides': {field: value}}}, 'sizes': {size:
-        {'seeds': [...], 'overrides': {...}}}. Fields with a dot reach into model_kwargs. A size's overrides come last.
+        {'seeds': [...], 'overrides': {...}}}. Fields with a dot reach into model_kwargs. A size's overrides come after an
+        entry's, and after these what an entry has in 'sizes' of its own, which has the same form.
 
     Raises:
       ConfigError: the size, a config or a field does not exist, or a name cannot be a folder's.
@@ -47,11 +48,20 @@ def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[Run]:
     if size not in sizes:
         raise ConfigError(f'the study has no size {size!r}; expected one of {", ".join(sizes)}')
     runs = []
-    for seed in sizes[size]['seeds']:
+    own = {name: entry.get('sizes', {}).get(size, {}) for name, entry in study['entries'].items()}
+    seeds = {name: own[name].get('seeds', sizes[size]['seeds']) for name in own}
+    for seed in sorted(set(itertools.chain.from_iterable(seeds.values()))):
         for name, entry in study['entries'].items():
+            if seed not in seeds[name]:
+                continue
             if not re.fullmatch(r'[\w.+-]+', name):
                 raise ConfigError(f'entry {name!r} cannot be a folder; expected letters, digits, . _ + and -')
-            overrides = {**entry.get('overrides', {}), **sizes[size].get('overrides', {}), 'seed': seed}
+            overrides = {
+                **entry.get('overrides', {}),
+                **sizes[size].get('overrides', {}),
+                **own[name].get('overrides', {}),
+                'seed': seed,
+            }
             runs.append(Run(name, seed, _config(entry['config'], overrides), folder / f'{name}-seed{seed}'))
     return runs
 

@@ -158,6 +158,7 @@ def test_what_a_run_leaves(whole):
         'config.json',
         'environment.json',
         'evaluation.json',
+        'memory.json',
         'metrics.jsonl',
         'model.json',
         'plots',
