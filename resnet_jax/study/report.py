@@ -12,19 +12,6 @@ from resnet_jax.study.entries import Run
 from resnet_jax.study.runner import status
 
 
-def estimate(runs: Sequence[Run]) -> str:
-    """Returns how long the rest takes one run after the other, as far as finished runs of the same entries tell."""
-    left = [run for run in runs if status(run) in ('new', 'started')]
-    seconds: dict[str, list[float]] = {}
-    for run in runs:
-        if status(run) == 'finished':
-            seconds.setdefault(run.entry, []).append(read_run(run.folder).result.get('seconds', 0.0))
-    known = sum(median(seconds[run.entry]) for run in left if run.entry in seconds)
-    unknown = len([run for run in left if run.entry not in seconds])
-    rest = f', and {unknown} runs of entries of which none has finished yet' if unknown else ''
-    return f'{len(left)} of {len(runs)} runs are left: about {known / 60:.0f} minutes{rest}'
-
-
 def write_study_report(study: Mapping[str, Any], runs: Sequence[Run], folder: Path) -> Path:
     """Writes report.html, results.json and results.csv of what is there, and returns the first one's path."""
     found: dict[str, dict[int, RunFiles]] = {}
