@@ -26,7 +26,8 @@ def _other(config, model, accuracy, where):
 
 
 def get_study():
-    he, wide, preact = 'He et al., table 6', 'Zagoruyko and Komodakis, table 5', 'He et al. (pre-activation), table 3, median of 5'
+    he, preact = 'He et al., table 6', 'He et al. (pre-activation), table 3, median of 5'
+    wide = 'Zagoruyko and Komodakis, table 5'
     return {
         'baseline': 'resnet20',
         'entries': {
