@@ -31,7 +31,9 @@ def main(arguments):
     from resnet_jax.study.report import write_study_report
     from resnet_jax.study.runner import make_runs, status
     from resnet_jax.training.config import validate
+    from resnet_jax.training.console import log_to_console
 
+    log_to_console('stderr')
     spec = importlib.util.spec_from_file_location('study_config', _CONFIG.value)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -40,15 +40,16 @@ def _multiply_adds(experiment: Experiment) -> int:
 
 
 def measure(config: Mapping[str, Any], seconds: float = 3.0) -> float:
-    """Returns the images per second of a run's training step, timed here and now, on random data, for about so long."""
+    """Returns the images per second of a run's training step, on random data: of the median of at least five iterations, timed
+    here and now for about so long.
+    """
     subject = Subject(on_random_data(config))
     subject.compile('train')
     subject.train(1)
-    images, start = 0, time.monotonic()
-    while not images or time.monotonic() - start < seconds:
-        subject.train(1)
-        images += config['batch_size']
-    return images / (time.monotonic() - start)
+    times, start = [], time.monotonic()
+    while len(times) < 5 or time.monotonic() - start < seconds:
+        times.append(subject.train(1))
+    return config['batch_size'] / median(times)
 
 
 def estimate(runs: Sequence[Run], measured: Callable[[Mapping[str, Any]], float] = measure) -> str:
