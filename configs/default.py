@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.data_dir = ''
     config.data_archive = ''
     config.validation_size = 0  # training examples held out; the epoch that does best on them is then the result
+    config.train_size = 0  # train on so many of the others, as many of each class, the same for every seed; 0: on all
 
     # Model: a name and arguments for resnet_jax.models.create_model.
     config.model = 'resnet18'
@@ -57,6 +58,8 @@ def get_config() -> ConfigDict:
     # Evaluation, checkpoints, log.
     config.eval_batch_size = 1000
     config.eval_every_epochs = 1
+    config.eval_every_steps = 0  # evaluate after every so many iterations instead; 0: as eval_every_epochs says
     config.checkpoint_every_epochs = 1
     config.log_every = 250  # iterations
+    config.log_gradient_norms = False  # of every layer's kernel, at the first iteration and with each row of the log
     return config

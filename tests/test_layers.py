@@ -21,7 +21,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax.weights': ('errors', 'models', 'weights'),
     'resnet_jax.report': ('errors', 'statistics', 'report'),
     'resnet_jax.training': ('errors', 'kernels', 'models', 'data', 'training'),
-    'resnet_jax.study': ('errors', 'report', 'study'),
+    'resnet_jax.study': ('errors', 'report', 'training', 'evaluation', 'benchmark', 'study'),
     'resnet_jax.evaluation': ('errors', 'statistics', 'models', 'data', 'training', 'evaluation', 'report'),
     'resnet_jax.export': ('errors', 'data', 'training', 'evaluation', 'export'),
     'resnet_jax.benchmark': ('errors', 'models', 'data', 'training', 'evaluation', 'benchmark'),

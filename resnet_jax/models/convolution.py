@@ -145,7 +145,7 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair,
             (h_taps, kh, h_padding), (w_taps, kw, w_padding) = taps(0, row), taps(1, column)
             part = kernel[h_taps, w_taps][::-1, ::-1].swapaxes(2, 3)
             if kh and kw:
-                # XLA:CPU (jax 0.10.2) gives wrong numbers for some convolutions with a negative padding: such is cut off before.
+                # XLA:CPU (jax 0.10.2) gives wrong numbers for some convolutions with a negative padding: that is cut off first.
                 cut = [(0, 0, 0), *((min(low, 0), min(high, 0), 0) for low, high in (h_padding, w_padding)), (0, 0, 0)]
                 seen = jax.lax.pad(g, jnp.zeros((), g.dtype), cut)
                 rest = [(max(low, 0), max(high, 0)) for low, high in (h_padding, w_padding)]

@@ -43,6 +43,7 @@ from resnet_jax.models.blocks import (
     block_fields,
     drop_branch,
     identity_shortcut,
+    no_norm,
     no_shortcut,
     projection_shortcut,
     squeeze_excite,
@@ -55,11 +56,13 @@ from resnet_jax.models.checks import (
     check_rate,
     check_stage_sizes,
 )
-from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
+from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
 from resnet_jax.models.pooling import max_pool
 
 STEMS = ('cifar', 'imagenet', 'd2l', 'deep')
 SHORTCUTS = ('projection', 'identity', 'average', 'none')
+NORMS = ('batch', 'none')
+KERNEL_INITS = {'he_normal': he_normal, 'xavier_uniform': nn.initializers.xavier_uniform()}
 
 
 class ResNet(nn.Module):
@@ -80,6 +83,8 @@ class ResNet(nn.Module):
       dropout: share of the activations dropped between the last two convolutions of a pre-activation block.
       stochastic_depth: probability that an example skips the last block in training; for block l of L it is l / L of
         that (Huang et al., arXiv:1603.09382, section 3). It and dropout need the 'dropout' rng in training.
+      norm: 'batch' is BatchNorm; 'none' leaves it out everywhere, and every convolution has a bias in its place.
+      kernel_init: of the convolutions, 'he_normal' (layers.py) or 'xavier_uniform' (Glorot and Bengio 2010), D2L's.
       final_norm: after the last pre-activation block, BatchNorm and act, as in He et al., arXiv:1603.05027.
       dtype: float32 or bfloat16, what the convolutions compute in. Parameters, batch statistics, the head and the
         logits are float32 in any case.
@@ -101,6 +106,8 @@ class ResNet(nn.Module):
     squeeze_excite: bool = False
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+    norm: str = 'batch'
+    kernel_init: str = 'he_normal'
     final_norm: bool = True
     dtype: DTypeLike = jnp.float32
     act: Callable = nn.relu
@@ -114,6 +121,8 @@ class ResNet(nn.Module):
             check_positive_int('stem_filters', self.stem_filters)
         check_choice('stem', self.stem, STEMS)
         check_choice('shortcut', self.shortcut, SHORTCUTS)
+        check_choice('norm', self.norm, NORMS)
+        check_choice('kernel_init', self.kernel_init, tuple(KERNEL_INITS))
         check_rate('dropout', self.dropout)
         check_rate('stochastic_depth', self.stochastic_depth)
         check_dtype(self.dtype)
@@ -155,10 +164,15 @@ class ResNet(nn.Module):
           ConfigError: images have another shape or are not floating point.
         """
         check_images(images)
-        conv = functools.partial(conv2d, use_bias=self.stem == 'd2l', dtype=self.dtype)
+        conv = functools.partial(
+            conv2d,
+            use_bias=self.stem == 'd2l' or self.norm == 'none',
+            dtype=self.dtype,
+            kernel_init=KERNEL_INITS[self.kernel_init],
+        )
         # Flax's momentum is the fraction kept: this is PyTorch's 0.1. The running variance is the biased one, where
         # PyTorch's has the factor n / (n - 1).
-        norm = functools.partial(
+        norm: ModuleDef = functools.partial(
             nn.BatchNorm,
             use_running_average=not train,
             momentum=0.9,
@@ -166,6 +180,8 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
+        if self.norm == 'none':
+            norm = no_norm
         preactivation = block_fields(self.block_cls).get('preactivation', False)
 
         x = self._stem(images, conv, norm, preactivation)

@@ -81,6 +81,7 @@ FIELDS: dict[str, Check] = {
     'data_dir': _path,
     'data_archive': _path,
     'validation_size': _integer(0),
+    'train_size': _integer(0),
     'model': _text,
     'model_kwargs': _mapping,
     'dtype': _one_of('float32', 'bfloat16'),
@@ -108,7 +109,9 @@ FIELDS: dict[str, Check] = {
     'step_factor': _number(0, 1, above=True),
     'eval_batch_size': _integer(1),
     'eval_every_epochs': _integer(1),
+    'eval_every_steps': _integer(0),
     'checkpoint_every_epochs': _integer(1),
+    'log_gradient_norms': _flag,
     'log_every': _integer(1),
 }
 

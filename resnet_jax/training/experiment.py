@@ -80,6 +80,7 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
     train, validation = dataset.train, None
     if config['validation_size']:
         train, validation = data.hold_out(train, config['validation_size'], config['seed'])
+    train = _subset(train, config['train_size'])
 
     batch_size, accumulation = config['batch_size'], config['gradient_accumulation_steps']
     check_batch_size(batch_size, jax.device_count(), accumulation, len(train.label))
@@ -106,6 +107,13 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
     return Experiment(config, dataset, train, validation, model, tx, schedule, steps_per_epoch, total_steps, accumulation)
 
 
+def _subset(train: data.Split, size: int) -> data.Split:
+    if size > len(train.label):
+        raise ConfigError(f'train_size is {size}, but there are {len(train.label)} training examples; lower it, or 0 for all')
+    # The seed is not the run's: what differs between seeds shall not be the data.
+    return data.hold_out(train, size, seed=0)[1] if 0 < size < len(train.label) else train
+
+
 def build_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:
     """Returns the config's network.
 
@@ -120,7 +128,7 @@ def build_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:
     model = create_model(name, num_classes=num_classes, dtype=jnp.dtype(config['dtype']), **kwargs)
     if not config['cross_device_batch_norm']:
         return model
-    if not hasattr(model, 'axis_name'):
+    if getattr(model, 'norm', 'batch') == 'none' or not hasattr(model, 'axis_name'):
         raise ConfigError(f'{name} has no BatchNorm; expected --config.cross_device_batch_norm=False')
     return model.clone(axis_name=step.AXIS)
 
@@ -167,6 +175,7 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         tx=experiment.tx,
         accumulation=experiment.accumulation,
         ema_decay=config['ema_decay'],
+        layer_norms=config['log_gradient_norms'],
     )
     load_fn = functools.partial(
         step.load_batch,
@@ -176,4 +185,4 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         dtype=experiment.dtype,
         **{name: config[name] for name in ('label_smoothing', 'mixup_alpha', 'crop_padding', 'flip', 'cutout_size')},
     )
-    return step.parallel_train_steps(step_fn, load_fn, config['seed'])
+    return step.parallel_train_steps(step_fn, load_fn, config['seed'], layer_norms=config['log_gradient_norms'])

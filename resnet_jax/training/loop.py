@@ -19,10 +19,10 @@ from resnet_jax.report.page import write_run_report
 from resnet_jax.training import checkpoint, console
 from resnet_jax.training.config import difference, validate
 from resnet_jax.training.experiment import Experiment, create_experiment, epoch_order, parallel_train_steps
-from resnet_jax.training.memory import check_fits, out_of_memory
+from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
 from resnet_jax.training.run_folder import RunFolder, environment
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import compile_parallel, device_positions, replicate
+from resnet_jax.training.step import compile_parallel, device_positions, kernel_paths, replicate
 from resnet_jax.training.stop import StopSignal
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class _Run:
         self.step = int(self.state.step)
         self.split = 'validation' if experiment.validation else 'test'
         if folder.primary:
-            folder.start(self.step, environment(), ('train', self.split))
+            folder.start(self.step, environment(), ('train', 'gradients', self.split))
         self._describe()
         self.evaluator = self._create_evaluator(experiment.validation or experiment.dataset.test)
         self.started = time.monotonic() - self.seconds
@@ -115,6 +115,7 @@ class _Run:
 
     def _restore(self) -> TrainState:
         template = jax.eval_shape(self.experiment.create_state)
+        self.memory = check_state_fits(template, self.config['model'])
         path = checkpoint.latest(self.folder.checkpoints) if self.folder.primary else None
         step = console.agree(int(path.name) if path else -1)
         if step < 0:
@@ -181,8 +182,11 @@ class _Run:
                 arguments = (self.state, positions, data, order)
                 if compiled is None:
                     compiled = compile_parallel(parallel_train_steps(experiment), *arguments, np.int32(0), np.int32(0))
-                    check_fits(compiled, batch_size, jax.device_count() * experiment.accumulation)
-                count, before = self.pace.size(per_epoch - start), time.monotonic()
+                    unit = jax.device_count() * experiment.accumulation
+                    self.memory['scratch_bytes'] = check_fits(compiled, batch_size, unit)
+                    if self.folder.primary:
+                        self.folder.write_json('memory.json', self.memory)
+                count, before = self.pace.size(self._steps_to_evaluation(per_epoch - start)), time.monotonic()
                 self.state, metrics = compiled(*arguments, np.int32(start), np.int32(count))
                 metrics = jax.device_get(metrics)  # waits for the device
                 self.pace.measured(count, time.monotonic() - before)
@@ -190,7 +194,7 @@ class _Run:
                 dispatches += 1
                 if dispatches == 2:
                     self._forecast()
-                self._epoch_end()
+                self._evaluate_and_save()
                 if self.stop.number is not None:
                     if self.saved_step != self.step:
                         self._save()
@@ -199,12 +203,16 @@ class _Run:
     def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of `count` steps: checks them, and writes a row every `log_every` steps."""
         for i in range(start, start + count):
-            values = {name: float(metrics[name][i]) for name in metrics}
+            values = {name: float(metrics[name][i]) for name in ('loss', 'accuracy', 'grad_norm')}
             self.step += 1
             if not np.isfinite(list(values.values())).all():
                 raise self._diverged(f'loss {values["loss"]:g}, gradient norm {values["grad_norm"]:g}')
             self.pending.append(values)
-            if self.step % self.config['log_every'] == 0 or self.step == self.experiment.total_steps:
+            due = self.step % self.config['log_every'] == 0 or self.step == self.experiment.total_steps
+            if 'layer_grad_norms' in metrics and (due or self.step == 1):
+                norms = dict(zip(kernel_paths(self.state.params), metrics['layer_grad_norms'][i].tolist(), strict=True))
+                self._write_row('gradients', self.step, {'norms': norms})
+            if due:
                 learning_rate = self._learning_rate()
                 means = {name: float(np.mean([step[name] for step in self.pending])) for name in values}
                 self.pending = []
@@ -246,7 +254,8 @@ class _Run:
 
     def _seconds_left(self) -> float:
         steps = self.experiment.total_steps - self.step
-        evaluations = steps / self.experiment.steps_per_epoch / self.config['eval_every_epochs']
+        every = self.config['eval_every_steps'] or self.experiment.steps_per_epoch * self.config['eval_every_epochs']
+        evaluations = steps / every
         return steps * self.pace.per_step + evaluations * self.evaluation_seconds
 
     def _forecast(self) -> None:
@@ -262,21 +271,24 @@ class _Run:
                 '(about half an hour on 2 cores), and configs/quickstart.py takes less than a minute.'
             )
 
-    def _epoch_end(self) -> None:
-        """Evaluates and saves if this step ends an epoch in which that is due."""
+    def _steps_to_evaluation(self, steps: int) -> int:
+        """Returns how many of `steps` may be made before the next evaluation within an epoch."""
+        every = self.config['eval_every_steps']
+        return min(steps, every - self.step % every) if every else steps
+
+    def _evaluate_and_save(self) -> None:
+        """Evaluates and saves if that is due after this step: each by itself, and both after the last one."""
         epoch, within = divmod(self.step, self.experiment.steps_per_epoch)
-        if within:
-            return
-        config, last = self.config, epoch == self.config['num_epochs']
-        improved = False
-        if last or epoch % config['eval_every_epochs'] == 0:
+        config, last = self.config, self.step == self.experiment.total_steps
+        improved, every = False, config['eval_every_steps']
+        if last or (self.step % every == 0 if every else not within and epoch % config['eval_every_epochs'] == 0):
             before = time.monotonic()
             self.evaluation = row = self._evaluate(self.evaluator, self.state.variables, self.state.ema)
             self.evaluation_seconds = time.monotonic() - before
             self._write_row(self.split, self.step, row)
             logger.info(
-                'Epoch %d: %s loss %.4f, accuracy %.2f %%%s',
-                epoch,
+                'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s',
+                self.step / self.experiment.steps_per_epoch,
                 self.split,
                 row['loss'],
                 100 * row['accuracy'],
@@ -285,7 +297,7 @@ class _Run:
             accuracy = row['accuracy']
             if self.split == 'validation' and (self.best is None or accuracy > self.best['accuracy']):
                 self.best, improved = {'step': self.step, 'accuracy': accuracy}, True
-        if last or improved or epoch % config['checkpoint_every_epochs'] == 0:
+        if last or improved or (not within and epoch % config['checkpoint_every_epochs'] == 0):
             self._save()
 
     def _evaluate(self, evaluator: Evaluator, variables: Any, ema: Any) -> dict[str, Any]:
@@ -344,7 +356,7 @@ class _Run:
             'split': 'test',
             'selected': selected,
             'step': step,
-            'epoch': step // self.experiment.steps_per_epoch,
+            'epoch': -(-step // self.experiment.steps_per_epoch),  # the one it lies in
             **row,
             'seconds': time.monotonic() - self.started,
         }

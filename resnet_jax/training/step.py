@@ -30,6 +30,7 @@ def train_step(
     tx: optax.GradientTransformation,
     accumulation: int = 1,
     ema_decay: float = 0.0,
+    layer_norms: bool = False,
     axis_name: str | None = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's part of a batch; gradients, statistics and metrics are averaged over `axis_name`.
@@ -38,9 +39,11 @@ def train_step(
       batch: 'image' `[batch, height, width, channels]`, normalised; 'label' float32 `[batch, num_classes]`, rows sum to 1.
       accumulation: parts in which the gradient is computed; must divide `batch`. BatchNorm sees one part at a time.
       ema_decay: 0 for none. Early steps use the smaller (1 + step) / (10 + step), which forgets the initial parameters.
+      layer_norms: also return 'layer_grad_norms'.
 
     Returns:
-      The new state and float32 scalars 'loss', 'accuracy' (of the largest label) and 'grad_norm' (before clipping).
+      The new state and float32 scalars 'loss', 'accuracy' (of the largest label) and 'grad_norm' (before clipping);
+      'layer_grad_norms', float32 `[kernels]`, are the parts of the last in the order of `kernel_paths`.
     """
 
     def loss_fn(params, batch_stats, part, key):
@@ -82,7 +85,16 @@ def train_step(
         rate = 1.0 - jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
         ema = jax.tree.map(lambda old, new: old + rate * (new - old), ema, {'params': params, 'batch_stats': batch_stats})
     metrics = {'loss': loss, 'accuracy': accuracy, 'grad_norm': optax.tree.norm(grads)}
+    if layer_norms:
+        kernels = [leaf for leaf in jax.tree.leaves(grads) if leaf.ndim > 1]
+        metrics['layer_grad_norms'] = jnp.stack([jnp.linalg.norm(leaf.reshape(-1)) for leaf in kernels])
     return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+
+
+def kernel_paths(params: Any) -> list[str]:
+    """Returns the layers that have a kernel, such as 'layer1_0/conv1', in the order of the leaves of `params`."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return ['/'.join(key.key for key in path[:-1]) for path, leaf in leaves if leaf.ndim > 1]
 
 
 def load_batch(
@@ -141,6 +153,7 @@ def train_steps(
     seed: int,
     step_fn: Callable,
     load_fn: Callable,
+    layer_norms: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Runs steps `start` to `start + count` of an epoch on one device, without going back to Python between them.
 
@@ -149,9 +162,11 @@ def train_steps(
       data: 'image' and 'label': the whole training set.
       order: int32 `[steps_per_epoch, batch_size]`: the examples of each step of this epoch.
       start, count: int32 scalars. They are traced, so that one compiled program serves for any number of steps.
+      layer_norms: `step_fn` returns 'layer_grad_norms' too.
 
     Returns:
-      The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count`.
+      The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count`;
+      'layer_grad_norms' is `[steps_per_epoch, kernels]`.
     """
     key = jax.random.key(seed)
 
@@ -164,6 +179,8 @@ def train_steps(
         return state, {name: values.at[i].set(new[name]) for name, values in metrics.items()}
 
     empty = {name: jnp.zeros(order.shape[0]) for name in ('loss', 'accuracy', 'grad_norm')}
+    if layer_norms:
+        empty['layer_grad_norms'] = jnp.zeros((order.shape[0], len(kernel_paths(state.params))))
     return jax.lax.fori_loop(start, start + count, body, (state, empty))
 
 
@@ -241,9 +258,9 @@ def compile_parallel(run: Any, *arguments: Any) -> Callable:
     return run.lower(*arguments).compile() if jax.process_count() == 1 else run
 
 
-def parallel_train_steps(step_fn: Callable, load_fn: Callable, seed: int) -> Callable:
+def parallel_train_steps(step_fn: Callable, load_fn: Callable, seed: int, *, layer_norms: bool = False) -> Callable:
     """`train_steps` on all devices: takes and returns an un-stacked, replicated state and gives its memory away."""
-    run = functools.partial(train_steps, seed=seed, step_fn=step_fn, load_fn=load_fn)
+    run = functools.partial(train_steps, seed=seed, step_fn=step_fn, load_fn=load_fn, layer_norms=layer_norms)
     return jax.pmap(
         kernels.enabled()(run), axis_name=AXIS, in_axes=(None, 0, None, None, None, None), out_axes=None, donate_argnums=(0,)
     )

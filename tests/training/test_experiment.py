@@ -184,6 +184,7 @@ def test_the_model_follows_the_config():
         ({'model': 'alexnet', 'model_kwargs': {}, 'cross_device_batch_norm': True}, 'alexnet has no BatchNorm'),
         ({'warmup_epochs': 4.0}, 'the warm-up takes .* epochs and the whole run'),
         ({'validation_size': 50}, 'cannot hold out 50 of 50 examples'),
+        ({'validation_size': 20, 'train_size': 31}, 'train_size is 31, but there are 30 training examples'),
     ],
 )
 def test_values_that_do_not_go_together(overrides, message):
@@ -191,14 +192,27 @@ def test_values_that_do_not_go_together(overrides, message):
         create(**overrides)
 
 
+def test_a_part_of_the_training_set_is_the_same_for_every_seed_and_as_many_of_each_class(stripes):
+    first, second = create(train_size=30), create(train_size=30, seed=1)
+    assert np.bincount(first.train.label).tolist() == [10, 10, 10]
+    np.testing.assert_array_equal(first.train.image, second.train.image)
+    assert first.steps_per_epoch == 30 // 16
+    images = {image.tobytes() for image in stripes.train.image}
+    assert {image.tobytes() for image in first.train.image} <= images
+    assert len(create(train_size=50).train.label) == len(create().train.label) == 50
+
+
 def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
-    monkeypatch.setattr(step, 'parallel_train_steps', lambda *args: args)
+    monkeypatch.setattr(step, 'parallel_train_steps', lambda *args, **kwargs: (*args, kwargs))
     options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': False, 'cutout_size': 5}
-    experiment = create(**options, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16', seed=17)
-    step_fn, load_fn, seed = parallel_train_steps(experiment)
-    assert seed == 17
+    options_of_step = {'accumulation': 2, 'ema_decay': 0.9, 'layer_norms': True}
+    experiment = create(
+        **options, log_gradient_norms=True, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16', seed=17
+    )
+    step_fn, load_fn, seed, more = parallel_train_steps(experiment)
+    assert seed == 17 and more == {'layer_norms': True}
     assert step_fn.func is step.train_step
-    assert step_fn.keywords == {'model': experiment.model, 'tx': experiment.tx, 'accumulation': 2, 'ema_decay': 0.9}
+    assert step_fn.keywords == {'model': experiment.model, 'tx': experiment.tx, **options_of_step}
     assert load_fn.func is step.load_batch
     data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16}
     assert load_fn.keywords == {**options, **data}

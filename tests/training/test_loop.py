@@ -158,6 +158,7 @@ def test_what_a_run_leaves(whole):
         'config.json',
         'environment.json',
         'evaluation.json',
+        'memory.json',
         'metrics.jsonl',
         'model.json',
         'plots',
@@ -251,6 +252,30 @@ def test_a_crash_is_repeated_from_the_last_checkpoint(whole, tmp_path, monkeypat
     assert rows(tmp_path)[-1]['step'] == 10 and checkpoint.latest(tmp_path / 'checkpoints').name == '9'
     result = train_and_evaluate(config(), tmp_path)
     assert_same_run(tmp_path, result, whole.workdir, whole.result)
+
+
+def test_evaluation_by_iterations_and_gradient_norms_go_on_after_an_interruption(tmp_path, monkeypatch):
+    changes = {'eval_every_steps': 2, 'log_gradient_norms': True, 'ema_decay': 0.0}
+    result = train_and_evaluate(config(**changes), tmp_path / 'whole')
+    assert [row['step'] for row in rows(tmp_path / 'whole', 'validation')] == [2, 4, 6, 8, 10, 12]
+    norms = {row['step']: row['norms'] for row in rows(tmp_path / 'whole', 'gradients')}
+    assert list(norms) == [1, 5, 10, 12] and all(row.keys() == {'fc'} and row['fc'] > 0 for row in norms.values())
+    best = max(rows(tmp_path / 'whole', 'validation'), key=lambda row: row['accuracy'])  # the first of them
+    assert (result['step'], result['epoch']) == (best['step'], -(-best['step'] // 3))
+    with monkeypatch.context() as patch:
+        before_step(patch, 8, crash)
+        with pytest.raises(RuntimeError, match='power cut'):
+            train_and_evaluate(config(**changes), tmp_path / 'parts')
+    again = train_and_evaluate(config(**changes), tmp_path / 'parts')
+    assert (tmp_path / 'parts' / 'metrics.jsonl').read_bytes() == (tmp_path / 'whole' / 'metrics.jsonl').read_bytes()
+    assert {**again, 'seconds': 0} == {**result, 'seconds': 0}
+
+
+def test_parameters_that_exceed_the_memory_are_told_before_there_are_any(tmp_path, monkeypatch):
+    monkeypatch.setattr('resnet_jax.training.memory.available_bytes', lambda: 1000)
+    with pytest.raises(ResourceError, match=r'out of device memory: the parameters of resnet8, .* 0\.0 GiB are free'):
+        train_and_evaluate(config(), tmp_path)
+    assert not (tmp_path / 'checkpoints').exists() and not (tmp_path / 'metrics.jsonl').exists()
 
 
 def test_a_crash_before_the_first_checkpoint_starts_over(whole, tmp_path, monkeypatch):

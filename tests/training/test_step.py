@@ -10,11 +10,13 @@ import pytest
 import tiny
 import torch
 
+from resnet_jax.models import create_model
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import (
     AXIS,
     device_positions,
     eval_step,
+    kernel_paths,
     load_batch,
     replicate,
     train_step,
@@ -51,6 +53,20 @@ def torch_linear(state, label, **loss_kwargs):
     loss.backward()
     hits = logits.argmax(1).numpy() == (label if label.ndim == 1 else label.argmax(1))
     return loss.item(), hits.mean(), {'kernel': weight.grad.numpy(), 'bias': bias.grad.numpy()}
+
+
+def test_gradient_norms_of_layers_as_torch():
+    state = linear_state()
+    _, _, grads = torch_linear(state, LABELS)
+    _, metrics = step_of(tiny.Linear(), layer_norms=True)(state, one_hot(), KEY)
+    assert kernel_paths(state.params) == ['fc']
+    np.testing.assert_allclose(metrics['layer_grad_norms'], [np.linalg.norm(grads['kernel'])], rtol=1e-6)
+
+
+def test_kernels_in_the_order_of_the_parameters():
+    params = jax.eval_shape(functools.partial(create_model('resnet8').init, train=False), KEY, IMAGES)['params']
+    blocks = [f'layer{stage}_0/conv{place}' for stage in (1, 2, 3) for place in (1, 2)]
+    assert kernel_paths(params) == ['conv1', 'fc', *blocks]
 
 
 def assert_step_is(state, batch, loss, accuracy, grads):
