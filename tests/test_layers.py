@@ -15,6 +15,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax.errors': (),
     'resnet_jax.command_line': ('errors',),
     'resnet_jax.statistics': (),
+    'resnet_jax.huge_pages': (),
     'resnet_jax.kernels': ('kernels',),
     'resnet_jax.models': ('errors', 'kernels', 'models'),
     'resnet_jax.data': ('errors', 'data'),
