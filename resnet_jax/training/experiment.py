@@ -20,7 +20,7 @@ from resnet_jax.training import lookahead, step
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.state import TrainState, create_train_state
 
-WHITENING_IMAGES = 5000  # the first of the training images, as in github.com/KellerJordan/cifar10-airbench
+WHITENING_IMAGES = 2000  # the first of the training images; airbench94_muon.py takes 5000, cifar10_speedrun.py 960
 
 
 def has_whitening(model: nn.Module) -> bool:

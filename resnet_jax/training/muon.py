@@ -29,10 +29,11 @@ def muon(learning_rate: optax.Schedule, momentum: float, nesterov: bool, steps: 
     """Returns Muon for kernels `[height, width, in, out]`, renormalised at each step.
 
     Args:
-      learning_rate: the size of an update, whose singular values are about 1 times this whatever the gradient's size.
-      momentum, nesterov: as PyTorch's SGD: the sum of gradients, not an average with a correction of its first steps.
-      steps: Newton-Schulz iterations, quintic, with coefficients 3.4445, -4.7750, 2.0315. They do not converge: after 5
-        steps the large singular values are between 0.7 and 1.2, after 3 those below a tenth of the norm are still less.
+      learning_rate: the size of an update: its singular values are about 1 times this, whatever the gradient's size.
+      momentum, nesterov: as PyTorch's SGD: a sum of gradients, not an average with a correction of its first steps.
+      steps: Newton-Schulz iterations, quintic, with coefficients 3.4445, -4.7750, 2.0315. They do not converge to 1: a
+        singular value of at least 0.018 of the Frobenius norm (3 steps) or 0.0015 (5 steps) becomes 0.68 to 1.21, a
+        smaller one less.
     """
     # scale_by_muon's own momentum is corrected for the first steps, in proportions that change; beta=0 leaves only its
     # orthogonalisation (and one unused copy of the kernels in the state).
