@@ -166,7 +166,7 @@ def validate(config: ConfigDict) -> dict[str, Any]:
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Returns one 'field: old -> new' for each field that defines a run and differs; `old` may be of an older version."""
-    old = complete(old)
+    old = {**{name: value for name, value in ADDED_FIELDS.items() if name in new}, **old}
     names = [name for name in {**old, **new} if name not in FREE_FIELDS]
     absent = object()
     return [
