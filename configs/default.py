@@ -46,9 +46,9 @@ def get_config() -> ConfigDict:
     config.weight_decay = 5e-4  # added to the gradient (sgd, adam) or decoupled from it (adamw); not for muon's kernels
     config.decay_norm_and_bias = False  # also decay BatchNorm's scale and bias and the biases
     config.clip_norm = 0.0  # largest global norm of the gradient
-    config.bias_learning_rate = 0.0  # of biases and BatchNorm; 0: learning_rate, at the pace of whose schedule it changes
-    config.head_learning_rate = 0.0  # the same for the kernels of linear layers; weight decay is that of learning_rate
-    config.whitening_bias_epochs = 0.0  # until the rate of a whitening layer's bias has fallen to 0, along a line
+    config.bias_learning_rate = 0.0  # of biases and BatchNorm, on the same schedule; 0: learning_rate
+    config.head_learning_rate = 0.0  # of the kernels of linear layers, likewise; neither changes what weight decay takes
+    config.whitening_bias_epochs = 0.0  # in which the rate of a whitening layer's bias falls to 0, along a line
     config.muon_momentum = 0.6  # muon only: of the kernels
     config.muon_steps = 3  # muon only: Newton-Schulz iterations
     config.lookahead_every = 0  # steps between two pulls to the slow weights (Zhang et al. 2019); 0: none
