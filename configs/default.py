@@ -39,17 +39,24 @@ def get_config() -> ConfigDict:
     config.label_smoothing = 0.0
 
     # Optimizer.
-    config.optimizer = 'sgd'  # sgd | adam | adamw; for the last two set learning_rate to about 1e-3
+    config.optimizer = 'sgd'  # sgd | adam | adamw | muon; for adam and adamw set learning_rate to about 1e-3
     config.learning_rate = 0.1  # the peak, at a batch of base_batch_size; it grows in proportion to the batch size
     config.base_batch_size = 128  # 0: the learning rate is the peak, whatever the batch size
-    config.momentum = 0.9  # sgd only, as is nesterov
-    config.nesterov = True
-    config.weight_decay = 5e-4  # added to the gradient (sgd, adam) or decoupled from it (adamw)
+    config.momentum = 0.9  # of sgd, and of the sgd that muon leaves all but kernels of convolutions to
+    config.nesterov = True  # sgd and muon
+    config.weight_decay = 5e-4  # added to the gradient (sgd, adam) or decoupled from it (adamw); not for muon's kernels
     config.decay_norm_and_bias = False  # also decay BatchNorm's scale and bias and the biases
     config.clip_norm = 0.0  # largest global norm of the gradient
+    config.bias_learning_rate = 0.0  # of biases and BatchNorm, on the same schedule; 0: learning_rate
+    config.head_learning_rate = 0.0  # of the kernels of linear layers, likewise; neither changes what weight decay takes
+    config.whitening_bias_epochs = 0.0  # in which the rate of a whitening layer's bias falls to 0, along a line
+    config.muon_momentum = 0.6  # muon only: of the kernels
+    config.muon_steps = 3  # muon only: Newton-Schulz iterations
+    config.lookahead_every = 0  # steps between two pulls to the slow weights (Zhang et al. 2019); 0: none
+    config.lookahead_decay = 0.774  # share that the slow weights keep at the last pull; it grows as the cube of the step
     config.ema_decay = 0.0  # exponential moving average of the parameters, evaluated beside them
 
-    # Schedule: cosine | one_cycle | step | constant, each after a linear warm-up (one_cycle has its own).
+    # Schedule: cosine | linear | one_cycle | step | constant, each after a linear warm-up (one_cycle has its own).
     config.schedule = 'cosine'
     config.warmup_epochs = 5.0
     config.milestones = (0.5, 0.75)  # step only: fractions of the run at which the rate is multiplied by step_factor

@@ -87,7 +87,7 @@ def test_who_may_know_what():
     assert users('absl.flags') == {'resnet_jax.command_line'}
     assert users('orbax') == {'resnet_jax.training.checkpoint'}
     assert not users('tensorflow')
-    assert users('torch') == {'resnet_jax.benchmark.peer', 'resnet_jax.benchmark.torch_networks'}
+    assert users('torch') == {f'resnet_jax.benchmark.{name}' for name in ('peer', 'torch_networks', 'torch_speedrun')}
 
 
 def test_pmap_is_in_one_module():

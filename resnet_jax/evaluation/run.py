@@ -14,6 +14,7 @@ import numpy as np
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.training import checkpoint
+from resnet_jax.training.config import complete
 from resnet_jax.training.experiment import build_model
 
 
@@ -80,7 +81,7 @@ def load_run(workdir: str | Path, *, ema: bool = False) -> TrainedRun:
     if metadata['best']:
         path = folder / str(metadata['best']['step'])
         checkpoint.verify(path)
-    config, dataset = metadata['config'], metadata['dataset']
+    config, dataset = complete(metadata['config']), metadata['dataset']
     if ema and not config['ema_decay']:
         raise ConfigError(f'the run in {workdir} has no averaged parameters; drop --ema, or train with --config.ema_decay')
     model = build_model(config, len(dataset['class_names']))

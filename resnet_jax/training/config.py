@@ -94,7 +94,7 @@ FIELDS: dict[str, Check] = {
     'cutout_size': _integer(0),
     'mixup_alpha': _number(0),
     'label_smoothing': _number(0, 1, below=True),
-    'optimizer': _one_of('sgd', 'adam', 'adamw'),
+    'optimizer': _one_of('sgd', 'adam', 'adamw', 'muon'),
     'learning_rate': _number(0, above=True),
     'base_batch_size': _integer(0),
     'momentum': _number(0, 1, below=True),
@@ -102,8 +102,15 @@ FIELDS: dict[str, Check] = {
     'weight_decay': _number(0),
     'decay_norm_and_bias': _flag,
     'clip_norm': _number(0),
+    'bias_learning_rate': _number(0),
+    'head_learning_rate': _number(0),
+    'whitening_bias_epochs': _number(0),
+    'muon_momentum': _number(0, 1, below=True),
+    'muon_steps': _integer(1),
+    'lookahead_every': _integer(0),
+    'lookahead_decay': _number(0, 1),
     'ema_decay': _number(0, 1, below=True),
-    'schedule': _one_of('cosine', 'one_cycle', 'step', 'constant'),
+    'schedule': _one_of('cosine', 'linear', 'one_cycle', 'step', 'constant'),
     'warmup_epochs': _number(0),
     'milestones': _fractions,
     'step_factor': _number(0, 1, above=True),
@@ -117,6 +124,22 @@ FIELDS: dict[str, Check] = {
 
 # These may change between two starts of one run: none of them alters a parameter or which epoch is the result.
 FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_epochs', 'log_every')
+
+# Fields that came after the first runs were made, with what those runs did: the values of configs/default.py.
+ADDED_FIELDS: dict[str, Any] = {
+    'bias_learning_rate': 0.0,
+    'head_learning_rate': 0.0,
+    'whitening_bias_epochs': 0.0,
+    'muon_momentum': 0.6,
+    'muon_steps': 3,
+    'lookahead_every': 0,
+    'lookahead_decay': 0.774,
+}
+
+
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config that a run folder or a checkpoint holds with all fields, also if it was made before one existed."""
+    return {**ADDED_FIELDS, **values}
 
 
 def validate(config: ConfigDict) -> dict[str, Any]:
@@ -145,7 +168,8 @@ def validate(config: ConfigDict) -> dict[str, Any]:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns one 'field: old -> new' for each field that defines a run and differs."""
+    """Returns one 'field: old -> new' for each field that defines a run and differs; `old` may be of an older version."""
+    old = {**{name: value for name, value in ADDED_FIELDS.items() if name in new}, **old}
     names = [name for name in {**old, **new} if name not in FREE_FIELDS]
     absent = object()
     return [

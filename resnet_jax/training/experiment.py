@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,9 +15,16 @@ import optax
 from resnet_jax import data
 from resnet_jax.errors import ConfigError
 from resnet_jax.models import create_model
-from resnet_jax.training import step
+from resnet_jax.models.whitening import whitening_kernel
+from resnet_jax.training import lookahead, step
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.state import TrainState, create_train_state
+
+WHITENING_IMAGES = 2000  # the first of the training images; airbench94_muon.py takes 5000, cifar10_speedrun.py 960
+
+
+def has_whitening(model: nn.Module) -> bool:
+    return getattr(model, 'whitening', False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +55,27 @@ class Experiment:
     def dtype(self) -> Any:
         return jnp.dtype(self.config['dtype'])
 
+    @functools.cached_property
+    def whitening_kernel(self) -> np.ndarray | None:
+        """The kernel that the first training images give, for a network with a whitening layer; else None."""
+        if not has_whitening(self.model):
+            return None
+        image = self.train.image[:WHITENING_IMAGES]
+        mean, std = np.array(self.dataset.mean, np.float32), np.array(self.dataset.std, np.float32)
+        return whitening_kernel((image.astype(np.float32) / 255 - mean) / std)
+
     def create_state(self) -> TrainState:
         """Returns the initial state."""
         config = self.config
-        return create_train_state(self.model, self.tx, self.dataset.image_shape, config['seed'], ema=config['ema_decay'] > 0)
+        return create_train_state(
+            self.model,
+            self.tx,
+            self.dataset.image_shape,
+            config['seed'],
+            ema=config['ema_decay'] > 0,
+            lookahead=config['lookahead_every'] > 0,
+            whitening_kernel=self.whitening_kernel,
+        )
 
     def describe_dataset(self) -> dict[str, Any]:
         """Returns what a checkpoint must know of the data set to be used without it."""
@@ -87,14 +112,22 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
     steps_per_epoch = len(train.label) // batch_size
     total_steps = steps_per_epoch * config['num_epochs']
     base = config['base_batch_size']
+    peak = config['learning_rate'] * (batch_size / base if base else 1.0)
     schedule = create_schedule(
         config['schedule'],
-        peak=config['learning_rate'] * (batch_size / base if base else 1.0),
+        peak=peak,
         total_steps=total_steps,
         warmup_steps=round(config['warmup_epochs'] * steps_per_epoch),
         milestones=config['milestones'],
         step_factor=config['step_factor'],
     )
+    bias_scale, head_scale = (
+        (config[f'{part}_learning_rate'] or config['learning_rate']) / config['learning_rate'] for part in ('bias', 'head')
+    )
+    whitening_bias_schedule = None
+    if has_whitening(model):
+        steps = math.ceil(config['whitening_bias_epochs'] * steps_per_epoch)
+        whitening_bias_schedule = optax.linear_schedule(peak * bias_scale if steps else 0.0, 0.0, max(steps, 1))
     tx = create_optimizer(
         config['optimizer'],
         schedule,
@@ -103,6 +136,11 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
         momentum=config['momentum'],
         nesterov=config['nesterov'],
         clip_norm=config['clip_norm'],
+        bias_scale=bias_scale,
+        head_scale=head_scale,
+        whitening_bias_schedule=whitening_bias_schedule,
+        muon_momentum=config['muon_momentum'],
+        muon_steps=config['muon_steps'],
     )
     return Experiment(config, dataset, train, validation, model, tx, schedule, steps_per_epoch, total_steps, accumulation)
 
@@ -169,6 +207,11 @@ def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.nda
 def parallel_train_steps(experiment: Experiment) -> Callable:
     """Returns the experiment's training step for all devices, many steps per call: see `step.train_steps`."""
     config, dataset = experiment.config, experiment.dataset
+    lookahead_fn = None
+    if every := config['lookahead_every']:
+        lookahead_fn = functools.partial(
+            lookahead.pull, every=every, decay=config['lookahead_decay'], total_steps=experiment.total_steps
+        )
     step_fn = functools.partial(
         step.train_step,
         model=experiment.model,
@@ -176,6 +219,7 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         accumulation=experiment.accumulation,
         ema_decay=config['ema_decay'],
         layer_norms=config['log_gradient_norms'],
+        lookahead_fn=lookahead_fn,
     )
     load_fn = functools.partial(
         step.load_batch,

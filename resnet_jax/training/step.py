@@ -31,6 +31,7 @@ def train_step(
     accumulation: int = 1,
     ema_decay: float = 0.0,
     layer_norms: bool = False,
+    lookahead_fn: Callable | None = None,
     axis_name: str | None = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's part of a batch; gradients, statistics and metrics are averaged over `axis_name`.
@@ -40,6 +41,7 @@ def train_step(
       accumulation: parts in which the gradient is computed; must divide `batch`. BatchNorm sees one part at a time.
       ema_decay: 0 for none. Early steps use the smaller (1 + step) / (10 + step), which forgets the initial parameters.
       layer_norms: also return 'layer_grad_norms'.
+      lookahead_fn: `lookahead.pull` but for step, fast and slow; None for no lookahead.
 
     Returns:
       The new state and float32 scalars 'loss', 'accuracy' (of the largest label) and 'grad_norm' (before clipping);
@@ -79,6 +81,10 @@ def train_step(
         loss, accuracy, grads, batch_stats = jax.lax.pmean((loss, accuracy, grads, batch_stats), axis_name)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    slow = state.lookahead
+    if lookahead_fn is not None:
+        fast, slow = lookahead_fn(state.step + 1, {'params': params, 'batch_stats': batch_stats}, slow)
+        params, batch_stats = fast['params'], fast['batch_stats']
     ema = state.ema
     if ema_decay:
         count = state.step.astype(jnp.float32)
@@ -86,9 +92,9 @@ def train_step(
         ema = jax.tree.map(lambda old, new: old + rate * (new - old), ema, {'params': params, 'batch_stats': batch_stats})
     metrics = {'loss': loss, 'accuracy': accuracy, 'grad_norm': optax.tree.norm(grads)}
     if layer_norms:
-        kernels = [leaf for leaf in jax.tree.leaves(grads) if leaf.ndim > 1]
-        metrics['layer_grad_norms'] = jnp.stack([jnp.linalg.norm(leaf.reshape(-1)) for leaf in kernels])
-    return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+        leaves = [leaf for leaf in jax.tree.leaves(grads) if leaf.ndim > 1]
+        metrics['layer_grad_norms'] = jnp.stack([jnp.linalg.norm(leaf.reshape(-1)) for leaf in leaves])
+    return TrainState(state.step + 1, params, batch_stats, opt_state, ema, slow), metrics
 
 
 def kernel_paths(params: Any) -> list[str]:

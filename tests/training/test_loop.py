@@ -15,7 +15,7 @@ import resnet_jax.data
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.training import checkpoint, experiment, loop, step
-from resnet_jax.training.config import validate
+from resnet_jax.training.config import ADDED_FIELDS, validate
 from resnet_jax.training.experiment import create_experiment, epoch_order
 from resnet_jax.training.loop import train_and_evaluate
 
@@ -292,6 +292,27 @@ def test_a_crash_after_the_last_checkpoint_only_lacks_the_result(whole, copy, mo
     monkeypatch.setattr(loop, 'parallel_train_steps', None)  # nothing is trained
     result = train_and_evaluate(config(), copy)
     assert_same_run(copy, result, whole.workdir, whole.result)
+
+
+def test_a_run_of_an_older_version_is_continued(whole, copy):
+    """Its config lacks the fields that came later."""
+
+    def forget(path, *keys):
+        content = json.loads(path.read_text())
+        values = content[keys[0]] if keys else content
+        for name in ADDED_FIELDS:
+            del values[name]
+        path.write_text(json.dumps(content))
+
+    forget(copy / 'config.json')
+    shutil.rmtree(copy / 'checkpoints' / '12')
+    last = copy / 'checkpoints' / '9'
+    forget(last / 'metadata.json', 'config')
+    (last / checkpoint._SUMS).write_text(checkpoint._sums_text(last))
+    result = train_and_evaluate(config(), copy)
+    assert_same_run(copy, result, whole.workdir, whole.result)
+    assert 'after iteration 9' in (copy / 'run.log').read_text()
+    assert json.loads((copy / 'config.json').read_text()) == validate(config())
 
 
 def test_a_finished_run_is_not_repeated(whole, monkeypatch):
