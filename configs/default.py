@@ -31,8 +31,12 @@ def get_config() -> ConfigDict:
     config.gradient_accumulation_steps = 1  # parts in which a batch is computed, to save memory
 
     # Augmentation and loss. 0 and False turn a thing off.
-    config.crop_padding = 4  # pixels of zeros on each side before a random crop
+    config.crop_padding = 4  # pixels added on each side before a random crop
+    config.crop_mode = 'zeros'  # what is added: zeros, or reflect, the image mirrored at its edges
     config.flip = True
+    config.alternating_flip = False  # flip each example at random in the first epoch, then by turns (arXiv:2404.00498)
+    config.brightness = 0.0  # a number up to this is added to the normalised image, or subtracted; a recipe to 94 % has 0.14
+    config.contrast = 0.0  # it is then multiplied by one from 1 - contrast to 1 + contrast; the same recipe has 0.13
     config.cutout_size = 0  # side, in pixels, of a square set to the mean (DeVries and Taylor 2017)
     config.mixup_alpha = 0.0  # Zhang et al. 2018
     config.label_smoothing = 0.0

@@ -89,7 +89,11 @@ FIELDS: dict[str, Check] = {
     'batch_size': _integer(1),
     'gradient_accumulation_steps': _integer(1),
     'crop_padding': _integer(0),
+    'crop_mode': _one_of('zeros', 'reflect'),
     'flip': _flag,
+    'alternating_flip': _flag,
+    'brightness': _number(0),
+    'contrast': _number(0, 1),
     'cutout_size': _integer(0),
     'mixup_alpha': _number(0),
     'label_smoothing': _number(0, 1, below=True),
@@ -138,6 +142,8 @@ def validate(config: ConfigDict) -> dict[str, Any]:
             f'the warm-up takes {values["warmup_epochs"]:g} epochs and the whole run {values["num_epochs"]}; '
             'lower warmup_epochs or raise num_epochs'
         )
+    if values['alternating_flip'] and not values['flip']:
+        raise ConfigError('alternating_flip is a way to flip, and flip is False; expected --config.flip=True with it')
     return json.loads(json.dumps(values))  # tuples become lists, as they are when config.json is read back
 
 

@@ -19,6 +19,20 @@ from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.state import TrainState, create_train_state
 
 
+# Fields that `step.load_batch` takes under their own names.
+AUGMENTATION = (
+    'crop_padding',
+    'crop_mode',
+    'flip',
+    'alternating_flip',
+    'brightness',
+    'contrast',
+    'cutout_size',
+    'mixup_alpha',
+    'label_smoothing',
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """What `create_experiment` makes of a config.
@@ -174,6 +188,7 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         mean=dataset.mean,
         std=dataset.std,
         dtype=experiment.dtype,
-        **{name: config[name] for name in ('label_smoothing', 'mixup_alpha', 'crop_padding', 'flip', 'cutout_size')},
+        steps_per_epoch=experiment.steps_per_epoch,
+        **{name: config[name] for name in AUGMENTATION},
     )
     return step.parallel_train_steps(step_fn, load_fn, config['seed'])

@@ -11,13 +11,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from resnet_jax.data.augment import augment, normalize
+from resnet_jax.data.augment import augment, mirrored_in_epoch, normalize
 from resnet_jax.training.state import TrainState
 
 AXIS = 'batch'
 
 # Streams of randomness. Each is folded into the seed's key before the step is, so that they never meet.
-_AUGMENT, _MIXUP, _DROPOUT = 1, 2, 3
+_AUGMENT, _MIXUP, _DROPOUT, _FLIP = 1, 2, 3, 4
 
 
 def train_step(
@@ -95,6 +95,8 @@ def load_batch(
     num_classes: int,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
+    alternating_flip: bool = False,
+    steps_per_epoch: int = 1,
     **augmentation: Any,
 ) -> dict[str, jax.Array]:
     """Gathers, augments and mixes this device's part of a batch, from the data set on the device.
@@ -106,6 +108,7 @@ def load_batch(
       images: uint8 `[n, height, width, channels]`; labels: int32 `[n]`: the whole training set.
       order: int32 `[batch_size]`: the examples of the global batch.
       positions: int32 `[batch]`: this device's places in it.
+      alternating_flip, steps_per_epoch: see `mirrored_in_epoch`; the epoch is `step // steps_per_epoch`.
       augmentation: see `augment`.
 
     Returns:
@@ -118,7 +121,10 @@ def load_batch(
         keys = jax.vmap(lambda position: jax.random.fold_in(augment_key, position))(positions)
         chosen = order[positions]
         label = optax.smooth_labels(jax.nn.one_hot(labels[chosen], num_classes), label_smoothing)
-        return {'image': augment(keys, images[chosen], **augmentation), 'label': label}
+        mirrored = None
+        if alternating_flip:
+            mirrored = mirrored_in_epoch(jax.random.fold_in(key, _FLIP), chosen, step // steps_per_epoch)
+        return {'image': augment(keys, images[chosen], mirrored=mirrored, **augmentation), 'label': label}
 
     batch = load(positions)
     if mixup_alpha:
