@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
 
     # Evaluation, checkpoints, log.
     config.eval_batch_size = 1000
+    config.test_views = 'none'  # average the logits over views of each image: mirror (2 views) | mirror_translate (6)
     config.eval_every_epochs = 1
     config.checkpoint_every_epochs = 1
     config.log_every = 250  # iterations

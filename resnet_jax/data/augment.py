@@ -1,9 +1,22 @@
-"""Augmentation inside the compiled step: pure functions of one image and a key, mapped over the batch with vmap."""
+"""Augmentation inside the compiled step: pure functions of one image and a key, mapped over the batch with vmap.
 
-from collections.abc import Sequence
+And test-time augmentation: `over_views`.
+"""
+
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.errors import ConfigError
+
+# For each choice of test_views (weight, pixels that the crop moves down and right); half of a weight is the mirrored view's.
+TEST_VIEWS = {
+    'none': (),
+    'mirror': ((1.0, 0),),
+    'mirror_translate': ((0.5, 0), (0.25, -1), (0.25, 1)),
+}
 
 
 def random_crop(key: jax.Array, image: jax.Array, padding: int, mode: str = 'zeros') -> jax.Array:
@@ -109,3 +122,36 @@ def augment(
         return cutout(cutout_key, image, cutout_size) if cutout_size else image
 
     return jax.vmap(one)(keys, images, mirrored)
+
+
+def over_views(logits_of: Callable[[jax.Array], jax.Array], images: jax.Array, test_views: str) -> jax.Array:
+    """Returns the logits of images, averaged over several views of each: test-time augmentation.
+
+    'none' is the images as they are. 'mirror' is the mean with the mirrored ones. 'mirror_translate' gives that a weight of
+    1/2 and the other half to the same two views of the image moved by a pixel along the diagonal, up and left or down and
+    right, after a reflecting pad: six views, as in github.com/KellerJordan/cifar10-airbench (Jordan, arXiv:2404.00498).
+
+    Args:
+      logits_of: from `[batch, height, width, channels]` to float32 `[batch, num_classes]`.
+      images: `[batch, height, width, channels]`, normalised.
+
+    Raises:
+      ConfigError: an unknown `test_views`.
+    """
+    if test_views not in TEST_VIEWS:
+        raise ConfigError(f'test_views is {test_views!r}; expected one of {", ".join(TEST_VIEWS)}')
+    if test_views == 'none':
+        return logits_of(images)
+    height, width = images.shape[1:3]
+    views, weights = [], []
+    for weight, shift in TEST_VIEWS[test_views]:
+        moved = images
+        if shift:
+            padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='reflect')
+            moved = padded[:, 1 + shift : 1 + shift + height, 1 + shift : 1 + shift + width]
+        views += [moved, moved[:, :, ::-1]]
+        weights += [weight / 2, weight / 2]
+    # One view after the other: the network is compiled once and needs no more memory than without views. The weighted sum is
+    # no matrix product, which a GPU would round to TF32.
+    logits = jax.lax.map(logits_of, jnp.stack(views))
+    return (np.array(weights, np.float32)[:, None, None] * logits).sum(0)

@@ -57,7 +57,17 @@ def write_results(found: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes results.json and results.csv, one line for each finished run, and returns their paths."""
     paths = [folder / 'results.json', folder / 'results.csv']
     paths[0].write_text(json.dumps(found, indent=1) + '\n')
-    columns: Sequence[str] = ('accuracy', 'loss', 'count', 'epoch', 'step', 'seconds', 'parameters', 'images_per_second')
+    columns: Sequence[str] = (
+        'accuracy',
+        'test_views',
+        'loss',
+        'count',
+        'epoch',
+        'step',
+        'seconds',
+        'parameters',
+        'images_per_second',
+    )
     with paths[1].open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['entry', 'seed', *columns])

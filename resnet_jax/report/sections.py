@@ -54,7 +54,8 @@ def study(results: Mapping[str, Any]) -> str:
             interval = f'{100 * found["low"]:.2f} to {100 * found["high"]:.2f} %, sd {100 * found["sd"]:.2f}'
         if compared:
             difference = f'{100 * compared["mean"]:+.2f}: {compared["verdict"]}'
-        mean = f'{100 * found["mean"]:.2f} % (n = {found["n"]})' if found else '-'
+        views = escape(''.join({_views(run): None for run in entry['runs'].values()}))
+        mean = f'{100 * found["mean"]:.2f} % (n = {found["n"]}){views}' if found else '-'
         rows.append([escape(name), entry['status'], mean, interval, difference])
     caption = (
         'Mean test accuracy over seeds with its 95 % t interval, and the difference to the baseline, seed by seed: better or '
@@ -64,13 +65,19 @@ def study(results: Mapping[str, Any]) -> str:
     return _section('study', 'Entries', caption, _table(header, rows, 'text'))
 
 
+def _views(found: Mapping[str, Any]) -> str:
+    """A mark on an accuracy that tells it from one without test-time augmentation; text, not HTML."""
+    views = found.get('test_views', 'none')
+    return '' if views == 'none' else f' (views averaged: {views})'
+
+
 def summary(runs: Runs) -> str:
     rows = []
     for run in runs:
         result = run.result
         accuracy, interval = '-', '-'
         if result:
-            accuracy = f'{100 * result["accuracy"]:.2f} %'
+            accuracy = f'{100 * result["accuracy"]:.2f} %{escape(_views(result))}'
             found = wilson_interval(round(result['accuracy'] * result['count']), result['count'])
             interval = f'{100 * (found.low or 0):.2f} to {100 * (found.high or 0):.2f} %'
         rows.append(
@@ -91,6 +98,11 @@ def summary(runs: Runs) -> str:
         'The interval (Wilson) is what the choice of test images leaves open about each trained network. What another seed '
         'would give is not in it. Time includes evaluation.'
     )
+    if any(map(_views, (run.result for run in runs))):
+        caption += (
+            ' Views averaged: the logits are the mean over several views of each test image, here and in every figure below '
+            'of that run; compare it only with the like.'
+        )
     return _section('summary', 'Summary', caption, _table(header, rows))
 
 
@@ -132,7 +144,8 @@ def curves(runs: Runs, charts: Charts) -> str:
                 seconds = {row['step']: row.get('seconds') for row in run.timing}
                 points = [[row['step'], scale * row[key], seconds.get(row['step'])] for row in rows]
                 if points:
-                    series.append({'run': run.name, 'part': split, 'dashed': split == 'train', 'points': points})
+                    part = split if split == 'train' else split + _views(run.config)
+                    series.append({'run': run.name, 'part': part, 'dashed': split == 'train', 'points': points})
         if series:
             charts[key] = {'series': series, 'x': 'iteration', 'y': label, 'label': f'{label} by iteration'}
             content += f'<h3>{label}</h3><div data-chart="{key}"></div>'

@@ -111,6 +111,7 @@ FIELDS: dict[str, Check] = {
     'milestones': _fractions,
     'step_factor': _number(0, 1, above=True),
     'eval_batch_size': _integer(1),
+    'test_views': _one_of('none', 'mirror', 'mirror_translate'),
     'eval_every_epochs': _integer(1),
     'checkpoint_every_epochs': _integer(1),
     'log_every': _integer(1),

@@ -18,7 +18,6 @@ from resnet_jax.training import step
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.state import TrainState, create_train_state
 
-
 # Fields that `step.load_batch` takes under their own names.
 AUGMENTATION = (
     'crop_padding',

@@ -35,8 +35,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     the epoch that is best on the test set. A run that is finished is not repeated.
 
     Returns:
-      What result.json holds: 'split', 'accuracy', 'loss', 'count', 'step', 'epoch', and 'ema_accuracy' and 'ema_loss' if the
-      config has an `ema_decay`.
+      What result.json holds: 'split', 'test_views' (what the logits were averaged over), 'accuracy', 'loss', 'count', 'step',
+      'epoch', and 'ema_accuracy' and 'ema_loss' if the config has an `ema_decay`.
 
     Raises:
       ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError: see `resnet_jax.errors`.
@@ -57,7 +57,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
 def _report(path: Path, result: Mapping[str, Any]) -> None:
     which = 'best on validation' if result['selected'] == 'validation' else 'the last'
     logger.info(
-        '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)',
+        '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)%s',
         result['split'].capitalize(),
         100 * result['accuracy'],
         round(result['accuracy'] * result['count']),
@@ -65,10 +65,15 @@ def _report(path: Path, result: Mapping[str, Any]) -> None:
         result['loss'],
         result['epoch'],
         which,
+        _averaged(result.get('test_views', 'none')),
     )
     if 'ema_accuracy' in result:
         logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
     logger.info('Files: %s', ', '.join(str(p) for p in sorted(path.iterdir()) if not p.name.startswith('.')))
+
+
+def _averaged(test_views: str) -> str:
+    return '' if test_views == 'none' else f', logits averaged over views ({test_views})'
 
 
 class _Run:
@@ -162,6 +167,7 @@ class _Run:
             dtype=self.experiment.dtype,
             batch_size=self.config['eval_batch_size'],
             num_classes=dataset.num_classes,
+            test_views=self.config['test_views'],
         )
 
     def _run_epochs(self) -> None:
@@ -275,12 +281,13 @@ class _Run:
             self.evaluation_seconds = time.monotonic() - before
             self._write_row(self.split, self.step, row)
             logger.info(
-                'Epoch %d: %s loss %.4f, accuracy %.2f %%%s',
+                'Epoch %d: %s loss %.4f, accuracy %.2f %%%s%s',
                 epoch,
                 self.split,
                 row['loss'],
                 100 * row['accuracy'],
                 f'; with averaged parameters {100 * row["ema_accuracy"]:.2f} %' if 'ema_accuracy' in row else '',
+                _averaged(config['test_views']),
             )
             accuracy = row['accuracy']
             if self.split == 'validation' and (self.best is None or accuracy > self.best['accuracy']):
@@ -299,6 +306,8 @@ class _Run:
             row.update(ema_loss=average['loss'], ema_accuracy=average['accuracy'])
         if not np.isfinite(list(row.values())).all():
             raise self._diverged(f'loss {row["loss"]:g} in the evaluation')
+        if self.config['test_views'] != 'none':
+            row['test_views'] = self.config['test_views']
         return row
 
     def _save(self) -> None:
@@ -343,6 +352,7 @@ class _Run:
         return {
             'split': 'test',
             'selected': selected,
+            'test_views': self.config['test_views'],
             'step': step,
             'epoch': step // self.experiment.steps_per_epoch,
             **row,
@@ -361,8 +371,10 @@ class _Run:
                 std=dataset.std,
                 dtype=self.experiment.dtype,
                 batch_size=self.config['eval_batch_size'],
+                test_views=self.config['test_views'],
             )
-            predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint)
+            answers = answer(dataset.test.image)
+            predictions = Predictions(answers, dataset.test.label, dataset.fingerprint, self.config['test_views'])
             write_record(self.folder.path, predictions, dataset, self.result_variables)
             self.folder.write_json('model.json', describe_model(self.experiment.model, height, channels))
         except OSError as error:  # the run has its result without them

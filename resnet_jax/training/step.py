@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from resnet_jax.data.augment import augment, mirrored_in_epoch, normalize
+from resnet_jax.data.augment import augment, mirrored_in_epoch, normalize, over_views
 from resnet_jax.training.state import TrainState
 
 AXIS = 'batch'
@@ -172,18 +172,22 @@ def train_steps(
     return jax.lax.fori_loop(start, start + count, body, (state, empty))
 
 
-def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> dict[str, jax.Array]:
+def eval_step(
+    variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, test_views: str = 'none'
+) -> dict[str, jax.Array]:
     """Sums over the examples of a batch whose mask is 1.
 
     Args:
       variables: 'params' and 'batch_stats'.
       batch: 'image' normalised, 'label' int32 `[batch]`, 'mask' float32 `[batch]`.
+      test_views: see `over_views`.
 
     Returns:
       'loss' (cross entropy, summed), float32 scalar, and 'confusion', int32 `[num_classes, num_classes]`: counts by label
       (row) and prediction (column).
     """
-    logits: Any = model.apply(variables, batch['image'], train=False)
+    apply: Any = functools.partial(model.apply, variables, train=False)
+    logits = over_views(apply, batch['image'], test_views)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
     classes = logits.shape[-1]
     actual = jax.nn.one_hot(batch['label'], classes) * batch['mask'][:, None]
@@ -252,12 +256,14 @@ def parallel_train_steps(step_fn: Callable, load_fn: Callable, seed: int) -> Cal
     return jax.pmap(run, axis_name=AXIS, in_axes=(None, 0, None, None, None, None), out_axes=None, donate_argnums=(0,))
 
 
-def parallel_eval_steps(model: nn.Module, mean, std, dtype, batch_size: int, num_classes: int) -> Callable:
+def parallel_eval_steps(
+    model: nn.Module, mean, std, dtype, batch_size: int, num_classes: int, test_views: str = 'none'
+) -> Callable:
     """`eval_steps` on all devices, for uint8 images."""
     run = functools.partial(
         eval_steps,
         batch_size=batch_size,
-        step_fn=functools.partial(eval_step, model=model),
+        step_fn=functools.partial(eval_step, model=model, test_views=test_views),
         load_fn=functools.partial(normalize, mean=mean, std=std, dtype=dtype),
         num_classes=num_classes,
     )

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.data.augment import augment, cutout, jitter, mirrored_in_epoch, normalize, random_crop, random_flip
+from resnet_jax.data.augment import augment, cutout, jitter, mirrored_in_epoch, normalize, over_views, random_crop, random_flip
+from resnet_jax.errors import ConfigError
 
 KEYS = jax.random.split(jax.random.key(0), 400)
 
@@ -218,3 +219,39 @@ def test_augment_returns_the_dtype_asked_for(dtype):
     run = functools.partial(augment, crop_padding=1, flip=True, cutout_size=1, dtype=dtype, mean=(0, 0), std=(1, 1))
     result = jax.eval_shape(run, KEYS[:2], np.stack([images()] * 2))
     assert result.dtype == dtype and result.shape == (2, 5, 6, 2)
+
+
+def logits_by_hand(image, weight, test_views):
+    """Of one image, view by view, with an explicit weight for each."""
+
+    def logits(view):
+        return np.tanh(view.reshape(-1) @ weight)  # not linear, else the mean of the views would do
+
+    def pair(view):
+        return (logits(view) + logits(view[:, ::-1])) / 2
+
+    if test_views == 'none':
+        return logits(image)
+    if test_views == 'mirror':
+        return pair(image)
+    height, width, _ = image.shape
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode='reflect')
+    up_left, down_right = padded[:height, :width], padded[2:, 2:]
+    return 0.5 * pair(image) + 0.25 * pair(up_left) + 0.25 * pair(down_right)
+
+
+@pytest.mark.parametrize('test_views', ['none', 'mirror', 'mirror_translate'])
+def test_logits_are_averaged_over_the_views_with_the_stated_weights(test_views):
+    rng = np.random.default_rng(0)
+    batch, weight = rng.normal(size=(7, 5, 6, 2)), rng.normal(size=(60, 3)) / 4
+    expected = [logits_by_hand(image, weight, test_views) for image in batch]
+    network = jnp.array(weight, jnp.float32)
+    run = jax.jit(lambda images: over_views(lambda view: jnp.tanh(view.reshape(len(view), -1) @ network), images, test_views))
+    result = run(jnp.array(batch, jnp.float32))
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_unknown_views_are_refused():
+    with pytest.raises(ConfigError, match="test_views is 'flip'; expected one of none, mirror, mirror_translate"):
+        over_views(lambda images: images, jnp.zeros((1, 2, 2, 1)), 'flip')

@@ -105,6 +105,19 @@ def test_figures_of_the_run_are_in_the_page(tmp_path):
     assert accuracy[0]['points'][1] == [4, pytest.approx(400 / 9), 12.0]
 
 
+def test_accuracies_with_averaged_views_are_marked(tmp_path):
+    folder = write_folder(tmp_path / 'run')
+    assert 'iews averaged' not in render([read_run(folder)], 'run')
+    for name in ('result', 'config'):
+        path = folder / f'{name}.json'
+        path.write_text(json.dumps({**json.loads(path.read_text()), 'test_views': 'mir<r>or'}))
+    page = render([read_run(folder)], 'run')
+    assert '60.00 % (views averaged: mir&lt;r&gt;or)' in page and 'Views averaged: the logits are the mean' in page
+    data = json.loads(page.split('id="data">')[1].split('</script>')[0])
+    parts = [series['part'] for series in data['charts']['accuracy']['series']]
+    assert parts == ['train', 'test (views averaged: mir<r>or)']
+
+
 def test_what_is_missing_or_damaged_is_left_out(tmp_path):
     folder = write_folder(tmp_path / 'run')
     for path in folder.iterdir():

@@ -11,7 +11,9 @@ from resnet_jax.report.runs import read_run
 @pytest.fixture
 def run(tmp_path):
     empty = read_run(tmp_path)
-    return lambda accuracy: dataclasses.replace(empty, result={'accuracy': accuracy, 'count': 100} if accuracy else {})
+    return lambda accuracy: dataclasses.replace(
+        empty, result={'accuracy': accuracy, 'count': 100, 'test_views': 'mirror'} if accuracy else {}
+    )
 
 
 def test_means_over_seeds_and_no_winner_inside_the_noise(run, tmp_path):
@@ -35,4 +37,6 @@ def test_means_over_seeds_and_no_winner_inside_the_noise(run, tmp_path):
     paths = write_results(found, tmp_path)
     assert json.loads(paths[0].read_text(), parse_constant=pytest.fail) == json.loads(json.dumps(found))
     with paths[1].open() as file:
-        assert [row['entry'] for row in csv.DictReader(file)] == ['base'] * 3 + ['up'] * 3 + ['noise'] * 3 + ['single']
+        lines = list(csv.DictReader(file))
+        assert {row['test_views'] for row in lines} == {'mirror'}
+        assert [row['entry'] for row in lines] == ['base'] * 3 + ['up'] * 3 + ['noise'] * 3 + ['single']

@@ -87,6 +87,7 @@ def test_missing_field():
         ('flip', 'yes', 'True or False'),
         ('crop_mode', 'mirror', 'one of zeros, reflect'),
         ('brightness', -0.1, 'a number of at least 0'),
+        ('test_views', 'mirrors', r"one of none, mirror, mirror_translate \(did you mean 'mirror'\?\)"),
         ('contrast', 1.5, 'a number of at least 0 and at most 1'),
         ('dataset', '', 'a name'),
         ('model', 3, 'a name'),

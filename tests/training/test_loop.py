@@ -365,7 +365,7 @@ def test_with_validation_the_first_best_epoch_is_the_result_and_its_checkpoint_i
     result = train_and_evaluate(config(), tmp_path)
     assert {**result, 'seconds': 0} == {
         'split': 'test', 'selected': 'validation', 'step': 6, 'epoch': 2, 'loss': 1.0, 'accuracy': 0.1, 'count': TEST,
-        'ema_loss': 1.0, 'ema_accuracy': 0.0, 'seconds': 0,
+        'test_views': 'none', 'ema_loss': 1.0, 'ema_accuracy': 0.0, 'seconds': 0,
     }  # fmt: skip
     assert checkpoint.steps(tmp_path / 'checkpoints') == [6, 9, 12]
     assert [size for size, _ in asked] == 8 * [VALIDATION] + 2 * [TEST]
