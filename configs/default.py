@@ -41,6 +41,13 @@ def get_config() -> ConfigDict:
     config.mixup_alpha = 0.0  # Zhang et al. 2018
     config.label_smoothing = 0.0
 
+    # Selection: a small network, trained beside the main one by the same optimizer, chooses what that trains on. The loss and
+    # the accuracy that are logged are then those of the chosen examples; proxy_loss is the small network's, of all.
+    config.proxy_model = ''  # its name; '' for none
+    config.proxy_model_kwargs = ConfigDict()
+    config.selected_fraction = 0.5  # of each device's part of a batch: the examples with the largest loss under the proxy
+    config.proxy_update_every = 1  # steps between two updates of the proxy, which trains on the same examples
+
     # Optimizer.
     config.optimizer = 'sgd'  # sgd | adam | adamw; for the last two set learning_rate to about 1e-3
     config.learning_rate = 0.1  # the peak, at a batch of base_batch_size; it grows in proportion to the batch size

@@ -22,7 +22,7 @@ class Subject:
     """A config's network and optimizer in PyTorch; one copy for each variant that is asked for."""
 
     def __init__(self, config: Mapping[str, Any], device: str, compiled: bool):
-        for field, plain in (('gradient_accumulation_steps', 1), ('ema_decay', 0), ('test_views', 'none')):
+        for field, plain in (('gradient_accumulation_steps', 1), ('ema_decay', 0), ('test_views', 'none'), ('proxy_model', '')):
             if config[field] != plain:
                 raise ConfigError(f'the PyTorch peer has no {field}; expected --config.{field}={plain}')
         if config['optimizer'] not in _OPTIMIZERS:

@@ -30,6 +30,8 @@ def plot_training(workdir: Path) -> Path:
             views = next(
                 (f', views averaged ({r["test_views"]})' for r in rows if r['split'] == split and 'test_views' in r), ''
             )
+            share = next((r['selected_fraction'] for r in rows if r['split'] == split and 'selected_fraction' in r), 1)
+            selected = f', hardest {100 * share:g} %' if share < 1 else ''
             for values, style, suffix in ((points, '-', ''), (averaged, '--', ', averaged')):
                 if values:
                     axis.plot(
@@ -38,7 +40,7 @@ def plot_training(workdir: Path) -> Path:
                         marker=marker,
                         markersize=3,
                         color=_COLOURS[split],
-                        label=split + suffix + views,
+                        label=split + suffix + views + selected,
                     )
         axis.set(xlabel='iteration', ylabel=label)
         axis.grid(alpha=0.3)

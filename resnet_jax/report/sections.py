@@ -71,6 +71,12 @@ def _views(found: Mapping[str, Any]) -> str:
     return '' if views == 'none' else f' (views averaged: {views})'
 
 
+def _selected(config: Mapping[str, Any]) -> str:
+    """What the loss in training is of, unless of all examples."""
+    share = config.get('selected_fraction')
+    return f' (hardest {100 * share:g} %)' if config.get('proxy_model') and isinstance(share, int | float) else ''
+
+
 def summary(runs: Runs) -> str:
     rows = []
     for run in runs:
@@ -144,7 +150,7 @@ def curves(runs: Runs, charts: Charts) -> str:
                 seconds = {row['step']: row.get('seconds') for row in run.timing}
                 points = [[row['step'], scale * row[key], seconds.get(row['step'])] for row in rows]
                 if points:
-                    part = split if split == 'train' else split + _views(run.config)
+                    part = split + (_selected(run.config) if split == 'train' else _views(run.config))
                     series.append({'run': run.name, 'part': part, 'dashed': split == 'train', 'points': points})
         if series:
             charts[key] = {'series': series, 'x': 'iteration', 'y': label, 'label': f'{label} by iteration'}

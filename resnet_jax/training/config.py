@@ -51,6 +51,10 @@ def _text(value):
     return None if isinstance(value, str) and value else 'a name'
 
 
+def _optional_name(value):
+    return None if isinstance(value, str) else "a name, or '' for none"
+
+
 def _path(value):
     return None if isinstance(value, str) else "a path, or '' for none"
 
@@ -97,6 +101,10 @@ FIELDS: dict[str, Check] = {
     'cutout_size': _integer(0),
     'mixup_alpha': _number(0),
     'label_smoothing': _number(0, 1, below=True),
+    'proxy_model': _optional_name,
+    'proxy_model_kwargs': _mapping,
+    'selected_fraction': _number(0, 1, above=True),
+    'proxy_update_every': _integer(1),
     'optimizer': _one_of('sgd', 'adam', 'adamw'),
     'learning_rate': _number(0, above=True),
     'base_batch_size': _integer(0),

@@ -16,6 +16,7 @@ from resnet_jax.errors import ConfigError
 from resnet_jax.models import create_model
 from resnet_jax.training import step
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
+from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState, create_train_state
 
 # Fields that `step.load_batch` takes under their own names.
@@ -42,7 +43,8 @@ class Experiment:
       train: the part trained on; `validation`: the part held out, or None.
       model, tx, schedule: the network, the optimizer and its learning rate by step.
       steps_per_epoch, total_steps: an epoch drops the examples that do not fill a batch.
-      accumulation: parts into which a device divides its part of a batch.
+      accumulation: parts into which a device divides its part of a batch, or of what is selected of it.
+      proxy: the network that selects examples and its optimizer, or None.
     """
 
     config: Mapping[str, Any]
@@ -55,6 +57,13 @@ class Experiment:
     steps_per_epoch: int
     total_steps: int
     accumulation: int
+    proxy: tuple[nn.Module, optax.GradientTransformation] | None = None
+
+    @property
+    def selected_count(self) -> int:
+        """How many examples of its part of a batch a device trains on; all, without a proxy."""
+        size = self.config['batch_size'] // jax.device_count()
+        return select_count(size, self.config['selected_fraction'], self.accumulation) if self.proxy else size
 
     @property
     def dtype(self) -> Any:
@@ -63,7 +72,9 @@ class Experiment:
     def create_state(self) -> TrainState:
         """Returns the initial state."""
         config = self.config
-        return create_train_state(self.model, self.tx, self.dataset.image_shape, config['seed'], ema=config['ema_decay'] > 0)
+        return create_train_state(
+            self.model, self.tx, self.dataset.image_shape, config['seed'], ema=config['ema_decay'] > 0, proxy=self.proxy
+        )
 
     def describe_dataset(self) -> dict[str, Any]:
         """Returns what a checkpoint must know of the data set to be used without it."""
@@ -90,6 +101,7 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
     check_batch_size(config['batch_size'], jax.device_count(), config['gradient_accumulation_steps'], examples=2**31)
     dataset = data.load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
     model = build_model(config, dataset.num_classes)
+    proxy_model = build_model(config, dataset.num_classes, 'proxy_') if config['proxy_model'] else None
     train, validation = dataset.train, None
     if config['validation_size']:
         train, validation = data.hold_out(train, config['validation_size'], config['seed'])
@@ -107,29 +119,39 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
         milestones=config['milestones'],
         step_factor=config['step_factor'],
     )
-    tx = create_optimizer(
-        config['optimizer'],
-        schedule,
-        weight_decay=config['weight_decay'],
-        decay_norm_and_bias=config['decay_norm_and_bias'],
-        momentum=config['momentum'],
-        nesterov=config['nesterov'],
-        clip_norm=config['clip_norm'],
+
+    def optimizer(every: int = 1) -> optax.GradientTransformation:
+        """For a network that is updated at each `every`-th step: its learning rate is that of the step of the run."""
+        return create_optimizer(
+            config['optimizer'],
+            schedule if every == 1 else lambda count: schedule(every * count),
+            weight_decay=config['weight_decay'],
+            decay_norm_and_bias=config['decay_norm_and_bias'],
+            momentum=config['momentum'],
+            nesterov=config['nesterov'],
+            clip_norm=config['clip_norm'],
+        )
+
+    proxy = None
+    if proxy_model:
+        select_count(batch_size // jax.device_count(), config['selected_fraction'], accumulation)
+        proxy = proxy_model, optimizer(config['proxy_update_every'])
+    return Experiment(
+        config, dataset, train, validation, model, optimizer(), schedule, steps_per_epoch, total_steps, accumulation, proxy
     )
-    return Experiment(config, dataset, train, validation, model, tx, schedule, steps_per_epoch, total_steps, accumulation)
 
 
-def build_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:
-    """Returns the config's network.
+def build_model(config: Mapping[str, Any], num_classes: int, prefix: str = '') -> nn.Module:
+    """Returns the config's network; with the prefix 'proxy_' its proxy.
 
     Raises:
       ConfigError: see `create_model`; or `model_kwargs` holds what another field says.
     """
-    name, kwargs = config['model'], config['model_kwargs']
-    elsewhere = {'name': 'model', 'num_classes': 'dataset', 'dtype': 'dtype', 'axis_name': 'cross_device_batch_norm'}
+    name, kwargs = config[f'{prefix}model'], config[f'{prefix}model_kwargs']
+    elsewhere = {'name': f'{prefix}model', 'num_classes': 'dataset', 'dtype': 'dtype', 'axis_name': 'cross_device_batch_norm'}
     for field in kwargs:
         if field in elsewhere:
-            raise ConfigError(f'model_kwargs has {field}; remove it, expected it from config.{elsewhere[field]} alone')
+            raise ConfigError(f'{prefix}model_kwargs has {field}; remove it, expected it from config.{elsewhere[field]} alone')
     model = create_model(name, num_classes=num_classes, dtype=jnp.dtype(config['dtype']), **kwargs)
     if not config['cross_device_batch_norm']:
         return model
@@ -160,6 +182,23 @@ def check_batch_size(batch_size: int, devices: int, accumulation: int, examples:
         )
 
 
+def select_count(size: int, fraction: float, accumulation: int) -> int:
+    """Returns how many of the `size` examples of a device's part of a batch the main network trains on.
+
+    Raises:
+      ConfigError: they do not divide into the accumulation steps; names the nearest fractions that do.
+    """
+    count = max(1, round(fraction * size))
+    if count % accumulation:
+        below = count // accumulation * accumulation
+        nearest = [f'{n / size:g}' for n in (below, below + accumulation) if 0 < n <= size]
+        raise ConfigError(
+            f'selected_fraction {fraction:g} selects {count} of the {size} examples on a device, which do not divide over '
+            f'{accumulation} accumulation steps; expected --config.selected_fraction={" or ".join(nearest)}'
+        )
+    return count
+
+
 def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
     """Returns int32 `[steps_per_epoch, batch_size]`: the examples of each batch of an epoch, a function of seed and epoch.
 
@@ -174,12 +213,22 @@ def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.nda
 def parallel_train_steps(experiment: Experiment) -> Callable:
     """Returns the experiment's training step for all devices, many steps per call: see `step.train_steps`."""
     config, dataset = experiment.config, experiment.dataset
+    select_fn = None
+    if experiment.proxy:
+        select_fn = functools.partial(
+            select_hardest,
+            model=experiment.proxy[0],
+            tx=experiment.proxy[1],
+            count=experiment.selected_count,
+            update_every=config['proxy_update_every'],
+        )
     step_fn = functools.partial(
         step.train_step,
         model=experiment.model,
         tx=experiment.tx,
         accumulation=experiment.accumulation,
         ema_decay=config['ema_decay'],
+        select_fn=select_fn,
     )
     load_fn = functools.partial(
         step.load_batch,

@@ -89,6 +89,8 @@ class _Run:
         self.evaluation: dict[str, Any] = {}  # the latest row of the split evaluated during training
         self.evaluation_seconds = 0.0
         self.saved_step = -1
+        selects = f' (of the hardest {100 * self.config["selected_fraction"]:g} % of each batch)'
+        self.selects = selects if experiment.proxy else ''  # what loss and accuracy in training are of
         self.bar = console.ProgressBar(experiment.total_steps, self.config['model'])
 
     def train(self) -> dict[str, Any]:
@@ -142,6 +144,15 @@ class _Run:
     def _describe(self) -> None:
         experiment, config = self.experiment, self.config
         parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+        if experiment.proxy:
+            logger.info(
+                '%s, %s parameters, selects what %s trains on: %d of %d images on each device',
+                config['proxy_model'],
+                f'{sum(x.size for x in jax.tree.leaves(self.state.proxy["params"])):,}',
+                config['model'],
+                experiment.selected_count,
+                config['batch_size'] // jax.device_count(),
+            )
         held_out = f', {len(experiment.validation.label):,} held out' if experiment.validation else ''
         logger.info(
             '%s, %s parameters, %s; %s: %s training images%s; %d epochs of %d iterations, batch %d; %s',
@@ -208,27 +219,31 @@ class _Run:
             values = {name: float(metrics[name][i]) for name in metrics}
             self.step += 1
             if not np.isfinite(list(values.values())).all():
-                raise self._diverged(f'loss {values["loss"]:g}, gradient norm {values["grad_norm"]:g}')
+                proxy = f', proxy loss {values["proxy_loss"]:g}' if self.selects else ''
+                raise self._diverged(f'loss {values["loss"]:g}, gradient norm {values["grad_norm"]:g}{proxy}')
             self.pending.append(values)
             if self.step % self.config['log_every'] == 0 or self.step == self.experiment.total_steps:
                 learning_rate = self._learning_rate()
                 means = {name: float(np.mean([step[name] for step in self.pending])) for name in values}
                 self.pending = []
                 row = {**means, 'learning_rate': learning_rate}
+                if self.selects:
+                    row['selected_fraction'] = self.config['selected_fraction']
                 self._write_row('train', self.step, row, images_per_second=self._images_per_second())
                 logger.info(
-                    'Iteration %d of %d, loss %.4f, accuracy %.2f %%, learning rate %.3g, %.0f images/s, %s left',
+                    'Iteration %d of %d, loss %.4f, accuracy %.2f %%%s, learning rate %.3g, %.0f images/s, %s left',
                     self.step,
                     self.experiment.total_steps,
                     means['loss'],
                     100 * means['accuracy'],
+                    self.selects,
                     learning_rate,
                     self._images_per_second(),
                     console.duration(self._seconds_left()),
                 )
         self.bar.update(
             self.step,
-            f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %  '
+            f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %{self.selects}  '
             f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left())} left',
         )
 

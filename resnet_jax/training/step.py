@@ -29,6 +29,7 @@ def train_step(
     tx: optax.GradientTransformation,
     accumulation: int = 1,
     ema_decay: float = 0.0,
+    select_fn: Callable | None = None,
     axis_name: str | None = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's part of a batch; gradients, statistics and metrics are averaged over `axis_name`.
@@ -36,11 +37,18 @@ def train_step(
     Args:
       batch: 'image' `[batch, height, width, channels]`, normalised; 'label' float32 `[batch, num_classes]`, rows sum to 1.
       accumulation: parts in which the gradient is computed; must divide `batch`. BatchNorm sees one part at a time.
+      select_fn: `selection.select_hardest` with its options; None to train on the whole batch.
       ema_decay: 0 for none. Early steps use the smaller (1 + step) / (10 + step), which forgets the initial parameters.
 
     Returns:
       The new state and float32 scalars 'loss', 'accuracy' (of the largest label) and 'grad_norm' (before clipping).
+      With `select_fn` they are of the selected examples, and 'proxy_loss' is the proxy's, of the whole batch.
     """
+    proxy, proxy_metrics = state.proxy, {}
+    if select_fn is not None:
+        proxy_key = jax.random.fold_in(dropout_key, 2**31 - 1)  # the parts of a batch have 0, 1, ...
+        batch, proxy, proxy_loss = select_fn(proxy, state.step, batch, proxy_key, axis_name=axis_name)
+        proxy_metrics = {'proxy_loss': proxy_loss}
 
     def loss_fn(params, batch_stats, part, key):
         logits, updates = model.apply(
@@ -80,8 +88,8 @@ def train_step(
         count = state.step.astype(jnp.float32)
         rate = 1.0 - jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
         ema = jax.tree.map(lambda old, new: old + rate * (new - old), ema, {'params': params, 'batch_stats': batch_stats})
-    metrics = {'loss': loss, 'accuracy': accuracy, 'grad_norm': optax.tree.norm(grads)}
-    return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+    metrics = {'loss': loss, 'accuracy': accuracy, 'grad_norm': optax.tree.norm(grads), **proxy_metrics}
+    return TrainState(state.step + 1, params, batch_stats, opt_state, ema, proxy=proxy), metrics
 
 
 def load_batch(
@@ -168,7 +176,8 @@ def train_steps(
         state, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
         return state, {name: values.at[i].set(new[name]) for name, values in metrics.items()}
 
-    empty = {name: jnp.zeros(order.shape[0]) for name in ('loss', 'accuracy', 'grad_norm')}
+    names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
+    empty = {name: jnp.zeros(order.shape[0]) for name in names}
     return jax.lax.fori_loop(start, start + count, body, (state, empty))
 
 

@@ -199,7 +199,13 @@ def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
     step_fn, load_fn, seed = parallel_train_steps(experiment)
     assert seed == 17
     assert step_fn.func is step.train_step
-    assert step_fn.keywords == {'model': experiment.model, 'tx': experiment.tx, 'accumulation': 2, 'ema_decay': 0.9}
+    assert step_fn.keywords == {
+        'model': experiment.model,
+        'tx': experiment.tx,
+        'accumulation': 2,
+        'ema_decay': 0.9,
+        'select_fn': None,
+    }
     assert load_fn.func is step.load_batch
     data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16, 'steps_per_epoch': 3}
     assert load_fn.keywords == {**options, **data}
