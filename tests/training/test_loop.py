@@ -177,6 +177,9 @@ def test_what_a_run_leaves(whole):
     assert json.loads((whole.workdir / 'result.json').read_text()) == whole.result
     assert json.loads((whole.workdir / 'config.json').read_text()) == validate(config())
     assert (whole.workdir / 'plots' / 'training.png').stat().st_size > 1000
+    first, last = (state_at(whole.workdir, step).proxy for step in (9, 12))
+    assert first.keys() == {'params', 'batch_stats', 'opt_state'}
+    assert not np.array_equal(first['params']['fc']['kernel'], last['params']['fc']['kernel'])
     for path in (whole.workdir / 'checkpoints').iterdir():
         checkpoint.verify(path)
         metadata = checkpoint.read_metadata(path)
