@@ -32,11 +32,22 @@ def get_config() -> ConfigDict:
     config.gradient_accumulation_steps = 1  # parts in which a batch is computed, to save memory
 
     # Augmentation and loss. 0 and False turn a thing off.
-    config.crop_padding = 4  # pixels of zeros on each side before a random crop
+    config.crop_padding = 4  # pixels added on each side before a random crop
+    config.crop_mode = 'zeros'  # what is added: zeros, or reflect, the image mirrored at its edges
     config.flip = True
+    config.alternating_flip = False  # flip each example at random in the first epoch, then by turns (arXiv:2404.00498)
+    config.brightness = 0.0  # a number up to this is added to the normalised image, or subtracted; a recipe to 94 % has 0.14
+    config.contrast = 0.0  # it is then multiplied by one from 1 - contrast to 1 + contrast; the same recipe has 0.13
     config.cutout_size = 0  # side, in pixels, of a square set to the mean (DeVries and Taylor 2017)
     config.mixup_alpha = 0.0  # Zhang et al. 2018
     config.label_smoothing = 0.0
+
+    # Selection: a small network, trained beside the main one by the same optimizer, chooses what that trains on. The loss and
+    # the accuracy that are logged are then those of the chosen examples; proxy_loss is the small network's, of all.
+    config.proxy_model = ''  # its name; '' for none
+    config.proxy_model_kwargs = ConfigDict()
+    config.selected_fraction = 0.5  # of each device's part of a batch: the examples with the largest loss under the proxy
+    config.proxy_update_every = 1  # steps between two updates of the proxy, which trains on the same examples
 
     # Optimizer.
     config.optimizer = 'sgd'  # sgd | adam | adamw | muon; for adam and adamw set learning_rate to about 1e-3
@@ -64,6 +75,7 @@ def get_config() -> ConfigDict:
 
     # Evaluation, checkpoints, log.
     config.eval_batch_size = 1000
+    config.test_views = 'none'  # average the logits over views of each image: mirror (2 views) | mirror_translate (6)
     config.eval_every_epochs = 1
     config.eval_every_steps = 0  # evaluate after every so many iterations instead; 0: as eval_every_epochs says
     config.checkpoint_every_epochs = 1

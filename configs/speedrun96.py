@@ -23,8 +23,15 @@ def get_config():
     config.base_batch_size = 1024
 
     config.crop_padding = 4
+    config.crop_mode = 'reflect'
+    config.alternating_flip = True
     config.cutout_size = 12
     config.label_smoothing = 0.2
+
+    config.proxy_model = 'speedrun96'
+    config.proxy_model_kwargs = {'widths': (32, 64, 64), 'depth': 2}
+    config.selected_fraction = 0.5
+    config.proxy_update_every = 4
 
     # The source gives 9 and 0.012 for 1024 examples without momentum, whose effect is 1 + 1 / (1 - momentum), and adds up
     # the loss of the half of a batch that is trained on; here it is averaged.
@@ -40,6 +47,7 @@ def get_config():
     config.schedule = 'linear'
     config.warmup_epochs = 4.5
 
+    config.test_views = 'mirror_translate'
     config.eval_batch_size = 2000
     config.eval_every_epochs = 5
     config.checkpoint_every_epochs = 5

@@ -25,11 +25,16 @@ _SGD = {
 }
 
 
+# The usual augmentation, and one view of each test image.
+_AUGMENTATION = {'crop_padding': 4, 'crop_mode': 'zeros', 'alternating_flip': False, 'brightness': 0.0, 'contrast': 0.0}
+_PLAIN = {**_SGD, **_AUGMENTATION, 'label_smoothing': 0.0, 'test_views': 'none'}
+
+
 def get_study():
     return {
         'baseline': 'plain',
         'entries': {
-            'plain': {'config': 'speedrun_cpu', 'overrides': {**_SGD, 'crop_padding': 4, 'label_smoothing': 0.0}},
+            'plain': {'config': 'speedrun_cpu', 'overrides': _PLAIN},
             'resnet20': {'config': 'resnet20', 'overrides': {'num_epochs': 3, 'warmup_epochs': 1.0}},
             'sgd': {'config': 'speedrun_cpu', 'overrides': _SGD},
             'speedrun': {'config': 'speedrun_cpu'},

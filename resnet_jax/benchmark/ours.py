@@ -40,6 +40,7 @@ class Subject:
             dtype=experiment.dtype,
             batch_size=config['eval_batch_size'],
             num_classes=dataset.num_classes,
+            test_views=config['test_views'],
         )
 
     def _count_event(self, event: str, **_: Any) -> None:

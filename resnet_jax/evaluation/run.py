@@ -35,6 +35,11 @@ class TrainedRun:
     step: int
     dataset: dict[str, Any]
 
+    @property
+    def test_views(self) -> str:
+        """What the run averaged the logits over in its evaluation; `predict` does not."""
+        return self.config.get('test_views', 'none')  # of a run made before there was a choice
+
     def probabilities(self, images: jax.Array) -> jax.Array:
         """`predict` of one batch as a traceable function: from uint8 images, normalisation included, to probabilities."""
         inputs = normalize(images, self.dataset['mean'], self.dataset['std'], jnp.dtype(self.config['dtype']))

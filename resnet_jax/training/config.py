@@ -51,6 +51,10 @@ def _text(value):
     return None if isinstance(value, str) and value else 'a name'
 
 
+def _optional_name(value):
+    return None if isinstance(value, str) else "a name, or '' for none"
+
+
 def _path(value):
     return None if isinstance(value, str) else "a path, or '' for none"
 
@@ -90,10 +94,18 @@ FIELDS: dict[str, Check] = {
     'batch_size': _integer(1),
     'gradient_accumulation_steps': _integer(1),
     'crop_padding': _integer(0),
+    'crop_mode': _one_of('zeros', 'reflect'),
     'flip': _flag,
+    'alternating_flip': _flag,
+    'brightness': _number(0),
+    'contrast': _number(0, 1),
     'cutout_size': _integer(0),
     'mixup_alpha': _number(0),
     'label_smoothing': _number(0, 1, below=True),
+    'proxy_model': _optional_name,
+    'proxy_model_kwargs': _mapping,
+    'selected_fraction': _number(0, 1, above=True),
+    'proxy_update_every': _integer(1),
     'optimizer': _one_of('sgd', 'adam', 'adamw', 'muon'),
     'learning_rate': _number(0, above=True),
     'base_batch_size': _integer(0),
@@ -115,6 +127,7 @@ FIELDS: dict[str, Check] = {
     'milestones': _fractions,
     'step_factor': _number(0, 1, above=True),
     'eval_batch_size': _integer(1),
+    'test_views': _one_of('none', 'mirror', 'mirror_translate'),
     'eval_every_epochs': _integer(1),
     'eval_every_steps': _integer(0),
     'checkpoint_every_epochs': _integer(1),
@@ -164,6 +177,8 @@ def validate(config: ConfigDict) -> dict[str, Any]:
             f'the warm-up takes {values["warmup_epochs"]:g} epochs and the whole run {values["num_epochs"]}; '
             'lower warmup_epochs or raise num_epochs'
         )
+    if values['alternating_flip'] and not values['flip']:
+        raise ConfigError('alternating_flip is a way to flip, and flip is False; expected --config.flip=True with it')
     return json.loads(json.dumps(values))  # tuples become lists, as they are when config.json is read back
 
 

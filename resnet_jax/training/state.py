@@ -12,6 +12,8 @@ import optax
 
 from resnet_jax.models.whitening import LAYER as WHITENING
 
+_PROXY = 5  # a stream of randomness beside those of step.py
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -24,6 +26,7 @@ class TrainState:
       opt_state: the optimizer's.
       ema: {'params', 'batch_stats'} averaged over the steps, or {} if the config has no `ema_decay`.
       lookahead: {'params', 'batch_stats'}, the slow weights of `lookahead.pull`, or {} if the config has no `lookahead_every`.
+      proxy: {'params', 'batch_stats', 'opt_state'} of the network that selects examples, or {} if the config has none.
     """
 
     step: jax.Array
@@ -32,6 +35,7 @@ class TrainState:
     opt_state: optax.OptState
     ema: Any
     lookahead: Any = flax.struct.field(default_factory=dict)
+    proxy: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -48,6 +52,7 @@ def create_train_state(
     ema: bool = False,
     lookahead: bool = False,
     whitening_kernel: np.ndarray | None = None,
+    proxy: tuple[nn.Module, optax.GradientTransformation] | None = None,
 ) -> TrainState:
     """Initialises parameters, statistics and optimizer, as a function of the seed and the whitening kernel alone.
 
@@ -56,18 +61,29 @@ def create_train_state(
       ema: also keep an exponential moving average, which starts as a copy.
       lookahead: also keep slow weights, which start as a copy.
       whitening_kernel: for a network with a whitening layer, what `whitening_kernel` gives.
+      proxy: network and optimizer of the proxy, if there is one.
     """
 
     @jax.jit
     def create(kernel):
-        variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32), train=False)
-        params, batch_stats = variables['params'], variables.get('batch_stats', {})
-        if kernel is not None:
-            params = {**params, WHITENING: {**params[WHITENING], 'kernel': kernel}}
+        def init(network, key):
+            variables = network.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+            params = variables['params']
+            if WHITENING in params and kernel is not None:
+                params = {**params, WHITENING: {**params[WHITENING], 'kernel': kernel}}
+            return params, variables.get('batch_stats', {})
+
+        key = jax.random.key(seed)
+        params, batch_stats = init(model, key)
 
         def copy(wanted):
             return jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if wanted else {}
 
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), copy(ema), copy(lookahead))
+        small = {}
+        if proxy:
+            small['params'], small['batch_stats'] = init(proxy[0], jax.random.fold_in(key, _PROXY))
+            small['opt_state'] = proxy[1].init(small['params'])
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, batch_stats, tx.init(params), copy(ema), copy(lookahead), small)
 
     return create(whitening_kernel)

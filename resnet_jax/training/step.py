@@ -12,13 +12,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet_jax import kernels
-from resnet_jax.data.augment import augment, normalize
+from resnet_jax.data.augment import augment, mirrored_in_epoch, normalize, over_views
 from resnet_jax.training.state import TrainState
 
 AXIS = 'batch'
 
 # Streams of randomness. Each is folded into the seed's key before the step is, so that they never meet.
-_AUGMENT, _MIXUP, _DROPOUT = 1, 2, 3
+_AUGMENT, _MIXUP, _DROPOUT, _FLIP = 1, 2, 3, 4
 
 
 def train_step(
@@ -32,6 +32,7 @@ def train_step(
     ema_decay: float = 0.0,
     layer_norms: bool = False,
     lookahead_fn: Callable | None = None,
+    select_fn: Callable | None = None,
     axis_name: str | None = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's part of a batch; gradients, statistics and metrics are averaged over `axis_name`.
@@ -39,6 +40,7 @@ def train_step(
     Args:
       batch: 'image' `[batch, height, width, channels]`, normalised; 'label' float32 `[batch, num_classes]`, rows sum to 1.
       accumulation: parts in which the gradient is computed; must divide `batch`. BatchNorm sees one part at a time.
+      select_fn: `selection.select_hardest` with its options; None to train on the whole batch.
       ema_decay: 0 for none. Early steps use the smaller (1 + step) / (10 + step), which forgets the initial parameters.
       layer_norms: also return 'layer_grad_norms'.
       lookahead_fn: `lookahead.pull` but for step, fast and slow; None for no lookahead.
@@ -46,7 +48,13 @@ def train_step(
     Returns:
       The new state and float32 scalars 'loss', 'accuracy' (of the largest label) and 'grad_norm' (before clipping);
       'layer_grad_norms', float32 `[kernels]`, are the parts of the last in the order of `kernel_paths`.
+      With `select_fn` they are of the selected examples, and 'proxy_loss' is the proxy's, of the whole batch.
     """
+    proxy, proxy_metrics = state.proxy, {}
+    if select_fn is not None:
+        proxy_key = jax.random.fold_in(dropout_key, 2**31 - 1)  # the parts of a batch have 0, 1, ...
+        batch, proxy, proxy_loss = select_fn(proxy, state.step, batch, proxy_key, axis_name=axis_name)
+        proxy_metrics = {'proxy_loss': proxy_loss}
 
     def loss_fn(params, batch_stats, part, key):
         logits, updates = model.apply(
@@ -90,11 +98,11 @@ def train_step(
         count = state.step.astype(jnp.float32)
         rate = 1.0 - jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
         ema = jax.tree.map(lambda old, new: old + rate * (new - old), ema, {'params': params, 'batch_stats': batch_stats})
-    metrics = {'loss': loss, 'accuracy': accuracy, 'grad_norm': optax.tree.norm(grads)}
+    metrics = {'loss': loss, 'accuracy': accuracy, 'grad_norm': optax.tree.norm(grads), **proxy_metrics}
     if layer_norms:
         leaves = [leaf for leaf in jax.tree.leaves(grads) if leaf.ndim > 1]
         metrics['layer_grad_norms'] = jnp.stack([jnp.linalg.norm(leaf.reshape(-1)) for leaf in leaves])
-    return TrainState(state.step + 1, params, batch_stats, opt_state, ema, slow), metrics
+    return TrainState(state.step + 1, params, batch_stats, opt_state, ema, slow, proxy), metrics
 
 
 def kernel_paths(params: Any) -> list[str]:
@@ -114,6 +122,8 @@ def load_batch(
     num_classes: int,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
+    alternating_flip: bool = False,
+    steps_per_epoch: int = 1,
     **augmentation: Any,
 ) -> dict[str, jax.Array]:
     """Gathers, augments and mixes this device's part of a batch, from the data set on the device.
@@ -125,6 +135,7 @@ def load_batch(
       images: uint8 `[n, height, width, channels]`; labels: int32 `[n]`: the whole training set.
       order: int32 `[batch_size]`: the examples of the global batch.
       positions: int32 `[batch]`: this device's places in it.
+      alternating_flip, steps_per_epoch: see `mirrored_in_epoch`; the epoch is `step // steps_per_epoch`.
       augmentation: see `augment`.
 
     Returns:
@@ -137,7 +148,10 @@ def load_batch(
         keys = jax.vmap(lambda position: jax.random.fold_in(augment_key, position))(positions)
         chosen = order[positions]
         label = optax.smooth_labels(jax.nn.one_hot(labels[chosen], num_classes), label_smoothing)
-        return {'image': augment(keys, images[chosen], **augmentation), 'label': label}
+        mirrored = None
+        if alternating_flip:
+            mirrored = mirrored_in_epoch(jax.random.fold_in(key, _FLIP), chosen, step // steps_per_epoch)
+        return {'image': augment(keys, images[chosen], mirrored=mirrored, **augmentation), 'label': label}
 
     batch = load(positions)
     if mixup_alpha:
@@ -184,24 +198,29 @@ def train_steps(
         state, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
         return state, {name: values.at[i].set(new[name]) for name, values in metrics.items()}
 
-    empty = {name: jnp.zeros(order.shape[0]) for name in ('loss', 'accuracy', 'grad_norm')}
+    names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
+    empty = {name: jnp.zeros(order.shape[0]) for name in names}
     if layer_norms:
         empty['layer_grad_norms'] = jnp.zeros((order.shape[0], len(kernel_paths(state.params))))
     return jax.lax.fori_loop(start, start + count, body, (state, empty))
 
 
-def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> dict[str, jax.Array]:
+def eval_step(
+    variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, test_views: str = 'none'
+) -> dict[str, jax.Array]:
     """Sums over the examples of a batch whose mask is 1.
 
     Args:
       variables: 'params' and 'batch_stats'.
       batch: 'image' normalised, 'label' int32 `[batch]`, 'mask' float32 `[batch]`.
+      test_views: see `over_views`.
 
     Returns:
       'loss' (cross entropy, summed), float32 scalar, and 'confusion', int32 `[num_classes, num_classes]`: counts by label
       (row) and prediction (column).
     """
-    logits: Any = model.apply(variables, batch['image'], train=False)
+    apply: Any = functools.partial(model.apply, variables, train=False)
+    logits = over_views(apply, batch['image'], test_views)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
     classes = logits.shape[-1]
     actual = jax.nn.one_hot(batch['label'], classes) * batch['mask'][:, None]
@@ -272,12 +291,14 @@ def parallel_train_steps(step_fn: Callable, load_fn: Callable, seed: int, *, lay
     )
 
 
-def parallel_eval_steps(model: nn.Module, mean, std, dtype, batch_size: int, num_classes: int) -> Callable:
+def parallel_eval_steps(
+    model: nn.Module, mean, std, dtype, batch_size: int, num_classes: int, test_views: str = 'none'
+) -> Callable:
     """`eval_steps` on all devices, for uint8 images."""
     run = functools.partial(
         eval_steps,
         batch_size=batch_size,
-        step_fn=functools.partial(eval_step, model=model),
+        step_fn=functools.partial(eval_step, model=model, test_views=test_views),
         load_fn=functools.partial(normalize, mean=mean, std=std, dtype=dtype),
         num_classes=num_classes,
     )

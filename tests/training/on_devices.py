@@ -21,7 +21,18 @@ from resnet_jax.training.step import (
 )
 
 STEPS, BATCH_SIZE, SEED = 4, 16, 5
-AUGMENTATION = {'crop_padding': 1, 'flip': True, 'cutout_size': 2, 'mixup_alpha': 0.5, 'label_smoothing': 0.1}
+AUGMENTATION = {
+    'crop_padding': 1,
+    'crop_mode': 'reflect',
+    'flip': True,
+    'alternating_flip': True,
+    'steps_per_epoch': 2,
+    'brightness': 0.2,
+    'contrast': 0.2,
+    'cutout_size': 2,
+    'mixup_alpha': 0.5,
+    'label_smoothing': 0.1,
+}
 BATCH_NORM = create_model('resnet8', num_classes=3, stage_sizes=(1,), num_filters=4, axis_name=AXIS)
 
 

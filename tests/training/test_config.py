@@ -86,6 +86,13 @@ def test_missing_field():
         ('step_factor', 1.5, 'a number above 0 and at most 1'),
         ('flip', 1, 'True or False'),
         ('flip', 'yes', 'True or False'),
+        ('crop_mode', 'mirror', 'one of zeros, reflect'),
+        ('brightness', -0.1, 'a number of at least 0'),
+        ('proxy_model', None, "a name, or '' for none"),
+        ('selected_fraction', 0, 'a number above 0 and at most 1'),
+        ('proxy_update_every', 0, 'an integer of at least 1'),
+        ('test_views', 'mirrors', r"one of none, mirror, mirror_translate \(did you mean 'mirror'\?\)"),
+        ('contrast', 1.5, 'a number of at least 0 and at most 1'),
         ('dataset', '', 'a name'),
         ('model', 3, 'a name'),
         ('data_dir', None, "a path, or '' for none"),
@@ -118,6 +125,12 @@ def test_wrong_values(name, value, expected):
 def test_model_kwargs_must_fit_into_config_json(value):
     with pytest.raises(ConfigError, match=r"config field 'model_kwargs' .*; expected numbers, strings"):
         validate(changed(model_kwargs=value))
+
+
+def test_alternating_flip_needs_flip():
+    validate(changed(alternating_flip=True))
+    with pytest.raises(ConfigError, match=r'^alternating_flip .*expected --config.flip=True'):
+        validate(changed(alternating_flip=True, flip=False))
 
 
 def test_boundaries_are_allowed():

@@ -205,7 +205,8 @@ def test_a_part_of_the_training_set_is_the_same_for_every_seed_and_as_many_of_ea
 
 def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
     monkeypatch.setattr(step, 'parallel_train_steps', lambda *args, **kwargs: (*args, kwargs))
-    options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': False, 'cutout_size': 5}
+    options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': True, 'cutout_size': 5}
+    options |= {'crop_mode': 'reflect', 'alternating_flip': True, 'brightness': 0.14, 'contrast': 0.13}
     options_of_step = {'accumulation': 2, 'ema_decay': 0.9, 'layer_norms': True}
     experiment = create(
         **options, log_gradient_norms=True, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16', seed=17
@@ -213,10 +214,10 @@ def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
     step_fn, load_fn, seed, more = parallel_train_steps(experiment)
     assert seed == 17 and more == {'layer_norms': True}
     assert step_fn.func is step.train_step
-    expected = {'model': experiment.model, 'tx': experiment.tx, 'lookahead_fn': None, **options_of_step}
+    expected = {'model': experiment.model, 'tx': experiment.tx, 'lookahead_fn': None, 'select_fn': None, **options_of_step}
     assert step_fn.keywords == expected
     assert load_fn.func is step.load_batch
-    data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16}
+    data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16, 'steps_per_epoch': 3}
     assert load_fn.keywords == {**options, **data}
 
 
