@@ -1,9 +1,9 @@
 """CIFAR-10 in eight epochs (network speedrun94, 1.97 M parameters): the recipe of the 94 % speed records.
 
 A frozen whitening stem, Muon on the 3x3 kernels, Nesterov SGD with rates of their own on biases and head, a linear decay to
-zero, label smoothing, flips by turns, logits averaged over six views. The network and its depth are those of KellerJordan/cifar10-airbench (airbench94_muon.py); the numbers
-those of hiverge/cifar10-speedrun (cifar10_speedrun.py), but 8 epochs for 7.59, GELU for SiLU, all kernels renormalised at
-each step, and all test images seen in all views.
+zero, label smoothing, flips by turns, logits averaged over six views. The network and its depth are those of
+KellerJordan/cifar10-airbench (airbench94_muon.py); the numbers those of hiverge/cifar10-speedrun (cifar10_speedrun.py), but
+8 epochs for 7.59, GELU for SiLU, all kernels renormalised at each step, and all test images seen in all views.
 
 Command:  python bin/train.py --config=configs/speedrun94.py
 Expected: not yet run here on a GPU. The sources report 94.01 % on CIFAR-10's own images (airbench94_muon.py: mean of 200

@@ -140,6 +140,15 @@ FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_
 
 # Fields that came after the first runs were made, with what those runs did: the values of configs/default.py.
 ADDED_FIELDS: dict[str, Any] = {
+    'train_size': 0,
+    'crop_mode': 'zeros',
+    'alternating_flip': False,
+    'brightness': 0.0,
+    'contrast': 0.0,
+    'proxy_model': '',
+    'proxy_model_kwargs': {},
+    'selected_fraction': 0.5,
+    'proxy_update_every': 1,
     'bias_learning_rate': 0.0,
     'head_learning_rate': 0.0,
     'whitening_bias_epochs': 0.0,
@@ -147,6 +156,9 @@ ADDED_FIELDS: dict[str, Any] = {
     'muon_steps': 3,
     'lookahead_every': 0,
     'lookahead_decay': 0.774,
+    'test_views': 'none',
+    'eval_every_steps': 0,
+    'log_gradient_norms': False,
 }
 
 

@@ -222,7 +222,7 @@ def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
 
 
 def test_lookahead_gets_what_the_config_says(monkeypatch):
-    monkeypatch.setattr(step, 'parallel_train_steps', lambda *args: args)
+    monkeypatch.setattr(step, 'parallel_train_steps', lambda *args, **kwargs: args)
     experiment = create(lookahead_every=3, lookahead_decay=0.5)
     lookahead_fn = parallel_train_steps(experiment)[0].keywords['lookahead_fn']
     assert lookahead_fn.func is pull
