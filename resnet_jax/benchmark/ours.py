@@ -13,7 +13,7 @@ from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.models.introspection import layers
 from resnet_jax.training.experiment import create_experiment, epoch_order, parallel_train_steps
 from resnet_jax.training.run_folder import environment
-from resnet_jax.training.step import compile_parallel, device_positions, replicate
+from resnet_jax.training.step import compile_parallel, device_positions, replicate, seed_key
 
 
 class Subject:
@@ -29,7 +29,7 @@ class Subject:
         self._state = replicate(experiment.create_state())
         data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
         order = epoch_order(config['seed'], 0, len(experiment.train.label), config['batch_size'])
-        self._arguments = (device_positions(config['batch_size']), data, replicate(order))
+        self._arguments = (device_positions(config['batch_size']), data, replicate(order), seed_key(config['seed']))
         self._per_epoch = len(order)
         self._train: Any = None
         self._evaluator = Evaluator(

@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -34,6 +36,18 @@ def log_to_console(stream: str = 'stdout') -> None:
     package.propagate = False
     if jax.process_index() == 0 and not any(isinstance(h, _ConsoleHandler) for h in package.handlers):
         package.addHandler(_ConsoleHandler(stream))
+
+
+_IMPORTED = time.monotonic()
+
+
+def seconds_since_start() -> float:
+    """Returns for how long this process has existed; where the system does not say, since this module was imported."""
+    try:
+        ticks = int(Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19])  # field 22 of proc(5), since boot
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf('SC_CLK_TCK')
+    except (OSError, AttributeError):
+        return time.monotonic() - _IMPORTED
 
 
 def duration(seconds: float) -> str:

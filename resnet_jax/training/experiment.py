@@ -176,4 +176,4 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         dtype=experiment.dtype,
         **{name: config[name] for name in ('label_smoothing', 'mixup_alpha', 'crop_padding', 'flip', 'cutout_size')},
     )
-    return step.parallel_train_steps(step_fn, load_fn, config['seed'])
+    return step.parallel_train_steps(step_fn, load_fn)

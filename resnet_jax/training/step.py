@@ -134,10 +134,10 @@ def train_steps(
     positions: jax.Array,
     data: dict[str, jax.Array],
     order: jax.Array,
+    key: jax.Array,
     start: jax.Array,
     count: jax.Array,
     *,
-    seed: int,
     step_fn: Callable,
     load_fn: Callable,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -147,12 +147,13 @@ def train_steps(
       positions: int32 `[batch]`: this device's places in the global batch.
       data: 'image' and 'label': the whole training set.
       order: int32 `[steps_per_epoch, batch_size]`: the examples of each step of this epoch.
+      key: of the run, as `seed_key` returns it; an argument, so that the compiled program serves for every seed.
       start, count: int32 scalars. They are traced, so that one compiled program serves for any number of steps.
 
     Returns:
       The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count`.
     """
-    key = jax.random.key(seed)
+    key = jax.random.wrap_key_data(key)
 
     def body(i, carry):
         state, metrics = carry
@@ -231,6 +232,11 @@ def device_positions(batch_size: int) -> np.ndarray:
     return rows[first : first + jax.local_device_count()]
 
 
+def seed_key(seed: int) -> np.ndarray:
+    """Returns uint32 `[2]`: the data of a run's key, from which all of its randomness on the device follows."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
+
+
 def compile_parallel(run: Any, *arguments: Any) -> Callable:
     """Compiles what `parallel_train_steps` or `parallel_eval_steps` returned, for arguments like these.
 
@@ -240,10 +246,11 @@ def compile_parallel(run: Any, *arguments: Any) -> Callable:
     return run.lower(*arguments).compile() if jax.process_count() == 1 else run
 
 
-def parallel_train_steps(step_fn: Callable, load_fn: Callable, seed: int) -> Callable:
+def parallel_train_steps(step_fn: Callable, load_fn: Callable) -> Callable:
     """`train_steps` on all devices: takes and returns an un-stacked, replicated state and gives its memory away."""
-    run = functools.partial(train_steps, seed=seed, step_fn=step_fn, load_fn=load_fn)
-    return jax.pmap(run, axis_name=AXIS, in_axes=(None, 0, None, None, None, None), out_axes=None, donate_argnums=(0,))
+    run = functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn)
+    in_axes = (None, 0, None, None, None, None, None)
+    return jax.pmap(run, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=(0,))
 
 
 def parallel_eval_steps(model: nn.Module, mean, std, dtype, batch_size: int, num_classes: int) -> Callable:

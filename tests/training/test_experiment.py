@@ -194,9 +194,8 @@ def test_values_that_do_not_go_together(overrides, message):
 def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
     monkeypatch.setattr(step, 'parallel_train_steps', lambda *args: args)
     options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': False, 'cutout_size': 5}
-    experiment = create(**options, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16', seed=17)
-    step_fn, load_fn, seed = parallel_train_steps(experiment)
-    assert seed == 17
+    experiment = create(**options, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16')
+    step_fn, load_fn = parallel_train_steps(experiment)
     assert step_fn.func is step.train_step
     assert step_fn.keywords == {'model': experiment.model, 'tx': experiment.tx, 'accumulation': 2, 'ema_decay': 0.9}
     assert load_fn.func is step.load_batch
