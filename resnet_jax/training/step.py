@@ -161,10 +161,15 @@ def train_steps(
         # Dropout alone differs from device to device: its mask belongs to the device's part of the batch.
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
         state, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
-        return state, {name: values.at[i].set(new[name]) for name, values in metrics.items()}
+        return state, {name: _put(values, new[name], i) for name, values in metrics.items()}
 
     empty = {name: jnp.zeros(order.shape[0]) for name in ('loss', 'accuracy', 'grad_norm')}
     return jax.lax.fori_loop(start, start + count, body, (state, empty))
+
+
+def _put(values: jax.Array, value: jax.Array, i: jax.Array) -> jax.Array:
+    """`values.at[i].set(value)`, which would be a scatter."""
+    return jax.lax.dynamic_update_index_in_dim(values, value, i, 0)
 
 
 def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> dict[str, jax.Array]:
@@ -212,7 +217,7 @@ def eval_steps(
         chosen = jnp.minimum(example, size - 1)
         batch = {'image': load_fn(data['image'][chosen]), 'label': data['label'][chosen]}
         sums = step_fn(variables, {**batch, 'mask': (example < size).astype(jnp.float32)})
-        return losses.at[i].set(sums['loss']), confusion + sums['confusion']
+        return _put(losses, sums['loss'], i), confusion + sums['confusion']
 
     empty = (jnp.zeros(-(-size // batch_size)), jnp.zeros((num_classes, num_classes), jnp.int32))
     losses, confusion = jax.lax.psum(jax.lax.fori_loop(start, start + count, body, empty), AXIS)

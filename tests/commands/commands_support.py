@@ -20,7 +20,7 @@ TINY = (
 
 
 def command(*arguments, devices=1, **environment):
-    """Returns the arguments of subprocess.run for `python bin/<arguments>` with so many CPU devices; None removes a variable."""
+    """Returns the arguments of subprocess.run for `python bin/<arguments>` with so many CPU devices; None unsets a variable."""
     script, *rest = map(str, arguments)
     changed = {**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices), 'PYTHONUNBUFFERED': '1', **environment}
     return {
