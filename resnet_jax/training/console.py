@@ -99,12 +99,15 @@ class Pace:
         return agree(1 if not self.per_step else max(1, min(remaining, int(self._seconds / self.per_step))))
 
     def measured(self, steps: int, seconds: float) -> None:
-        """Takes note of a dispatch; recent ones count most."""
+        """Takes note of a dispatch; recent ones count most, and one that took less than half the time per step alone.
+
+        So what only the first dispatch has to do, which takes a GPU a second, is forgotten with the second dispatch.
+        """
         if self._compiles:
             self._compiles = False
             return
         new = max(seconds / steps, 1e-9)
-        self.per_step = new if not self.per_step else 0.8 * self.per_step + 0.2 * new
+        self.per_step = new if not self.per_step or new < self.per_step / 2 else 0.8 * self.per_step + 0.2 * new
 
 
 def agree(number: int) -> int:
