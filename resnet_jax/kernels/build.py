@@ -15,6 +15,8 @@ from pathlib import Path
 
 import jax
 
+from resnet_jax.cache_folder import cache_dir
+
 logger = logging.getLogger(__name__)
 
 NAMES = ('conv', 'kernel_gradient', 'winograd', 'winograd_kernel_gradient')
@@ -43,11 +45,6 @@ class Library:
         return f'resnet_jax_{name}_{self._key}'
 
 
-def cache_folder() -> Path:
-    """Returns where compiled kernels are kept: resnet_jax/kernels in the user's cache folder."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'resnet_jax' / 'kernels'
-
-
 @functools.cache
 def library() -> Library | None:
     """Returns the kernels, compiled if need be (about 2 seconds); None, and a warning, where that is not possible."""
@@ -64,8 +61,8 @@ def _build() -> Library:
     texts = [source.read_bytes() for source in sources]
     key = _hash(*texts, jax.lib.__version__.encode(), ' '.join([*compiler, *_FLAGS]).encode(), _processor())[:16]
     try:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = cache_dir() / 'kernels'
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies there is run: nobody else may write it
         kept = folder / f'{key}.so'
         if _intact(kept):
             return Library(kept, key)

@@ -296,4 +296,4 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         steps_per_epoch=experiment.steps_per_epoch,
         **{name: config[name] for name in AUGMENTATION},
     )
-    return step.parallel_train_steps(step_fn, load_fn, config['seed'], layer_norms=config['log_gradient_norms'])
+    return step.parallel_train_steps(step_fn, load_fn, layer_norms=config['log_gradient_norms'])

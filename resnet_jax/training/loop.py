@@ -22,7 +22,7 @@ from resnet_jax.training.experiment import Experiment, create_experiment, epoch_
 from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
 from resnet_jax.training.run_folder import RunFolder, environment
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import compile_parallel, device_positions, kernel_paths, replicate
+from resnet_jax.training.step import compile_parallel, device_positions, kernel_paths, replicate, seed_key
 from resnet_jax.training.stop import StopSignal
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class _Run:
         per_epoch, batch_size = experiment.steps_per_epoch, config['batch_size']
         if self.step == experiment.total_steps:
             return
-        positions = device_positions(batch_size)
+        positions, key = device_positions(batch_size), seed_key(config['seed'])
         data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
         compiled, epoch, dispatches = None, None, 0
         with self.bar:
@@ -196,13 +196,20 @@ class _Run:
                 if epoch != self.step // per_epoch:
                     epoch = self.step // per_epoch
                     order = replicate(epoch_order(config['seed'], epoch, len(experiment.train.label), batch_size))
-                arguments = (self.state, positions, data, order)
+                arguments = (self.state, positions, data, order, key)
                 if compiled is None:
+                    before = time.monotonic()
                     compiled = compile_parallel(parallel_train_steps(experiment), *arguments, np.int32(0), np.int32(0))
                     unit = jax.device_count() * experiment.accumulation
                     self.memory['scratch_bytes'] = check_fits(compiled, batch_size, unit)
                     if self.folder.primary:
                         self.folder.write_json('memory.json', self.memory)
+                    logger.info(
+                        'Iteration %d starts %.1f s after the process; compiling it, or reading it compiled, took %.1f s.',
+                        self.step + 1,
+                        console.seconds_since_start(),
+                        time.monotonic() - before,
+                    )
                 count, before = self.pace.size(self._steps_to_evaluation(per_epoch - start)), time.monotonic()
                 self.state, metrics = compiled(*arguments, np.int32(start), np.int32(count))
                 metrics = jax.device_get(metrics)  # waits for the device

@@ -167,10 +167,10 @@ def train_steps(
     positions: jax.Array,
     data: dict[str, jax.Array],
     order: jax.Array,
+    key: jax.Array,
     start: jax.Array,
     count: jax.Array,
     *,
-    seed: int,
     step_fn: Callable,
     load_fn: Callable,
     layer_norms: bool = False,
@@ -181,6 +181,7 @@ def train_steps(
       positions: int32 `[batch]`: this device's places in the global batch.
       data: 'image' and 'label': the whole training set.
       order: int32 `[steps_per_epoch, batch_size]`: the examples of each step of this epoch.
+      key: of the run, as `seed_key` returns it; an argument, so that the compiled program serves for every seed.
       start, count: int32 scalars. They are traced, so that one compiled program serves for any number of steps.
       layer_norms: `step_fn` returns 'layer_grad_norms' too.
 
@@ -188,7 +189,7 @@ def train_steps(
       The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count`;
       'layer_grad_norms' is `[steps_per_epoch, kernels]`.
     """
-    key = jax.random.key(seed)
+    key = jax.random.wrap_key_data(key)
 
     def body(i, carry):
         state, metrics = carry
@@ -196,13 +197,18 @@ def train_steps(
         # Dropout alone differs from device to device: its mask belongs to the device's part of the batch.
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
         state, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
-        return state, {name: values.at[i].set(new[name]) for name, values in metrics.items()}
+        return state, {name: _put(values, new[name], i) for name, values in metrics.items()}
 
     names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
     empty = {name: jnp.zeros(order.shape[0]) for name in names}
     if layer_norms:
         empty['layer_grad_norms'] = jnp.zeros((order.shape[0], len(kernel_paths(state.params))))
     return jax.lax.fori_loop(start, start + count, body, (state, empty))
+
+
+def _put(values: jax.Array, value: jax.Array, i: jax.Array) -> jax.Array:
+    """`values.at[i].set(value)`, which would be a scatter."""
+    return jax.lax.dynamic_update_index_in_dim(values, value, i, 0)
 
 
 def eval_step(
@@ -254,7 +260,7 @@ def eval_steps(
         chosen = jnp.minimum(example, size - 1)
         batch = {'image': load_fn(data['image'][chosen]), 'label': data['label'][chosen]}
         sums = step_fn(variables, {**batch, 'mask': (example < size).astype(jnp.float32)})
-        return losses.at[i].set(sums['loss']), confusion + sums['confusion']
+        return _put(losses, sums['loss'], i), confusion + sums['confusion']
 
     empty = (jnp.zeros(-(-size // batch_size)), jnp.zeros((num_classes, num_classes), jnp.int32))
     losses, confusion = jax.lax.psum(jax.lax.fori_loop(start, start + count, body, empty), AXIS)
@@ -274,6 +280,11 @@ def device_positions(batch_size: int) -> np.ndarray:
     return rows[first : first + jax.local_device_count()]
 
 
+def seed_key(seed: int) -> np.ndarray:
+    """Returns uint32 `[2]`: the data of a run's key, from which all of its randomness on the device follows."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
+
+
 def compile_parallel(run: Any, *arguments: Any) -> Callable:
     """Compiles what `parallel_train_steps` or `parallel_eval_steps` returned, for arguments like these.
 
@@ -283,12 +294,11 @@ def compile_parallel(run: Any, *arguments: Any) -> Callable:
     return run.lower(*arguments).compile() if jax.process_count() == 1 else run
 
 
-def parallel_train_steps(step_fn: Callable, load_fn: Callable, seed: int, *, layer_norms: bool = False) -> Callable:
+def parallel_train_steps(step_fn: Callable, load_fn: Callable, *, layer_norms: bool = False) -> Callable:
     """`train_steps` on all devices: takes and returns an un-stacked, replicated state and gives its memory away."""
-    run = functools.partial(train_steps, seed=seed, step_fn=step_fn, load_fn=load_fn, layer_norms=layer_norms)
-    return jax.pmap(
-        kernels.enabled()(run), axis_name=AXIS, in_axes=(None, 0, None, None, None, None), out_axes=None, donate_argnums=(0,)
-    )
+    run = kernels.enabled()(functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, layer_norms=layer_norms))
+    in_axes = (None, 0, None, None, None, None, None)
+    return jax.pmap(run, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=(0,))
 
 
 def parallel_eval_steps(

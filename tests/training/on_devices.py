@@ -17,6 +17,7 @@ from resnet_jax.training.step import (
     load_batch,
     parallel_train_steps,
     replicate,
+    seed_key,
     train_step,
 )
 
@@ -46,7 +47,7 @@ def set_up(model, step_fn=train_step, **loading):
     order = replicate(np.arange(STEPS * BATCH_SIZE, dtype=np.int32).reshape(STEPS, BATCH_SIZE)[:, ::-1])
     step_fn = functools.partial(step_fn, model=model, tx=tx, ema_decay=0.15)
     load_fn = functools.partial(load_batch, num_classes=3, mean=(0.3,), std=(0.2,), **loading)
-    return state, (device_positions(BATCH_SIZE), data, order), parallel_train_steps(step_fn, load_fn, SEED)
+    return state, (device_positions(BATCH_SIZE), data, order, seed_key(SEED)), parallel_train_steps(step_fn, load_fn)
 
 
 def results():
