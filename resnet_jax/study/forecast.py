@@ -46,7 +46,8 @@ def measure(config: Mapping[str, Any], seconds: float = 3.0) -> float:
     subject = Subject(on_random_data(config))
     subject.compile('train')
     subject.train(1)
-    times, start = [], time.monotonic()
+    times: list[float] = []
+    start = time.monotonic()
     while len(times) < 5 or time.monotonic() - start < seconds:
         times.append(subject.train(1))
     return config['batch_size'] / median(times)
