@@ -11,7 +11,7 @@ class _BatchNorm(nn.BatchNorm2d):
 
     def __init__(self, num_features: int, keep: float):
         super().__init__(num_features, eps=1e-12, momentum=1 - keep)
-        self.weight = None
+        self.register_parameter('weight', None)
 
 
 class _Group(nn.Module):
