@@ -87,9 +87,7 @@ def test_a_run_that_takes_too_long_is_ended(programs, tmp_path):
 
 def suite(tmp_path, speedruns, seconds=60.0):
     path, said = tmp_path / 'gpu.json', []
-    result = gpu_suite.gpu_suite(
-        str(path), CONFIG, speedruns, seconds=seconds, effort=Effort(2, 0.1), progress=said.append
-    )
+    result = gpu_suite.gpu_suite(str(path), CONFIG, speedruns, seconds=seconds, effort=Effort(2, 0.1), progress=said.append)
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
     return result['parts'], said
 

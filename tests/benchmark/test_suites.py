@@ -85,7 +85,7 @@ def test_other_shapes_are_refused(text):
 
 
 PROGRAM = """
-  %cudnn-conv.1 = (bf16[512,32,32,64]{3,2,1,0}, u8[0]{0}) custom-call(%a, %b), custom_call_target="__cudnn$convForward", config={}
+  %cudnn-conv.1 = (bf16[512,32,32,64]{3,2,1,0}, u8[0]{0}) custom-call(%a, %b), custom_call_target="__cudnn$convForward"
   ROOT %while.5 = (s32[], f32[3]{0}) while(%t), condition=%c, body=%b
   %c2 = f32[1,2]{1,0} convolution(%x, %y), window={size=3x3}
   %s = f32[] scatter(%a, %b, %c), to_apply=%x
