@@ -17,6 +17,7 @@ _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes
 _COORDINATOR = flags.DEFINE_string('coordinator_address', None, 'host:port of process 0, where none of these is found.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator_address.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator_address.')
+_TIMEOUT = flags.DEFINE_integer('initialization_timeout', 300, 'Seconds that processes wait for each other at the start.', 1)
 
 
 def main(arguments):
@@ -27,12 +28,9 @@ def main(arguments):
     if (_NUM_PROCESSES.value is not None or _PROCESS_ID.value is not None) and not _COORDINATOR.value:
         raise ConfigError('--num_processes and --process_id need --coordinator_address=HOST:PORT of process 0')
     if _DISTRIBUTED.value or _COORDINATOR.value:
-        import jax
+        from resnet_jax.training import processes
 
-        try:
-            jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        except ValueError as error:
-            raise ConfigError(f'--distributed: {error} Give --coordinator_address, --num_processes and --process_id.') from None
+        processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value)
     from resnet_jax.training.loop import train_and_evaluate
 
     train_and_evaluate(config, _WORKDIR.value or Path('runs', name))

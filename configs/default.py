@@ -59,4 +59,7 @@ def get_config() -> ConfigDict:
     config.eval_every_epochs = 1
     config.checkpoint_every_epochs = 1
     config.log_every = 250  # iterations
+
+    # Several processes: how long all may wait for one that does nothing before they give up, with exit code 75.
+    config.watchdog_seconds = 1800.0
     return config

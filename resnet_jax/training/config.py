@@ -110,10 +110,11 @@ FIELDS: dict[str, Check] = {
     'eval_every_epochs': _integer(1),
     'checkpoint_every_epochs': _integer(1),
     'log_every': _integer(1),
+    'watchdog_seconds': _number(1),
 }
 
 # These may change between two starts of one run: none of them alters a parameter or which epoch is the result.
-FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_epochs', 'log_every')
+FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_epochs', 'log_every', 'watchdog_seconds')
 
 
 def validate(config: ConfigDict) -> dict[str, Any]:

@@ -5,9 +5,9 @@ import os
 import sys
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from resnet_jax.training.processes import agree
 
 
 class _ConsoleHandler(logging.Handler):
@@ -91,10 +91,3 @@ class Pace:
             return
         new = max(seconds / steps, 1e-9)
         self.per_step = new if not self.per_step else 0.8 * self.per_step + 0.2 * new
-
-
-def agree(number: int) -> int:
-    """Returns the first process's number in all of them, after waiting for all."""
-    if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
