@@ -1,5 +1,6 @@
 """Trains a config, or continues it: python bin/train.py --config=configs/resnet18.py [--config.FIELD=VALUE ...]."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def main(arguments):
         raise ConfigError(f'unexpected argument {arguments[0]!r}; expected flags only, such as --config=FILE')
     name, config = command_line.load_config(_CONFIG)
     validate(config)  # before JAX is imported: a wrong field is told at once
+    if config.deterministic:  # XLA reads this once; it rules out kernels that add in any order, and choosing them by their time
+        os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
     if (_NUM_PROCESSES.value is not None or _PROCESS_ID.value is not None) and not _COORDINATOR.value:
         raise ConfigError('--num_processes and --process_id need --coordinator_address=HOST:PORT of process 0')
     if _DISTRIBUTED.value or _COORDINATOR.value:

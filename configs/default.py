@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.model_kwargs = ConfigDict()
     config.dtype = 'float32'  # of the computation: float32 | bfloat16; parameters and statistics are always float32
     config.cross_device_batch_norm = False  # statistics over the global batch instead of each device's part
+    config.deterministic = False  # on a GPU: the same bits every time, for some speed; on a CPU they are the same anyway
 
     # Length and batch. The batch size is global: it is divided over all devices of all processes.
     config.num_epochs = 200

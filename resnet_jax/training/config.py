@@ -85,6 +85,7 @@ FIELDS: dict[str, Check] = {
     'model_kwargs': _mapping,
     'dtype': _one_of('float32', 'bfloat16'),
     'cross_device_batch_norm': _flag,
+    'deterministic': _flag,
     'num_epochs': _integer(1),
     'batch_size': _integer(1),
     'gradient_accumulation_steps': _integer(1),
@@ -114,7 +115,15 @@ FIELDS: dict[str, Check] = {
 }
 
 # These may change between two starts of one run: none of them alters a parameter or which epoch is the result.
-FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_epochs', 'log_every', 'watchdog_seconds')
+FREE_FIELDS = (
+    'deterministic',
+    'data_dir',
+    'data_archive',
+    'eval_batch_size',
+    'checkpoint_every_epochs',
+    'log_every',
+    'watchdog_seconds',
+)
 
 
 def validate(config: ConfigDict) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_an_error_of_the_first_process_ends_the_second(tmp_path):
     workdir.mkdir()
     (workdir / 'metrics.jsonl').mkdir()  # where a file should be written
     pair = Pair(workdir, *SHORT)
-    assert pair.wait(60) == [5, 75], pair.errors
+    assert pair.wait() == [5, 75], pair.errors
     assert 'cannot be written' in pair.error_line(0)
     assert 'process 0 has failed' in pair.error_line(1) and 'cannot be written' in pair.error_line(1)
 
