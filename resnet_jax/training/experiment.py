@@ -19,7 +19,6 @@ from resnet_jax.training import step
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.state import TrainState, create_train_state
 
-
 _DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 
