@@ -59,8 +59,8 @@ class Pair:
             for rank, extra in enumerate((first, second))
         ]
         self.lines, self.errors = ([], []), ['', '']
-        self._threads = [threading.Thread(target=self._read, args=[rank]) for rank in range(2)]
-        self._threads += [threading.Thread(target=self._read_errors, args=[rank]) for rank in range(2)]
+        readers = [(read, rank) for read in (self._read, self._read_errors) for rank in range(2)]
+        self._threads = [threading.Thread(target=read, args=[rank], daemon=True) for read, rank in readers]
         for thread in self._threads:
             thread.start()
 
@@ -71,23 +71,26 @@ class Pair:
     def _read_errors(self, rank):
         self.errors[rank] = self.processes[rank].stderr.read()
 
-    def until(self, condition, seconds=120):
+    def until(self, condition, seconds=600):
         """Waits for a line of the first process that begins so, or for a function that returns True."""
         met = condition if callable(condition) else lambda: any(line.startswith(condition) for line in list(self.lines[0]))
         end = time.monotonic() + seconds
         while not met():
-            assert all(process.poll() is None for process in self.processes), self.outcome()
-            assert time.monotonic() < end, self.lines
+            if any(process.poll() is not None for process in self.processes) or time.monotonic() > end:
+                self.kill()
+                raise AssertionError(([process.returncode for process in self.processes], self.lines, self.errors))
             time.sleep(0.005)
 
-    def wait(self, seconds=200, ranks=(0, 1)):
+    def wait(self, seconds=600, ranks=(0, 1)):
         """Waits for the end and returns the exit codes."""
         try:
-            codes = [self.processes[rank].wait(seconds) for rank in ranks]
+            return [self.processes[rank].wait(seconds) for rank in ranks]
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError((f'not ended after {seconds} s', self.lines, self.errors)) from None
         finally:
             if len(ranks) == 2:
                 self.kill()
-        return codes
 
     def kill(self):
         for process in self.processes:
@@ -95,11 +98,6 @@ class Pair:
             process.wait()
         for thread in self._threads:
             thread.join()
-
-    def outcome(self):
-        """Kills what is left and returns the exit codes and errors, for a message."""
-        self.kill()
-        return [process.returncode for process in self.processes], self.errors
 
     def error_line(self, rank):
         lines = [line for line in self.errors[rank].splitlines() if line.startswith('error: ')]
