@@ -90,6 +90,7 @@ FIELDS: dict[str, Check] = {
     'model_kwargs': _mapping,
     'dtype': _one_of('float32', 'bfloat16'),
     'cross_device_batch_norm': _flag,
+    'deterministic': _flag,
     'num_epochs': _integer(1),
     'batch_size': _integer(1),
     'gradient_accumulation_steps': _integer(1),
@@ -133,14 +134,24 @@ FIELDS: dict[str, Check] = {
     'checkpoint_every_epochs': _integer(1),
     'log_gradient_norms': _flag,
     'log_every': _integer(1),
+    'watchdog_seconds': _number(1),
 }
 
 # These may change between two starts of one run: none of them alters a parameter or which epoch is the result.
-FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_epochs', 'log_every')
+FREE_FIELDS = (
+    'deterministic',
+    'data_dir',
+    'data_archive',
+    'eval_batch_size',
+    'checkpoint_every_epochs',
+    'log_every',
+    'watchdog_seconds',
+)
 
 # Fields that came after the first runs were made, with what those runs did: the values of configs/default.py.
 ADDED_FIELDS: dict[str, Any] = {
     'train_size': 0,
+    'deterministic': False,
     'crop_mode': 'zeros',
     'alternating_flip': False,
     'brightness': 0.0,
@@ -159,6 +170,7 @@ ADDED_FIELDS: dict[str, Any] = {
     'test_views': 'none',
     'eval_every_steps': 0,
     'log_gradient_norms': False,
+    'watchdog_seconds': 1800.0,
 }
 
 

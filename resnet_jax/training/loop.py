@@ -16,7 +16,7 @@ from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.evaluation.predictions import Predictions, predictor
 from resnet_jax.evaluation.record import describe_model, write_record
 from resnet_jax.report.page import write_run_report
-from resnet_jax.training import checkpoint, console
+from resnet_jax.training import checkpoint, console, processes
 from resnet_jax.training.config import difference, validate
 from resnet_jax.training.experiment import Experiment, create_experiment, epoch_order, parallel_train_steps
 from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
@@ -39,12 +39,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
       'epoch', and 'ema_accuracy' and 'ema_loss' if the config has an `ema_decay`.
 
     Raises:
-      ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError: see `resnet_jax.errors`.
+      ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError, LostPeerError: see `resnet_jax.errors`.
       Interrupted: SIGINT or SIGTERM came; the state was saved.
     """
     console.log_to_console()
     values = validate(config)
-    with RunFolder(workdir, values) as folder:
+    with processes.together(values, Path(workdir)), RunFolder(workdir, values) as folder:
+        processes.check_shared(folder.path / '.lock')
         result = folder.read_json('result.json')
         if result is None:
             result = _Run(create_experiment(values), folder).train()
@@ -96,6 +97,7 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """Trains from the latest checkpoint, or from the start, to the last step; returns the result."""
         experiment, folder = self.experiment, self.folder
+        processes.check_same('data set', experiment.describe_dataset())
         self.state = self._restore()
         self.step = int(self.state.step)
         self.split = 'validation' if experiment.validation else 'test'
@@ -124,7 +126,7 @@ class _Run:
         template = jax.eval_shape(self.experiment.create_state)
         self.memory = check_state_fits(template, self.config['model'])
         path = checkpoint.latest(self.folder.checkpoints) if self.folder.primary else None
-        step = console.agree(int(path.name) if path else -1)
+        step = processes.agree(int(path.name) if path else -1)
         if step < 0:
             return replicate(self.experiment.create_state())
         path = self.folder.checkpoints / str(step)
@@ -219,10 +221,10 @@ class _Run:
                 if dispatches == 2:
                     self._forecast()
                 self._evaluate_and_save()
-                if self.stop.number is not None:
+                if (number := processes.agree_to_stop(self.stop.number)) is not None:
                     if self.saved_step != self.step:
                         self._save()
-                    raise Interrupted(self.stop.number)
+                    raise Interrupted(number)
 
     def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of `count` steps: checks them, and writes a row every `log_every` steps."""
@@ -366,7 +368,7 @@ class _Run:
             checkpoint.keep_only(self.folder.checkpoints, [*kept, *best])
             self.best_saved = self.best
         self.saved_step = self.step
-        console.agree(self.step)  # nobody goes on before it is written
+        processes.agree(self.step)  # nobody goes on before it is written
 
     def _result(self) -> dict[str, Any]:
         """Evaluates what the run has come to on the test set, unless that has just been done."""

@@ -5,14 +5,12 @@ import signal
 import threading
 from typing import Any
 
-import jax
-
 
 class StopSignal:
     """While entered, SIGINT, SIGTERM and SIGHUP are noted instead of obeyed; a second one is obeyed.
 
-    Only in the main thread of a single process: elsewhere Python allows no handler, and among several processes the signals
-    belong to JAX's runtime.
+    Only in the main thread: elsewhere Python allows no handler. Among several processes it is for `processes.agree_to_stop`
+    to tell the others.
 
     Attributes:
       number: the signal that came, or None.
@@ -23,7 +21,7 @@ class StopSignal:
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> 'StopSignal':
-        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
                     self._old[number] = signal.signal(number, self._note)
@@ -31,7 +29,7 @@ class StopSignal:
 
     def __exit__(self, *_) -> None:
         for number, handler in self._old.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was JAX's, in C
 
     def _note(self, number: int, _frame: Any) -> None:
         if self.number is not None:
