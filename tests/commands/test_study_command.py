@@ -69,6 +69,7 @@ def wait_for(condition):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_interrupted_or_killed_in_the_middle_continues_to_the_same_end(tmp_path, start):
     study, out, whole = tmp_path / 'tiny.py', tmp_path / 'out', tmp_path / 'whole'
     study.write_text(STUDY.replace('EPOCHS', '30').replace("'diverges'", "'second'").replace('1e30', '0.01'))

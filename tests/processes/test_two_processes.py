@@ -30,7 +30,7 @@ def test_stopped_by_a_signal_and_by_a_loss_a_run_ends_as_if_nothing_had_happened
     assert all('the state is saved' in text for text in pair.errors)
     assert '2 cpu device(s)' in ''.join(pair.lines[0]) and not any('Iteration' in line for line in pair.lines[1])
     (step,) = checkpoint.steps(workdir / 'checkpoints')
-    assert 6 <= step < 22
+    assert 6 <= step <= 22  # many steps may be in one dispatch, but none of the next epoch
 
     pair = Pair(workdir, *SHORT)
     pair.until('Iteration 30 ')
