@@ -92,19 +92,25 @@ def agree(number: int) -> int:
     """Returns the first process's number in all of them, after waiting for all."""
     if jax.process_count() == 1:
         return number
-    if _watchdog:
-        _watchdog.waiting += 1
-    agreed = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-    if _watchdog:
-        _watchdog.moved = time.monotonic()
-    return agreed
+    with _waiting():
+        return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def agree_to_stop(number: int | None) -> int | None:
     """Returns the signal that any of the processes was sent, in all of them, or None; waits for all."""
     if jax.process_count() == 1:
         return number
-    return int(multihost_utils.process_allgather(np.int32(number or 0)).max()) or None
+    with _waiting():
+        return int(multihost_utils.process_allgather(np.int32(number or 0)).max()) or None
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    if _watchdog:
+        _watchdog.waiting += 1
+    yield
+    if _watchdog:
+        _watchdog.moved = time.monotonic()
 
 
 def check_same(name: str, values: Mapping[str, Any]) -> None:
@@ -157,10 +163,10 @@ def together(config: Mapping[str, Any], workdir: Path) -> Iterator[None]:
         return
     _watchdog = watchdog.Watchdog(workdir, config['watchdog_seconds'])
     try:
+        _watchdog.start()
         check_same('config', {field: value for field, value in config.items() if field not in _LOCAL_FIELDS})
         versions = {'resnet_jax': resnet_jax.__version__, 'jax': jax.__version__}
         check_same('environment', {**versions, 'local devices': jax.local_device_count()})
-        _watchdog.start()
         yield
         agree(0)  # nobody leaves before process 0 has written its last file
         _watchdog.code = 0

@@ -61,13 +61,14 @@ class Watchdog(threading.Thread):
         super().__init__(name='watchdog', daemon=True)
         global _watchdog
         _watchdog = self
-        self._rank = jax.process_index()
+        self._rank, self._count = jax.process_index(), jax.process_count()
         self.keys = f'resnet_jax/{next(_runs)}/'
         self._workdir, self._limit = workdir, limit
         self.waiting, self.moved = 0, time.monotonic()
         self.code: int | None = None
         self._answered = time.monotonic()  # when the store last answered
-        self._marks: dict[int, tuple[str, float]] = {}  # of each process: 'ticks waiting', and since when
+        # Of each process: 'ticks waiting', and since when it says so.
+        self._marks = {rank: ('0 0', time.monotonic()) for rank in range(self._count)}
         self._ended = threading.Event()
         catch_abort()
 
@@ -96,7 +97,7 @@ class Watchdog(threading.Thread):
         store().key_value_set(f'{self.keys}mark/{self._rank}', f'{ticks} {self.waiting}', allow_overwrite=True)
         now = time.monotonic()
         for rank, mark in self._read('mark'):
-            if rank not in self._marks or self._marks[rank][0] != mark:
+            if self._marks[rank][0] != mark:
                 self._marks[rank] = (mark, now)
         self._answered = now
         failed = [f'process {rank} has failed: {message}' for rank, message in self._read('failed') if rank != self._rank]
@@ -132,7 +133,7 @@ class Watchdog(threading.Thread):
             log.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} process {self._rank}: {text}\n')
 
     def _give_up(self, reason: str) -> None:
-        self.code = LostPeerError.exit_code
+        self.code = LostPeerError.exit_code if self.code is None else self.code
         self._write(f'error: {reason}; {self._advice()}')
         if self._rank == 0:
             time.sleep(_GRACE_SECONDS)  # the store ends with this process: the others must read it before

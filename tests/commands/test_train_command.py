@@ -173,6 +173,24 @@ def test_a_terminal_sees_a_progress_bar(tmp_path):
     assert '88/88' in text
 
 
+BAD = {
+    'unknown field': (['--config.batch_siz=64'], 2, "'batch_siz'; did you mean 'batch_size'?"),
+    'wrong type': (['--config.batch_size=many'], 2, 'expected an integer'),
+    'no flag': (['--config.flip=maybe'], 2, 'expected True or False'),
+    'negative': (['--config.batch_size=-5'], 2, "'batch_size' is -5; expected an integer of at least 1"),
+    'nan': (['--config.learning_rate=nan'], 2, "'learning_rate' is nan; expected a number above 0"),
+    'model': (['--config.model=resnet19'], 2, "'resnet19'; did you mean 'resnet18'?"),
+    'model argument': (['--config.model_kwargs.stemm=cifar'], 2, "did you mean 'stem'?"),
+    'dataset': (['--config.dataset=cifar11'], 2, "did you mean 'cifar10'?"),
+    'optimizer': (['--config.optimizer=adm'], 2, 'sgd, adam, adamw'),
+    'schedule': (['--config.schedule=cosin'], 2, "did you mean 'cosine'?"),
+    'batch too large': (['--config.batch_size=2000'], 2, '--config.batch_size=1437'),
+    'flag': (['--wrkdir=x'], 2, 'workdir'),
+    'argument': (['extra'], 2, "'extra'"),
+    'workdir': (['--workdir=/proc/run'], 5, '/proc/run'),
+}
+
+
 @pytest.mark.parametrize('name', BAD)
 def test_bad_input_is_one_line(name, tmp_path):
     flags, code, text = BAD[name]

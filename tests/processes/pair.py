@@ -45,8 +45,8 @@ class Pair:
                 **command(
                     'train.py',
                     *arguments,
-                    *extra,
                     f'--workdir={workdir}',
+                    *extra,
                     f'--coordinator_address=localhost:{port}',
                     '--num_processes=2',
                     f'--process_id={rank}',

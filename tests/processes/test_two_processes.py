@@ -53,6 +53,13 @@ def test_processes_with_different_configs_do_not_start(tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
+def test_a_run_folder_that_is_not_shared_is_refused(tmp_path):
+    pair = Pair(tmp_path / 'run', *SHORT, second=[f'--workdir={tmp_path / "elsewhere"}'])
+    assert pair.wait() == [75, 2], pair.errors
+    assert f'process 1 does not see {tmp_path}/elsewhere/.lock' in pair.error_line(1)
+    assert 'process 1 has failed: process 1 does not see' in pair.error_line(0)
+
+
 def test_an_error_of_the_first_process_ends_the_second(tmp_path):
     workdir = tmp_path / 'run'
     workdir.mkdir()
