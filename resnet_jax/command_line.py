@@ -12,6 +12,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from resnet_jax.compilation_cache import use_compilation_cache
 from resnet_jax.errors import ConfigError, Interrupted, ResourceError, UserError
 
 flags.disclaim_key_flags()  # --config belongs to the script that asks for it, so that its --help lists it
@@ -132,6 +133,7 @@ def _plainly(message: str) -> str:
 
 def _guarded(main: Callable[[Sequence[str]], Any], arguments: Sequence[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell absl what they do, at length
+    use_compilation_cache()
     try:
         main(arguments)
     except UserError as error:

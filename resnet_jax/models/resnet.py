@@ -58,8 +58,9 @@ from resnet_jax.models.checks import (
 )
 from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
 from resnet_jax.models.pooling import max_pool
+from resnet_jax.models.whitening import SIZE, whitening_conv
 
-STEMS = ('cifar', 'imagenet', 'd2l', 'deep')
+STEMS = ('cifar', 'imagenet', 'd2l', 'deep', 'whitening')
 SHORTCUTS = ('projection', 'identity', 'average', 'none')
 NORMS = ('batch', 'none')
 KERNEL_INITS = {'he_normal': he_normal, 'xavier_uniform': nn.initializers.xavier_uniform()}
@@ -76,7 +77,8 @@ class ResNet(nn.Module):
       stem_filters: filters of the stem; None: num_filters.
       stem: 'cifar' is a 3x3 convolution; 'imagenet' a 7x7 convolution of stride 2 and a 3x3 max pool of stride 2; 'd2l'
         as 'imagenet', and besides every convolution of the network has a bias and a 1x1 shortcut has no BatchNorm;
-        'deep' is ResNet-D's, 'imagenet' with three 3x3 convolutions for the 7x7 one. A pre-activation block needs 'cifar'.
+        'deep' is ResNet-D's, 'imagenet' with three 3x3 convolutions for the 7x7 one; 'whitening' is 'cifar' behind the
+        frozen layer of whitening.py. A pre-activation block needs 'cifar'.
       shortcut: 'projection' is option B of He et al., section 3.3 and table 3; 'identity' is option A; 'average' is
         ResNet-D's, an average pool before a projection; 'none' makes a plain network.
       squeeze_excite: scale each block's channels before the addition.
@@ -147,6 +149,11 @@ class ResNet(nn.Module):
         if self.stochastic_depth and self.shortcut == 'none':
             raise ConfigError("stochastic_depth needs a shortcut to skip blocks by; shortcut must not be 'none'")
 
+    @property
+    def whitening(self) -> bool:
+        """Whether it has a layer that waits for `whitening_kernel`."""
+        return self.stem == 'whitening'
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Computes logits.
@@ -163,7 +170,7 @@ class ResNet(nn.Module):
         Raises:
           ConfigError: images have another shape or are not floating point.
         """
-        check_images(images)
+        check_images(images, min_size=SIZE if self.whitening else 1)
         conv = functools.partial(
             conv2d,
             use_bias=self.stem == 'd2l' or self.norm == 'none',
@@ -203,7 +210,9 @@ class ResNet(nn.Module):
 
     def _stem(self, x: jax.Array, conv: ModuleDef, norm: ModuleDef, preactivation: bool) -> jax.Array:
         filters = self.stem_filters or self.num_filters
-        if self.stem == 'cifar':
+        if self.stem == 'whitening':
+            x = self.act(whitening_conv(x.shape[3], self.dtype)(x))
+        if self.stem in ('cifar', 'whitening'):
             x = conv(filters, 3, name='conv1')(x)
             if preactivation:
                 return x
@@ -216,7 +225,7 @@ class ResNet(nn.Module):
         else:
             x = conv(filters, 7, 2, name='conv1')(x)
         x = self.act(norm(name='bn1')(x))
-        return x if self.stem == 'cifar' else max_pool(x, 3, 2, padding=1)
+        return x if self.stem in ('cifar', 'whitening') else max_pool(x, 3, 2, padding=1)
 
     def _block(self, conv: ModuleDef, norm: ModuleDef, preactivation: bool, number: int, train: bool) -> ModuleDef:
         """`block_cls` with all but filters and strides filled in, for the block `number`, from 1."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.report.markup import Charts, Runs, chart, each, picture, section
+from resnet_jax.report.markup import Charts, Runs, chart, each, picture, section, views
 from resnet_jax.report.runs import RunFiles
 
 _MEASURES = (('accuracy', 'accuracy (%)', 100), ('loss', 'loss (nats)', 1))
@@ -22,7 +22,8 @@ def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequ
                 rows = [(step, value) for step, value in run.rows(split, key) if isinstance(value, int | float)]
                 points = [[step, scale * value, seconds.get(step)] for step, value in rows]
                 if points:
-                    series.append({'run': run.group, 'part': part(run, split), 'dashed': split == 'train', 'points': points})
+                    what = split + (_selected(run.config) if split == 'train' else views(run.config))
+                    series.append({'run': run.group, 'part': part(run, what), 'dashed': split == 'train', 'points': points})
         ours = max([one['points'][-1][0] for one in series], default=0)
         others: list[dict[str, Any]] = [
             {'run': name, 'part': 'test', 'marked': True, 'points': [list(point) for point in found[key]]}
@@ -39,6 +40,12 @@ def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequ
     if published:
         caption += ' Dotted: what the paper printed, on its own data and schedule; it goes on beyond the iterations shown.'
     return section('curves', 'Training', caption, content)
+
+
+def _selected(config: Mapping[str, Any]) -> str:
+    """What the loss in training is of, unless of all examples."""
+    share = config.get('selected_fraction')
+    return f' (hardest {100 * share:g} %)' if config.get('proxy_model') and isinstance(share, int | float) else ''
 
 
 def part(run: RunFiles, what: str) -> str:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -30,6 +30,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = '') 
 
 def number(value: Any, pattern: str = '{:,}') -> str:
     return pattern.format(value) if isinstance(value, int | float) and not isinstance(value, bool) else '-'
+
+
+def views(found: Mapping[str, Any]) -> str:
+    """A mark on an accuracy that tells it from one without test-time augmentation; text, not HTML."""
+    averaged = found.get('test_views', 'none')
+    return '' if averaged == 'none' else f' (views averaged: {averaged})'
 
 
 def each(runs: Runs, content: Callable[[RunFiles], str]) -> str:

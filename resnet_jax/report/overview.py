@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from resnet_jax.report.markup import Runs, number, section, table
+from resnet_jax.report.markup import Runs, number, section, table, views
 from resnet_jax.report.results import NOISE, ONE_SEED
 from resnet_jax.report.runs import RunFiles
 from resnet_jax.statistics import compare_answers, holm, wilson_interval
@@ -21,7 +21,8 @@ def study(results: Mapping[str, Any]) -> str:
         if found and found['low'] is not None:
             interval = f'{100 * max(found["low"], 0):.2f} to {100 * min(found["high"], 1):.2f} %, sd {100 * found["sd"]:.2f}'
         reasons = ''.join(f'<br>{escape(why)}' for why in dict.fromkeys(map(reason, entry['failed'].values())))
-        mean = f'{100 * found["mean"]:.2f} % (n = {found["n"]})' if found else '-'
+        marks = escape(''.join({views(run): None for run in entry['runs'].values()}))
+        mean = f'{100 * found["mean"]:.2f} % (n = {found["n"]}){marks}' if found else '-'
         row = [escape(name), entry['status'] + reasons, training(entry['config']), mean, interval]
         if expected:
             row.insert(3, _expected(entry.get('expected')))
@@ -84,6 +85,11 @@ def summary(runs: Runs) -> str:
         'would give is not in it. Time includes evaluation; images/s and ms per iteration are of training alone. Memory is '
         'estimated before training: parameters, state of the optimizer, and the scratch space that the compiled step asks for.'
     )
+    if any(views(run.result) for run in runs):
+        caption += (
+            ' Views averaged: the logits are the mean over several views of each test image, here and in every figure below '
+            'of that run; compare it only with the like.'
+        )
     rows = [_summary(run) for run in runs]
     return section('summary', 'Summary', caption, table([*header, 'images/s', 'ms per iteration'], rows))
 
@@ -92,7 +98,7 @@ def _summary(run: RunFiles) -> list[str]:
     result = run.result
     accuracy, interval = 'failed' if run.failed else 'not finished', '-'
     if result:
-        accuracy = f'{100 * result["accuracy"]:.2f} %'
+        accuracy = f'{100 * result["accuracy"]:.2f} %{escape(views(result))}'
         found = wilson_interval(round(result['accuracy'] * result['count']), result['count'])
         interval = f'{100 * (found.low or 0):.2f} to {100 * (found.high or 0):.2f} %'
     parts = [run.memory.get(key) for key in ('state_bytes', 'scratch_bytes')]

@@ -14,7 +14,19 @@ BETTER, WORSE = 'better', 'worse'
 ONE_SEED = 'one seed: says nothing of the recipe'
 NOISE = 'no difference beyond the noise'
 _COLUMNS = (
-    *('accuracy', 'loss', 'ece', 'count', 'epoch', 'step', 'train_accuracy', 'train_loss', 'seconds', 'images_per_second'),
+    *(
+        'accuracy',
+        'test_views',
+        'loss',
+        'ece',
+        'count',
+        'epoch',
+        'step',
+        'train_accuracy',
+        'train_loss',
+        'seconds',
+        'images_per_second',
+    ),
     *('iteration_seconds', 'parameters', 'multiply_adds', 'state_bytes', 'scratch_bytes'),
 )
 

@@ -22,7 +22,7 @@ from resnet_jax.training.experiment import Experiment, create_experiment, epoch_
 from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
 from resnet_jax.training.run_folder import RunFolder, environment
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import compile_parallel, device_positions, kernel_paths, replicate
+from resnet_jax.training.step import compile_parallel, device_positions, kernel_paths, replicate, seed_key
 from resnet_jax.training.stop import StopSignal
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     the epoch that is best on the test set. A run that is finished is not repeated.
 
     Returns:
-      What result.json holds: 'split', 'accuracy', 'loss', 'count', 'step', 'epoch', and 'ema_accuracy' and 'ema_loss' if the
-      config has an `ema_decay`.
+      What result.json holds: 'split', 'test_views' (what the logits were averaged over), 'accuracy', 'loss', 'count', 'step',
+      'epoch', and 'ema_accuracy' and 'ema_loss' if the config has an `ema_decay`.
 
     Raises:
       ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError: see `resnet_jax.errors`.
@@ -57,7 +57,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
 def _report(path: Path, result: Mapping[str, Any]) -> None:
     which = 'best on validation' if result['selected'] == 'validation' else 'the last'
     logger.info(
-        '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)',
+        '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)%s',
         result['split'].capitalize(),
         100 * result['accuracy'],
         round(result['accuracy'] * result['count']),
@@ -65,10 +65,15 @@ def _report(path: Path, result: Mapping[str, Any]) -> None:
         result['loss'],
         result['epoch'],
         which,
+        _averaged(result.get('test_views', 'none')),
     )
     if 'ema_accuracy' in result:
         logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
     logger.info('Files: %s', ', '.join(str(p) for p in sorted(path.iterdir()) if not p.name.startswith('.')))
+
+
+def _averaged(test_views: str) -> str:
+    return '' if test_views == 'none' else f', logits averaged over views ({test_views})'
 
 
 class _Run:
@@ -84,6 +89,8 @@ class _Run:
         self.evaluation: dict[str, Any] = {}  # the latest row of the split evaluated during training
         self.evaluation_seconds = 0.0
         self.saved_step = -1
+        selects = f' (of the hardest {100 * self.config["selected_fraction"]:g} % of each batch)'
+        self.selects = selects if experiment.proxy else ''  # what loss and accuracy in training are of
         self.bar = console.ProgressBar(experiment.total_steps, self.config['model'])
 
     def train(self) -> dict[str, Any]:
@@ -138,6 +145,15 @@ class _Run:
     def _describe(self) -> None:
         experiment, config = self.experiment, self.config
         parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+        if experiment.proxy:
+            logger.info(
+                '%s, %s parameters, selects what %s trains on: %d of %d images on each device',
+                config['proxy_model'],
+                f'{sum(x.size for x in jax.tree.leaves(self.state.proxy["params"])):,}',
+                config['model'],
+                experiment.selected_count,
+                config['batch_size'] // jax.device_count(),
+            )
         held_out = f', {len(experiment.validation.label):,} held out' if experiment.validation else ''
         logger.info(
             '%s, %s parameters, %s; %s: %s training images%s; %d epochs of %d iterations, batch %d; %s',
@@ -163,6 +179,7 @@ class _Run:
             dtype=self.experiment.dtype,
             batch_size=self.config['eval_batch_size'],
             num_classes=dataset.num_classes,
+            test_views=self.config['test_views'],
         )
 
     def _run_epochs(self) -> None:
@@ -170,7 +187,7 @@ class _Run:
         per_epoch, batch_size = experiment.steps_per_epoch, config['batch_size']
         if self.step == experiment.total_steps:
             return
-        positions = device_positions(batch_size)
+        positions, key = device_positions(batch_size), seed_key(config['seed'])
         data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
         compiled, epoch, dispatches = None, None, 0
         with self.bar:
@@ -179,13 +196,20 @@ class _Run:
                 if epoch != self.step // per_epoch:
                     epoch = self.step // per_epoch
                     order = replicate(epoch_order(config['seed'], epoch, len(experiment.train.label), batch_size))
-                arguments = (self.state, positions, data, order)
+                arguments = (self.state, positions, data, order, key)
                 if compiled is None:
+                    before = time.monotonic()
                     compiled = compile_parallel(parallel_train_steps(experiment), *arguments, np.int32(0), np.int32(0))
                     unit = jax.device_count() * experiment.accumulation
                     self.memory['scratch_bytes'] = check_fits(compiled, batch_size, unit)
                     if self.folder.primary:
                         self.folder.write_json('memory.json', self.memory)
+                    logger.info(
+                        'Iteration %d starts %.1f s after the process; compiling it, or reading it compiled, took %.1f s.',
+                        self.step + 1,
+                        console.seconds_since_start(),
+                        time.monotonic() - before,
+                    )
                 count, before = self.pace.size(self._steps_to_evaluation(per_epoch - start)), time.monotonic()
                 self.state, metrics = compiled(*arguments, np.int32(start), np.int32(count))
                 metrics = jax.device_get(metrics)  # waits for the device
@@ -203,10 +227,11 @@ class _Run:
     def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of `count` steps: checks them, and writes a row every `log_every` steps."""
         for i in range(start, start + count):
-            values = {name: float(metrics[name][i]) for name in ('loss', 'accuracy', 'grad_norm')}
+            values = {name: float(metrics[name][i]) for name in metrics if name != 'layer_grad_norms'}
             self.step += 1
             if not np.isfinite(list(values.values())).all():
-                raise self._diverged(f'loss {values["loss"]:g}, gradient norm {values["grad_norm"]:g}')
+                proxy = f', proxy loss {values["proxy_loss"]:g}' if self.selects else ''
+                raise self._diverged(f'loss {values["loss"]:g}, gradient norm {values["grad_norm"]:g}{proxy}')
             self.pending.append(values)
             due = self.step % self.config['log_every'] == 0 or self.step == self.experiment.total_steps
             if 'layer_grad_norms' in metrics and (due or self.step == 1):
@@ -217,20 +242,23 @@ class _Run:
                 means = {name: float(np.mean([step[name] for step in self.pending])) for name in values}
                 self.pending = []
                 row = {**means, 'learning_rate': learning_rate}
+                if self.selects:
+                    row['selected_fraction'] = self.config['selected_fraction']
                 self._write_row('train', self.step, row, images_per_second=self._images_per_second())
                 logger.info(
-                    'Iteration %d of %d, loss %.4f, accuracy %.2f %%, learning rate %.3g, %.0f images/s, %s left',
+                    'Iteration %d of %d, loss %.4f, accuracy %.2f %%%s, learning rate %.3g, %.0f images/s, %s left',
                     self.step,
                     self.experiment.total_steps,
                     means['loss'],
                     100 * means['accuracy'],
+                    self.selects,
                     learning_rate,
                     self._images_per_second(),
                     console.duration(self._seconds_left()),
                 )
         self.bar.update(
             self.step,
-            f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %  '
+            f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %{self.selects}  '
             f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left())} left',
         )
 
@@ -287,12 +315,13 @@ class _Run:
             self.evaluation_seconds = time.monotonic() - before
             self._write_row(self.split, self.step, row)
             logger.info(
-                'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s',
+                'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s%s',
                 self.step / self.experiment.steps_per_epoch,
                 self.split,
                 row['loss'],
                 100 * row['accuracy'],
                 f'; with averaged parameters {100 * row["ema_accuracy"]:.2f} %' if 'ema_accuracy' in row else '',
+                _averaged(config['test_views']),
             )
             accuracy = row['accuracy']
             if self.split == 'validation' and (self.best is None or accuracy > self.best['accuracy']):
@@ -311,6 +340,8 @@ class _Run:
             row.update(ema_loss=average['loss'], ema_accuracy=average['accuracy'])
         if not np.isfinite(list(row.values())).all():
             raise self._diverged(f'loss {row["loss"]:g} in the evaluation')
+        if self.config['test_views'] != 'none':
+            row['test_views'] = self.config['test_views']
         return row
 
     def _save(self) -> None:
@@ -355,6 +386,7 @@ class _Run:
         return {
             'split': 'test',
             'selected': selected,
+            'test_views': self.config['test_views'],
             'step': step,
             'epoch': -(-step // self.experiment.steps_per_epoch),  # the one it lies in
             **row,
@@ -373,8 +405,10 @@ class _Run:
                 std=dataset.std,
                 dtype=self.experiment.dtype,
                 batch_size=self.config['eval_batch_size'],
+                test_views=self.config['test_views'],
             )
-            predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint)
+            answers = answer(dataset.test.image)
+            predictions = Predictions(answers, dataset.test.label, dataset.fingerprint, self.config['test_views'])
             write_record(self.folder.path, predictions, dataset, self.result_variables)
             self.folder.write_json('model.json', describe_model(self.experiment.model, height, channels))
         except OSError as error:  # the run has its result without them

@@ -69,6 +69,7 @@ class RunFolder:
         self._config = config
         self._lock: Any = None
         self._events: Any = None
+        self._purge_step = 0  # the first step that is written now
         self._handler: logging.Handler | None = None
 
     def __enter__(self) -> 'RunFolder':
@@ -148,8 +149,6 @@ class RunFolder:
             except (ValueError, KeyError, TypeError):  # half written, or what a power cut left
                 return False
 
-        from tensorboardX import SummaryWriter
-
         self.write_json('config.json', self._config)
         self.write_json('environment.json', description)
         with self._writing():
@@ -159,7 +158,7 @@ class RunFolder:
                 kept = [line for line in lines if belongs(line)] if step else []
                 if kept != lines:
                     self._replace(name, ''.join(kept))
-            self._events = SummaryWriter(str(self.path / 'tensorboard'), purge_step=step + 1)
+        self._purge_step = step + 1
 
     def read_json(self, name: str) -> Any:
         """Returns a JSON file's content, or None if it is not there.
@@ -201,6 +200,10 @@ class RunFolder:
                 os.fsync(file.fileno())  # a checkpoint that comes after must not outlive it
             with (self.path / 'timing.jsonl').open('a') as file:
                 file.writelines(json.dumps({'step': row['step'], 'split': row['split'], **timing}) + '\n' for row in rows)
+            if self._events is None:
+                from tensorboardX import SummaryWriter  # imports torch if it is there: not before the first step
+
+                self._events = SummaryWriter(str(self.path / 'tensorboard'), purge_step=self._purge_step)
             for row in rows:
                 for name, value in {**row, **timing}.items():
                     if isinstance(value, float) and name != 'epoch':

@@ -336,7 +336,7 @@ def test_another_block_class():
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'stem': 'CIFAR'}, "stem must be one of 'cifar', 'imagenet', 'd2l', 'deep', not 'CIFAR'"),
+        ({'stem': 'CIFAR'}, "stem must be one of 'cifar', 'imagenet', 'd2l', 'deep', 'whitening', not 'CIFAR'"),
         ({'shortcut': 'B'}, "shortcut must be one of 'projection', 'identity', 'average', 'none', not 'B'"),
         ({'num_classes': 0}, 'num_classes must be an integer of at least 1, not 0'),
         ({'num_classes': True}, 'num_classes must be an integer'),

@@ -135,6 +135,19 @@ def test_a_study_is_drawn_by_entry_beside_what_was_published(tmp_path):
     assert chart['focus'] == 4 and chart['series'][-1]['points'] == [[2, 30.0], [9, 60.0]]
 
 
+def test_accuracies_with_averaged_views_are_marked(tmp_path):
+    folder = write_folder(tmp_path / 'run')
+    assert 'iews averaged' not in render([read_run(folder)], 'run')
+    for name in ('result', 'config'):
+        path = folder / f'{name}.json'
+        path.write_text(json.dumps({**json.loads(path.read_text()), 'test_views': 'mir<r>or'}))
+    page = render([read_run(folder)], 'run')
+    assert '60.00 % (views averaged: mir&lt;r&gt;or)' in page and 'Views averaged: the logits are the mean' in page
+    data = json.loads(page.split('id="data">')[1].split('</script>')[0])
+    parts = [series['part'] for series in data['charts']['accuracy']['series']]
+    assert parts == ['train', 'test (views averaged: mir<r>or)']
+
+
 def test_what_is_missing_or_damaged_is_left_out(tmp_path):
     folder = write_folder(tmp_path / 'run')
     for path in folder.iterdir():
