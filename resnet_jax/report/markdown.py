@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from resnet_jax.report.markup import views
 from resnet_jax.report.overview import reason, training
 
 _MARK = re.compile(r'(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)', re.DOTALL)
@@ -39,7 +40,8 @@ def _entries(found: Mapping[str, Any]) -> str:
         result = entry['status']
         if accuracy:
             spread = f' ± {100 * accuracy["sd"]:.2f}' if accuracy['sd'] is not None else ''
-            result = f'{100 * accuracy["mean"]:.2f}{spread} % (n = {accuracy["n"]})'
+            marks = ''.join({views(run): None for run in entry['runs'].values()})
+            result = f'{100 * accuracy["mean"]:.2f}{spread} % (n = {accuracy["n"]}){marks}'
         elif entry['failed']:
             result = reason(next(iter(entry['failed'].values())))
         rows.append([name, training(entry['config']), _mean(entry, 'train_loss', '{:.3f}'), result, _difference(compared)])
