@@ -13,7 +13,9 @@ OTHERS = {
     'models.__main__',
     'export.reload_stablehlo',
     'benchmark.peer',
+    'benchmark.torch_classics',
     'benchmark.torch_networks',
+    'benchmark.torch_resnets',
     'benchmark.torch_speedrun',
 }
 MODULES = [

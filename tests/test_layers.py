@@ -10,6 +10,7 @@ MODULES = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
     for path in sorted((ROOT / 'resnet_jax').rglob('*.py'))
 }
+TORCH = ('peer', 'torch_classics', 'torch_resnets', 'torch_networks', 'torch_speedrun')  # of the benchmark, the only users
 LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax': (),
     'resnet_jax.errors': (),
@@ -25,7 +26,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax.report': ('errors', 'statistics', 'report'),
     'resnet_jax.training': ('errors', 'kernels', 'models', 'data', 'training'),
     'resnet_jax.study': ('errors', 'report', 'training', 'evaluation', 'benchmark', 'study'),
-    'resnet_jax.evaluation': ('errors', 'statistics', 'models', 'data', 'training', 'evaluation', 'report'),
+    'resnet_jax.evaluation': ('errors', 'kernels', 'statistics', 'models', 'data', 'training', 'evaluation', 'report'),
     'resnet_jax.export': ('errors', 'data', 'training', 'evaluation', 'export'),
     'resnet_jax.benchmark': (
         'errors',
@@ -99,7 +100,7 @@ def test_who_may_know_what():
     assert users('absl.flags') == {'resnet_jax.command_line'}
     assert users('orbax') == {'resnet_jax.training.checkpoint'}
     assert not users('tensorflow')
-    assert users('torch') == {f'resnet_jax.benchmark.{name}' for name in ('peer', 'torch_networks', 'torch_speedrun')}
+    assert users('torch') == {f'resnet_jax.benchmark.{name}' for name in TORCH}
 
 
 def test_pmap_is_in_one_module():

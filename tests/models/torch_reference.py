@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from resnet_jax.benchmark.torch_classics import *  # noqa: F403
+from resnet_jax.benchmark.torch_classics import D2LResidual, D2LResNeXtBlock, ThreeConvResidual
 from resnet_jax.benchmark.torch_networks import *  # noqa: F403
-from resnet_jax.benchmark.torch_networks import D2LResidual, D2LResNeXtBlock, ThreeConvResidual
+from resnet_jax.benchmark.torch_resnets import *  # noqa: F403
 
 
 def randomise(module, seed=0):
