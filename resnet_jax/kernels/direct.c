@@ -5,17 +5,8 @@
 
 #include "kernels.h"
 
-typedef struct {
-  const float *x, *b;
-  float *y;
-  int64_t batch, height, width, in, rows, columns, out; /* of x and of y */
-  int64_t in_step, out_step, top, left, padded_height, padded_width, phases;
-  const int64_t *phase;  /* for each: kernel height, width, first row and column of y, of padded x, and place in b */
-  int64_t kh, kw, parts; /* of the kernel's gradient alone */
-} Direct;
-
 /* The image with a border of zeros (negative: without its border), as scratch. */
-static const float *pad(const Direct *d, const float *x, float *scratch) {
+static const float *pad(const Job *d, const float *x, float *scratch) {
   if (!d->top && !d->left && d->padded_height == d->height && d->padded_width == d->width) return x;
   int64_t row = d->padded_width * d->in, first = d->left < 0 ? -d->left : 0, before = d->left > 0 ? d->left : 0;
   int64_t columns = d->width - first;
@@ -36,7 +27,7 @@ static const float *pad(const Direct *d, const float *x, float *scratch) {
 }
 
 static void conv_image(const Loop *loop, int64_t image, float *scratch) {
-  const Direct *d = loop->job;
+  const Job *d = loop->job;
   const float *x = pad(d, d->x + image * d->height * d->width * d->in, scratch);
   float *y = d->y + image * d->rows * d->columns * d->out;
   int64_t x_row = d->padded_width * d->in, s = d->in_step, t = d->out_step;
@@ -50,7 +41,7 @@ static void conv_image(const Loop *loop, int64_t image, float *scratch) {
 }
 
 static void gradient_part(const Loop *loop, int64_t part, float *scratch) {
-  const Direct *d = loop->job;
+  const Job *d = loop->job;
   int64_t depth = d->kw * d->in, x_row = d->padded_width * d->in, s = d->in_step, size = d->kh * depth * d->out;
   float *y = d->y + part * size;
   memset(y, 0, size * 4);
@@ -73,31 +64,18 @@ static void sum_parts(const Loop *loop, int64_t unit, float *scratch) {
     for (int64_t i = first; i < last; i += LANES) store(s->y + i, load(s->y + i) + load(s->parts + part * s->size + i));
 }
 
-static Direct direct(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *image, const XLA_FFI_Buffer *y) {
-  const int64_t *v = geometry(frame), *x = image->dims;
-  return (Direct){.x = image->data,
-                  .b = BUFFER(args, 1)->data,
-                  .y = BUFFER(rets, 0)->data,
-                  .batch = x[0],
-                  .height = x[1],
-                  .width = x[2],
-                  .in = x[3],
-                  .rows = y->dims[1],
-                  .columns = y->dims[2],
-                  .out = y->dims[3],
-                  .in_step = v[0],
-                  .out_step = v[1],
-                  .top = v[2],
-                  .left = v[3],
-                  .padded_height = v[4],
-                  .padded_width = v[5]};
+static Job direct(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *output) {
+  const int64_t *v = geometry(frame);
+  Job d = job(frame, output);
+  d.in_step = v[0], d.out_step = v[1], d.top = v[2], d.left = v[3], d.padded_height = v[4], d.padded_width = v[5];
+  return d;
 }
 
 PUBLIC int resnet_jax_lanes(void) { return LANES; }
 
 HANDLER resnet_jax_conv(XLA_FFI_CallFrame *frame) {
   if (metadata(frame)) return NULL;
-  Direct d = direct(frame, BUFFER(args, 0), BUFFER(rets, 0));
+  Job d = direct(frame, BUFFER(rets, 0));
   d.phases = geometry(frame)[6];
   d.phase = geometry(frame) + 7;
   return run(frame, conv_image, d.batch, d.padded_height * d.padded_width * d.in, &d);
@@ -105,10 +83,10 @@ HANDLER resnet_jax_conv(XLA_FFI_CallFrame *frame) {
 
 HANDLER resnet_jax_kernel_gradient(XLA_FFI_CallFrame *frame) {
   if (metadata(frame)) return NULL;
-  Direct d = direct(frame, BUFFER(args, 0), BUFFER(args, 1));
+  Job d = direct(frame, BUFFER(args, 1));
   const int64_t *y = BUFFER(rets, 0)->dims;
-  d.parts = BUFFER(rets, 1)->dims[0], d.kh = y[0], d.kw = y[1], d.y = BUFFER(rets, 1)->data;
-  XLA_FFI_Error *error = run(frame, gradient_part, d.parts, d.padded_height * d.padded_width * d.in, &d);
-  Sums s = {.parts = d.y, .y = BUFFER(rets, 0)->data, .number = d.parts, .size = d.kh * d.kw * d.in * d.out};
-  return error ? error : run(frame, sum_parts, (s.size + SUM - 1) / SUM, 0, &s);
+  d.kh = y[0], d.kw = y[1];
+  int64_t size = d.kh * d.kw * d.in * d.out;
+  size_t scratch = d.padded_height * d.padded_width * d.in;
+  return run_parts(frame, &d, gradient_part, scratch, size, sum_parts, (size + SUM - 1) / SUM);
 }

@@ -219,11 +219,48 @@ static int metadata(XLA_FFI_CallFrame *frame) {
 
 static const int64_t *geometry(XLA_FFI_CallFrame *frame) { return ((XLA_FFI_Array *)frame->attrs.attrs[0])->data; }
 
-/* The parts of a kernel's gradient, which are added in their order. */
+/* The arrays of a call: images x, what they are multiplied by, and the result; rows and columns are those of the output. */
+typedef struct {
+  const float *x, *b;
+  float *y;
+  int64_t batch, height, width, in, rows, columns, out, top, left;
+  int64_t parts; /* of a kernel's gradient, which are added in their order */
+  /* direct */
+  int64_t in_step, out_step, padded_height, padded_width, kh, kw, phases;
+  const int64_t *phase; /* for each: kernel height, width, first row and column of y, of padded x, and place in b */
+  /* Winograd's */
+  int64_t down, across, tiles, group;
+} Job;
+
+static Job job(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *output) {
+  const int64_t *x = BUFFER(args, 0)->dims, *o = output->dims;
+  return (Job){.x = BUFFER(args, 0)->data,
+               .b = BUFFER(args, 1)->data,
+               .y = BUFFER(rets, 0)->data,
+               .batch = x[0],
+               .height = x[1],
+               .width = x[2],
+               .in = x[3],
+               .rows = o[1],
+               .columns = o[2],
+               .out = o[3]};
+}
+
+/* A kernel's gradient from its parts, `size` floats each. */
 typedef struct {
   const float *parts;
   float *y;
   int64_t number, size, in, out;
 } Sums;
+
+/* Computes the parts into the second result, and with `add` their sum into the first. */
+static XLA_FFI_Error *run_parts(XLA_FFI_CallFrame *frame, Job *j, Body *body, size_t scratch, int64_t size, Body *add,
+                                int64_t units) {
+  j->parts = BUFFER(rets, 1)->dims[0];
+  j->y = BUFFER(rets, 1)->data;
+  XLA_FFI_Error *error = run(frame, body, j->parts, scratch, j);
+  Sums s = {.parts = j->y, .y = BUFFER(rets, 0)->data, .number = j->parts, .size = size, .in = j->in, .out = j->out};
+  return error ? error : run(frame, add, units, 0, &s);
+}
 
 #endif

@@ -12,13 +12,6 @@
 /* Of one place for all tiles of a unit: a cache line more than a power of two, or the 36 places would share few cache sets. */
 #define PLACE(channels) (w->group * (channels) + 16)
 
-typedef struct {
-  const float *x, *b;
-  float *y;
-  int64_t batch, height, width, in, rows, columns, out, top, left; /* rows and columns of the output */
-  int64_t down, across, tiles, group, parts;
-} Winograd;
-
 INLINE void input6(const vec *d, int step, vec *t, int to) {
   vec even = d[4 * step] - 4.f * d[2 * step], odd = d[3 * step] - 4.f * d[step];
   vec near_even = d[4 * step] - d[2 * step], near_odd = 2.f * (d[3 * step] - d[step]);
@@ -59,7 +52,7 @@ INLINE const float *window(const float *image, int64_t height, int64_t width, in
 }
 
 /* places[36, tiles, in] of tiles `first` to `first + tiles`. */
-static void transform_input(const Winograd *w, int64_t first, int64_t tiles, float *places, float *copy) {
+static void transform_input(const Job *w, int64_t first, int64_t tiles, float *places, float *copy) {
   for (int64_t t = 0; t < tiles; t++) {
     int64_t tile = first + t, image = tile / (w->down * w->across), row = tile / w->across % w->down, stride;
     const float *x = window(w->x + image * w->height * w->width * w->in, w->height, w->width, w->in, 4 * row - w->top,
@@ -74,13 +67,13 @@ static void transform_input(const Winograd *w, int64_t first, int64_t tiles, flo
   }
 }
 
-static int64_t tiles_of(const Winograd *w, int64_t unit, int64_t *first) {
+static int64_t tiles_of(const Job *w, int64_t unit, int64_t *first) {
   *first = unit * w->group;
   return w->tiles - *first < w->group ? w->tiles - *first : w->group;
 }
 
 static void winograd_unit(const Loop *loop, int64_t unit, float *scratch) {
-  const Winograd *w = loop->job;
+  const Job *w = loop->job;
   int64_t first, tiles = tiles_of(w, unit, &first);
   float *places = scratch, *sums = places + 36 * PLACE(w->in), *copy = sums + 36 * PLACE(w->out);
   transform_input(w, first, tiles, places, copy);
@@ -103,7 +96,7 @@ static void winograd_unit(const Loop *loop, int64_t unit, float *scratch) {
 }
 
 static void winograd_gradient_part(const Loop *loop, int64_t part, float *scratch) {
-  const Winograd *w = loop->job;
+  const Job *w = loop->job;
   int64_t size = 36 * w->in * w->out, units = (w->tiles + w->group - 1) / w->group;
   float *places = scratch, *grads = places + 36 * PLACE(w->in), *copy = grads + 36 * PLACE(w->out), *y = w->y + part * size;
   memset(y, 0, size * 4);
@@ -151,43 +144,26 @@ static void transform_parts(const Loop *loop, int64_t channel, float *scratch) {
   }
 }
 
-static Winograd winograd_job(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *y) {
-  const int64_t *v = geometry(frame), *x = BUFFER(args, 0)->dims, *o = y->dims;
-  Winograd w = {.x = BUFFER(args, 0)->data,
-                .b = BUFFER(args, 1)->data,
-                .y = BUFFER(rets, 0)->data,
-                .batch = x[0],
-                .height = x[1],
-                .width = x[2],
-                .in = x[3],
-                .rows = o[1],
-                .columns = o[2],
-                .out = o[3],
-                .top = v[0],
-                .left = v[1],
-                .down = (o[1] + 3) / 4,
-                .across = (o[2] + 3) / 4};
+static Job winograd(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *output, int64_t group) {
+  const int64_t *v = geometry(frame);
+  Job w = job(frame, output);
+  w.top = v[0], w.left = v[1], w.down = (w.rows + 3) / 4, w.across = (w.columns + 3) / 4, w.group = group;
   w.tiles = w.batch * w.down * w.across;
   return w;
 }
 
-static size_t winograd_scratch(const Winograd *w) {
+static size_t winograd_scratch(const Job *w) {
   return 36 * (PLACE(w->in) + PLACE(w->out)) + 36 * (w->in > w->out ? w->in : w->out);
 }
 
 HANDLER resnet_jax_winograd(XLA_FFI_CallFrame *frame) {
   if (metadata(frame)) return NULL;
-  Winograd w = winograd_job(frame, BUFFER(rets, 0));
-  w.group = TILES;
+  Job w = winograd(frame, BUFFER(rets, 0), TILES);
   return run(frame, winograd_unit, (w.tiles + w.group - 1) / w.group, winograd_scratch(&w), &w);
 }
 
 HANDLER resnet_jax_winograd_kernel_gradient(XLA_FFI_CallFrame *frame) {
   if (metadata(frame)) return NULL;
-  Winograd w = winograd_job(frame, BUFFER(args, 1));
-  w.group = GRADIENT_TILES;
-  w.parts = BUFFER(rets, 1)->dims[0], w.y = BUFFER(rets, 1)->data;
-  XLA_FFI_Error *error = run(frame, winograd_gradient_part, w.parts, winograd_scratch(&w), &w);
-  Sums s = {.parts = w.y, .y = BUFFER(rets, 0)->data, .number = w.parts, .size = 36 * w.in * w.out, .in = w.in, .out = w.out};
-  return error ? error : run(frame, transform_parts, w.in, 0, &s);
+  Job w = winograd(frame, BUFFER(args, 1), GRADIENT_TILES);
+  return run_parts(frame, &w, winograd_gradient_part, winograd_scratch(&w), 36 * w.in * w.out, transform_parts, w.in);
 }
