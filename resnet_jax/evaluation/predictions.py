@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from resnet_jax import kernels
 from resnet_jax.data.augment import normalize, over_views
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.metrics import describe
@@ -97,6 +98,7 @@ def predictor(
     """
 
     @jax.jit
+    @kernels.enabled()
     def batch_answers(variables, images):
         images = normalize(images, mean, std, dtype)
         logits = over_views(functools.partial(model.apply, variables, train=False), images, test_views)

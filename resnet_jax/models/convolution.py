@@ -72,6 +72,11 @@ _WINOGRAD_BATCH = 8
 
 def _native(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> jax.Array:
     numbers = ('NHWC', 'HWIO', 'NHWC')
+    cut = [(min(low, 0), min(high, 0), 0) for low, high in padding]
+    if any(low or high for low, high, _ in cut):
+        # XLA:CPU (jax 0.10.2) gives wrong numbers for some convolutions with a negative padding: that is cut off first.
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+        padding = ((max(padding[0][0], 0), max(padding[0][1], 0)), (max(padding[1][0], 0), max(padding[1][1], 0)))
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
 
 
@@ -157,11 +162,7 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair,
             (h_taps, kh, h_padding), (w_taps, kw, w_padding) = taps(0, row), taps(1, column)
             part = kernel[h_taps, w_taps][::-1, ::-1].swapaxes(2, 3)
             if kh and kw:
-                # XLA:CPU (jax 0.10.2) gives wrong numbers for some convolutions with a negative padding: that is cut off first.
-                cut = [(0, 0, 0), *((min(low, 0), min(high, 0), 0) for low, high in (h_padding, w_padding)), (0, 0, 0)]
-                seen = jax.lax.pad(g, jnp.zeros((), g.dtype), cut)
-                rest = [(max(low, 0), max(high, 0)) for low, high in (h_padding, w_padding)]
-                phases.append(_native(seen, part, (1, 1), (rest[0], rest[1])))
+                phases.append(_native(g, part, (1, 1), (h_padding, w_padding)))
             else:
                 phases.append(jnp.zeros((g.shape[0], *counts, kernel.shape[2]), g.dtype))
     if len(phases) == 1:
