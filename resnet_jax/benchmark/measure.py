@@ -145,7 +145,12 @@ def _measure_steps(row, config, ours: Worker, torch: Worker | None, effort: Effo
             steps = max(1, min(1000, int(effort.seconds / seconds)))
             if steps > 2:  # a first single step is slower than one among many
                 steps = max(1, min(2000, int(effort.seconds * steps / worker(what, steps=steps, variant=variant))))
-            return lambda: images * steps / worker(what, steps=steps, variant=variant)
+
+            def once() -> float:
+                worker(what, steps=1, variant=variant)  # a pause makes the next step slower; a run has none
+                return images * steps / worker(what, steps=steps, variant=variant)
+
+            return once
 
         variant, other = '', None
         if torch:

@@ -138,8 +138,8 @@ class Subject:
 
     def _matrix_product(self, size: int, seconds: float, dtype: str) -> float:
         a = torch.full((size, size), 1 / size, dtype=getattr(torch, dtype), device=self._device)
-        best, count, end = 0.0, 1, time.monotonic() + seconds
         out = a @ a
+        best, count, end = 0.0, 1, time.monotonic() + seconds
         while time.monotonic() < end:
             self._synchronize()
             before = time.monotonic()
