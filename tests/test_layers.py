@@ -13,18 +13,19 @@ MODULES = {
 LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax': (),
     'resnet_jax.errors': (),
+    'resnet_jax.failpoints': (),
     'resnet_jax.command_line': ('errors',),
     'resnet_jax.statistics': (),
     'resnet_jax.models': ('errors', 'models'),
     'resnet_jax.data': ('errors', 'data'),
     'resnet_jax.weights': ('errors', 'models', 'weights'),
     'resnet_jax.report': ('errors', 'statistics', 'report'),
-    'resnet_jax.training': ('errors', 'models', 'data', 'training'),
+    'resnet_jax.training': ('errors', 'failpoints', 'models', 'data', 'training'),
     'resnet_jax.study': ('errors', 'report', 'study'),
     'resnet_jax.evaluation': ('errors', 'statistics', 'models', 'data', 'training', 'evaluation', 'report'),
     'resnet_jax.export': ('errors', 'data', 'training', 'evaluation', 'export'),
     'resnet_jax.benchmark': ('errors', 'models', 'data', 'training', 'evaluation', 'benchmark'),
-    'resnet_jax.training.loop': ('errors', 'models', 'data', 'training', 'evaluation', 'report'),  # what a run does, in all
+    'resnet_jax.training.loop': ('errors', 'failpoints', 'models', 'data', 'training', 'evaluation', 'report'),  # all
 }
 
 

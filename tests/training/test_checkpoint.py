@@ -15,6 +15,7 @@ from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.training import checkpoint
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import replicate
+from resnet_jax.training.sums import sums_text
 
 
 def make_state(step=7, width=3):
@@ -369,7 +370,7 @@ def test_every_difference_in_structure_shape_or_dtype_is_an_error(folder, change
 def rewrite_metadata(path, **values):
     """Changes metadata.json and the sums with it, as another version of the program might have written them."""
     (path / 'metadata.json').write_text(json.dumps({**json.loads((path / 'metadata.json').read_text()), **values}))
-    (path / 'SHA256SUMS').write_text(checkpoint._sums_text(path))
+    (path / 'SHA256SUMS').write_text(sums_text(path))
 
 
 def test_a_newer_format(folder):
