@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from resnet_jax import failpoints
 from resnet_jax.data.augment import augment, normalize
 from resnet_jax.training.state import TrainState
 
@@ -149,21 +150,31 @@ def train_steps(
       order: int32 `[steps_per_epoch, batch_size]`: the examples of each step of this epoch.
       start, count: int32 scalars. They are traced, so that one compiled program serves for any number of steps.
 
-    Returns:
-      The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count`.
-    """
-    key = jax.random.key(seed)
+    A step whose loss or gradient is not finite changes nothing of the state, and no step follows it.
 
-    def body(i, carry):
-        state, metrics = carry
+    Returns:
+      The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count` or to the step
+      that was not finite.
+    """
+    key, bad_step = jax.random.key(seed), failpoints.traced_at('image')
+
+    def body(carry):
+        i, _, state, metrics = carry
         batch = load_fn(data['image'], data['label'], order[i], positions, state.step, key)
+        if bad_step is not None:
+            batch['image'] += jnp.where(state.step == bad_step, jnp.nan, 0.0).astype(batch['image'].dtype)
         # Dropout alone differs from device to device: its mask belongs to the device's part of the batch.
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
-        state, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
-        return state, {name: values.at[i].set(new[name]) for name, values in metrics.items()}
+        updated, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
+        # The same on every device, for both are averages over all of them.
+        finite = jnp.isfinite(new['loss']) & jnp.isfinite(new['grad_norm'])
+        state = jax.tree.map(lambda after, before: jnp.where(finite, after, before), updated, state)
+        return i + 1, finite, state, {name: values.at[i].set(new[name]) for name, values in metrics.items()}
 
     empty = {name: jnp.zeros(order.shape[0]) for name in ('loss', 'accuracy', 'grad_norm')}
-    return jax.lax.fori_loop(start, start + count, body, (state, empty))
+    carry = (start, jnp.bool_(True), state, empty)
+    _, _, state, metrics = jax.lax.while_loop(lambda carry: (carry[0] < start + count) & carry[1], body, carry)
+    return state, metrics
 
 
 def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> dict[str, jax.Array]:
