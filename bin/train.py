@@ -13,6 +13,7 @@ from resnet_jax.training.config import validate
 
 _CONFIG = command_line.define_config_flag()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder; default runs/<config name>.')
+_EXTEND = flags.DEFINE_bool('extend', False, 'Let a run go on to more epochs than it was started for.')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes; SLURM, MPI and Kubernetes are found.')
 _COORDINATOR = flags.DEFINE_string('coordinator_address', None, 'host:port of process 0, where none of these is found.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator_address.')
@@ -35,7 +36,7 @@ def main(arguments):
             raise ConfigError(f'--distributed: {error} Give --coordinator_address, --num_processes and --process_id.') from None
     from resnet_jax.training.loop import train_and_evaluate
 
-    train_and_evaluate(config, _WORKDIR.value or Path('runs', name))
+    train_and_evaluate(config, _WORKDIR.value or Path('runs', name), extend=_EXTEND.value)
 
 
 if __name__ == '__main__':

@@ -59,4 +59,5 @@ def get_config() -> ConfigDict:
     config.eval_every_epochs = 1
     config.checkpoint_every_epochs = 1
     config.log_every = 250  # iterations
+    config.divergence_retries = 0  # times that a run which diverges goes back to its last checkpoint, at half the rate
     return config

@@ -25,6 +25,7 @@ import numpy as np
 
 from resnet_jax import failpoints
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
+from resnet_jax.training.config import complete
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.sums import LARGEST_TEXT, SUMS, sums_text, verify
 
@@ -149,7 +150,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     best = metadata.get('best')
     if best is not None and (type(best) is not dict or type(best.get('step')) is not int or best['step'] < 0):
         raise wrong(f'has {str(best)[:80]!r} as best')
-    return metadata
+    return {**metadata, 'config': complete(metadata.get('config', {}))}
 
 
 def restore(path: Path, template: Any) -> Any:
@@ -206,13 +207,13 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(p.name) for p in numbered if p.is_dir() and any(os.path.lexists(p / name) for name in ours))
 
 
-def latest(folder: Path, *, set_aside: bool = True) -> Path | None:
+def latest(folder: Path, *, rename: bool = True) -> Path | None:
     """Returns the newest whole checkpoint, or None if the folder has none.
 
     A damaged one is passed over with a warning, and the one before it is taken.
 
     Args:
-      set_aside: rename a damaged one to `<step>.damaged`. For the run itself; who only reads leaves the folder as it is.
+      rename: rename a damaged one to `<step>.damaged`. For the run itself; who only reads leaves the folder as it is.
 
     Raises:
       InputFileError: there were checkpoints and all of them are damaged. Training does not start over by itself.
@@ -227,8 +228,8 @@ def latest(folder: Path, *, set_aside: bool = True) -> Path | None:
         except InputFileError as error:
             if not path.exists():  # the run that is in training has just deleted it
                 continue
-            damaged.append(_set_aside(path) if set_aside else path.name)
-            logger.warning('%s. It was %s.', error, f'set aside as {damaged[-1]}' if set_aside else 'passed over')
+            damaged.append(set_aside(path) if rename else path.name)
+            logger.warning('%s. It was %s.', error, f'set aside as {damaged[-1]}' if rename else 'passed over')
     if damaged:
         raise InputFileError(
             f'all checkpoints in {folder} are damaged ({", ".join(sorted(damaged))}); to start over, choose another --workdir'
@@ -236,7 +237,12 @@ def latest(folder: Path, *, set_aside: bool = True) -> Path | None:
     return None
 
 
-def _set_aside(path: Path) -> str:
+def set_aside(path: Path) -> str:
+    """Renames a damaged checkpoint to `<step>.damaged` and returns its new name.
+
+    Raises:
+      ResourceError: it cannot be renamed.
+    """
     name, number = f'{path.name}.damaged', 1
     while (path.parent / name).exists():
         number += 1

@@ -110,10 +110,20 @@ FIELDS: dict[str, Check] = {
     'eval_every_epochs': _integer(1),
     'checkpoint_every_epochs': _integer(1),
     'log_every': _integer(1),
+    'divergence_retries': _integer(0, 100),
 }
 
-# These may change between two starts of one run: none of them alters a parameter or which epoch is the result.
-FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_epochs', 'log_every')
+# These may change between two starts of one run: none of them alters a parameter or which epoch is the result, except that
+# divergence_retries lets a run go on that would have ended.
+FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_epochs', 'log_every', 'divergence_retries')
+
+# Fields that the first format of checkpoints did not have, with the value that its runs had without knowing.
+_ADDED = {'divergence_retries': 0}
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of an older run with the fields that it could not have yet."""
+    return {**_ADDED, **config}
 
 
 def validate(config: ConfigDict) -> dict[str, Any]:
@@ -141,10 +151,28 @@ def validate(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(values))  # tuples become lists, as they are when config.json is read back
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns one 'field: old -> new' for each field that defines a run and differs."""
-    names = [name for name in {**old, **new} if name not in FREE_FIELDS]
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], *, free: bool = False) -> list[str]:
+    """Returns one 'field: old -> new' for each field that defines a run and differs; of the free fields with `free`."""
+    names = [name for name in {**old, **new} if (name in FREE_FIELDS) == free]
     absent = object()
     return [
         f'{name}: {old.get(name)!r} -> {new.get(name)!r}' for name in names if old.get(name, absent) != new.get(name, absent)
     ]
+
+
+def check_continues(old: Mapping[str, Any], new: Mapping[str, Any], extend: bool, where: str) -> None:
+    """Checks that a run of the config `old` may go on with `new`.
+
+    Args:
+      extend: more epochs may be asked for.
+      where: the run folder or checkpoint, for the message.
+
+    Raises:
+      ConfigError: it may not; names what differs.
+    """
+    longer = type(old.get('num_epochs')) is int and old['num_epochs'] < new['num_epochs']
+    changes = difference({**old, 'num_epochs': new['num_epochs']} if longer and extend else old, new)
+    if changes:
+        only = longer and len(changes) == 1
+        remedy = 'give --extend to train it longer, or another --workdir' if only else 'choose another --workdir'
+        raise ConfigError(f'{where} holds a run of another config ({"; ".join(changes)}); {remedy}, or delete it')

@@ -73,8 +73,7 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
       InputFileError: the data set cannot be had.
     """
     # A wrong name, argument or batch size is told before the data are read, or even downloaded.
-    build_model(config, 10)
-    check_batch_size(config['batch_size'], jax.device_count(), config['gradient_accumulation_steps'], examples=2**31)
+    _check_before_data(config)
     dataset = data.load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
     model = build_model(config, dataset.num_classes)
     train, validation = dataset.train, None
@@ -104,6 +103,21 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
         clip_norm=config['clip_norm'],
     )
     return Experiment(config, dataset, train, validation, model, tx, schedule, steps_per_epoch, total_steps, accumulation)
+
+
+def check_names(config: Mapping[str, Any]) -> None:
+    """Checks what can be checked without the data, so that a wrong config makes no run folder.
+
+    Raises:
+      ConfigError: the model or the data set has no such name or argument, or the batch does not divide over the devices.
+    """
+    data.check_name(config['dataset'])
+    _check_before_data(config)
+
+
+def _check_before_data(config: Mapping[str, Any]) -> None:
+    build_model(config, 10)
+    check_batch_size(config['batch_size'], jax.device_count(), config['gradient_accumulation_steps'], examples=2**31)
 
 
 def build_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:

@@ -13,6 +13,7 @@ import pytest
 
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.training import checkpoint
+from resnet_jax.training.config import complete
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import replicate
 from resnet_jax.training.sums import sums_text
@@ -93,7 +94,7 @@ def test_a_part_can_be_restored(folder):
 
 def test_metadata(folder):
     metadata = checkpoint.read_metadata(folder / '7')
-    assert metadata == {'format': checkpoint.FORMAT, 'step': 7, **METADATA}
+    assert metadata == {'format': checkpoint.FORMAT, 'step': 7, **METADATA, 'config': complete(METADATA['config'])}
 
 
 def test_the_sums_are_those_of_sha256sum(folder):
@@ -414,5 +415,5 @@ def test_what_json_cannot_hold_is_no_checkpoint(folder):
 
 def test_who_only_reads_passes_a_damaged_one_over_and_leaves_it(folder, messages):
     flip_middle(folder / '7' / 'metadata.json')
-    assert checkpoint.latest(folder, set_aside=False) == folder / '5'
+    assert checkpoint.latest(folder, rename=False) == folder / '5'
     assert entries(folder) == ['5', '7'] and 'passed over' in messages[0]
