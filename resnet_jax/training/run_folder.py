@@ -63,6 +63,10 @@ def _cpu_name() -> str:
 class _LogFile(logging.handlers.WatchedFileHandler):
     """run.log; opened again where the folder has been made again, and silent where it cannot be written."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         pass
 
@@ -133,9 +137,10 @@ class RunFolder:
             self._events.close()
         if self._handler:
             logging.getLogger('resnet_jax').removeHandler(self._handler)
-            self._handler.close()
-        if self._lock:
-            self._lock.close()  # and with it the lock, as also when the process is killed
+        for file in (self._handler, self._lock):  # and with its file the lock, as also when the process is killed
+            if file:
+                with contextlib.suppress(OSError):  # a full disk must not hide what ended the run
+                    file.close()
 
     def _take_lock(self) -> None:
         try:

@@ -47,7 +47,7 @@ def command(*arguments, failpoint='', devices=1, **environment):
     }
 
 
-def run(*arguments, code=0, timeout=200, **options):
+def run(*arguments, code=0, timeout=600, **options):
     """Runs a command, checks its exit code and that it shows no traceback, and returns it with `seconds` taken."""
     before = time.monotonic()
     done = subprocess.run(**command(*arguments, **options), capture_output=True, text=True, timeout=timeout)

@@ -58,7 +58,7 @@ class Stopped:
 
     def end(self, code):
         self.go()
-        self.process.wait(timeout=200)
+        self.process.wait(timeout=600)
         self.out.seek(0)
         out = self.out.read()
         assert self.process.returncode == code, out + self.err

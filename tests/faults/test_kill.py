@@ -24,7 +24,7 @@ QUICK = ('step:27:kill', 'arrays:1:kill')
 def kill(workdir, point):
     """Runs the command until the failpoint ends it."""
     options = command('train.py', *TINY, f'--workdir={workdir}', failpoint=point)
-    done = subprocess.run(**options, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(**options, capture_output=True, text=True, timeout=600)
     assert done.returncode == -signal.SIGKILL, f'{point} was not reached\n{done.stdout}\n{done.stderr}'
 
 
