@@ -1,7 +1,6 @@
 """A network's answer to every example of a test set, kept in the run folder for whoever compares runs."""
 
 import dataclasses
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.metrics import describe
+from resnet_jax.npz import read_npz
 
 FILE = 'predictions.npz'
 
@@ -62,11 +62,11 @@ def load_predictions(folder: str | Path) -> Predictions:
     """
     path = Path(folder) / FILE
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = Predictions(file['log_probabilities'], file['labels'], str(file['fingerprint']))
+        file = read_npz(path)
+        found = Predictions(file['log_probabilities'], file['labels'], str(file['fingerprint']))
     except FileNotFoundError:
         raise InputFileError(f'{path} is not there; write it with: python bin/evaluate.py --workdir={folder}') from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputFileError(f'{path} cannot be read ({error}); write it again with bin/evaluate.py --workdir') from None
     answers, labels = found.log_probabilities, found.labels
     fits = answers.ndim == 2 and labels.shape == answers.shape[:1] and answers.dtype.kind == 'f' and labels.dtype.kind == 'i'

@@ -380,7 +380,8 @@ class _Run:
         def progress(done, batches):
             self.bar.update(self.step, f'evaluating, batch {done} of {batches}')
             failpoints.reach('evaluation')
-            self._stop_if_asked()
+            if jax.process_count() == 1:  # several would have to agree on it
+                self._stop_if_asked()
 
         metrics = evaluator(variables, progress)
         row = {name: metrics[name] for name in ('loss', 'accuracy', 'count')}

@@ -35,11 +35,12 @@ class StopSignal:
     def __init__(self):
         self.number: int | None = None
         self.unsaved = False
+        self._alone = jax.process_count() == 1  # several stop together, or not at all
         self._old: dict[int, Any] = {}
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> 'StopSignal':
-        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+        if threading.current_thread() is threading.main_thread() and self._alone:
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._thread = threading.Thread(target=self._watch, name='stop', daemon=True)
@@ -62,7 +63,7 @@ class StopSignal:
 
     def _note(self, number: int, _frame: Any) -> None:
         self.number = self.number or number
-        if not self.unsaved:
+        if self._alone and not self.unsaved:
             raise Interrupted(self.number)
 
     def _watch(self) -> None:
@@ -81,7 +82,8 @@ class StopSignal:
                 # Not print or a logger: the main thread may be in the middle of one.
                 what = b'after this dispatch; the state is saved' if self.unsaved else b'(nothing is lost)'
                 os.write(2, b'Stopping ' + what + b'. Interrupt again to stop at once.\n')
-            if deadline is not None and self.number and time.monotonic() > deadline and not self.unsaved:
+            late = deadline is not None and time.monotonic() > deadline
+            if late and self.number and self._alone and not self.unsaved:
                 _end(self.number, b'Interrupted; the state is saved. The same command continues.\n')
 
 

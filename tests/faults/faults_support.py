@@ -31,11 +31,11 @@ TINY = (
 )
 
 
-def command(*arguments, failpoint='', devices=1, **environment):
-    """Returns the arguments of subprocess.Popen for `python bin/<arguments>` with a failpoint set."""
+def command(*arguments, failpoint='', devices=1, through=(), **environment):
+    """Returns the arguments of subprocess.Popen for `python [through] bin/<arguments>` with a failpoint set."""
     script, *rest = map(str, arguments)
     return {
-        'args': [sys.executable, str(ROOT / 'bin' / script), *rest],
+        'args': [sys.executable, *map(str, through), str(ROOT / 'bin' / script), *rest],
         'cwd': ROOT,
         'env': {
             **os.environ,
