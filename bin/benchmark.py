@@ -1,9 +1,12 @@
 """Measures speed: python bin/benchmark.py --config=configs/resnet18.py [--peer=torch] [--config.FIELD=VALUE ...].
 
-The training and evaluation steps are the very ones of bin/train.py, on random data of the shape of the config's.
+The training and evaluation steps are the very ones of bin/train.py, on random data of the shape of the config's. Also:
+
+python bin/benchmark.py --suite=cpu --json=cpu.json            # six networks beside PyTorch; continues what the file has
+python bin/benchmark.py --suite=gpu --json=gpu.json            # all that is to be known of a GPU, in --minutes
+python bin/benchmark.py --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a list of them
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -17,42 +20,77 @@ from resnet_jax.training.config import validate
 
 _CONFIG = command_line.define_config_flag()
 _PEER = flags.DEFINE_enum('peer', None, ['torch'], 'Also measure the same network there, in turns.')
+_VARIANTS = flags.DEFINE_list('variants', [], "Words that the peer's variants must have, as bfloat16,channels_last.")
 _DEVICES = flags.DEFINE_list('devices', None, 'Numbers of CPU devices, as 1,2,4: a row for each.')
 _BATCH_SIZES = flags.DEFINE_list('batch_sizes', None, 'Batch sizes, as 32,64,128: a row for each.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each side.', lower_bound=1)
 _SECONDS = flags.DEFINE_float('seconds', 1.0, 'About what one measurement takes; at least one step.', lower_bound=0.01)
-_COLD = flags.DEFINE_bool('cold', False, 'Compile with an empty persistent cache, and again with what it then holds.')
+_STEPS = flags.DEFINE_multi_enum('steps', ['train', 'eval'], ['train', 'eval'], 'Only this step; may be repeated.')
+_STARTUP = flags.DEFINE_bool('startup', False, 'Also start bin/train.py with an empty compilation cache, and again.')
+_SUITE = flags.DEFINE_enum('suite', None, ['cpu', 'gpu'], 'Measure a list of things.')
+_NETWORKS = flags.DEFINE_list('networks', [], 'With --suite=cpu: only these.')
+_SPEEDRUNS = flags.DEFINE_list(
+    'speedruns', ['configs/speedrun94.py', 'configs/speedrun96.py'], 'With --suite=gpu: configs to train with several seeds.'
+)
+_MINUTES = flags.DEFINE_float('minutes', 8.5, 'With --suite=gpu: the time for everything.', lower_bound=0.1)
+_LAYERS = flags.DEFINE_list('layers', None, 'Shapes of convolutions, HEIGHTxINxOUT[xKERNEL[xSTRIDE]], or all.')
 _JSON = flags.DEFINE_string('json', None, 'File to write: all numbers, versions and hardware.')
 
 
 def main(arguments):
-    if arguments:
-        raise ConfigError(f'unexpected argument {arguments[0]!r}; expected flags only, such as --config=FILE')
-    name, config = command_line.load_config(_CONFIG)
-    values = validate(config)
-    devices = command_line.parse_counts('devices', _DEVICES.value)
-    sizes = command_line.parse_counts('batch_sizes', _BATCH_SIZES.value)
-    from resnet_jax.benchmark import report
-    from resnet_jax.benchmark.measure import Effort, cpu_environment, measure
+    if arguments or (_SUITE.value == 'cpu' and _CONFIG.present):
+        extra = arguments[0] if arguments else '--config'
+        raise ConfigError(f'unexpected argument {extra!r}; expected flags only, and no --config with --suite=cpu')
+    from resnet_jax.benchmark import report, suites
+    from resnet_jax.benchmark.measure import Effort
 
-    effort = Effort(_ROUNDS.value, _SECONDS.value)
+    effort = Effort(_ROUNDS.value, _SECONDS.value, tuple(dict.fromkeys(_STEPS.value)))
+    sizes = command_line.parse_counts('batch_sizes', _BATCH_SIZES.value)
+    if _SUITE.value == 'cpu':
+        rows = suites.cpu_suite(_JSON.value, effort, _NETWORKS.value, sizes[0] if sizes else 128, _say)
+    elif _SUITE.value == 'gpu':
+        from resnet_jax.benchmark.gpu_suite import gpu_suite
+
+        config = _config()[1] if _CONFIG.present else suites.load_config('resnet18', batch_size=512, dtype='bfloat16')
+        runs = {Path(path).stem: suites.find_config(path) for path in _SPEEDRUNS.value}
+        gpu_suite(_JSON.value, config, runs, seconds=60 * _MINUTES.value, effort=effort, progress=_say)
+        return
+    elif _LAYERS.value:
+        from resnet_jax.benchmark.layers import measure_layers, parse_shapes, table
+
+        dtype = _config()[1]['dtype'] if _CONFIG.present else 'float32'
+        rows = measure_layers(parse_shapes(_LAYERS.value), sizes[0] if sizes else 128, dtype, effort, _say)
+        report.save(_JSON.value, rows)
+        print('\n' + table(rows))
+        return
+    else:
+        rows = _measure(effort, command_line.parse_counts('devices', _DEVICES.value), sizes)
+        print('\n' + report.details(rows[-1]))
+    print('\n' + report.table(rows))
+
+
+def _measure(effort, devices, sizes):
+    from resnet_jax.benchmark.measure import cpu_environment, measure
+    from resnet_jax.benchmark.report import save
+
+    name, values = _config()
     cases = [(values, cpu_environment(count)) for count in devices]
     cases += [({**values, 'batch_size': size, 'eval_batch_size': size}, {}) for size in sizes]
+    options = {'peer': bool(_PEER.value), 'variants': _VARIANTS.value, 'startup': _STARTUP.value, 'progress': _say}
     rows = []
     for case, environment in cases or [(values, {})]:
-        row = measure(
-            name,
-            case,
-            effort=effort,
-            peer=bool(_PEER.value),
-            environment=environment,
-            cold=_COLD.value,
-            progress=lambda line: print(line, flush=True),
-        )
-        rows.append(row)
-        if _JSON.value:
-            Path(_JSON.value).write_text(json.dumps(rows, indent=1) + '\n')
-    print('\n' + report.details(rows[-1]) + '\n\n' + report.table(rows))
+        rows.append(measure(name, case, effort=effort, environment=environment, **options))
+        save(_JSON.value, rows)
+    return rows
+
+
+def _config():
+    name, config = command_line.load_config(_CONFIG)
+    return name, validate(config)
+
+
+def _say(line):
+    print(line, flush=True)
 
 
 if __name__ == '__main__':

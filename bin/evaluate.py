@@ -2,6 +2,7 @@
 
 python bin/evaluate.py --weights=resnet20.th --model=resnet20 --normalization=imagenet [--dataset=cifar10] [--json]
 
+With --test_views=mirror_translate the logits are averaged over views of each image, and every figure says so.
 With --compare=runs/other how the two runs' answers differ, with --corruptions the errors on 15 kinds of corrupted images.
 """
 
@@ -10,6 +11,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if __name__ == '__main__':
+    from resnet_jax import huge_pages
+
+    huge_pages.use()
 
 from absl import flags
 
@@ -25,6 +31,12 @@ _CORRUPTIONS = flags.DEFINE_bool('corruptions', False, 'Also 15 common corruptio
 _WEIGHTS = flags.DEFINE_string('weights', None, 'File of weights, .pth, .pt, .th or .safetensors, instead of a run.')
 _MODEL = flags.DEFINE_string('model', None, 'With --weights: the name of the model, unless the file says it.')
 _MODEL_KWARGS = flags.DEFINE_multi_string('model_kwargs', [], 'With --weights: FIELD=VALUE of the model; may be repeated.')
+_TEST_VIEWS = flags.DEFINE_enum(
+    'test_views',
+    None,
+    ['none', 'mirror', 'mirror_translate'],
+    "What the logits are averaged over; by default as the run's config says, or none.",
+)
 _DATASET = flags.DEFINE_string('dataset', 'cifar10', 'With --weights: cifar10, cifar100 or digits.')
 _NORMALIZATION = flags.DEFINE_string(
     'normalization', None, "With --weights: imagenet, kuangliu, ...; by default the file's or else the data set's own."
@@ -55,7 +67,8 @@ def _run():
     from resnet_jax.evaluation.subject import subject_of_run
 
     run = load_run(_WORKDIR.value, ema=_EMA.value)
-    return subject_of_run(run, None if _EMA.value else _WORKDIR.value, _DATA_DIR.value), {'step': run.step}
+    folder = None if _EMA.value else _WORKDIR.value
+    return subject_of_run(run, folder, _DATA_DIR.value, _TEST_VIEWS.value), {'step': run.step}
 
 
 def _weights():
@@ -72,7 +85,7 @@ def _weights():
         mean, std = find_normalization(_NORMALIZATION.value)
     title = f'{metadata["model"]} from {_WEIGHTS.value}, {dataset.name}'
     more = {'weights': _WEIGHTS.value, 'mean': list(mean), 'std': list(std)}
-    return Subject(title, model, variables, dataset, mean, std), more
+    return Subject(title, model, variables, dataset, mean, std, test_views=_TEST_VIEWS.value or 'none'), more
 
 
 if __name__ == '__main__':

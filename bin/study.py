@@ -15,10 +15,10 @@ from resnet_jax import command_line
 from resnet_jax.errors import ConfigError, UserError
 
 _CONFIG = flags.DEFINE_string('config', None, 'Study, e.g. configs/study/paper.py')
-_SIZE = flags.DEFINE_string('size', 'cpu', "One of the study's sizes.")
+_SIZE = flags.DEFINE_string('size', None, "One of the study's sizes; default: its first.")
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs; default runs/study/<name>-<size>.')
 _DEVICES = flags.DEFINE_list('devices', [], 'GPUs, as 0,1: each trains one run at a time. Default: one run after the other.')
-_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say what would run.')
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say what would run, and how long it takes.')
 _REPORT_ONLY = flags.DEFINE_bool('report_only', False, 'Only report what is there.')
 
 
@@ -28,21 +28,26 @@ def main(arguments):
     from ml_collections import ConfigDict
 
     from resnet_jax.study.entries import expand
-    from resnet_jax.study.report import estimate, write_study_report
+    from resnet_jax.study.report import write_study_report
     from resnet_jax.study.runner import make_runs, status
     from resnet_jax.training.config import validate
+    from resnet_jax.training.console import log_to_console
 
+    log_to_console('stderr')
     spec = importlib.util.spec_from_file_location('study_config', _CONFIG.value)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    study = module.get_study()
-    folder = Path(_WORKDIR.value or Path('runs', 'study', f'{Path(_CONFIG.value).stem}-{_SIZE.value}'))
-    runs = expand(study, _SIZE.value, folder)
+    study, name = module.get_study(), Path(_CONFIG.value).stem
+    size = _SIZE.value or next(iter(study['sizes']))
+    folder = Path(_WORKDIR.value or Path('runs', 'study', f'{name}-{size}'))
+    runs = expand(study, size, folder)
     for run in runs:
         validate(ConfigDict(run.config))
     if _DRY_RUN.value:
         for run in runs:
             print(f'{run.folder}: {status(run)}, {run.config["model"]}, {run.config["num_epochs"]} epochs')
+        from resnet_jax.study.forecast import estimate
+
         print(estimate(runs))
         return
     failed = {}
@@ -53,7 +58,7 @@ def main(arguments):
             task = bar.add_task('epochs', total=sum(run.config['num_epochs'] for run in runs))
             train = Path(__file__).parent / 'train.py'
             failed = make_runs(runs, train, _DEVICES.value, lambda done: bar.update(task, completed=done))
-    print(write_study_report(study, runs, folder))
+    print(write_study_report({'name': f'{name}, size {size}', **study}, runs, folder))
     unexpected = [f'{run} (exit code {code})' for run, code in failed.items() if code not in (4, 5)]
     if unexpected:
         raise UserError(f'{", ".join(unexpected)} did not finish; see output.log there; the same command tries again')

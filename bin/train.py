@@ -5,6 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # config files import configs.default
 
+if __name__ == '__main__':
+    from resnet_jax import huge_pages
+
+    huge_pages.use()
+
 from absl import flags
 
 from resnet_jax import command_line

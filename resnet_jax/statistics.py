@@ -173,3 +173,15 @@ def compare_answers(first: np.ndarray, second: np.ndarray) -> dict:
         'p': p,
         'significant': p < 0.05,
     }
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values corrected for being several: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    Of m values, sorted, the i-th (from 0) becomes the largest of (m - j) p_j for j up to i, and at most 1.
+    """
+    corrected, largest = [0.0] * len(values), 0.0
+    for place, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        largest = max(largest, min(1.0, (len(values) - place) * values[index]))
+        corrected[index] = largest
+    return corrected

@@ -29,7 +29,9 @@ def load(path):
 
 
 def test_the_configs_of_the_readme_exist():
-    assert {'default', 'alexnet', 'd2l_resnet18', 'quickstart'} <= {path.stem for path in FILES}
+    assert {'default', 'alexnet', 'd2l_resnet18', 'quickstart', 'speedrun94', 'speedrun96', 'speedrun_cpu'} <= {
+        path.stem for path in FILES
+    }
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)

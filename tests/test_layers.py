@@ -15,17 +15,21 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax.errors': (),
     'resnet_jax.failpoints': (),
     'resnet_jax.npz': (),
-    'resnet_jax.command_line': ('errors',),
+    'resnet_jax.cache_folder': (),
+    'resnet_jax.compilation_cache': ('cache_folder',),
+    'resnet_jax.command_line': ('errors', 'compilation_cache'),
     'resnet_jax.statistics': (),
-    'resnet_jax.models': ('errors', 'models'),
-    'resnet_jax.data': ('errors', 'data'),
+    'resnet_jax.huge_pages': (),
+    'resnet_jax.kernels': ('cache_folder', 'kernels'),
+    'resnet_jax.models': ('errors', 'kernels', 'models'),
+    'resnet_jax.data': ('errors', 'cache_folder', 'data'),
     'resnet_jax.weights': ('errors', 'models', 'weights'),
     'resnet_jax.report': ('errors', 'npz', 'statistics', 'report'),
-    'resnet_jax.training': ('errors', 'failpoints', 'models', 'data', 'training'),
-    'resnet_jax.study': ('errors', 'report', 'study'),
+    'resnet_jax.training': ('errors', 'failpoints', 'kernels', 'models', 'data', 'training'),
+    'resnet_jax.study': ('errors', 'report', 'training', 'evaluation', 'benchmark', 'study'),
     'resnet_jax.evaluation': ('errors', 'npz', 'statistics', 'models', 'data', 'training', 'evaluation', 'report'),
     'resnet_jax.export': ('errors', 'data', 'training', 'evaluation', 'export'),
-    'resnet_jax.benchmark': ('errors', 'models', 'data', 'training', 'evaluation', 'benchmark'),
+    'resnet_jax.benchmark': ('errors', 'huge_pages', 'statistics', 'models', 'data', 'training', 'evaluation', 'benchmark'),
     'resnet_jax.training.loop': ('errors', 'failpoints', 'models', 'data', 'training', 'evaluation', 'report'),  # all
 }
 
@@ -87,7 +91,7 @@ def test_who_may_know_what():
     assert users('absl.flags') == {'resnet_jax.command_line'}
     assert users('orbax') == {'resnet_jax.training.checkpoint'}
     assert not users('tensorflow')
-    assert users('torch') == {'resnet_jax.benchmark.peer', 'resnet_jax.benchmark.torch_networks'}
+    assert users('torch') == {f'resnet_jax.benchmark.{name}' for name in ('peer', 'torch_networks', 'torch_speedrun')}
 
 
 def test_pmap_is_in_one_module():

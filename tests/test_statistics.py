@@ -7,6 +7,7 @@ import scipy.stats
 from resnet_jax.statistics import (
     bootstrap_difference,
     compare_answers,
+    holm,
     mcnemar,
     mean_interval,
     paired_interval,
@@ -71,6 +72,12 @@ def test_bootstrap_agrees_with_resampling_example_by_example():
     assert interval.mean == difference.mean()
     np.testing.assert_allclose((interval.low, interval.high), np.quantile(slow, [0.025, 0.975]), atol=0.006)
     assert interval == bootstrap_difference(first, second)  # a function of its arguments
+
+
+def test_holm_by_hand():
+    """Sorted 0.005, 0.01, 0.03, 0.04, times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04 is not below the one before it."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.7, 0.9]) == [1.0, 1.0] and holm([]) == []
 
 
 def test_compare_answers():

@@ -3,13 +3,14 @@
 import dataclasses
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from resnet_jax.benchmark.command import measure_startup
 from resnet_jax.benchmark.worker import Worker
 from resnet_jax.data import available_datasets
+from resnet_jax.errors import ConfigError
 
 # After a request a thread pool spins for some milliseconds; the other side waits until it sleeps.
 _PAUSE = 0.05
@@ -22,10 +23,12 @@ class Effort:
     Attributes:
       rounds: measurements of each side, A B A B.
       seconds: what one measurement takes, about; at least one step.
+      steps: which of 'train' and 'eval' to measure.
     """
 
     rounds: int = 5
     seconds: float = 1.0
+    steps: Sequence[str] = ('train', 'eval')
 
 
 def on_random_data(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +64,8 @@ def measure(
     effort: Effort,
     peer: bool = False,
     environment: Mapping[str, str] | None = None,
-    cold: bool = False,
+    startup: bool = False,
+    variants: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Measures a config on this process's kind of device, in processes of its own.
@@ -70,7 +74,8 @@ def measure(
       config: a checked config, as `training.config.validate` returns it.
       peer: also measure PyTorch, and the ratio.
       environment: for these processes: JAX_NUM_CPU_DEVICES, say.
-      cold: also compile with an empty persistent cache and again with what it then holds.
+      startup: also start bin/train.py, twice: see `measure_startup`.
+      variants: words, such as 'bfloat16' or 'channels_last', that PyTorch's variants must have; of several the best is taken.
 
     Returns:
       What `--json` writes, a row for each call.
@@ -80,38 +85,45 @@ def measure(
     """
     config = on_random_data(config)
     row: dict[str, Any] = {'name': name, **{key: config[key] for key in _SHOWN}}
-    with tempfile.TemporaryDirectory() as folder:
-        # The GPU is shared by two processes: neither may take three quarters of its memory for itself.
-        settings = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.45'} if peer else {}
-        if cold:
-            settings |= {'JAX_COMPILATION_CACHE_DIR': folder}
-        with Worker('ours', {**settings, **(environment or {})}, config=config) as ours:
-            facts = row['facts'] = ours('describe')
-            platform = facts['environment']['platform']
-            row['compile'] = {what: ours('compile', what=what) for what in ('train', 'eval')}
-            if cold:
-                row['compile']['train_again'] = ours('recompile')
-            for what, compiled in row['compile'].items():
-                progress(f'{name}: {what} step compiled in {compiled["seconds"]:.1f} s{_from_cache(compiled)}')
-            size, seconds = (2048, 1.0) if platform == 'cpu' else (8192, 1.0)
-            seconds = min(seconds, effort.seconds)
-            size = size if effort.seconds >= 0.5 else 256
-            row['matrix_products'] = {'ours': ours('matrix_products', size=size, seconds=seconds)}
-            if not peer:
-                _measure_steps(row, config, ours, None, effort, progress)
-            else:
-                kwargs = {'config': config, 'device': 'cuda' if platform in ('gpu', 'cuda') else 'cpu'}
-                with Worker('torch', environment or {}, compiled=kwargs['device'] == 'cuda', **kwargs) as torch:
-                    row['torch'] = torch('describe')
-                    row['matrix_products']['torch'] = torch('matrix_products', size=size, seconds=seconds)
-                    _measure_steps(row, config, ours, torch, effort, progress)
-                    row['torch']['peak_memory'] = torch('peak_memory')
-                    row['idle'] = {'ours': ours.idle, 'torch': torch.idle}
-            row['peak_memory'] = ours('peak_memory')
+    environment = environment or {}
+    if startup:
+        row['startup'] = measure_startup(config, environment, progress=lambda line: progress(f'{name}: {line}'))
+    # The GPU is shared by two processes: neither may take three quarters of its memory for itself.
+    settings = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.45'} if peer else {}
+    with Worker('ours', {**settings, **environment}, config=config) as ours:
+        facts = row['facts'] = ours('describe')
+        platform = facts['environment']['platform']
+        row['compile'] = {what: ours('compile', what=what) for what in effort.steps}
+        for what, compiled in row['compile'].items():
+            progress(f'{name}: {what} step compiled in {compiled["seconds"]:.1f} s{_from_cache(compiled)}')
+        size, seconds = (2048, 1.0) if platform == 'cpu' else (8192, 1.0)
+        seconds = min(seconds, effort.seconds)
+        size = size if effort.seconds >= 0.5 else 256
+        row['matrix_products'] = {'ours': ours('matrix_products', size=size, seconds=seconds)}
+        if not peer:
+            _measure_steps(row, config, ours, None, effort, progress)
+        else:
+            kwargs = {'config': config, 'device': 'cuda' if platform in ('gpu', 'cuda') else 'cpu'}
+            with Worker('torch', environment, compiled=kwargs['device'] == 'cuda', **kwargs) as torch:
+                row['torch'] = torch('describe')
+                _choose(row['torch'], variants)
+                row['matrix_products']['torch'] = torch('matrix_products', size=size, seconds=seconds)
+                _measure_steps(row, config, ours, torch, effort, progress)
+                row['torch']['peak_memory'] = torch('peak_memory')
+                row['idle'] = {'ours': ours.idle, 'torch': torch.idle}
+        row['peak_memory'] = ours('peak_memory')
     return row
 
 
 _SHOWN = ('model', 'dataset', 'dtype', 'batch_size', 'eval_batch_size', 'optimizer')
+
+
+def _choose(torch: dict[str, Any], words: Sequence[str]) -> None:
+    """Leaves of PyTorch's variants those that contain all the words."""
+    chosen = [variant for variant in torch['variants'] if {*words} <= {*variant.split()}]
+    if not chosen:
+        raise ConfigError(f'no variant of the PyTorch peer with {", ".join(words)}; expected words of {torch["variants"]}')
+    torch['variants'] = chosen
 
 
 def _from_cache(compiled: Mapping[str, Any]) -> str:
@@ -121,7 +133,8 @@ def _from_cache(compiled: Mapping[str, Any]) -> str:
 def _measure_steps(row, config, ours: Worker, torch: Worker | None, effort: Effort, progress) -> None:
     """Adds 'train' and 'eval' to the row."""
     peak = max(rates[config['dtype']] for rates in row['matrix_products'].values())
-    for what, work in (('train', 3), ('eval', 1)):  # a training step has about two more products of the size of the first
+    for what in effort.steps:
+        work = 3 if what == 'train' else 1  # a training step has about two more products of the size of the first
         images = config['batch_size' if what == 'train' else 'eval_batch_size']
         if what == 'eval':
             images = min(images, 10_000)

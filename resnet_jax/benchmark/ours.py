@@ -1,5 +1,8 @@
-"""What is measured on our side: the very training and evaluation steps that a run takes, on random data."""
+"""What is measured on our side: the very training and evaluation steps that a run takes, on random data; single layers."""
 
+import collections
+import functools
+import re
 import resource
 import time
 from collections.abc import Mapping
@@ -10,10 +13,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.evaluation.evaluator import Evaluator
+from resnet_jax.models import convolution
 from resnet_jax.models.introspection import layers
 from resnet_jax.training.experiment import create_experiment, epoch_order, parallel_train_steps
 from resnet_jax.training.run_folder import environment
-from resnet_jax.training.step import compile_parallel, device_positions, replicate
+from resnet_jax.training.step import compile_parallel, device_positions, replicate, seed_key
+
+
+def inspect_program(text: str) -> dict[str, int]:
+    """Counts in a compiled program what matters for speed: loops, branches, scatters, convolutions by type of their result."""
+    kinds = ('while', 'conditional', 'scatter', 'select-and-scatter', 'infeed', 'outfeed', 'all-reduce')
+    found = collections.Counter(dict.fromkeys(kinds, 0))
+    for dtype, operation, target in _OPERATION.findall(text):
+        if operation in kinds:
+            found[operation] += 1
+        elif operation == 'custom-call':
+            found[f'custom-call {target}' + (f' {dtype}' if 'conv' in target else '')] += 1
+        elif operation == 'convolution':
+            found[f'convolution {dtype}'] += 1
+    return dict(found)
+
+
+# The result's type (of a tuple, its first part's), the operation, and whom a custom call calls.
+_OPERATION = re.compile(r'^ +(?:ROOT )?%\S+ = \(?(\w+)\[.*? ([a-z][a-z-]+)\(.*?(?:custom_call_target="([^"]*)".*)?$', re.M)
 
 
 class Subject:
@@ -29,7 +51,7 @@ class Subject:
         self._state = replicate(experiment.create_state())
         data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
         order = epoch_order(config['seed'], 0, len(experiment.train.label), config['batch_size'])
-        self._arguments = (device_positions(config['batch_size']), data, replicate(order))
+        self._arguments = (device_positions(config['batch_size']), data, replicate(order), seed_key(config['seed']))
         self._per_epoch = len(order)
         self._train: Any = None
         self._evaluator = Evaluator(
@@ -40,6 +62,7 @@ class Subject:
             dtype=experiment.dtype,
             batch_size=config['eval_batch_size'],
             num_classes=dataset.num_classes,
+            test_views=config['test_views'],
         )
 
     def _count_event(self, event: str, **_: Any) -> None:
@@ -76,12 +99,8 @@ class Subject:
             'seconds': seconds,
             'from_cache': cached,
             'scratch_bytes': scratch.temp_size_in_bytes if scratch else None,
+            'program': inspect_program(compiled.as_text()),
         }
-
-    def recompile(self) -> dict[str, Any]:
-        """Compiles the training step again as a new process would, with whatever the persistent cache has."""
-        jax.clear_caches()
-        return self.compile('train')
 
     def train(self, steps: int, variant: str = '') -> float:
         """Runs so many training steps and returns the seconds until their metrics are here."""
@@ -129,3 +148,68 @@ class Subject:
         stats = jax.local_devices()[0].memory_stats() or {}
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {'host': host, **({'device': stats['peak_bytes_in_use']} if 'peak_bytes_in_use' in stats else {})}
+
+
+class Layers:
+    """Single convolutions: in the form that the networks have ('ours') and as XLA makes them of JAX's own gradients ('XLA')."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[Any, Any] = {}
+
+    def run(self, *, form: str, part: str, steps: int, **given: Any) -> float:
+        """Returns the seconds of so many executions in a loop on the device, as training steps are."""
+        key = form, part, tuple(given.items())
+        if key not in self._compiled:
+            self._compiled[key] = self._make(form, part, **given)
+        loop, arrays = self._compiled[key]
+        before = time.monotonic()
+        jax.block_until_ready(loop(arrays, steps))
+        return time.monotonic() - before
+
+    def _make(
+        self,
+        form: str,
+        part: str,
+        *,
+        height: int,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        padding: int,
+        **given: Any,
+    ) -> Any:
+        strides, pads = (stride, stride), ((padding, padding), (padding, padding))
+        if form == 'ours':
+            conv = functools.partial(convolution.conv, strides=strides, padding=pads)
+        else:
+            numbers = ('NHWC', 'HWIO', 'NHWC')
+            conv = functools.partial(
+                jax.lax.conv_general_dilated, window_strides=strides, padding=pads, dimension_numbers=numbers
+            )
+        keys = jax.random.split(jax.random.key(0), 3)
+        x = jax.random.normal(keys[0], (given['batch_size'], height, height, inputs), given['dtype'])
+        weights = jax.random.normal(keys[1], (kernel, kernel, inputs, outputs), given['dtype'])
+        out = jax.eval_shape(conv, x, weights)
+        g = jax.random.normal(keys[2], out.shape, out.dtype)
+
+        def once(x, weights, g):
+            if part == 'output':
+                return conv(x, weights)
+            if part == 'input_gradient':
+                return jax.vjp(lambda x: conv(x, weights), x)[1](g)[0]
+            return jax.vjp(lambda weights: conv(x, weights), weights)[1](g)[0]
+
+        def body(i, carry):
+            arrays, _ = carry
+            arrays, _ = jax.lax.optimization_barrier((arrays, i))  # so that no execution is taken out of the loop
+            return arrays, once(*arrays)
+
+        def loop(arrays, steps):
+            return jax.lax.fori_loop(0, steps, body, (arrays, jnp.zeros_like(once(*arrays))))[1]
+
+        return jax.jit(loop), (x, weights, g)
+
+    def forget(self) -> None:
+        """Frees the arrays and programs of earlier shapes."""
+        self._compiled.clear()

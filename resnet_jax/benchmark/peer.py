@@ -22,7 +22,9 @@ class Subject:
     """A config's network and optimizer in PyTorch; one copy for each variant that is asked for."""
 
     def __init__(self, config: Mapping[str, Any], device: str, compiled: bool):
-        for field, plain in (('gradient_accumulation_steps', 1), ('ema_decay', 0)):
+        zero = ('ema_decay', 'lookahead_every', 'bias_learning_rate', 'head_learning_rate')
+        plain_fields = {'gradient_accumulation_steps': 1, **dict.fromkeys(zero, 0), 'test_views': 'none', 'proxy_model': ''}
+        for field, plain in plain_fields.items():
             if config[field] != plain:
                 raise ConfigError(f'the PyTorch peer has no {field}; expected --config.{field}={plain}')
         if config['optimizer'] not in _OPTIMIZERS:
@@ -168,3 +170,38 @@ def _create_optimizer(model: torch.nn.Module, config: Mapping[str, Any]) -> torc
     if config['optimizer'] == 'sgd':
         kwargs.update(momentum=config['momentum'], nesterov=config['nesterov'] and config['momentum'] > 0)
     return _OPTIMIZERS[config['optimizer']]([group for group in groups if group['params']], **kwargs)
+
+
+class Layers:
+    """Single convolutions; the form is the memory layout, 'contiguous' or 'channels_last'."""
+
+    def __init__(self) -> None:
+        self._device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        torch.backends.cudnn.benchmark = True
+
+    def run(
+        self, *, form: str, part: str, steps: int, height: int, inputs: int, outputs: int, kernel: int, **given: Any
+    ) -> float:
+        """Returns the seconds of so many executions."""
+        layout = torch.channels_last if form == 'channels_last' else torch.contiguous_format
+        kwargs = {'dtype': getattr(torch, given['dtype']), 'device': self._device}
+        torch.manual_seed(0)
+        x = torch.randn(given['batch_size'], inputs, height, height, **kwargs).to(memory_format=layout)
+        weights = torch.randn(outputs, inputs, kernel, kernel, **kwargs).to(memory_format=layout)
+        strides, padding = [given['stride']] * 2, [given['padding']] * 2
+        g = torch.randn_like(F.conv2d(x, weights, stride=strides, padding=padding))
+        mask = [part == 'input_gradient', part == 'kernel_gradient', False]
+        with torch.inference_mode():
+            self._synchronize()
+            before = time.monotonic()
+            for _ in range(steps):
+                if part == 'output':
+                    F.conv2d(x, weights, stride=strides, padding=padding)
+                else:
+                    torch.ops.aten.convolution_backward(g, x, weights, None, strides, padding, [1, 1], False, [0, 0], 1, mask)
+            self._synchronize()
+            return time.monotonic() - before
+
+    def _synchronize(self) -> None:
+        if self._device == 'cuda':
+            torch.cuda.synchronize()

@@ -1,14 +1,37 @@
-"""What was measured, as a table for people."""
+"""What was measured, as a table for people and as JSON."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from resnet_jax.errors import ResourceError
+
+
+def save(path: str | Path | None, found: Any) -> None:
+    """Writes what was measured as JSON, so that a reader sees the old content or the new; nothing without a path.
+
+    Raises:
+      ResourceError: it cannot be written.
+    """
+    if not path:
+        return
+    partial = Path(f'{path}.partial')
+    try:
+        partial.write_text(json.dumps(found, indent=1) + '\n')
+        partial.replace(path)
+    except OSError as error:
+        raise ResourceError(f'{path} cannot be written: {error.strerror or error}; choose another --json') from None
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns one line for training and one for evaluation of each row of `measure`, with a header."""
     header = ('config', 'step', 'dtype', 'devices', 'batch', 'images/s', 'of product', 'PyTorch', 'ratio', 'lowest-highest')
     cells = [header]
+    failed = []
     for row in rows:
+        if 'error' in row:
+            failed.append(f'{row["name"]}, {row["dtype"]}: {row["error"]}')
         for what in ('train', 'eval'):
             if what not in row:
                 continue
@@ -27,7 +50,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for line in cells:
         pairs = zip(line, widths, range(len(line)), strict=True)
         lines.append('  '.join(cell.ljust(w) if i < 3 else cell.rjust(w) for cell, w, i in pairs).rstrip())
-    return '\n'.join(lines)
+    return '\n'.join(lines + failed)
 
 
 def details(row: Mapping[str, Any]) -> str:
@@ -46,17 +69,24 @@ def details(row: Mapping[str, Any]) -> str:
     rates = {side: values[row['dtype']] / 1e9 for side, values in row['matrix_products'].items()}
     rates_text = ', '.join(f'{rate:,.0f} with {"jax" if side == "ours" else side}' for side, rate in rates.items())
     lines.append(f'square matrix product in {row["dtype"]}: {rates_text} (G multiply-adds/s)')
+    for start, seconds in row.get('startup', {}).items():
+        lines.append(
+            f'{start} start: first training step after {seconds["starts"]:.1f} s, of these {seconds["compile"]:.1f} s to '
+            f'compile it or to read it compiled; done after {seconds["done"]:.1f} s'
+        )
     for what, compiled in row['compile'].items():
         cached = ', read from the persistent cache' if compiled['from_cache'] else ''
-        lines.append(f'compiling {what.replace("_", " ")}: {compiled["seconds"]:.1f} s{cached}')
+        lines.append(f'compiling {what}: {compiled["seconds"]:.1f} s{cached}')
     memory = row['peak_memory']
     text = ', '.join(f'{where} {size / 2**20:,.0f} MiB' for where, size in memory.items())
-    scratch = row['compile']['train']['scratch_bytes']
-    lines.append(f'peak memory: {text}; scratch of a training step: {(scratch or 0) / 2**20:,.0f} MiB')
+    lines.append(f'peak memory: {text}')
+    for what, compiled in row['compile'].items():
+        lines.append(f'scratch memory of {what}: {(compiled["scratch_bytes"] or 0) / 2**20:,.0f} MiB')
     if 'torch' in row:
         text = ', '.join(f'{where} {size / 2**20:,.0f} MiB' for where, size in row['torch']['peak_memory'].items())
         idle = max(row['idle'].values())
-        lines.append(f'PyTorch: {row["train"]["torch"]["variant"]}, peak memory: {text}')
+        variants = ', '.join(f'{what} {row[what]["torch"]["variant"]}' for what in ('train', 'eval') if what in row)
+        lines.append(f'PyTorch: {variants}; peak memory: {text}')
         lines.append(f'each side used at most {100 * idle:.1f} % of a core while the other was measured')
     return '\n'.join(lines)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
+from resnet_jax.benchmark.torch_speedrun import SpeedrunNet
 from resnet_jax.errors import ConfigError
 
 
@@ -407,6 +408,17 @@ NETWORKS: dict[str, Any] = {
     'd2l_resnet18': D2LResNet,
     'd2l_resnet18_3conv': functools.partial(D2LResNet, block=ThreeConvResidual),
     'd2l_resnext26': functools.partial(D2LResNet, block=D2LResNeXtBlock),
+    'speedrun94': SpeedrunNet,
+    'speedrun96': functools.partial(
+        SpeedrunNet, widths=(128, 384, 512), depth=3, logit_scale=(3 * 512) ** -0.5 / 9, batch_norm_momentum=0.9
+    ),
+}
+
+# Arguments that have a counterpart, by class.
+_KWARGS: dict[Any, tuple[str, ...]] = {
+    ResNet: ('stage_sizes', 'num_filters'),
+    PreActResNet: ('stage_sizes', 'num_filters'),
+    SpeedrunNet: ('widths', 'depth', 'logit_scale', 'batch_norm_momentum'),
 }
 
 
@@ -420,7 +432,7 @@ def create_torch_model(name: str, num_classes: int, model_kwargs: Mapping[str, A
     if make is None or name == 'lenet5':
         known = ', '.join(known for known in NETWORKS if known != 'lenet5')
         raise ConfigError(f'no PyTorch network to compare {name!r} with; expected one of {known}')
-    known_kwargs = ('stage_sizes', 'num_filters') if getattr(make, 'func', make) in (ResNet, PreActResNet) else ()
+    known_kwargs = _KWARGS.get(getattr(make, 'func', make), ())
     for keyword in model_kwargs:
         if keyword not in known_kwargs:
             expected = ' or '.join(known_kwargs) or 'none'

@@ -1,6 +1,6 @@
 """A process of its own for each side, which works only when it is asked: its idle threads must not slow the other down.
 
-`python -m resnet_jax.benchmark.worker ours|torch` answers requests, one line of JSON each, on standard output.
+`python -m resnet_jax.benchmark.worker SIDE` answers requests, one line of JSON each, on standard output.
 """
 
 import importlib
@@ -14,9 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from resnet_jax import huge_pages
 from resnet_jax.errors import ConfigError, ResourceError, UserError
 
-_MODULES = {'ours': 'resnet_jax.benchmark.ours', 'torch': 'resnet_jax.benchmark.peer'}
+_SUBJECTS = {
+    'ours': ('resnet_jax.benchmark.ours', 'Subject'),
+    'layers': ('resnet_jax.benchmark.ours', 'Layers'),
+    'torch': ('resnet_jax.benchmark.peer', 'Subject'),
+    'torch_layers': ('resnet_jax.benchmark.peer', 'Layers'),
+}
 
 
 class Worker:
@@ -39,7 +45,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **environment, 'PYTHONPATH': path},
+            env={**os.environ, **huge_pages.environment(), **environment, 'PYTHONPATH': path},  # both sides as the trainer
         )
         try:
             self('__init__', **kwargs)
@@ -112,7 +118,8 @@ def _serve(side: str) -> None:
 
 def _load(side: str) -> Any:
     try:
-        return importlib.import_module(_MODULES[side]).Subject
+        module, name = _SUBJECTS[side]
+        return getattr(importlib.import_module(module), name)
     except ImportError as error:
         if (error.name or '').partition('.')[0] != 'torch':
             raise

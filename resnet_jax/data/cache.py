@@ -1,12 +1,11 @@
 """Decoded arrays, kept as memory-mapped .npy files so that the second start reads them at once.
 
-One folder per source fingerprint under RESNET_JAX_CACHE_DIR, else XDG_CACHE_HOME/resnet_jax, else ~/.cache/resnet_jax.
+One folder per source fingerprint under `cache_folder.cache_dir()`.
 Nothing there is precious: any of it can be deleted at any time, and a damaged entry is made again.
 """
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 import zlib
@@ -15,18 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_jax.cache_folder import cache_dir
 from resnet_jax.data.split import Split
 
 _log = logging.getLogger(__name__)
 _ARRAYS = ('train_image', 'train_label', 'test_image', 'test_label')
-
-
-def cache_dir() -> Path:
-    """Returns the cache's folder; it need not exist."""
-    if own := os.environ.get('RESNET_JAX_CACHE_DIR'):
-        return Path(own)
-    base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')  # noqa: PTH111 (Path's raises without a home)
-    return Path(base) / 'resnet_jax'
 
 
 def cached(key: str, decode: Callable[[], tuple[Split, Split]]) -> tuple[Split, Split]:

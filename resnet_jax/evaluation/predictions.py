@@ -1,6 +1,7 @@
 """A network's answer to every example of a test set, kept in the run folder for whoever compares runs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from resnet_jax.data.augment import normalize
+from resnet_jax.data.augment import normalize, over_views
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.metrics import describe
 from resnet_jax.npz import read_npz
@@ -25,11 +26,13 @@ class Predictions:
       log_probabilities: float32 `[n, num_classes]`.
       labels: int32 `[n]`.
       fingerprint: the data set's.
+      test_views: what the logits were averaged over.
     """
 
     log_probabilities: np.ndarray
     labels: np.ndarray
     fingerprint: str
+    test_views: str = 'none'
 
     @property
     def correct(self) -> np.ndarray:
@@ -37,8 +40,8 @@ class Predictions:
         return self.log_probabilities.argmax(axis=1) == self.labels
 
     def describe(self) -> dict[str, Any]:
-        """See `metrics.describe`."""
-        return describe(self.log_probabilities, self.labels)
+        """See `metrics.describe`; and 'test_views'."""
+        return {**describe(self.log_probabilities, self.labels), 'test_views': self.test_views}
 
     def save(self, folder: str | Path) -> Path:
         """Writes predictions.npz into a folder, in whole or not at all."""
@@ -50,6 +53,7 @@ class Predictions:
                 log_probabilities=self.log_probabilities,
                 labels=self.labels,
                 fingerprint=np.array(self.fingerprint),
+                test_views=np.array(self.test_views),
             )
         return partial.replace(path)
 
@@ -63,7 +67,8 @@ def load_predictions(folder: str | Path) -> Predictions:
     path = Path(folder) / FILE
     try:
         file = read_npz(path)
-        found = Predictions(file['log_probabilities'], file['labels'], str(file['fingerprint']))
+        views = str(file['test_views']) if 'test_views' in file else 'none'  # an older file
+        found = Predictions(file['log_probabilities'], file['labels'], str(file['fingerprint']), views)
     except FileNotFoundError:
         raise InputFileError(f'{path} is not there; write it with: python bin/evaluate.py --workdir={folder}') from None
     except (OSError, ValueError, KeyError) as error:
@@ -76,16 +81,25 @@ def load_predictions(folder: str | Path) -> Predictions:
 
 
 def predictor(
-    model: nn.Module, variables: Any, *, mean: Sequence[float], std: Sequence[float], dtype: Any, batch_size: int
+    model: nn.Module,
+    variables: Any,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: Any,
+    batch_size: int,
+    test_views: str = 'none',
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from uint8 images `[n, height, width, channels]` to float32 log-probabilities `[n, num_classes]`.
 
-    It compiles once: every batch has the size of the first call's, the last one is padded. One device computes it.
+    The logits are averaged over `test_views`, see `over_views`. It compiles once: every batch has the size of the first
+    call's, the last one is padded. One device computes it.
     """
 
     @jax.jit
     def batch_answers(variables, images):
-        logits: Any = model.apply(variables, normalize(images, mean, std, dtype), train=False)
+        images = normalize(images, mean, std, dtype)
+        logits = over_views(functools.partial(model.apply, variables, train=False), images, test_views)
         return jax.nn.log_softmax(logits)
 
     variables = jax.device_put(jax.device_get(variables), jax.local_devices()[0])  # off the other devices

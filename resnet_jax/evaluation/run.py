@@ -14,6 +14,7 @@ import numpy as np
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.training import checkpoint
+from resnet_jax.training.config import complete
 from resnet_jax.training.experiment import build_model
 
 
@@ -33,6 +34,11 @@ class TrainedRun:
     config: dict[str, Any]
     step: int
     dataset: dict[str, Any]
+
+    @property
+    def test_views(self) -> str:
+        """What the run averaged the logits over in its evaluation; `predict` does not."""
+        return self.config.get('test_views', 'none')  # of a run made before there was a choice
 
     def probabilities(self, images: jax.Array) -> jax.Array:
         """`predict` of one batch as a traceable function: from uint8 images, normalisation included, to probabilities."""
@@ -85,7 +91,7 @@ def load_run(workdir: str | Path, *, ema: bool = False) -> TrainedRun:
             raise InputFileError(
                 f'{error}; it is the best on validation: to use the best of the others, delete result.json and train again'
             ) from None
-    config, dataset = metadata['config'], metadata['dataset']
+    config, dataset = complete(metadata['config']), metadata['dataset']
     if ema and not config['ema_decay']:
         raise ConfigError(f'the run in {workdir} has no averaged parameters; drop --ema, or train with --config.ema_decay')
     model = build_model(config, len(dataset['class_names']))

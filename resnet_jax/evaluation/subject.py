@@ -29,6 +29,7 @@ class Subject:
     Attributes:
       mean, std: of the channels, as the network was trained with.
       folder: the run folder that is told what is found, or None.
+      test_views: what the logits are averaged over, see `data.augment.over_views`.
     """
 
     title: str
@@ -40,6 +41,7 @@ class Subject:
     dtype: Any = jnp.float32
     batch_size: int = 1000
     folder: Path | None = None
+    test_views: str = 'none'
 
     def predictor(self) -> Callable[[np.ndarray], np.ndarray]:
         """See `predictions.predictor`.
@@ -48,15 +50,27 @@ class Subject:
           ConfigError: network and data set do not go together.
         """
         check_network_fits(self.model, self.dataset, self.mean, self.std)
-        return predictor(self.model, self.variables, mean=self.mean, std=self.std, dtype=self.dtype, batch_size=self.batch_size)
+        return predictor(
+            self.model,
+            self.variables,
+            mean=self.mean,
+            std=self.std,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            test_views=self.test_views,
+        )
 
 
-def subject_of_run(run: TrainedRun, folder: str | Path | None, data_dir: str | None = None) -> Subject:
+def subject_of_run(
+    run: TrainedRun, folder: str | Path | None, data_dir: str | None = None, test_views: str | None = None
+) -> Subject:
     """Returns a trained run and its data set.
 
     Args:
-      folder: the run folder, if its files are to say what is found.
+      folder: the run folder, if its files are to say what is found. With other views than the run's own they do not: they
+        would contradict its result.
       data_dir: where the data set is now, if not where the run's config says.
+      test_views: see `data.augment.over_views`; None: as the run's config says.
 
     Raises:
       InputFileError: the data set cannot be had.
@@ -65,6 +79,9 @@ def subject_of_run(run: TrainedRun, folder: str | Path | None, data_dir: str | N
     dataset = load_dataset(config['dataset'], data_dir or config['data_dir'] or None, config['data_archive'] or None)
     if dataset.fingerprint != run.dataset['fingerprint']:
         logger.warning('The data are not those that the run was trained on: other files of %s.', dataset.name)
+        folder = None
+    test_views = test_views or run.test_views
+    if test_views != run.test_views:
         folder = None
     return Subject(
         f'{config["model"]} after {run.step} iterations, {run.dataset["name"]}',
@@ -76,6 +93,7 @@ def subject_of_run(run: TrainedRun, folder: str | Path | None, data_dir: str | N
         jnp.dtype(config['dtype']),
         config['eval_batch_size'],
         Path(folder) if folder else None,
+        test_views,
     )
 
 
@@ -95,17 +113,21 @@ def evaluate_subject(
       ConfigError: network and data set, or the two networks' test sets, do not go together.
     """
     answer, dataset, found = subject.predictor(), subject.dataset, {}
-    predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint)
+    predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint, subject.test_views)
     metrics = predictions.describe()
     if other is not None:
         check_same_examples(predictions, other)
-        found['agreement'] = {'with': other_name, **compare_answers(predictions.correct, other.correct)}
+        compared = compare_answers(predictions.correct, other.correct)
+        found['agreement'] = {'with': other_name, 'with_test_views': other.test_views, **compared}
     if corruptions:
 
         def progress(done, total):
             logger.info('Corruptions: %d of %d', done, total)
 
-        found['corruptions'] = evaluate_corruptions(answer, dataset.test, progress=progress)
+        found['corruptions'] = {
+            **evaluate_corruptions(answer, dataset.test, progress=progress),
+            'test_views': subject.test_views,
+        }
     if subject.folder:
         try:
             found['plots'] = _keep(subject.folder, subject, predictions, metrics, found)

@@ -8,12 +8,12 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Mapping[s
     """Returns the table that bin/evaluate.py prints.
 
     Args:
-      metrics: as `metrics.describe` returns them.
+      metrics: as `Predictions.describe` returns them.
       more: may hold 'agreement' (`statistics.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots', paths.
     """
     width = max(map(len, class_names))
     lines = [
-        f'{title} test set, {metrics["count"]} images',
+        f'{title} test set, {metrics["count"]} images{_averaged(metrics["test_views"])}',
         f'accuracy  {100 * metrics["accuracy"]:.2f} %',
         f'loss      {metrics["loss"]:.4f}',
         'accuracy by class',
@@ -36,10 +36,14 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Mapping[s
     return '\n'.join(lines)
 
 
+def _averaged(test_views: str) -> str:
+    return '' if test_views == 'none' else f', logits averaged over views ({test_views})'
+
+
 def _agreement(found: Mapping[str, Any]) -> list[str]:
     verdict = 'the difference is larger than chance' if found['significant'] else 'no difference beyond chance'
     return [
-        f'compared with {found["with"]}, of {found["count"]} images',
+        f'compared with {found["with"]}{_averaged(found["with_test_views"])}, of {found["count"]} images',
         f'  right in both {found["both"]}, only here {found["only_first"]}, only there {found["only_second"]}, '
         f'in neither {found["neither"]}',
         f'  difference {100 * found["difference"]:+.2f} points, 95 % interval {100 * found["low"]:+.2f} to '

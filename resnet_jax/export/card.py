@@ -70,10 +70,15 @@ def model_card(run: TrainedRun, workdir: Path, differences: Mapping[str, float],
     }
     if result:
         accuracy, loss = float(result[prefix + 'accuracy']), float(result[prefix + 'loss'])
+        views = _line(result.get('test_views', 'none'))
+        averaged = {} if views == 'none' else {'args': {'test_views': views}}
         measured = {
             'task': {'type': 'image-classification'},
             'dataset': {'name': dataset, 'type': dataset, 'split': _line(result['split'])},
-            'metrics': [{'type': 'accuracy', 'value': accuracy}, {'type': 'loss', 'value': loss}],
+            'metrics': [
+                {'type': 'accuracy', 'value': accuracy, **averaged},
+                {'type': 'loss', 'value': loss, **averaged},
+            ],
         }
         metadata['model-index'] = [{'name': model, 'results': [measured]}]
     lines = ['---', yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(), '---', '']
@@ -88,7 +93,8 @@ def model_card(run: TrainedRun, workdir: Path, differences: Mapping[str, float],
                 'The epoch was chosen by accuracy on held-out training images.'
                 if result['selected'] == 'validation'
                 else 'The last epoch, not the best.'
-            ),
+            )
+            + (f' The logits were averaged over views ({_text(views)}); the files here take one view.' if averaged else ''),
             '',
         ]
     if ema:

@@ -47,6 +47,8 @@
   d2l_resnet18       |     18 |  11,184,650 |       37.02 M | Dive into Deep Learning, section 8.6
   d2l_resnet18_3conv |     26 |  17,457,290 |       55.89 M | the same, a third convolution in the block
   d2l_resnext26      |     26 |   1,703,818 |       10.00 M | the same with its ResNeXtBlock(groups=16, bot_mul=1)
+  speedrun94         |      8 |   1,971,640 |      118.15 M | KellerJordan/cifar10-airbench, airbench94_muon.py
+  speedrun96         |     11 |   9,915,704 |      451.97 M | the same, airbench96_faster.py
 
 He et al. is arXiv:1512.03385. M: millions, G: billions; in the last column as printed there. Multiply-adds are those of
 convolutions and linear layers for one image. Both numbers are for 10 classes and 32x32x3 images, but for 1000 classes and
@@ -77,6 +79,7 @@ from resnet_jax.models.checks import did_you_mean
 from resnet_jax.models.introspection import features
 from resnet_jax.models.lenet import LeNet
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.speedrun import SpeedrunNet, gelu
 
 __all__ = [
     'AlexNet',
@@ -87,6 +90,7 @@ __all__ = [
     'PreActBlock',
     'PreActBottleneckBlock',
     'ResNet',
+    'SpeedrunNet',
     'ThreeConvBlock',
     'available_models',
     'create_model',
@@ -159,10 +163,15 @@ _MODELS: dict[str, functools.partial[Any]] = {
     'd2l_resnet18': _resnet(18, stem='d2l'),
     'd2l_resnet18_3conv': _resnet(18, stem='d2l', block_cls=ThreeConvBlock),
     'd2l_resnext26': _resnet(18, stem='d2l', block_cls=D2LResNeXtBlock),
+    'speedrun94': functools.partial(SpeedrunNet),
+    # The source's head starts as PyTorch's Linear, with variance 1 / (3 * 512), and divides by 9.
+    'speedrun96': functools.partial(
+        SpeedrunNet, widths=(128, 384, 512), depth=3, logit_scale=(3 * 512) ** -0.5 / 9, batch_norm_momentum=0.9
+    ),
 }
 
 
-_ACTIVATIONS = {'relu': nn.relu, 'sigmoid': nn.sigmoid, 'tanh': nn.tanh}
+_ACTIVATIONS = {'relu': nn.relu, 'sigmoid': nn.sigmoid, 'tanh': nn.tanh, 'gelu': gelu, 'silu': nn.silu}
 _BLOCKS = {
     block.__name__: block
     for block in (BasicBlock, BottleneckBlock, D2LResNeXtBlock, PreActBlock, PreActBottleneckBlock, ThreeConvBlock)
@@ -180,9 +189,10 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     Args:
       name: one of `available_models()`.
       num_classes: number of logits.
-      **kwargs: any other attribute of the module's class, `ResNet`, `AlexNet` or `LeNet`, in place of the table's value:
-        `create_model('resnet20', stage_sizes=(5, 5), num_filters=32)`. What a config file cannot hold may be named:
-        act='relu', 'sigmoid' or 'tanh', block_cls='BasicBlock', 'PreActBlock' or another class of blocks.py.
+      **kwargs: any other attribute of the module's class, `ResNet`, `SpeedrunNet`, `AlexNet` or `LeNet`, in place of the
+        table's value: `create_model('resnet20', stage_sizes=(5, 5), num_filters=32)`. What a config file cannot hold may
+        be named: act='relu', 'sigmoid', 'tanh', 'gelu' or 'silu', block_cls='BasicBlock', 'PreActBlock' or another class
+        of blocks.py.
 
     Raises:
       ConfigError: the name or a keyword is unknown, or a value is out of range.

@@ -73,6 +73,11 @@ def unchanged(y: jax.Array) -> jax.Array:
     return y
 
 
+def no_norm(name: str) -> Callable[[jax.Array], jax.Array]:
+    """In the place of `norm` it leaves its input as it is."""
+    return unchanged
+
+
 def block_fields(block_cls: ModuleDef) -> dict[str, Any]:
     """The fields a block class has, and `preactivation`; of what is not a class of modules, nothing."""
     while isinstance(block_cls, functools.partial):

@@ -27,6 +27,11 @@ def check_positive_int(field: str, value: Any) -> None:
         raise ConfigError(f'{field} must be an integer of at least 1, not {value!r}')
 
 
+def check_positive(field: str, value: Any) -> None:
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not 0 < value < float('inf'):
+        raise ConfigError(f'{field} must be a number above 0, not {value!r}')
+
+
 def check_rate(field: str, value: Any) -> None:
     if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not 0 <= value < 1:
         raise ConfigError(f'{field} must be a share from 0 to below 1, not {value!r}')

@@ -42,6 +42,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from resnet_jax import kernels
 from resnet_jax.models import winograd
 
 Pair = tuple[int, int]
@@ -99,6 +100,22 @@ def _winograd_gradients(x: jax.Array, kernel: jax.Array, padding: Padding, g: ja
     return dx, winograd.kernel_gradient(g, x, padding)
 
 
+def _direct(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """`_native` in C."""
+    return kernels.conv(x, kernel, strides[0], padding)
+
+
+def _direct_gradients(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients for x and kernel of `_direct`."""
+    if x.shape[3] % kernels.lanes():
+        dx = _input_gradient(g, kernel, (x.shape[1], x.shape[2]), strides, padding)
+    else:
+        dx = kernels.input_gradient(g, kernel, x.shape[1:3], strides[0], padding)
+    return dx, kernels.kernel_gradient(g, x, kernel.shape[:2], strides[0], padding)
+
+
 def _transposes(form: Callable, x, kernel, strides, padding, g) -> tuple[jax.Array, jax.Array]:
     """The gradients for x and kernel of a form that is linear in either, as JAX derives them."""
     (dx,) = jax.linear_transpose(lambda x: form(x, kernel, strides, padding), x)(g)
@@ -128,7 +145,11 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair,
             (h_taps, kh, h_padding), (w_taps, kw, w_padding) = taps(0, row), taps(1, column)
             part = kernel[h_taps, w_taps][::-1, ::-1].swapaxes(2, 3)
             if kh and kw:
-                phases.append(_native(g, part, (1, 1), (h_padding, w_padding)))
+                # XLA:CPU (jax 0.10.2) gives wrong numbers for some convolutions with a negative padding: that is cut off first.
+                cut = [(0, 0, 0), *((min(low, 0), min(high, 0), 0) for low, high in (h_padding, w_padding)), (0, 0, 0)]
+                seen = jax.lax.pad(g, jnp.zeros((), g.dtype), cut)
+                rest = [(max(low, 0), max(high, 0)) for low, high in (h_padding, w_padding)]
+                phases.append(_native(seen, part, (1, 1), (rest[0], rest[1])))
             else:
                 phases.append(jnp.zeros((g.shape[0], *counts, kernel.shape[2]), g.dtype))
     if len(phases) == 1:
@@ -171,9 +192,10 @@ def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) 
     if x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]:
         return _toeplitz
     large = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS and x.shape[0] >= _WINOGRAD_BATCH
-    if kernel.shape[:2] == (3, 3) and strides == (1, 1) and large:
+    in_c = kernels.lanes() and kernel.shape[3] % kernels.lanes() == 0 and strides[0] == strides[1]
+    if kernel.shape[:2] == (3, 3) and strides == (1, 1) and (large or (in_c and winograd.in_c(x, kernel, padding))):
         return _winograd
-    return _native
+    return _direct if in_c else _native
 
 
 def _split(a: jax.Array, groups: int) -> jax.Array:
@@ -241,6 +263,8 @@ def _backward(strides, padding, groups, residuals, g):
         form = _cpu_form(x, kernel, strides, padding)
         if form is _winograd:
             return _winograd_gradients(x, kernel, padding, g)
+        if form is _direct:
+            return _direct_gradients(x, kernel, strides, padding, g)
         if form is not _native:
             return _transposes(form, x, kernel, strides, padding, g)
         dx = _input_gradient(g, kernel, x.shape[1:3], strides, padding)

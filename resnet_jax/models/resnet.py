@@ -43,6 +43,7 @@ from resnet_jax.models.blocks import (
     block_fields,
     drop_branch,
     identity_shortcut,
+    no_norm,
     no_shortcut,
     projection_shortcut,
     squeeze_excite,
@@ -55,11 +56,14 @@ from resnet_jax.models.checks import (
     check_rate,
     check_stage_sizes,
 )
-from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
+from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
 from resnet_jax.models.pooling import max_pool
+from resnet_jax.models.whitening import SIZE, whitening_conv
 
-STEMS = ('cifar', 'imagenet', 'd2l', 'deep')
+STEMS = ('cifar', 'imagenet', 'd2l', 'deep', 'whitening')
 SHORTCUTS = ('projection', 'identity', 'average', 'none')
+NORMS = ('batch', 'none')
+KERNEL_INITS = {'he_normal': he_normal, 'xavier_uniform': nn.initializers.xavier_uniform()}
 
 
 class ResNet(nn.Module):
@@ -73,13 +77,16 @@ class ResNet(nn.Module):
       stem_filters: filters of the stem; None: num_filters.
       stem: 'cifar' is a 3x3 convolution; 'imagenet' a 7x7 convolution of stride 2 and a 3x3 max pool of stride 2; 'd2l'
         as 'imagenet', and besides every convolution of the network has a bias and a 1x1 shortcut has no BatchNorm;
-        'deep' is ResNet-D's, 'imagenet' with three 3x3 convolutions for the 7x7 one. A pre-activation block needs 'cifar'.
+        'deep' is ResNet-D's, 'imagenet' with three 3x3 convolutions for the 7x7 one; 'whitening' is 'cifar' behind the
+        frozen layer of whitening.py. A pre-activation block needs 'cifar'.
       shortcut: 'projection' is option B of He et al., section 3.3 and table 3; 'identity' is option A; 'average' is
         ResNet-D's, an average pool before a projection; 'none' makes a plain network.
       squeeze_excite: scale each block's channels before the addition.
       dropout: share of the activations dropped between the last two convolutions of a pre-activation block.
       stochastic_depth: probability that an example skips the last block in training; for block l of L it is l / L of
         that (Huang et al., arXiv:1603.09382, section 3). It and dropout need the 'dropout' rng in training.
+      norm: 'batch' is BatchNorm; 'none' leaves it out everywhere, and every convolution has a bias in its place.
+      kernel_init: of the convolutions, 'he_normal' (layers.py) or 'xavier_uniform' (Glorot and Bengio 2010), D2L's.
       final_norm: after the last pre-activation block, BatchNorm and act, as in He et al., arXiv:1603.05027.
       dtype: float32 or bfloat16, what the convolutions compute in. Parameters, batch statistics, the head and the
         logits are float32 in any case.
@@ -101,6 +108,8 @@ class ResNet(nn.Module):
     squeeze_excite: bool = False
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+    norm: str = 'batch'
+    kernel_init: str = 'he_normal'
     final_norm: bool = True
     dtype: DTypeLike = jnp.float32
     act: Callable = nn.relu
@@ -114,6 +123,8 @@ class ResNet(nn.Module):
             check_positive_int('stem_filters', self.stem_filters)
         check_choice('stem', self.stem, STEMS)
         check_choice('shortcut', self.shortcut, SHORTCUTS)
+        check_choice('norm', self.norm, NORMS)
+        check_choice('kernel_init', self.kernel_init, tuple(KERNEL_INITS))
         check_rate('dropout', self.dropout)
         check_rate('stochastic_depth', self.stochastic_depth)
         check_dtype(self.dtype)
@@ -138,6 +149,11 @@ class ResNet(nn.Module):
         if self.stochastic_depth and self.shortcut == 'none':
             raise ConfigError("stochastic_depth needs a shortcut to skip blocks by; shortcut must not be 'none'")
 
+    @property
+    def whitening(self) -> bool:
+        """Whether it has a layer that waits for `whitening_kernel`."""
+        return self.stem == 'whitening'
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Computes logits.
@@ -154,11 +170,16 @@ class ResNet(nn.Module):
         Raises:
           ConfigError: images have another shape or are not floating point.
         """
-        check_images(images)
-        conv = functools.partial(conv2d, use_bias=self.stem == 'd2l', dtype=self.dtype)
+        check_images(images, min_size=SIZE if self.whitening else 1)
+        conv = functools.partial(
+            conv2d,
+            use_bias=self.stem == 'd2l' or self.norm == 'none',
+            dtype=self.dtype,
+            kernel_init=KERNEL_INITS[self.kernel_init],
+        )
         # Flax's momentum is the fraction kept: this is PyTorch's 0.1. The running variance is the biased one, where
         # PyTorch's has the factor n / (n - 1).
-        norm = functools.partial(
+        norm: ModuleDef = functools.partial(
             nn.BatchNorm,
             use_running_average=not train,
             momentum=0.9,
@@ -166,6 +187,8 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
+        if self.norm == 'none':
+            norm = no_norm
         preactivation = block_fields(self.block_cls).get('preactivation', False)
 
         x = self._stem(images, conv, norm, preactivation)
@@ -187,7 +210,9 @@ class ResNet(nn.Module):
 
     def _stem(self, x: jax.Array, conv: ModuleDef, norm: ModuleDef, preactivation: bool) -> jax.Array:
         filters = self.stem_filters or self.num_filters
-        if self.stem == 'cifar':
+        if self.stem == 'whitening':
+            x = self.act(whitening_conv(x.shape[3], self.dtype)(x))
+        if self.stem in ('cifar', 'whitening'):
             x = conv(filters, 3, name='conv1')(x)
             if preactivation:
                 return x
@@ -200,7 +225,7 @@ class ResNet(nn.Module):
         else:
             x = conv(filters, 7, 2, name='conv1')(x)
         x = self.act(norm(name='bn1')(x))
-        return x if self.stem == 'cifar' else max_pool(x, 3, 2, padding=1)
+        return x if self.stem in ('cifar', 'whitening') else max_pool(x, 3, 2, padding=1)
 
     def _block(self, conv: ModuleDef, norm: ModuleDef, preactivation: bool, number: int, train: bool) -> ModuleDef:
         """`block_cls` with all but filters and strides filled in, for the block `number`, from 1."""

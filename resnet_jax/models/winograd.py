@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from resnet_jax import kernels
+
 Matrix = Sequence[Sequence[float]]
 
 TILE = 4  # pixels of output on a side
@@ -45,6 +47,10 @@ _KERNEL_TRANSPOSED = tuple(zip(*_KERNEL, strict=True))
 
 # Places times channels of a block's tiles, divided by 36: its transformed images take 4.7 MB.
 _BLOCK = 32768
+
+# Channels in times channels out up to which C is faster than the same in XLA's operations: with more, the transformed kernel
+# does not stay in the cache from one block of tiles to the next.
+_LARGEST_IN_C = 256 * 256
 
 
 def _combine(matrix: Matrix, parts: Sequence[jax.Array]) -> jax.Array:
@@ -99,11 +105,26 @@ def _blocks(arrays: Sequence[jax.Array], tiles: tuple[int, int], channels: int) 
     return [a.reshape(-1, block, *a.shape[1:]) for a in padded]
 
 
+def _fits_c(inputs: int, outputs: int, image: Sequence[int]) -> bool:
+    """Whether C has this convolution's form, and the tiles are not mostly outside of the image."""
+    lanes = kernels.lanes()
+    multiples = lanes and inputs % lanes == outputs % lanes == 0
+    return bool(multiples and inputs * outputs <= _LARGEST_IN_C and math.prod(_tiles(image)) * TILE**2 < 2 * math.prod(image))
+
+
+def in_c(x: jax.Array, kernel: jax.Array, padding: Sequence[Sequence[int]]) -> bool:
+    """Whether `conv` of these is computed by a kernel in C: see `resnet_jax.kernels`."""
+    image = [n + sum(p) - 2 for n, p in zip(x.shape[1:3], padding, strict=True)]
+    return _fits_c(x.shape[3], kernel.shape[3], image)
+
+
 def conv(x: jax.Array, kernel: jax.Array, padding: Sequence[Sequence[int]]) -> jax.Array:
     """`[b, h, w, i]` and `[3, 3, i, o]` to `[b, h + top + bottom - 2, w + left + right - 2, o]`, float32."""
     height, width = (n + sum(p) - 2 for n, p in zip(x.shape[1:3], padding, strict=True))
     tiles = _tiles((height, width))
     transformed = _transform_kernel(kernel)
+    if in_c(x, kernel, padding):
+        return kernels.winograd(x, transformed, padding)
 
     def of_block(x):
         places = _transform(_INPUT, _pad(x, padding, [n * TILE + 2 for n in tiles]), tiles)
@@ -118,6 +139,8 @@ def conv(x: jax.Array, kernel: jax.Array, padding: Sequence[Sequence[int]]) -> j
 def kernel_gradient(g: jax.Array, x: jax.Array, padding: Sequence[Sequence[int]]) -> jax.Array:
     """The gradient for the kernel, `[3, 3, i, o]`, from that for the output; float32."""
     tiles = _tiles(g.shape[1:3])
+    if _fits_c(x.shape[3], g.shape[3], g.shape[1:3]):
+        return kernels.winograd_kernel_gradient(g, x, padding)
 
     def of_block(g, x):
         places = _transform(_INPUT, _pad(x, padding, [n * TILE + 2 for n in tiles]), tiles)

@@ -8,12 +8,13 @@ import hashlib
 import html
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.report import sections
+from resnet_jax.report import answers, curves, overview
 from resnet_jax.report.runs import RunFiles, read_run
 
 logger = logging.getLogger(__name__)
@@ -38,23 +39,29 @@ def write_report(runs: Sequence[RunFiles], path: Path, title: str, results: Mapp
 
 
 def render(runs: Sequence[RunFiles], title: str, results: Mapping[str, Any] | None = None) -> str:
-    """Returns the page; `results` of a study are what `results.collect` returns."""
+    """Returns the page; `results` of a study are what `results.collect` returns.
+
+    Of a study's runs the first of each entry stands for it in what is shown of single networks.
+    """
     charts: dict[str, Any] = {}
+    first = list({run.group: run for run in reversed(runs)}.values())[::-1]
     body = [
-        sections.study(results) if results else '',
-        sections.summary(runs),
-        sections.agreement(runs),
-        sections.curves(runs, charts),
-        sections.classes(runs),
-        sections.confusion(runs),
-        sections.wrong(runs),
-        sections.calibration(runs, charts),
-        sections.robustness(runs, charts),
-        sections.filters(runs),
-        sections.gradients(runs, charts),
-        sections.configs(runs),
-        sections.environments(runs),
+        overview.study(results) if results else '',
+        overview.summary(runs),
+        '' if results else overview.agreement(runs),
+        curves.curves(runs, charts, results and results['published']),
+        answers.classes(first),
+        answers.confusion(first),
+        answers.wrong(first),
+        answers.calibration(first, charts),
+        answers.robustness(first, charts),
+        curves.filters(first),
+        curves.gradients(runs, charts),
+        overview.configs(first),
+        overview.environments(runs),
     ]
+    body = [part for part in body if part]
+    links = ''.join('<a href="#{}">{}</a>'.format(*re.findall(r'id="(\w+)"><h2>(.*?)</h2>', part)[0]) for part in body)
     here = resources.files('resnet_jax.report')
     script, style = (here.joinpath(name).read_text(encoding='utf-8') for name in ('report.js', 'report.css'))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -66,7 +73,7 @@ def render(runs: Sequence[RunFiles], title: str, results: Mapping[str, Any] | No
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f'<title>{name}</title><style>{style}</style></head><body><h1>{name}</h1>\n'
-        + '\n'.join(part for part in body if part)
+        f'<title>{name}</title><style>{style}</style></head><body><h1>{name}</h1><nav>{links}</nav>\n'
+        + '\n'.join(body)
         + f'\n<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n'
     )

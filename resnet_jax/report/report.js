@@ -27,7 +27,7 @@
   for (const holder of document.querySelectorAll('[data-chart]')) {
     const chart = data.charts[holder.dataset.chart];
     const names = [...new Set(chart.series.map(s => s.run))], hidden = new Set();
-    let logarithmic = chart.log || false, byTime = false;
+    let logarithmic = chart.log || false, byTime = false, focus = Boolean(chart.focus);
     const controls = document.createElement('div'), tip = document.createElement('div');
     controls.className = 'controls'; tip.className = 'tip';
     holder.append(controls);
@@ -36,9 +36,10 @@
       const W = Math.max(320, holder.clientWidth || 900), H = Math.round(Math.min(330, .7 * W)), left = 62, right = 14, top = 12, bottom = 42;
       const svg = element('svg', {viewBox: `0 0 ${W} ${H}`, role: 'img', 'aria-label': chart.label}, holder);
       const shown = chart.series.filter(s => !hidden.has(s.run)).map(s => ({...s, points: s.points
-        .map(p => [byTime ? p[2] : p[0], p[1]]).filter(p => p[0] !== null && p[0] !== undefined && p[1] !== null && (!logarithmic || p[1] > 0))}));
+        .map(p => [byTime ? p[2] : p[0], p[1], p[3]]).filter(p => p[0] !== null && p[0] !== undefined && p[1] !== null && p[1] !== undefined
+          && (!logarithmic || p[1] > 0) && (!focus || byTime || p[0] <= chart.focus))}));
       const all = shown.flatMap(s => s.points);
-      tip.remove(); holder.append(tip); tip.textContent = '';
+      tip.remove(); holder.append(tip); tip.replaceChildren();
       if (!all.length) { element('text', {x: W / 2, y: H / 2, 'text-anchor': 'middle'}, svg, 'nothing to show'); return; }
       const f = logarithmic ? Math.log10 : v => v;
       let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
@@ -54,25 +55,32 @@
       element('text', {x: 14, y: (H - bottom) / 2, 'text-anchor': 'middle', transform: `rotate(-90 14 ${(H - bottom) / 2})`}, svg, chart.y);
       for (const s of shown) {
         const colour = colours[names.indexOf(s.run) % colours.length];
-        element('polyline', {points: s.points.map(p => `${X(p[0]).toFixed(1)},${Y(p[1]).toFixed(1)}`).join(' '), fill: 'none', stroke: colour, 'stroke-width': 2, 'stroke-dasharray': s.dashed ? '5 4' : 'none'}, svg);
+        element('polyline', {points: s.points.map(p => `${X(p[0]).toFixed(1)},${Y(p[1]).toFixed(1)}`).join(' '), fill: 'none', stroke: colour, 'stroke-width': s.dashed ? 1.2 : 2, 'stroke-dasharray': s.dashed ? '5 4' : s.marked ? '1 4' : 'none', 'stroke-linecap': 'round'}, svg);
         if (s.points.length < 80 && !s.dashed) for (const p of s.points) element('circle', {cx: X(p[0]), cy: Y(p[1]), r: 2.5, fill: colour}, svg);
       }
+      const guide = element('line', {class: 'guide', y1: top, y2: H - bottom, x1: -9, x2: -9}, svg);
       svg.addEventListener('pointermove', event => {
         const box = svg.getBoundingClientRect(), x = x0 + ((event.clientX - box.left) / box.width * W - left) / (W - left - right) * (x1 - x0);
-        const texts = [];
-        for (const s of shown) if (s.points.length) {
-          const p = s.points.reduce((a, b) => Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a);
-          texts.push(`${s.run}${s.part ? ', ' + s.part : ''}: ${+p[1].toPrecision(4)} at ${+p[0].toPrecision(6)}`);
-        }
-        tip.textContent = texts.join(' · ');
+        guide.setAttribute('x1', X(x)); guide.setAttribute('x2', X(x));
+        const found = [];
+        for (const s of shown) if (s.points.length) found.push([s, s.points.reduce((a, b) => Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a)]);
+        found.sort((a, b) => b[1][1] - a[1][1]);
+        tip.replaceChildren(...found.map(([s, p]) => {
+          const row = document.createElement('span'), mark = document.createElement('i');
+          mark.style.background = colours[names.indexOf(s.run) % colours.length];
+          row.append(mark, `${s.run}${s.part ? ', ' + s.part : ''}: ${+p[1].toPrecision(4)} at ${p[2] === undefined ? +p[0].toPrecision(6) : p[2]}`);
+          return row;
+        }));
       });
     };
     for (const name of names) { const b = button(controls, name, true, 'run', () => { hidden.has(name) ? hidden.delete(name) : hidden.add(name); draw(); return !hidden.has(name); });
       b.style.borderLeft = `6px solid ${colours[names.indexOf(name) % colours.length]}`; }
     if (!chart.range) button(controls, 'log scale', logarithmic, 'log', () => { logarithmic = !logarithmic; draw(); return logarithmic; });
     if (chart.series.some(s => s.points.some(p => p.length > 2 && p[2] !== null))) button(controls, 'by time', false, 'time', () => { byTime = !byTime; draw(); return byTime; });
+    if (chart.focus) button(controls, 'all iterations', !focus, 'focus', () => { focus = !focus; draw(); return !focus; });
     draw();
     window.addEventListener('resize', draw);
   }
+  window.addEventListener('beforeprint', () => { for (const one of document.querySelectorAll('details')) one.open = true; });
   document.documentElement.dataset.ready = 'true';
 })();

@@ -8,60 +8,121 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.report.runs import RunFiles
-from resnet_jax.statistics import mean_interval, paired_interval
+from resnet_jax.statistics import compare_answers, holm, mean_interval, paired_interval
+
+BETTER, WORSE = 'better', 'worse'
+ONE_SEED = 'one seed: says nothing of the recipe'
+NOISE = 'no difference beyond the noise'
+_COLUMNS = (
+    *(
+        'accuracy',
+        'test_views',
+        'loss',
+        'ece',
+        'count',
+        'epoch',
+        'step',
+        'train_accuracy',
+        'train_loss',
+        'seconds',
+        'images_per_second',
+    ),
+    *('iteration_seconds', 'parameters', 'multiply_adds', 'state_bytes', 'scratch_bytes'),
+)
 
 
-def collect(entries: Mapping[str, Mapping[int, RunFiles]], baseline: str | None = None) -> dict[str, Any]:
+def collect(study: Mapping[str, Any], entries: Mapping[str, Mapping[int, RunFiles]]) -> dict[str, Any]:
     """Returns what results.json holds.
 
     Args:
+      study: as `study.entries.expand` takes it, with 'name'. 'baseline' is the entry that the others are compared with, seed
+        by seed (default the first), unless an entry names another. An entry's 'expected' and the study's 'published' series
+        are handed through.
       entries: {entry: {seed: run}}; runs that are not finished count for nothing.
-      baseline: the entry that the others are compared with, seed by seed; None: the first.
 
     Returns:
-      'entries': {entry: {'status', 'runs', 'accuracy'}}, the last the mean, sd and 95 % t interval over seeds; 'status' is
-      'run', 'partly run' or 'not run'. 'comparisons': {entry: difference to the baseline over common seeds, with
-      'verdict', which names a winner only if the interval excludes 0}.
+      'name', 'data', 'entries': {entry: {'status': 'run', 'partly run', 'not run' or 'failed', 'config', 'runs': {seed:
+      figures}, 'failed': {seed: why}, 'accuracy': mean, sd and 95 % t interval over seeds, or None, 'expected'}};
+      'comparisons': {entry: {'baseline', 'seeds', the mean difference and its t interval, 'pairs': {seed: `compare_answers`
+      of the two networks, with 'p_holm', p corrected for all pairs of the study (Holm 1979)}, 'verdict'}}. A verdict names a
+      winner only if the interval over seeds excludes 0.
     """
-    baseline = baseline or next(iter(entries))
+    first = study.get('baseline') or next(iter(entries))
     finished = {name: {seed: run for seed, run in runs.items() if run.result} for name, runs in entries.items()}
-    found: dict[str, Any] = {'baseline': baseline, 'entries': {}, 'comparisons': {}}
+    found: dict[str, Any] = {'name': study.get('name', ''), 'baseline': first, 'entries': {}, 'comparisons': {}}
+    found['published'] = study.get('published', {})
     for name, runs in finished.items():
         accuracies = [run.result['accuracy'] for run in runs.values()]
+        failed = {str(seed): run.failed['reason'] for seed, run in entries[name].items() if run.failed.get('reason')}
+        complete = 'run' if len(runs) == len(entries[name]) else 'partly run' if runs else 'failed' if failed else 'not run'
         found['entries'][name] = {
-            'status': 'run' if len(runs) == len(entries[name]) else 'partly run' if runs else 'not run',
+            'status': complete,
+            'config': next((run.config for run in [*runs.values(), *entries[name].values()] if run.config), {}),
             'accuracy': dataclasses.asdict(mean_interval(accuracies)) if accuracies else None,
-            'runs': {
-                str(seed): {
-                    **run.result,
-                    'parameters': run.model.get('parameters'),
-                    'multiply_adds': run.model.get('multiply_adds'),
-                    'images_per_second': run.images_per_second,
-                    'environment': run.environment,
-                }
-                for seed, run in runs.items()
-            },
+            'runs': {str(seed): _figures(run) for seed, run in runs.items()},
+            'failed': failed,
+            'expected': study.get('entries', {}).get(name, {}).get('expected'),
         }
-        seeds = sorted(runs.keys() & finished[baseline].keys())
+    for name, runs in finished.items():
+        baseline = study.get('entries', {}).get(name, {}).get('baseline', first)
+        seeds = sorted(runs.keys() & finished.get(baseline, {}).keys())
         if name != baseline and seeds:
-            pairs = [[part[seed].result['accuracy'] for seed in seeds] for part in (runs, finished[baseline])]
-            interval = paired_interval(*pairs)
-            verdict = 'one seed: says nothing of the recipe' if interval.n == 1 else 'no difference beyond the noise'
-            if interval.excludes(0.0):
-                verdict = 'better' if interval.mean > 0 else 'worse'
-            found['comparisons'][name] = {**dataclasses.asdict(interval), 'seeds': seeds, 'verdict': verdict}
+            found['comparisons'][name] = _compare(runs, finished[baseline], seeds) | {'baseline': baseline}
+    pairs = [pair for one in found['comparisons'].values() for pair in one['pairs'].values()]
+    for pair, corrected in zip(pairs, holm([pair['p'] for pair in pairs]), strict=True):
+        pair['p_holm'] = corrected
     return found
 
 
+def _figures(run: RunFiles) -> dict[str, Any]:
+    train = {key: rows[-1][1] for key in ('accuracy', 'loss') if (rows := run.rows('train', key))}
+    return {
+        **run.result,
+        'ece': run.evaluation.get('calibration', {}).get('ece'),
+        'per_class_accuracy': run.evaluation.get('per_class_accuracy'),
+        'train_accuracy': train.get('accuracy'),
+        'train_loss': train.get('loss'),
+        'parameters': run.model.get('parameters'),
+        'multiply_adds': run.model.get('multiply_adds'),
+        'images_per_second': run.images_per_second,
+        'iteration_seconds': run.iteration_seconds,
+        **run.memory,
+        'data_fingerprint': run.fingerprint,
+        'test': {key: run.rows('test', key) for key in ('accuracy', 'loss')},
+        'gradients': [{'step': step, 'norms': norms} for step, norms in _ends(run.rows('gradients', 'norms'))],
+        'environment': run.environment,
+    }
+
+
+def _ends(rows: Sequence[Any]) -> list[Any]:
+    """The first and the last."""
+    return [*rows[:1], *rows[1:][-1:]]
+
+
+def _compare(runs: Mapping[int, RunFiles], baseline: Mapping[int, RunFiles], seeds: Sequence[int]) -> dict[str, Any]:
+    accuracies = [[part[seed].result['accuracy'] for seed in seeds] for part in (runs, baseline)]
+    interval = paired_interval(*accuracies)
+    verdict = ONE_SEED if interval.n == 1 else NOISE
+    if interval.excludes(0.0):
+        verdict = BETTER if interval.mean > 0 else WORSE
+    pairs = {}
+    for seed in seeds:
+        a, b = runs[seed], baseline[seed]
+        right, other = a.correct, b.correct
+        if right is not None and other is not None and a.fingerprint == b.fingerprint and right.shape == other.shape:
+            pairs[str(seed)] = compare_answers(right, other)
+    return {**dataclasses.asdict(interval), 'seeds': list(seeds), 'verdict': verdict, 'pairs': pairs}
+
+
 def write_results(found: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes results.json and results.csv, one line for each finished run, and returns their paths."""
+    """Writes results.json and results.csv, one line for each run that has finished or failed, and returns their paths."""
     paths = [folder / 'results.json', folder / 'results.csv']
-    paths[0].write_text(json.dumps(found, indent=1) + '\n')
-    columns: Sequence[str] = ('accuracy', 'loss', 'count', 'epoch', 'step', 'seconds', 'parameters', 'images_per_second')
+    paths[0].write_text(json.dumps(found, indent=1, allow_nan=False) + '\n')
     with paths[1].open('w', newline='') as file:
         writer = csv.writer(file)
-        writer.writerow(['entry', 'seed', *columns])
+        writer.writerow(['entry', 'seed', 'failed', *_COLUMNS])
         for name, entry in found['entries'].items():
-            for seed, run in entry['runs'].items():
-                writer.writerow([name, seed, *(run.get(column) for column in columns)])
+            for seed in dict.fromkeys([*entry['runs'], *entry['failed']]):
+                run = entry['runs'].get(seed, {})
+                writer.writerow([name, seed, entry['failed'].get(seed, ''), *(run.get(column) for column in _COLUMNS)])
     return paths

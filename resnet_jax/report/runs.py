@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,11 +19,12 @@ class RunFiles:
 
     Attributes:
       name: the folder's.
-      config, environment, result, model, evaluation, corruptions: the JSON files of these names.
+      config, environment, result, model, memory, evaluation, corruptions, failed: the JSON files of these names.
       metrics, timing: rows of the .jsonl files.
       wrong: uint8 `[k, height, width, channels]`, the images of evaluation['wrong'], or None.
       filters: float32 `[height, width, in, out]` of the first convolution, or None.
       log_probabilities, labels: the answers to the test set, or None; `fingerprint`: of the data set.
+      entry: of a study, or ''.
     """
 
     name: str
@@ -30,8 +32,10 @@ class RunFiles:
     environment: dict[str, Any]
     result: dict[str, Any]
     model: dict[str, Any]
+    memory: dict[str, Any]
     evaluation: dict[str, Any]
     corruptions: dict[str, Any]
+    failed: dict[str, Any]
     metrics: list[dict]
     timing: list[dict]
     wrong: np.ndarray | None
@@ -39,6 +43,17 @@ class RunFiles:
     log_probabilities: np.ndarray | None
     labels: np.ndarray | None
     fingerprint: str
+    entry: str = ''
+
+    @property
+    def group(self) -> str:
+        """What a chart shows it as: the entry of a study, which has a run for each seed, or the run itself."""
+        return self.entry or self.name
+
+    def rows(self, split: str, key: str) -> list[tuple[int, Any]]:
+        """(step, value) of the rows of metrics.jsonl that have it."""
+        rows = [row for row in self.metrics if row.get('split') == split]
+        return [(row['step'], row[key]) for row in rows if row.get(key) is not None]
 
     @property
     def correct(self) -> np.ndarray | None:
@@ -54,13 +69,28 @@ class RunFiles:
         values = [row['images_per_second'] for row in self.timing if row.get('images_per_second')]
         return median(values) if values else None
 
+    @property
+    def iteration_seconds(self) -> float | None:
+        """What one iteration takes, evaluation not counted: batch size / `images_per_second`."""
+        speed, batch_size = self.images_per_second, self.config.get('batch_size')
+        return batch_size / speed if speed and isinstance(batch_size, int) else None
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers with a kernel, in the order in which they are computed, or as a guess that of their names."""
+        known = self.model.get('layers', [])
+        if known:
+            return [layer['path'] for layer in known if layer['kind'] != 'BatchNorm']
+        names = {name for _, norms in self.rows('gradients', 'norms') for name in norms}
+        return sorted(names, key=lambda name: (name.startswith('fc'), 'layer' in name, _natural(name)))
+
 
 def read_run(folder: str | Path) -> RunFiles:
     """Reads a run folder; no file in it is run or trusted."""
     folder = Path(folder)
-    parts = {
+    parts: dict[str, Any] = {
         name: _read_json(folder / f'{name}.json')
-        for name in ('config', 'environment', 'result', 'model', 'evaluation', 'corruptions')
+        for name in ('config', 'environment', 'result', 'model', 'memory', 'evaluation', 'corruptions', 'failed')
     }
     samples, answers = _read_arrays(folder / 'samples.npz'), _read_arrays(folder / 'predictions.npz')
     return RunFiles(
@@ -74,6 +104,10 @@ def read_run(folder: str | Path) -> RunFiles:
         labels=answers.get('labels'),
         fingerprint=str(answers.get('fingerprint', '')),
     )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a study consists of, and the shapes that a sweep is written in: a list, a grid, a zip."""
+"""What a study consists of, and what a sweep is written with: `grid`, `zipped`, `cross` and `sweep`."""
 
 import dataclasses
 import importlib
@@ -33,12 +33,32 @@ def zipped(**values: Sequence[Any]) -> list[dict[str, Any]]:
     return [dict(zip(values, chosen, strict=True)) for chosen in zip(*values.values(), strict=True)]
 
 
+def cross(*points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every combination of one of each list: cross(zipped(a=[1, 2], b=[3, 4]), grid(c=[5, 6])) has four."""
+    return [{field: value for part in parts for field, value in part.items()} for parts in itertools.product(*points)]
+
+
+def sweep(config: str, points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns a study's entries, one for each point, named by it: 'learning_rate=0.1,momentum=0.9'.
+
+    Args:
+      config: the name of a file in configs/.
+      points: {field: value}, as `grid`, `zipped` and `cross` make them.
+    """
+    entries = {}
+    for point in points:
+        name = ','.join(f'{field.removeprefix("model_kwargs.")}={value}' for field, value in point.items())
+        entries[re.sub(r'[^\w.+,=-]', '', name)] = {'config': config, 'overrides': dict(point)}
+    return entries
+
+
 def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[Run]:
     """Returns a study's runs, in the order they are to be made: every entry with the first seed, then with the next.
 
     Args:
       study: 'entries': {name: {'config': the name of a file in configs/, 'overrides': {field: value}}}, 'sizes': {size:
-        {'seeds': [...], 'overrides': {...}}}. Fields with a dot reach into model_kwargs. A size's overrides come last.
+        {'seeds': [...], 'overrides': {...}}}. Fields with a dot reach into model_kwargs. A size's overrides come after an
+        entry's, and after these what an entry has in 'sizes' of its own, which has the same form.
 
     Raises:
       ConfigError: the size, a config or a field does not exist, or a name cannot be a folder's.
@@ -47,11 +67,20 @@ def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[Run]:
     if size not in sizes:
         raise ConfigError(f'the study has no size {size!r}; expected one of {", ".join(sizes)}')
     runs = []
-    for seed in sizes[size]['seeds']:
+    own = {name: entry.get('sizes', {}).get(size, {}) for name, entry in study['entries'].items()}
+    seeds = {name: own[name].get('seeds', sizes[size]['seeds']) for name in own}
+    for seed in sorted(set(itertools.chain.from_iterable(seeds.values()))):
         for name, entry in study['entries'].items():
-            if not re.fullmatch(r'[\w.+-]+', name):
-                raise ConfigError(f'entry {name!r} cannot be a folder; expected letters, digits, . _ + and -')
-            overrides = {**entry.get('overrides', {}), **sizes[size].get('overrides', {}), 'seed': seed}
+            if seed not in seeds[name]:
+                continue
+            if not re.fullmatch(r'[\w.+,=-]+', name):
+                raise ConfigError(f'entry {name!r} cannot be a folder; expected letters, digits and any of ._+-,=')
+            overrides = {
+                **entry.get('overrides', {}),
+                **sizes[size].get('overrides', {}),
+                **own[name].get('overrides', {}),
+                'seed': seed,
+            }
             runs.append(Run(name, seed, _config(entry['config'], overrides), folder / f'{name}-seed{seed}'))
     return runs
 

@@ -1,37 +1,31 @@
-"""A study's time, foretold from its own runs, and its report."""
+"""A study's report: report.html, results.json and results.csv, and plots, of what its run folders hold."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from resnet_jax.report.page import write_report
 from resnet_jax.report.results import collect, write_results
 from resnet_jax.report.runs import RunFiles, read_run
+from resnet_jax.report.study_plots import plot_study
 from resnet_jax.study.entries import Run
-from resnet_jax.study.runner import status
-
-
-def estimate(runs: Sequence[Run]) -> str:
-    """Returns how long the rest takes one run after the other, as far as finished runs of the same entries tell."""
-    left = [run for run in runs if status(run) in ('new', 'started')]
-    seconds: dict[str, list[float]] = {}
-    for run in runs:
-        if status(run) == 'finished':
-            seconds.setdefault(run.entry, []).append(read_run(run.folder).result.get('seconds', 0.0))
-    known = sum(median(seconds[run.entry]) for run in left if run.entry in seconds)
-    unknown = len([run for run in left if run.entry not in seconds])
-    rest = f', and {unknown} runs of entries of which none has finished yet' if unknown else ''
-    return f'{len(left)} of {len(runs)} runs are left: about {known / 60:.0f} minutes{rest}'
 
 
 def write_study_report(study: Mapping[str, Any], runs: Sequence[Run], folder: Path) -> Path:
-    """Writes report.html, results.json and results.csv of what is there, and returns the first one's path."""
+    """Writes the report of what is there, and returns the path of report.html.
+
+    Args:
+      study: see `entries.expand`, with a 'name'.
+    """
     found: dict[str, dict[int, RunFiles]] = {}
     for run in runs:
-        found.setdefault(run.entry, {})[run.seed] = read_run(run.folder)
+        files = dataclasses.replace(read_run(run.folder), entry=run.entry)
+        # A run that was refused or has not begun left no config: it is the one that the study says.
+        found.setdefault(run.entry, {})[run.seed] = dataclasses.replace(files, config=files.config or run.config)
     folder.mkdir(parents=True, exist_ok=True)
-    results = collect(found, study.get('baseline'))
+    results = collect(study, found)
     write_results(results, folder)
-    shown = [run for seeds in found.values() for run in seeds.values() if run.config]
-    return write_report(shown, folder / 'report.html', folder.name, results)
+    shown = [files for seeds in found.values() for files in seeds.values() if files.metrics or files.result or files.failed]
+    plot_study(results, shown, folder / 'plots')
+    return write_report(shown, folder / 'report.html', study['name'], results)

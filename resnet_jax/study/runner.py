@@ -1,5 +1,6 @@
 """Makes a study's runs, each in a process of its own, so that one that fails or needs too much memory ends no other."""
 
+import ctypes
 import json
 import logging
 import os
@@ -16,6 +17,9 @@ from resnet_jax.study.entries import Run
 logger = logging.getLogger(__name__)
 
 _FINDINGS = (4, 5)  # diverged, out of memory: what came of the run, and what would come of it again
+_IN_USE = 6
+_LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
+_PATIENCE = 300.0  # seconds that a run may take to save its state after its study was killed
 
 
 def status(run: Run) -> str:
@@ -49,6 +53,7 @@ def make_runs(
     """
     waiting = [run for run in runs if status(run) in ('new', 'started')]
     free: list[str | None] = list(devices) or [None]
+    started = time.monotonic()
     active: dict[subprocess.Popen, tuple[Run, str | None]] = {}
     failed: dict[Run | str, int] = {}
     stopped: list[int] = []
@@ -68,7 +73,10 @@ def make_runs(
             for process in [process for process in active if process.poll() is not None]:
                 run, device = active.pop(process)
                 free.append(device)
-                if process.returncode:
+                if process.returncode == _IN_USE and time.monotonic() - started < _PATIENCE:
+                    waiting.append(run)  # after the others, and after a second if there are none
+                    time.sleep(1)
+                elif process.returncode:
                     failed[str(run.folder)] = process.returncode
                     _note(run, process.returncode)
             if progress:
@@ -94,7 +102,14 @@ def _start(run: Run, train: Path, device: str | None) -> subprocess.Popen:
             stderr=log,
             env=environment,
             start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on
+            preexec_fn=_end_with_parent,
         )
+
+
+def _end_with_parent() -> None:
+    """Asks Linux for a SIGTERM when the study's process ends, even by SIGKILL: then the run saves its state."""
+    if _LIBC:
+        _LIBC.prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
 
 def _note(run: Run, code: int) -> None:

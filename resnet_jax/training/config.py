@@ -51,6 +51,10 @@ def _text(value):
     return None if isinstance(value, str) and value else 'a name'
 
 
+def _optional_name(value):
+    return None if isinstance(value, str) else "a name, or '' for none"
+
+
 def _path(value):
     return None if isinstance(value, str) else "a path, or '' for none"
 
@@ -81,6 +85,7 @@ FIELDS: dict[str, Check] = {
     'data_dir': _path,
     'data_archive': _path,
     'validation_size': _integer(0),
+    'train_size': _integer(0),
     'model': _text,
     'model_kwargs': _mapping,
     'dtype': _one_of('float32', 'bfloat16'),
@@ -89,11 +94,19 @@ FIELDS: dict[str, Check] = {
     'batch_size': _integer(1),
     'gradient_accumulation_steps': _integer(1),
     'crop_padding': _integer(0),
+    'crop_mode': _one_of('zeros', 'reflect'),
     'flip': _flag,
+    'alternating_flip': _flag,
+    'brightness': _number(0),
+    'contrast': _number(0, 1),
     'cutout_size': _integer(0),
     'mixup_alpha': _number(0),
     'label_smoothing': _number(0, 1, below=True),
-    'optimizer': _one_of('sgd', 'adam', 'adamw'),
+    'proxy_model': _optional_name,
+    'proxy_model_kwargs': _mapping,
+    'selected_fraction': _number(0, 1, above=True),
+    'proxy_update_every': _integer(1),
+    'optimizer': _one_of('sgd', 'adam', 'adamw', 'muon'),
     'learning_rate': _number(0, above=True),
     'base_batch_size': _integer(0),
     'momentum': _number(0, 1, below=True),
@@ -101,14 +114,24 @@ FIELDS: dict[str, Check] = {
     'weight_decay': _number(0),
     'decay_norm_and_bias': _flag,
     'clip_norm': _number(0),
+    'bias_learning_rate': _number(0),
+    'head_learning_rate': _number(0),
+    'whitening_bias_epochs': _number(0),
+    'muon_momentum': _number(0, 1, below=True),
+    'muon_steps': _integer(1),
+    'lookahead_every': _integer(0),
+    'lookahead_decay': _number(0, 1),
     'ema_decay': _number(0, 1, below=True),
-    'schedule': _one_of('cosine', 'one_cycle', 'step', 'constant'),
+    'schedule': _one_of('cosine', 'linear', 'one_cycle', 'step', 'constant'),
     'warmup_epochs': _number(0),
     'milestones': _fractions,
     'step_factor': _number(0, 1, above=True),
     'eval_batch_size': _integer(1),
+    'test_views': _one_of('none', 'mirror', 'mirror_translate'),
     'eval_every_epochs': _integer(1),
+    'eval_every_steps': _integer(0),
     'checkpoint_every_epochs': _integer(1),
+    'log_gradient_norms': _flag,
     'log_every': _integer(1),
     'divergence_retries': _integer(0, 100),
 }
@@ -117,13 +140,34 @@ FIELDS: dict[str, Check] = {
 # divergence_retries lets a run go on that would have ended.
 FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_epochs', 'log_every', 'divergence_retries')
 
-# Fields that the first format of checkpoints did not have, with the value that its runs had without knowing.
-_ADDED = {'divergence_retries': 0}
+# Fields that came after the first runs were made, with what those runs did: the values of configs/default.py.
+ADDED_FIELDS: dict[str, Any] = {
+    'train_size': 0,
+    'crop_mode': 'zeros',
+    'alternating_flip': False,
+    'brightness': 0.0,
+    'contrast': 0.0,
+    'proxy_model': '',
+    'proxy_model_kwargs': {},
+    'selected_fraction': 0.5,
+    'proxy_update_every': 1,
+    'bias_learning_rate': 0.0,
+    'head_learning_rate': 0.0,
+    'whitening_bias_epochs': 0.0,
+    'muon_momentum': 0.6,
+    'muon_steps': 3,
+    'lookahead_every': 0,
+    'lookahead_decay': 0.774,
+    'test_views': 'none',
+    'eval_every_steps': 0,
+    'log_gradient_norms': False,
+    'divergence_retries': 0,
+}
 
 
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the config of an older run with the fields that it could not have yet."""
-    return {**_ADDED, **config}
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config that a run folder or a checkpoint holds with all fields, also if it was made before one existed."""
+    return {**ADDED_FIELDS, **values}
 
 
 def validate(config: ConfigDict) -> dict[str, Any]:
@@ -148,11 +192,18 @@ def validate(config: ConfigDict) -> dict[str, Any]:
             f'the warm-up takes {values["warmup_epochs"]:g} epochs and the whole run {values["num_epochs"]}; '
             'lower warmup_epochs or raise num_epochs'
         )
+    if values['alternating_flip'] and not values['flip']:
+        raise ConfigError('alternating_flip is a way to flip, and flip is False; expected --config.flip=True with it')
     return json.loads(json.dumps(values))  # tuples become lists, as they are when config.json is read back
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], *, free: bool = False) -> list[str]:
-    """Returns one 'field: old -> new' for each field that defines a run and differs; of the free fields with `free`."""
+    """Returns one 'field: old -> new' for each field that defines a run and differs; `old` may be of an older version.
+
+    Args:
+      free: of the fields that do not define a run instead.
+    """
+    old = {**{name: value for name, value in ADDED_FIELDS.items() if name in new}, **old}
     names = [name for name in {**old, **new} if (name in FREE_FIELDS) == free]
     absent = object()
     return [

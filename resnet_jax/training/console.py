@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -34,6 +36,18 @@ def log_to_console(stream: str = 'stdout') -> None:
     package.propagate = False
     if jax.process_index() == 0 and not any(isinstance(h, _ConsoleHandler) for h in package.handlers):
         package.addHandler(_ConsoleHandler(stream))
+
+
+_IMPORTED = time.monotonic()
+
+
+def seconds_since_start() -> float:
+    """Returns for how long this process has existed; where the system does not say, since this module was imported."""
+    try:
+        ticks = int(Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19])  # field 22 of proc(5), since boot
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf('SC_CLK_TCK')
+    except (OSError, AttributeError):
+        return time.monotonic() - _IMPORTED
 
 
 def duration(seconds: float) -> str:
@@ -85,12 +99,15 @@ class Pace:
         return agree(1 if not self.per_step else max(1, min(remaining, int(self._seconds / self.per_step))))
 
     def measured(self, steps: int, seconds: float) -> None:
-        """Takes note of a dispatch; recent ones count most."""
+        """Takes note of a dispatch; recent ones count most, and one that took less than half the time per step alone.
+
+        So what only the first dispatch has to do, which takes a GPU a second, is forgotten with the second dispatch.
+        """
         if self._compiles:
             self._compiles = False
             return
         new = max(seconds / steps, 1e-9)
-        self.per_step = new if not self.per_step else 0.8 * self.per_step + 0.2 * new
+        self.per_step = new if not self.per_step or new < self.per_step / 2 else 0.8 * self.per_step + 0.2 * new
 
 
 def agree(number: int) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,9 +15,30 @@ import optax
 from resnet_jax import data
 from resnet_jax.errors import ConfigError
 from resnet_jax.models import create_model
-from resnet_jax.training import step
+from resnet_jax.models.whitening import whitening_kernel
+from resnet_jax.training import lookahead, step
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
+from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState, create_train_state
+
+WHITENING_IMAGES = 2000  # the first of the training images; airbench94_muon.py takes 5000, cifar10_speedrun.py 960
+
+# Fields that `step.load_batch` takes under their own names.
+AUGMENTATION = (
+    'crop_padding',
+    'crop_mode',
+    'flip',
+    'alternating_flip',
+    'brightness',
+    'contrast',
+    'cutout_size',
+    'mixup_alpha',
+    'label_smoothing',
+)
+
+
+def has_whitening(model: nn.Module) -> bool:
+    return getattr(model, 'whitening', False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +51,8 @@ class Experiment:
       train: the part trained on; `validation`: the part held out, or None.
       model, tx, schedule: the network, the optimizer and its learning rate by step.
       steps_per_epoch, total_steps: an epoch drops the examples that do not fill a batch.
-      accumulation: parts into which a device divides its part of a batch.
+      accumulation: parts into which a device divides its part of a batch, or of what is selected of it.
+      proxy: the network that selects examples and its optimizer, or None.
     """
 
     config: Mapping[str, Any]
@@ -42,15 +65,40 @@ class Experiment:
     steps_per_epoch: int
     total_steps: int
     accumulation: int
+    proxy: tuple[nn.Module, optax.GradientTransformation] | None = None
+
+    @property
+    def selected_count(self) -> int:
+        """How many examples of its part of a batch a device trains on; all, without a proxy."""
+        size = self.config['batch_size'] // jax.device_count()
+        return select_count(size, self.config['selected_fraction'], self.accumulation) if self.proxy else size
 
     @property
     def dtype(self) -> Any:
         return jnp.dtype(self.config['dtype'])
 
+    @functools.cached_property
+    def whitening_kernel(self) -> np.ndarray | None:
+        """The kernel that the first training images give, for a network or a proxy with a whitening layer; else None."""
+        if not (has_whitening(self.model) or (self.proxy and has_whitening(self.proxy[0]))):
+            return None
+        image = self.train.image[:WHITENING_IMAGES]
+        mean, std = np.array(self.dataset.mean, np.float32), np.array(self.dataset.std, np.float32)
+        return whitening_kernel((image.astype(np.float32) / 255 - mean) / std)
+
     def create_state(self) -> TrainState:
         """Returns the initial state."""
         config = self.config
-        return create_train_state(self.model, self.tx, self.dataset.image_shape, config['seed'], ema=config['ema_decay'] > 0)
+        return create_train_state(
+            self.model,
+            self.tx,
+            self.dataset.image_shape,
+            config['seed'],
+            ema=config['ema_decay'] > 0,
+            lookahead=config['lookahead_every'] > 0,
+            whitening_kernel=self.whitening_kernel,
+            proxy=self.proxy,
+        )
 
     def describe_dataset(self) -> dict[str, Any]:
         """Returns what a checkpoint must know of the data set to be used without it."""
@@ -76,33 +124,63 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
     _check_before_data(config)
     dataset = data.load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
     model = build_model(config, dataset.num_classes)
+    proxy_model = build_model(config, dataset.num_classes, 'proxy_') if config['proxy_model'] else None
     train, validation = dataset.train, None
     if config['validation_size']:
         train, validation = data.hold_out(train, config['validation_size'], config['seed'])
+    train = _subset(train, config['train_size'])
 
     batch_size, accumulation = config['batch_size'], config['gradient_accumulation_steps']
     check_batch_size(batch_size, jax.device_count(), accumulation, len(train.label))
     steps_per_epoch = len(train.label) // batch_size
     total_steps = steps_per_epoch * config['num_epochs']
     base = config['base_batch_size']
+    peak = config['learning_rate'] * (batch_size / base if base else 1.0)
     schedule = create_schedule(
         config['schedule'],
-        peak=config['learning_rate'] * (batch_size / base if base else 1.0),
+        peak=peak,
         total_steps=total_steps,
         warmup_steps=round(config['warmup_epochs'] * steps_per_epoch),
         milestones=config['milestones'],
         step_factor=config['step_factor'],
     )
-    tx = create_optimizer(
-        config['optimizer'],
-        schedule,
-        weight_decay=config['weight_decay'],
-        decay_norm_and_bias=config['decay_norm_and_bias'],
-        momentum=config['momentum'],
-        nesterov=config['nesterov'],
-        clip_norm=config['clip_norm'],
+    bias_scale, head_scale = (
+        (config[f'{part}_learning_rate'] or config['learning_rate']) / config['learning_rate'] for part in ('bias', 'head')
     )
-    return Experiment(config, dataset, train, validation, model, tx, schedule, steps_per_epoch, total_steps, accumulation)
+
+    def optimizer(network: nn.Module, every: int = 1) -> optax.GradientTransformation:
+        """For a network that is updated at each `every`-th step: its learning rates are those of the step of the run."""
+
+        def of_run(schedule: optax.Schedule) -> optax.Schedule:
+            return schedule if every == 1 else lambda count: schedule(every * count)
+
+        whitening_bias_schedule = None
+        if has_whitening(network):
+            steps = math.ceil(config['whitening_bias_epochs'] * steps_per_epoch)
+            linear = optax.linear_schedule(peak * bias_scale if steps else 0.0, 0.0, max(steps, 1))
+            whitening_bias_schedule = of_run(linear)
+        return create_optimizer(
+            config['optimizer'],
+            of_run(schedule),
+            weight_decay=config['weight_decay'],
+            decay_norm_and_bias=config['decay_norm_and_bias'],
+            momentum=config['momentum'],
+            nesterov=config['nesterov'],
+            clip_norm=config['clip_norm'],
+            bias_scale=bias_scale,
+            head_scale=head_scale,
+            whitening_bias_schedule=whitening_bias_schedule,
+            muon_momentum=config['muon_momentum'],
+            muon_steps=config['muon_steps'],
+        )
+
+    proxy = None
+    if proxy_model:
+        select_count(batch_size // jax.device_count(), config['selected_fraction'], accumulation)
+        proxy = proxy_model, optimizer(proxy_model, config['proxy_update_every'])
+    return Experiment(
+        config, dataset, train, validation, model, optimizer(model), schedule, steps_per_epoch, total_steps, accumulation, proxy
+    )
 
 
 def check_names(config: Mapping[str, Any]) -> None:
@@ -120,21 +198,28 @@ def _check_before_data(config: Mapping[str, Any]) -> None:
     check_batch_size(config['batch_size'], jax.device_count(), config['gradient_accumulation_steps'], examples=2**31)
 
 
-def build_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:
-    """Returns the config's network.
+def _subset(train: data.Split, size: int) -> data.Split:
+    if size > len(train.label):
+        raise ConfigError(f'train_size is {size}, but there are {len(train.label)} training examples; lower it, or 0 for all')
+    # The seed is not the run's: what differs between seeds shall not be the data.
+    return data.hold_out(train, size, seed=0)[1] if 0 < size < len(train.label) else train
+
+
+def build_model(config: Mapping[str, Any], num_classes: int, prefix: str = '') -> nn.Module:
+    """Returns the config's network; with the prefix 'proxy_' its proxy.
 
     Raises:
       ConfigError: see `create_model`; or `model_kwargs` holds what another field says.
     """
-    name, kwargs = config['model'], config['model_kwargs']
-    elsewhere = {'name': 'model', 'num_classes': 'dataset', 'dtype': 'dtype', 'axis_name': 'cross_device_batch_norm'}
+    name, kwargs = config[f'{prefix}model'], config[f'{prefix}model_kwargs']
+    elsewhere = {'name': f'{prefix}model', 'num_classes': 'dataset', 'dtype': 'dtype', 'axis_name': 'cross_device_batch_norm'}
     for field in kwargs:
         if field in elsewhere:
-            raise ConfigError(f'model_kwargs has {field}; remove it, expected it from config.{elsewhere[field]} alone')
+            raise ConfigError(f'{prefix}model_kwargs has {field}; remove it, expected it from config.{elsewhere[field]} alone')
     model = create_model(name, num_classes=num_classes, dtype=jnp.dtype(config['dtype']), **kwargs)
     if not config['cross_device_batch_norm']:
         return model
-    if not hasattr(model, 'axis_name'):
+    if getattr(model, 'norm', 'batch') == 'none' or not hasattr(model, 'axis_name'):
         raise ConfigError(f'{name} has no BatchNorm; expected --config.cross_device_batch_norm=False')
     return model.clone(axis_name=step.AXIS)
 
@@ -161,6 +246,23 @@ def check_batch_size(batch_size: int, devices: int, accumulation: int, examples:
         )
 
 
+def select_count(size: int, fraction: float, accumulation: int) -> int:
+    """Returns how many of the `size` examples of a device's part of a batch the main network trains on.
+
+    Raises:
+      ConfigError: they do not divide into the accumulation steps; names the nearest fractions that do.
+    """
+    count = max(1, round(fraction * size))
+    if count % accumulation:
+        below = count // accumulation * accumulation
+        nearest = [f'{n / size:g}' for n in (below, below + accumulation) if 0 < n <= size]
+        raise ConfigError(
+            f'selected_fraction {fraction:g} selects {count} of the {size} examples on a device, which do not divide over '
+            f'{accumulation} accumulation steps; expected --config.selected_fraction={" or ".join(nearest)}'
+        )
+    return count
+
+
 def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
     """Returns int32 `[steps_per_epoch, batch_size]`: the examples of each batch of an epoch, a function of seed and epoch.
 
@@ -175,12 +277,29 @@ def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.nda
 def parallel_train_steps(experiment: Experiment) -> Callable:
     """Returns the experiment's training step for all devices, many steps per call: see `step.train_steps`."""
     config, dataset = experiment.config, experiment.dataset
+    lookahead_fn = None
+    if every := config['lookahead_every']:
+        lookahead_fn = functools.partial(
+            lookahead.pull, every=every, decay=config['lookahead_decay'], total_steps=experiment.total_steps
+        )
+    select_fn = None
+    if experiment.proxy:
+        select_fn = functools.partial(
+            select_hardest,
+            model=experiment.proxy[0],
+            tx=experiment.proxy[1],
+            count=experiment.selected_count,
+            update_every=config['proxy_update_every'],
+        )
     step_fn = functools.partial(
         step.train_step,
         model=experiment.model,
         tx=experiment.tx,
         accumulation=experiment.accumulation,
         ema_decay=config['ema_decay'],
+        layer_norms=config['log_gradient_norms'],
+        lookahead_fn=lookahead_fn,
+        select_fn=select_fn,
     )
     load_fn = functools.partial(
         step.load_batch,
@@ -188,6 +307,7 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         mean=dataset.mean,
         std=dataset.std,
         dtype=experiment.dtype,
-        **{name: config[name] for name in ('label_smoothing', 'mixup_alpha', 'crop_padding', 'flip', 'cutout_size')},
+        steps_per_epoch=experiment.steps_per_epoch,
+        **{name: config[name] for name in AUGMENTATION},
     )
-    return step.parallel_train_steps(step_fn, load_fn, config['seed'])
+    return step.parallel_train_steps(step_fn, load_fn, layer_norms=config['log_gradient_norms'])

@@ -20,10 +20,10 @@ from resnet_jax.report.page import write_run_report
 from resnet_jax.training import checkpoint, console
 from resnet_jax.training.config import check_continues, validate
 from resnet_jax.training.experiment import Experiment, check_names, create_experiment, epoch_order, parallel_train_steps
-from resnet_jax.training.memory import check_fits, out_of_memory
+from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
 from resnet_jax.training.run_folder import RunFolder, environment
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import compile_parallel, device_positions, replicate
+from resnet_jax.training.step import compile_parallel, device_positions, kernel_paths, replicate, seed_key
 from resnet_jax.training.stop import StopSignal
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, extend: bool 
       extend: go on with a run of the same config but fewer epochs; from there on it follows the longer schedule.
 
     Returns:
-      What result.json holds: 'split', 'accuracy', 'loss', 'count', 'step', 'epoch', and 'ema_accuracy' and 'ema_loss' if the
-      config has an `ema_decay`.
+      What result.json holds: 'split', 'test_views' (what the logits were averaged over), 'accuracy', 'loss', 'count', 'step',
+      'epoch', and 'ema_accuracy' and 'ema_loss' if the config has an `ema_decay`.
 
     Raises:
       ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError: see `resnet_jax.errors`.
@@ -65,7 +65,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, extend: bool 
 def _report(path: Path, result: Mapping[str, Any]) -> None:
     which = 'best on validation' if result['selected'] == 'validation' else 'the last'
     logger.info(
-        '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)',
+        '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)%s',
         result['split'].capitalize(),
         100 * result['accuracy'],
         round(result['accuracy'] * result['count']),
@@ -73,10 +73,15 @@ def _report(path: Path, result: Mapping[str, Any]) -> None:
         result['loss'],
         result['epoch'],
         which,
+        _averaged(result.get('test_views', 'none')),
     )
     if 'ema_accuracy' in result:
         logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
     logger.info('Files: %s', ', '.join(str(p) for p in sorted(path.iterdir()) if not p.name.startswith('.')))
+
+
+def _averaged(test_views: str) -> str:
+    return '' if test_views == 'none' else f', logits averaged over views ({test_views})'
 
 
 class _Run:
@@ -92,10 +97,12 @@ class _Run:
         self.pending: list[dict[str, float]] = []  # metrics of the steps since the last row
         self.evaluation: dict[str, Any] = {}  # the latest row of the split evaluated during training
         self.evaluation_seconds = 0.0
-        self.evaluation_due = False  # the step ends an epoch whose evaluation was interrupted
+        self.evaluation_due = False  # the evaluation after this step was interrupted
         self.saved_step = -1
         self.rollbacks = 0  # times that the run has diverged and gone on at half the rate
         self.grad_norm: float | None = None  # of the latest step
+        selects = f' (of the hardest {100 * self.config["selected_fraction"]:g} % of each batch)'
+        self.selects = selects if experiment.proxy else ''  # what loss and accuracy in training are of
         self.bar = console.ProgressBar(experiment.total_steps, self.config['model'])
 
     def train(self) -> dict[str, Any]:
@@ -134,10 +141,11 @@ class _Run:
             self.experiment = create_experiment(config)
         if self.folder.primary:
             again = self.split if self.evaluation_due else None
-            self.folder.start(self.step, environment(), ('train', self.split), again)
+            self.folder.start(self.step, environment(), ('train', 'gradients', self.split), again)
 
     def _restore(self) -> TrainState:
         template = jax.eval_shape(self.experiment.create_state)
+        self.memory = check_state_fits(template, self.config['model'])
         path = None
         if self.folder.primary:
             checkpoint.clean(self.folder.checkpoints)
@@ -191,6 +199,15 @@ class _Run:
     def _describe(self) -> None:
         experiment, config = self.experiment, self.config
         parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+        if experiment.proxy:
+            logger.info(
+                '%s, %s parameters, selects what %s trains on: %d of %d images on each device',
+                config['proxy_model'],
+                f'{sum(x.size for x in jax.tree.leaves(self.state.proxy["params"])):,}',
+                config['model'],
+                experiment.selected_count,
+                config['batch_size'] // jax.device_count(),
+            )
         held_out = f', {len(experiment.validation.label):,} held out' if experiment.validation else ''
         logger.info(
             '%s, %s parameters, %s; %s: %s training images%s; %d epochs of %d iterations, batch %d; %s',
@@ -216,13 +233,14 @@ class _Run:
             dtype=self.experiment.dtype,
             batch_size=self.config['eval_batch_size'],
             num_classes=dataset.num_classes,
+            test_views=self.config['test_views'],
         )
 
     def _run_epochs(self) -> bool:
         """Trains to the last step; returns False if the run has diverged and is to go back to its last checkpoint."""
         try:
             if self.evaluation_due:
-                self._epoch_end()
+                self._evaluate_and_save()
             if self.step < self.experiment.total_steps:
                 self._run_steps()
         except DivergedError as error:
@@ -243,7 +261,7 @@ class _Run:
     def _run_steps(self) -> None:
         experiment, config = self.experiment, self.config
         per_epoch, batch_size = experiment.steps_per_epoch, config['batch_size']
-        positions = device_positions(batch_size)
+        positions, key = device_positions(batch_size), seed_key(config['seed'])
         data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
         compiled, epoch, dispatches = None, None, 0
         with self.bar:
@@ -252,15 +270,25 @@ class _Run:
                 if epoch != self.step // per_epoch:
                     epoch = self.step // per_epoch
                     order = replicate(epoch_order(config['seed'], epoch, len(experiment.train.label), batch_size))
-                arguments = (self.state, positions, data, order)
+                arguments = (self.state, positions, data, order, key)
                 if compiled is None:
                     failpoints.reach('compile')
+                    before = time.monotonic()
                     # Both programs now, so that the state is saved whenever XLA compiles and hears no signal.
                     self.evaluator.compile(self.state.variables)
                     compiled = compile_parallel(parallel_train_steps(experiment), *arguments, np.int32(0), np.int32(0))
-                    check_fits(compiled, batch_size, jax.device_count() * experiment.accumulation)
+                    unit = jax.device_count() * experiment.accumulation
+                    self.memory['scratch_bytes'] = check_fits(compiled, batch_size, unit)
+                    if self.folder.primary:
+                        self.folder.write_json('memory.json', self.memory)
+                    logger.info(
+                        'Iteration %d starts %.1f s after the process; compiling it, or reading it compiled, took %.1f s.',
+                        self.step + 1,
+                        console.seconds_since_start(),
+                        time.monotonic() - before,
+                    )
                     failpoints.reach('compiled')
-                count, before = self.pace.size(per_epoch - start), time.monotonic()
+                count, before = self.pace.size(self._steps_to_evaluation(per_epoch - start)), time.monotonic()
                 self.stop.unsaved = True
                 failpoints.reach('dispatch')
                 self.state, metrics = compiled(*arguments, np.int32(start), np.int32(count))
@@ -270,8 +298,7 @@ class _Run:
                 dispatches += 1
                 if dispatches == 2:
                     self._forecast()
-                if self.step % per_epoch == 0:
-                    self._epoch_end()
+                self._evaluate_and_save()
                 self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
@@ -283,32 +310,41 @@ class _Run:
     def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of `count` steps: checks them, and writes a row every `log_every` steps."""
         for i in range(start, start + count):
-            values = {name: float(metrics[name][i]) for name in metrics}
+            values = {name: float(metrics[name][i]) for name in metrics if name != 'layer_grad_norms'}
             self.step += 1
             self.grad_norm = values['grad_norm']
             failpoints.reach('step')
             if not np.isfinite(list(values.values())).all():
-                raise self._diverged(f'loss {values["loss"]:g}')
+                raise self._diverged(
+                    f'loss {values["loss"]:g}' + (f', proxy loss {values["proxy_loss"]:g}' if self.selects else '')
+                )
             self.pending.append(values)
-            if self.step % self.config['log_every'] == 0 or self.step == self.experiment.total_steps:
+            due = self.step % self.config['log_every'] == 0 or self.step == self.experiment.total_steps
+            if 'layer_grad_norms' in metrics and (due or self.step == 1):
+                norms = dict(zip(kernel_paths(self.state.params), metrics['layer_grad_norms'][i].tolist(), strict=True))
+                self._write_row('gradients', self.step, {'norms': norms})
+            if due:
                 learning_rate = self._learning_rate()
                 means = {name: float(np.mean([step[name] for step in self.pending])) for name in values}
                 self.pending = []
                 row = {**means, 'learning_rate': learning_rate}
+                if self.selects:
+                    row['selected_fraction'] = self.config['selected_fraction']
                 self._write_row('train', self.step, row, images_per_second=self._images_per_second())
                 logger.info(
-                    'Iteration %d of %d, loss %.4f, accuracy %.2f %%, learning rate %.3g, %.0f images/s, %s left',
+                    'Iteration %d of %d, loss %.4f, accuracy %.2f %%%s, learning rate %.3g, %.0f images/s, %s left',
                     self.step,
                     self.experiment.total_steps,
                     means['loss'],
                     100 * means['accuracy'],
+                    self.selects,
                     learning_rate,
                     self._images_per_second(),
                     console.duration(self._seconds_left()),
                 )
         self.bar.update(
             self.step,
-            f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %  '
+            f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %{self.selects}  '
             f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left())} left',
         )
 
@@ -334,7 +370,8 @@ class _Run:
 
     def _seconds_left(self) -> float:
         steps = self.experiment.total_steps - self.step
-        evaluations = steps / self.experiment.steps_per_epoch / self.config['eval_every_epochs']
+        every = self.config['eval_every_steps'] or self.experiment.steps_per_epoch * self.config['eval_every_epochs']
+        evaluations = steps / every
         return steps * self.pace.per_step + evaluations * self.evaluation_seconds
 
     def _forecast(self) -> None:
@@ -350,30 +387,37 @@ class _Run:
                 '(about half an hour on 2 cores), and configs/quickstart.py takes less than a minute.'
             )
 
-    def _epoch_end(self) -> None:
-        """Evaluates and saves where that is due after the epoch that has just ended."""
-        epoch = self.step // self.experiment.steps_per_epoch
-        failpoints.reach('epoch')
-        config, last = self.config, epoch == self.config['num_epochs']
-        improved = False
-        if last or epoch % config['eval_every_epochs'] == 0:
+    def _steps_to_evaluation(self, steps: int) -> int:
+        """Returns how many of `steps` may be made before the next evaluation within an epoch."""
+        every = self.config['eval_every_steps']
+        return min(steps, every - self.step % every) if every else steps
+
+    def _evaluate_and_save(self) -> None:
+        """Evaluates and saves if that is due after this step: each by itself, and both after the last one."""
+        epoch, within = divmod(self.step, self.experiment.steps_per_epoch)
+        if not within:
+            failpoints.reach('epoch')
+        config, last = self.config, self.step == self.experiment.total_steps
+        improved, every = False, config['eval_every_steps']
+        if last or (self.step % every == 0 if every else not within and epoch % config['eval_every_epochs'] == 0):
             before, self.evaluation_due = time.monotonic(), True
             row = self._evaluate(self.evaluator, self.state.variables, self.state.ema)
             self.evaluation_seconds = time.monotonic() - before
             self.evaluation, self.evaluation_due = row, False
             self._write_row(self.split, self.step, row)
             logger.info(
-                'Epoch %d: %s loss %.4f, accuracy %.2f %%%s',
-                epoch,
+                'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s%s',
+                self.step / self.experiment.steps_per_epoch,
                 self.split,
                 row['loss'],
                 100 * row['accuracy'],
                 f'; with averaged parameters {100 * row["ema_accuracy"]:.2f} %' if 'ema_accuracy' in row else '',
+                _averaged(config['test_views']),
             )
             accuracy = row['accuracy']
             if self.split == 'validation' and (self.best is None or accuracy > self.best['accuracy']):
                 self.best, improved = {'step': self.step, 'accuracy': accuracy}, True
-        if last or improved or epoch % config['checkpoint_every_epochs'] == 0:
+        if last or improved or (not within and epoch % config['checkpoint_every_epochs'] == 0):
             self._save()
 
     def _evaluate(self, evaluator: Evaluator, variables: Any, ema: Any) -> dict[str, Any]:
@@ -392,6 +436,8 @@ class _Run:
             row['loss'] = float('nan')
         if not np.isfinite(list(row.values())).all():
             raise self._diverged(f'loss {row["loss"]:g} in the evaluation')
+        if self.config['test_views'] != 'none':
+            row['test_views'] = self.config['test_views']
         return row
 
     def _save(self) -> None:
@@ -454,8 +500,9 @@ class _Run:
         return {
             'split': 'test',
             'selected': selected,
+            'test_views': self.config['test_views'],
             'step': step,
-            'epoch': step // self.experiment.steps_per_epoch,
+            'epoch': -(-step // self.experiment.steps_per_epoch),  # the one it lies in
             **row,
             'seconds': time.monotonic() - self.started,
         }
@@ -472,8 +519,10 @@ class _Run:
                 std=dataset.std,
                 dtype=self.experiment.dtype,
                 batch_size=self.config['eval_batch_size'],
+                test_views=self.config['test_views'],
             )
-            predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint)
+            answers = answer(dataset.test.image)
+            predictions = Predictions(answers, dataset.test.label, dataset.fingerprint, self.config['test_views'])
             write_record(self.folder.path, predictions, dataset, self.result_variables)
             self.folder.write_json('model.json', describe_model(self.experiment.model, height, channels))
         except OSError as error:  # the run has its result without them

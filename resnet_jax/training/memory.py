@@ -31,25 +31,51 @@ def available_bytes() -> int | None:
     return free
 
 
-def check_fits(compiled: Any, batch_size: int, unit: int) -> None:
+def check_state_fits(state: Any, name: str) -> dict[str, int | None]:
+    """Checks that a network's parameters, their gradients and the optimizer's state fit, before there is one.
+
+    Args:
+      state: a TrainState of `jax.ShapeDtypeStruct`.
+      name: the network's.
+
+    Returns:
+      'state_bytes', 'gradient_bytes' and 'available_bytes' (None if nobody says).
+
+    Raises:
+      ResourceError: they do not, whatever the batch size.
+    """
+    size, gradients = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(x)) for x in (state, state.params))
+    available = available_bytes()
+    if available is not None and size + gradients > available:
+        raise ResourceError(
+            f'out of device memory: the parameters of {name}, their gradients and the state of the optimizer take '
+            f'{(size + gradients) / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are free; use a smaller network'
+        )
+    return {'state_bytes': size, 'gradient_bytes': gradients, 'available_bytes': available}
+
+
+def check_fits(compiled: Any, batch_size: int, unit: int) -> int | None:
     """Checks that a compiled step's scratch memory fits.
 
     Args:
       compiled: what `step.compile_parallel` returned; its arguments are on the device already.
       unit: what a batch size must be a multiple of.
 
+    Returns:
+      Its bytes, gradients included; None if nobody says.
+
     Raises:
       ResourceError: names a batch size that fits, if there is one, and the options that save memory.
     """
-    if not hasattr(compiled, 'memory_analysis'):  # among several processes: not compiled yet
-        return
-    available, analysis = available_bytes(), compiled.memory_analysis()
-    if available is None or analysis is None:
-        return
+    analysis = compiled.memory_analysis() if hasattr(compiled, 'memory_analysis') else None
+    if analysis is None:  # as among several processes, where it is not compiled yet
+        return None
+    available = available_bytes()
     sharing = jax.local_device_count() if jax.default_backend() == 'cpu' else 1
     needed = analysis.temp_size_in_bytes * sharing
-    if needed > available:
+    if available is not None and needed > available:
         raise out_of_memory(batch_size, int(0.9 * batch_size * available / needed) // unit * unit, needed, available)
+    return needed
 
 
 def out_of_memory(batch_size: int, fitting: int, needed: int = 0, available: int = 0) -> ResourceError:

@@ -1,11 +1,14 @@
 """Learning-rate schedules (functions from the step to the rate) and optimizers, all from optax."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import optax
 
 from resnet_jax.errors import ConfigError
+from resnet_jax.models.whitening import LAYER as WHITENING
+from resnet_jax.training.muon import muon
 
 
 def create_schedule(
@@ -19,10 +22,11 @@ def create_schedule(
 ) -> optax.Schedule:
     """Returns the learning rate as a function of the step, for `total_steps` steps.
 
-    'cosine', 'step' and 'constant' start with a linear warm-up from 0 to `peak` (Goyal et al. 2017, section 2.2).
-    'cosine' then falls to 0 (Loshchilov and Hutter 2017, without restarts); 'step' is multiplied by `step_factor` at
-    each of the `milestones`, fractions of `total_steps`. 'one_cycle' has its own warm-up: up from peak / 25 over the first
-    30 % of the steps and down to peak / 250,000, along cosines (Smith and Topin 2018; the defaults of PyTorch's OneCycleLR).
+    'cosine', 'linear', 'step' and 'constant' start with a linear warm-up from 0 to `peak` (Goyal et al. 2017, section 2.2).
+    'cosine' then falls to 0 (Loshchilov and Hutter 2017, without restarts), 'linear' too, along a line; 'step' is multiplied
+    by `step_factor` at each of the `milestones`, fractions of `total_steps`. 'one_cycle' has its own warm-up: up from peak /
+    25 over the first 30 % of the steps and down to peak / 250,000, along cosines (Smith and Topin 2018; the defaults of
+    PyTorch's OneCycleLR).
 
     Raises:
       ConfigError: an unknown name, or a warm-up that leaves no step to train.
@@ -35,6 +39,8 @@ def create_schedule(
         )
     if name == 'cosine':
         main = optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
+    elif name == 'linear':
+        main = optax.linear_schedule(peak, 0.0, total_steps - warmup_steps)
     elif name == 'step':
         # Each part of a joined schedule counts from its own start.
         boundaries: dict[int, float] = {}
@@ -47,7 +53,7 @@ def create_schedule(
     elif name == 'constant':
         main = optax.constant_schedule(peak)
     else:
-        raise ConfigError(f'unknown schedule {name!r}; expected one of cosine, one_cycle, step, constant')
+        raise ConfigError(f'unknown schedule {name!r}; expected one of cosine, linear, one_cycle, step, constant')
     if not warmup_steps:
         return main
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), main], [warmup_steps])
@@ -56,6 +62,22 @@ def create_schedule(
 def kernels_only(params):
     """Returns True for each kernel and False for each bias and BatchNorm parameter, which are vectors."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def parameter_groups(params: Any) -> Any:
+    """Returns each parameter's group: what has a learning rate of its own.
+
+    'kernel' of a convolution, 'head' (the kernel of a linear layer), 'bias' (any vector, BatchNorm's included), and of a
+    whitening layer 'whitening_bias' and 'whitening_kernel'.
+    """
+
+    def group(path, parameter):
+        names = [key.key for key in path]
+        if WHITENING in names:
+            return f'whitening_{names[-1]}'
+        return 'bias' if parameter.ndim < 2 else 'head' if parameter.ndim == 2 else 'kernel'
+
+    return jax.tree_util.tree_map_with_path(group, params)
 
 
 def create_optimizer(
@@ -67,22 +89,53 @@ def create_optimizer(
     momentum: float = 0.9,
     nesterov: bool = False,
     clip_norm: float = 0.0,
+    bias_scale: float = 1.0,
+    head_scale: float = 1.0,
+    whitening_bias_schedule: optax.Schedule | None = None,
+    muon_momentum: float = 0.6,
+    muon_steps: int = 3,
 ) -> optax.GradientTransformation:
-    """Returns 'sgd', 'adam' or 'adamw', each the same as PyTorch's of that name.
+    """Returns 'sgd', 'adam' or 'adamw', each the same as PyTorch's of that name, or 'muon'.
 
     For 'sgd' and 'adam' the weight decay is coupled: weight_decay * parameter is added to the gradient (after clipping)
     before the momentum. For 'adamw' it is decoupled and scaled by the learning rate (Loshchilov and Hutter 2019).
+    'muon' is Muon for the kernels of convolutions, which it does not decay since it keeps their norm, and SGD for the rest.
+
+    Args:
+      schedule: the learning rate; of 'muon' that of the kernels.
+      bias_scale, head_scale: factors of it for the groups 'bias' and 'head' of `parameter_groups`. Their weight decay is
+        divided by the factor: all parameters lose the share schedule(step) * weight_decay, at whatever rate they learn.
+      whitening_bias_schedule: must be given for a network with a whitening layer, whose kernel then stays as it is;
+        the learning rate of its bias.
+      muon_momentum, muon_steps: see `muon`.
 
     Raises:
       ConfigError: an unknown name.
     """
     mask = None if decay_norm_and_bias else kernels_only
+
+    def rule(scale: float = 1.0, rate: optax.Schedule | None = None) -> list[optax.GradientTransformation]:
+        if rate is None:
+            rate = schedule if scale == 1.0 else lambda step: scale * schedule(step)
+        decay = weight_decay / scale
+        coupled = [optax.add_decayed_weights(decay, mask)] if decay else []
+        if name in ('sgd', 'muon'):
+            return [*coupled, optax.sgd(rate, momentum or None, nesterov)]
+        if name == 'adam':
+            return [*coupled, optax.adam(rate)]
+        if name == 'adamw':
+            return [optax.adamw(rate, weight_decay=decay, mask=mask)]
+        raise ConfigError(f'unknown optimizer {name!r}; expected one of sgd, adam, adamw, muon')
+
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    coupled = [optax.add_decayed_weights(weight_decay, mask)] if weight_decay else []
-    if name == 'sgd':
-        return optax.chain(*clip, *coupled, optax.sgd(schedule, momentum or None, nesterov))
-    if name == 'adam':
-        return optax.chain(*clip, *coupled, optax.adam(schedule))
-    if name == 'adamw':
-        return optax.chain(*clip, optax.adamw(schedule, weight_decay=weight_decay, mask=mask))
-    raise ConfigError(f'unknown optimizer {name!r}; expected one of sgd, adam, adamw')
+    if name != 'muon' and bias_scale == head_scale == 1.0 and whitening_bias_schedule is None:
+        return optax.chain(*clip, *rule())
+    kernels = [muon(schedule, muon_momentum, nesterov, muon_steps)] if name == 'muon' else rule()
+    groups = {
+        'kernel': optax.chain(*kernels),
+        'head': optax.chain(*rule(head_scale)),
+        'bias': optax.chain(*rule(bias_scale)),
+        'whitening_bias': optax.chain(*rule(bias_scale, whitening_bias_schedule)),
+        'whitening_kernel': optax.set_to_zero(),
+    }
+    return optax.chain(*clip, optax.partition(groups, parameter_groups))

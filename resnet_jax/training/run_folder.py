@@ -7,7 +7,6 @@ import logging
 import logging.handlers
 import os
 import platform
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax
 
 from resnet_jax.errors import InputFileError, ResourceError, RunFolderInUseError
 from resnet_jax.training.config import check_continues, complete, difference
+from resnet_jax.training.event_file import EventFile
 
 logger = logging.getLogger(__name__)
 
@@ -297,49 +297,3 @@ def _append(path: Path, text: str) -> None:
             with contextlib.suppress(OSError):
                 os.ftruncate(file.fileno(), size)
             raise
-
-
-class EventFile:
-    """TensorBoard's events, written by this thread: tensorboardX's own dies of a full disk, and whoever waits for it hangs.
-
-    Args:
-      folder: where the file goes.
-      step: TensorBoard drops what an interrupted run wrote beyond it.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        self._writer: Any = None
-        with self._or_give_up():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writer = EventsWriter(str(folder / 'events'), f'.{os.getpid()}.{step}')  # a second writer is another file
-            start = SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(session_log=start, step=step + 1, wall_time=time.time()))
-
-    @contextlib.contextmanager
-    def _or_give_up(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            logger.warning('No more is written for TensorBoard: %s', error.strerror or error)
-            self.close()
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends numbers by name."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
-        if self._writer:
-            with self._or_give_up():
-                for name, value in scalars.items():
-                    self._writer.write_event(Event(summary=scalar(name, value), step=step, wall_time=time.time()))
-                self._writer.flush()
-
-    def close(self) -> None:
-        """Closes the file; a full disk must not hide what ended the run."""
-        writer, self._writer = self._writer, None
-        if writer:
-            with contextlib.suppress(OSError):
-                writer.close()

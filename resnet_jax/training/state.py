@@ -7,7 +7,12 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+from resnet_jax.models.whitening import LAYER as WHITENING
+
+_PROXY = 5  # a stream of randomness beside those of step.py
 
 
 @flax.struct.dataclass
@@ -20,6 +25,8 @@ class TrainState:
       batch_stats: float32 running means and variances of BatchNorm; empty for a network without.
       opt_state: the optimizer's.
       ema: {'params', 'batch_stats'} averaged over the steps, or {} if the config has no `ema_decay`.
+      lookahead: {'params', 'batch_stats'}, the slow weights of `lookahead.pull`, or {} if the config has no `lookahead_every`.
+      proxy: {'params', 'batch_stats', 'opt_state'} of the network that selects examples, or {} if the config has none.
     """
 
     step: jax.Array
@@ -27,6 +34,8 @@ class TrainState:
     batch_stats: Any
     opt_state: optax.OptState
     ema: Any
+    lookahead: Any = flax.struct.field(default_factory=dict)
+    proxy: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -35,20 +44,49 @@ class TrainState:
 
 
 def create_train_state(
-    model: nn.Module, tx: optax.GradientTransformation, image_shape: Sequence[int], seed: int, *, ema: bool = False
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    image_shape: Sequence[int],
+    seed: int,
+    *,
+    ema: bool = False,
+    lookahead: bool = False,
+    whitening_kernel: np.ndarray | None = None,
+    proxy: tuple[nn.Module, optax.GradientTransformation] | None = None,
 ) -> TrainState:
-    """Initialises parameters, statistics and optimizer, as a function of the seed alone.
+    """Initialises parameters, statistics and optimizer, as a function of the seed and the whitening kernel alone.
 
     Args:
       image_shape: (height, width, channels).
       ema: also keep an exponential moving average, which starts as a copy.
+      lookahead: also keep slow weights, which start as a copy.
+      whitening_kernel: for a network with a whitening layer, what `whitening_kernel` gives.
+      proxy: network and optimizer of the proxy, if there is one.
     """
 
-    @jax.jit
-    def create():
-        variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32), train=False)
-        params, batch_stats = variables['params'], variables.get('batch_stats', {})
-        average = jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if ema else {}
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), average)
+    def create(key, kernel):
+        def init(network, key):
+            variables = network.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+            params = variables['params']
+            if WHITENING in params and kernel is not None:
+                params = {**params, WHITENING: {**params[WHITENING], 'kernel': kernel}}
+            return params, variables.get('batch_stats', {})
 
-    return create()
+        params, batch_stats = init(model, key)
+
+        def copy(wanted):
+            return jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if wanted else {}
+
+        small = {}
+        if proxy:
+            small['params'], small['batch_stats'] = init(proxy[0], jax.random.fold_in(key, _PROXY))
+            small['opt_state'] = proxy[1].init(small['params'])
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, batch_stats, tx.init(params), copy(ema), copy(lookahead), small)
+
+    key = jax.random.key(seed)
+    # XLA:CPU takes 13 s at its default level for ResNet-18's many random numbers, 4 s at this one, and they are the same.
+    # Within eval_shape, where the key is abstract, nothing is compiled and no option allowed.
+    quick = jax.default_backend() == 'cpu' and not isinstance(key, jax.core.Tracer)
+    options = {'xla_backend_optimization_level': 1} if quick else None
+    return jax.jit(create, compiler_options=options)(key, whitening_kernel)

@@ -20,12 +20,13 @@ TINY = (
 
 
 def command(*arguments, devices=1, **environment):
-    """Returns the arguments of subprocess.run for `python bin/<arguments>` with so many CPU devices."""
+    """Returns the arguments of subprocess.run for `python bin/<arguments>` with so many CPU devices; None unsets a variable."""
     script, *rest = map(str, arguments)
+    changed = {**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices), 'PYTHONUNBUFFERED': '1', **environment}
     return {
         'args': [sys.executable, str(ROOT / 'bin' / script), *rest],
         'cwd': ROOT,
-        'env': {**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices), 'PYTHONUNBUFFERED': '1', **environment},
+        'env': {name: value for name, value in changed.items() if value is not None},
     }
 
 

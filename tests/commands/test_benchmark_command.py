@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from commands_support import error_line, run
@@ -19,6 +20,74 @@ def test_both_steps_are_timed_beside_torch(tmp_path):
         assert 0 < row[step]['share_of_matrix_product'] < 1
 
 
-@pytest.mark.parametrize('flags', [['--peer=tensorflow'], ['--devices=0'], ['--rounds=0'], ['--config.batch_size=-1']])
+@pytest.mark.parametrize(
+    'flags',
+    [
+        ['--peer=tensorflow'],
+        ['--devices=0'],
+        ['--rounds=0'],
+        ['--config.batch_size=-1'],
+        ['--layers=8x8'],
+        ['--suite=cpu'],
+        ['--suite=tpu'],
+        ['--steps=test'],
+    ],
+)
 def test_bad_input_is_one_line(flags):
     error_line(run('benchmark.py', *TINY, *flags, code=2))
+
+
+def test_single_convolutions_are_timed_beside_xla_and_torch(tmp_path):
+    path = tmp_path / 'layers.json'
+    flags = '--layers=8x8x8,8x8x4x1x2', '--batch_sizes=2', '--rounds=2', '--seconds=0.02', f'--json={path}'
+    out = run('benchmark.py', *flags).stdout
+    assert re.search(r'^\| 8, 8, 4, 1, 2 \|( [\d.]+ / [\d.]+ / [\d.]+ \|){3}$', out, re.M)
+    rows = json.loads(path.read_text())
+    assert [(row['kernel'], row['stride'], row['batch_size'], row['dtype']) for row in rows] == [
+        (3, 1, 2, 'float32'),
+        (1, 2, 2, 'float32'),
+    ]
+    for row in rows:
+        for part in ('output', 'input_gradient', 'kernel_gradient'):
+            assert all(len(row[part][side]) == 2 and min(row[part][side]) > 0 for side in ('ours', 'XLA', 'PyTorch'))
+
+
+@pytest.mark.slow
+def test_devices_and_batch_sizes_are_rows_of_a_table_and_of_the_json(tmp_path):
+    path = tmp_path / 'rows.json'
+    scaling = '--devices=1,2,4', '--batch_sizes=16', '--rounds=2', '--seconds=0.05', f'--json={path}'
+    out = run('benchmark.py', *TINY, '--startup', *scaling, timeout=600).stdout
+    assert re.search(r'^resnet20 +train +float32 +4 +8 +[\d.,]+ +\d+ %$', out, re.M)
+    rows = json.loads(path.read_text())
+    assert [(row['facts']['devices'], row['batch_size']) for row in rows] == [(1, 8), (2, 8), (4, 8), (1, 16)]
+    for row in rows:
+        start = row['startup']
+        assert 0 < start['warm']['starts'] < start['cold']['starts'] < start['cold']['done']
+        assert start['warm']['compile'] < start['cold']['compile']
+        program = row['compile']['train']['program']
+        assert program['while'] and program['conditional'] == program['scatter'] == 0
+    assert 'warm start: first training step after' in out
+
+
+@pytest.mark.slow
+def test_the_gpu_suite_on_a_cpu(tmp_path):
+    path = tmp_path / 'gpu.json'
+    flags = '--suite=gpu', '--minutes=8', '--rounds=2', '--seconds=0.05', f'--json={path}'
+    run('benchmark.py', *TINY, *flags, '--speedruns=configs/quickstart.py,configs/none.py', timeout=540)
+    parts = json.loads(path.read_text())['parts']
+    assert parts['step']['epoch_seconds'] > 0 and parts['step']['compile']['train']['program']['conditional'] == 0
+    assert parts['peer']['train']['ratio']['n'] == 2 and 'eval' not in parts['peer']
+    assert parts['quickstart']['accuracy']['mean'] > 0.98 and parts['quickstart']['accuracy']['n'] >= 2
+    assert parts['none']['skipped'] == 'there is no config file configs/none.py'
+    assert parts['startup']['warm']['starts'] < parts['startup']['cold']['starts']
+
+
+@pytest.mark.slow
+def test_the_cpu_suite(tmp_path):
+    path = tmp_path / 'cpu.json'
+    flags = '--suite=cpu', '--networks=d2l_resnet18', '--batch_sizes=4', '--rounds=1', '--seconds=0.05', f'--json={path}'
+    assert 'd2l_resnet18, float32: 1 of ' in run('benchmark.py', *flags, timeout=600).stdout
+    rows = json.loads(path.read_text())
+    assert all(row[step]['ratio']['median'] > 0 for row in rows for step in ('train', 'eval'))
+    again = run('benchmark.py', *flags).stdout
+    assert 'already; delete it to measure them again' in again and 'd2l_resnet18' in again

@@ -15,11 +15,13 @@ TRACES = []  # the shapes that the network below was traced for
 class Pixels(nn.Module):
     """The three pixels of an image, times a parameter, are its logits."""
 
+    weights: tuple[int, ...] = (1, 1, 1)
+
     @nn.compact
     def __call__(self, images, *, train):
         assert not train
         TRACES.append(images.shape)
-        return images.reshape(len(images), 3) * self.param('scale', nn.initializers.ones, ())
+        return images.reshape(len(images), 3) * jnp.array(self.weights) * self.param('scale', nn.initializers.ones, ())
 
 
 def variables(scale=1.0):
@@ -32,18 +34,27 @@ def split(size=SIZE):
     return Split(image, rng.integers(0, CLASSES, size).astype(np.int32))
 
 
-def by_hand(split, scale=1.0):
+VIEWS = {  # weights, and the pixels that a view has in the places of the three
+    'none': [(1.0, [0, 1, 2])],
+    'mirror': [(0.5, [0, 1, 2]), (0.5, [2, 1, 0])],
+    'mirror_translate': [(0.25, [0, 1, 2]), (0.25, [2, 1, 0]), (0.25, [1, 0, 1]), (0.25, [1, 2, 1])],
+}
+
+
+def by_hand(split, scale=1.0, test_views='none', weights=(1, 1, 1)):
     """Loss and confusion matrix, example by example, in float64."""
     loss, confusion = 0.0, np.zeros((CLASSES, CLASSES), int)
     for image, label in zip(split.image, split.label, strict=True):
-        logits = scale * (image.ravel() / 255 - 0.5) / 0.1
+        pixels = scale * (image.ravel() / 255 - 0.5) / 0.1
+        logits = sum(share * np.array(weights) * pixels[places] for share, places in VIEWS[test_views])
         loss += np.log(np.exp(logits).sum()) - logits[label]
         confusion[label, logits.argmax()] += 1
     return loss / len(split.label), confusion
 
 
-def evaluator(split, batch_size):
-    return Evaluator(Pixels(), split, mean=MEAN, std=STD, dtype=jnp.float32, batch_size=batch_size, num_classes=CLASSES)
+def evaluator(split, batch_size, weights=(1, 1, 1), **kwargs):
+    settings = {'mean': MEAN, 'std': STD, 'dtype': jnp.float32, 'num_classes': CLASSES}
+    return Evaluator(Pixels(weights), split, batch_size=batch_size, **settings, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +77,18 @@ def test_every_example_counts_once_on_four_devices(size, batch_size):
     assert metrics['accuracy'] == pytest.approx(np.trace(confusion) / size)
     assert metrics['loss'] == pytest.approx(loss, rel=1e-5)
     assert len(metrics['per_class_accuracy']) == CLASSES
+
+
+@pytest.mark.parametrize('test_views', ['mirror', 'mirror_translate'])
+@pytest.mark.parametrize('batch_size', [8, 1])
+def test_every_example_counts_once_with_its_views_averaged(test_views, batch_size):
+    examples, weights = split(), (1, 2, 3)
+    loss, confusion = by_hand(examples, test_views=test_views, weights=weights)
+    metrics = evaluator(examples, batch_size, weights, test_views=test_views)(variables())
+    assert metrics['count'] == SIZE
+    np.testing.assert_array_equal(metrics['confusion'], confusion)
+    assert metrics['loss'] == pytest.approx(loss, rel=1e-5)
+    assert metrics['loss'] != pytest.approx(by_hand(examples, weights=weights)[0], rel=1e-3)
 
 
 def test_the_batch_size_does_not_change_the_result_beyond_rounding():

@@ -21,6 +21,8 @@ OSMR = 'osmr/imgclsmob, gluon/README.md, table of CIFAR-10'
 XTERNALZ = 'xternalz/WideResNet-pytorch, counted on its wideresnet.py'
 PRLZ77 = 'prlz77/ResNeXt.pytorch, counted on CifarResNeXt(cardinality, 29, 10, 64, 4) of its models/model.py'
 ICPM = 'icpm/pytorch-cifar10, counted on its models/AlexNet.py'
+AIRBENCH94 = 'KellerJordan/cifar10-airbench, counted on CifarNet of its airbench94_muon.py'
+AIRBENCH96 = 'KellerJordan/cifar10-airbench, counted on make_net of its airbench96_faster.py'
 D2L = 'd2l-ai/d2l-en, counted on the PyTorch code of chapter_convolutional-modern/resnet.md'
 IMAGENET = {'num_classes': 1000}
 
@@ -72,6 +74,8 @@ PARAMETERS = [
     ('d2l_resnet18', {}, 11_184_650, D2L),
     ('d2l_resnet18_3conv', {}, 17_457_290, 'the book has no such network: by hand, below'),
     ('d2l_resnext26', {}, 1_703_818, D2L + ', ResNet-18 of its ResNeXtBlock(c, 16, 1)'),
+    ('speedrun94', {}, 1_971_640, AIRBENCH94 + ', without the scales of BatchNorm, which it does not train'),
+    ('speedrun96', {}, 9_915_704, AIRBENCH96 + ', the same'),
     ('resnet18', {'stem': 'imagenet', **IMAGENET}, 11_689_512, TORCHVISION),
     ('resnet34', {'stem': 'imagenet', **IMAGENET}, 21_797_672, TORCHVISION),
     ('resnet50', {'stem': 'imagenet', **IMAGENET}, 25_557_032, TORCHVISION),
@@ -164,6 +168,8 @@ COUNTED_MULTIPLY_ADDS = [
     ('resnext29_8x64d', {}, 5_387_266_048, PRLZ77),
     ('d2l_resnet18', {}, 37_016_576, D2L),
     ('d2l_resnext26', {}, 9_999_360, D2L + ', ResNet-18 of its ResNeXtBlock(c, 16, 1)'),
+    ('speedrun94', {}, 118_147_360, AIRBENCH94),
+    ('speedrun96', {}, 451_967_264, AIRBENCH96),
     # Also published, above, but rounded or with another shortcut.
     *((f'resnet{n}', {}, count, AKAMASTER) for n, count in ((20, 40_551_040), (32, 68_862_592), (44, 97_174_144))),
     *((f'resnet{n}', {}, count, AKAMASTER) for n, count in ((56, 125_485_696), (110, 252_887_680), (1202, 2_829_238_912))),
@@ -362,7 +368,7 @@ def test_depth_and_width_can_be_changed():
         ),
         ('alexnet', {'num_classes': -1}, 'num_classes must be'),
         ('alexnet', {'dtype': 'int8'}, 'dtype must be'),
-        ('resnet8', {'stem': 'd2'}, "stem must be one of 'cifar', 'imagenet', 'd2l', 'deep', not 'd2'"),
+        ('resnet8', {'stem': 'd2'}, "stem must be one of 'cifar', 'imagenet', 'd2l', 'deep', 'whitening', not 'd2'"),
     ],
 )
 def test_errors(name, kwargs, message):

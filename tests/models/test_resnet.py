@@ -269,6 +269,29 @@ def test_initialisation():
     chex.assert_trees_all_equal(params['layer1_0']['conv1']['bias'], jnp.zeros(64))
 
 
+def test_initialisation_after_glorot():
+    model = create_model('d2l_resnet18', kernel_init='xavier_uniform', stage_sizes=(1, 1))
+    kernel = initialise(model, jnp.zeros((1, 2, 2, 3)))['params']['layer2_0']['conv1']['kernel']  # 3x3, 64 to 128
+    np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 64 + 9 * 128)), rtol=0.01)
+    assert np.abs(kernel).max() <= np.sqrt(6 / (9 * 64 + 9 * 128))
+
+
+def test_without_batch_norm_it_is_torch_s_with_biases_in_its_place():
+    reference = T.ResNet(T.BasicBlock, SIZES, 6, num_classes=7)
+    for module in list(reference.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.BatchNorm2d):
+                setattr(module, name, torch.nn.Identity())
+            elif isinstance(child, torch.nn.Conv2d):
+                child.bias = torch.nn.Parameter(torch.linspace(-0.5, 0.5, child.out_channels))
+    model, images = small('resnet18', norm='none'), random_images(3, 18, 15, 3)
+    variables = torch_reference.flax_variables(reference)
+    assert jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images).keys() == {'params'}
+    logits = jax.jit(functools.partial(model.apply, train=True))(variables, images)
+    expected = torch_reference.torch_logits(reference, images)
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize('shape', [(1, 1, 1, 1), (2, 8, 8, 1), (1, 33, 20, 4)])
 @pytest.mark.parametrize('name', ['resnet8', 'resnet50', 'd2l_resnet18', 'resnet18d', 'seresnet18', 'preact_resnet18'])
 def test_any_image_size(name, shape):
@@ -313,7 +336,7 @@ def test_another_block_class():
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'stem': 'CIFAR'}, "stem must be one of 'cifar', 'imagenet', 'd2l', 'deep', not 'CIFAR'"),
+        ({'stem': 'CIFAR'}, "stem must be one of 'cifar', 'imagenet', 'd2l', 'deep', 'whitening', not 'CIFAR'"),
         ({'shortcut': 'B'}, "shortcut must be one of 'projection', 'identity', 'average', 'none', not 'B'"),
         ({'num_classes': 0}, 'num_classes must be an integer of at least 1, not 0'),
         ({'num_classes': True}, 'num_classes must be an integer'),
@@ -327,6 +350,8 @@ def test_another_block_class():
         ({'block_cls': 'basic'}, 'block_cls must be a class or function'),
         ({'axis_name': 0}, 'axis_name must be'),
         ({'stem_filters': 0}, 'stem_filters must be an integer'),
+        ({'norm': None}, "norm must be one of 'batch', 'none', not None"),
+        ({'kernel_init': 'glorot'}, "kernel_init must be one of 'he_normal', 'xavier_uniform'"),
         ({'stochastic_depth': 1}, 'stochastic_depth must be a share from 0 to below 1, not 1'),
         ({'dropout': -0.1}, 'dropout must be a share'),
         # combinations

@@ -17,7 +17,8 @@ def randomise(module, seed=0):
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             for tensor in (layer.weight, layer.running_var):
-                tensor.data.uniform_(0.5, 1.5, generator=generator)
+                if tensor is not None:
+                    tensor.data.uniform_(0.5, 1.5, generator=generator)
             for tensor in (layer.bias, layer.running_mean):
                 tensor.data.normal_(0, 0.2, generator=generator)
     return module
@@ -51,6 +52,7 @@ _PATTERNS = (
     (r'^conv1\.4$', 'stem_bn2'),
     (r'^conv1\.6$', 'stem_conv3'),
     (r'^layer(\d+)\.(\d+)\.(\w+)$', r'layer\1_\2/\3'),
+    (r'^layer(\d+)\.([a-z]\w+)$', r'layer\1/\2'),
     (r'^layer(\d+)\.(\d+)\.se\.(\w+)$', r'layer\1_\2/se_\3'),
     (r'^layer(\d+)\.(\d+)\.shortcut\.0$', r'layer\1_\2/downsample_conv'),
 )
@@ -137,7 +139,8 @@ def torch_step(module, images, labels, train=True):
     loss.backward()
     for hook in hooks:
         hook.remove()
-    gradients = flax_variables(module, {name: parameter.grad for name, parameter in module.named_parameters()})['params']
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in module.named_parameters()}
+    gradients = flax_variables(module, gradients)['params']
     seen = flax_variables(module, counts)['batch_stats'] if counts else {}
     return loss.item(), gradients, flax_variables(module)['batch_stats'], seen
 

@@ -36,6 +36,13 @@ def is_png(path):
     return path.read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
 
 
+def test_the_training_plot_says_that_views_were_averaged(tmp_path, figures):
+    rows = [{**row, 'test_views': 'mirror'} if row['split'] == 'test' else row for row in ROWS]
+    plots.plot_training(write(tmp_path, rows))
+    labels = ['train', 'test, views averaged (mirror)', 'test, averaged, views averaged (mirror)']
+    assert list(series(figures[0].axes[0])) == labels
+
+
 def test_read_metrics(tmp_path):
     assert plots.read_metrics(write(tmp_path, ROWS) / 'metrics.jsonl') == ROWS
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.report.page import render, write_report, write_run_report
+from resnet_jax.report.results import collect
 from resnet_jax.report.runs import read_run
 
 NASTY = '</script><script>window.hacked=1</script>"\'&<img src=x onerror=hack()>'
@@ -34,10 +36,17 @@ def write_folder(folder, seed=0, class_name='frog'):
     answers -= np.log(np.exp(answers).sum(1, keepdims=True))
     bins = [{'low': 0.5, 'high': 0.75, 'count': 20, 'confidence': 0.7, 'accuracy': 0.6}]
     files = {
-        'config': {'model': 'resnet8', 'seed': seed, 'dataset': class_name},
+        'config': {'model': 'resnet8', 'seed': seed, 'dataset': class_name, 'batch_size': 50},
         'environment': {'device': class_name, 'packages': {'jax': '0.10.2'}},
         'result': {'accuracy': 0.6, 'count': 30, 'epoch': 2, 'seconds': 12.5},
-        'model': {'parameters': 75290, 'multiply_adds': 12000},
+        'model': {
+            'parameters': 75290,
+            'multiply_adds': 12000,
+            'layers': [
+                {'path': path, 'kind': kind} for path, kind in (('conv1', 'Conv'), ('bn1', 'BatchNorm'), ('fc', 'Dense'))
+            ],
+        },
+        'memory': {'state_bytes': 2**20, 'scratch_bytes': 2**21},
         'evaluation': {
             'class_names': names,
             'per_class_accuracy': [0.5, None, 0.7],
@@ -58,6 +67,8 @@ def write_folder(folder, seed=0, class_name='frog'):
     rows = [
         {'step': s, 'split': k, 'loss': 2 / s, 'accuracy': s / 9, 'grad_norm': 1.5} for s in (2, 4) for k in ('train', 'test')
     ]
+    norms = {'conv1': 0.5, 'fc': 2.0}
+    rows += [{'step': s, 'split': 'gradients', 'norms': {k: v / s for k, v in norms.items()}} for s in (1, 4)]
     (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows) + '{"half')
     times = [{'step': s, 'split': 'train', 'seconds': 3.0 * s, 'images_per_second': 100.0} for s in (2, 4)]
     (folder / 'timing.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in times))
@@ -85,7 +96,8 @@ class Outline(HTMLParser):
         self.scripts += tag == 'script'
         if tag == 'section':
             self.ids.append(values['id'])
-        self.outside += [v for k, v in attributes if k.startswith('on') or (k in ('src', 'href') and not v.startswith('data:'))]
+        inside = ('data:', '#')
+        self.outside += [v for k, v in attributes if k.startswith('on') or (k in ('src', 'href') and not v.startswith(inside))]
 
 
 def test_every_section_is_there_and_what_a_run_says_is_text(nasty_page):
@@ -97,12 +109,43 @@ def test_every_section_is_there_and_what_a_run_says_is_text(nasty_page):
 
 def test_figures_of_the_run_are_in_the_page(tmp_path):
     page = render([read_run(write_folder(tmp_path / 'run'))], 'run')
-    for text in ('60.00 %', '75,290', '12,000', '100', 'fog', '54.0%', 'ECE', 'jax 0.10.2'):
+    for text in ('60.00 %', '75,290', '12,000', '100', 'fog', '54.0%', 'ECE', 'jax 0.10.2', '3 MiB', '<td>500.0</td>'):
         assert text in page
     data = json.loads(page.split('id="data">')[1].split('</script>')[0])
     accuracy = data['charts']['accuracy']['series']
     assert [series['part'] for series in accuracy] == ['train', 'test']
     assert accuracy[0]['points'][1] == [4, pytest.approx(400 / 9), 12.0]
+    start, end = (data['charts'][f'gradients_{when}']['series'][0] for when in ('start', 'end'))
+    assert start['points'] == [[1, 0.5, None, 'conv1'], [2, 2.0, None, 'fc']] and start['part'] == 'iteration 1'
+    assert [point[1] for point in end['points']] == [0.125, 0.5]
+    assert data['charts']['gradients_first']['series'][0]['points'] == [[1, 0.5], [4, 0.125]]
+
+
+def test_a_study_is_drawn_by_entry_beside_what_was_published(tmp_path):
+    runs = [read_run(write_folder(tmp_path / f'e-seed{seed}', seed)) for seed in (0, 1)]
+    runs = [dataclasses.replace(run, entry='e') for run in runs]
+    published = {'their run': {'accuracy': [[2, 30.0], [9, 60.0]]}}
+    results = collect({'name': 'study', 'published': published}, {'e': dict(enumerate(runs))})
+    page = render(runs, 'study', results)
+    assert Outline(page).ids == ['study', *(name for name in SECTIONS if name != 'agreement')]
+    chart = json.loads(page.split('id="data">')[1].split('</script>')[0])['charts']['accuracy']
+    parts = [(one['run'], one['part']) for one in chart['series']]
+    of_ours = [('e', f'{split}, seed {seed}') for seed in (0, 1) for split in ('train', 'test')]
+    assert parts == [*of_ours, ('their run', 'test')]
+    assert chart['focus'] == 4 and chart['series'][-1]['points'] == [[2, 30.0], [9, 60.0]]
+
+
+def test_accuracies_with_averaged_views_are_marked(tmp_path):
+    folder = write_folder(tmp_path / 'run')
+    assert 'iews averaged' not in render([read_run(folder)], 'run')
+    for name in ('result', 'config'):
+        path = folder / f'{name}.json'
+        path.write_text(json.dumps({**json.loads(path.read_text()), 'test_views': 'mir<r>or'}))
+    page = render([read_run(folder)], 'run')
+    assert '60.00 % (views averaged: mir&lt;r&gt;or)' in page and 'Views averaged: the logits are the mean' in page
+    data = json.loads(page.split('id="data">')[1].split('</script>')[0])
+    parts = [series['part'] for series in data['charts']['accuracy']['series']]
+    assert parts == ['train', 'test (views averaged: mir<r>or)']
 
 
 def test_what_is_missing_or_damaged_is_left_out(tmp_path):
@@ -130,8 +173,11 @@ window.addEventListener('load', () => {
   charts[0].querySelector('button.run').click();
   charts[0].querySelector('button.log').click();
   charts[0].querySelector('button.time').click();
+  const svg = charts[0].querySelector('svg'), right = svg.getBoundingClientRect().right - 20;
+  svg.dispatchEvent(new PointerEvent('pointermove', {clientX: right, clientY: 100}));
+  const tip = charts[0].querySelector('.tip').textContent;
   const text = charts[0].querySelector('svg').textContent;
-  const found = {problems, before, hidden, after: lines(), time: text.includes('seconds'), hacked: window.hacked || 0,
+  const found = {problems, before, hidden, after: lines(), time: text.includes('seconds'), hacked: window.hacked || 0, tip,
     charts: charts.length, drawn: document.querySelectorAll('svg').length};
   document.body.setAttribute('data-found', JSON.stringify(found));
 });
@@ -168,4 +214,5 @@ def test_in_a_browser_nothing_fails_and_toggles_work(nasty_page, tmp_path):
     found = parser.found
     assert found['problems'] == [] and found['hacked'] == 0
     assert (found['before'], found['hidden'], found['after']) == (4, 2, 4)
-    assert found['time'] and found['charts'] == found['drawn'] == 5
+    assert found['time'] and found['charts'] == found['drawn'] == 8
+    assert 'first, test: 44.44 at 12' in found['tip'] and 'second, train' in found['tip']

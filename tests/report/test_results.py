@@ -2,16 +2,28 @@ import csv
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
+from resnet_jax.report.overview import difference, study
 from resnet_jax.report.results import collect, write_results
 from resnet_jax.report.runs import read_run
+from resnet_jax.statistics import mcnemar
 
 
 @pytest.fixture
 def run(tmp_path):
+    """Makes a run of an accuracy, with the answers that give it: the first ones of 100 images right; or one that failed."""
     empty = read_run(tmp_path)
-    return lambda accuracy: dataclasses.replace(empty, result={'accuracy': accuracy, 'count': 100} if accuracy else {})
+
+    def make(accuracy=None, reason=None):
+        if accuracy is None:
+            return dataclasses.replace(empty, failed={'reason': reason} if reason else {})
+        right = (np.arange(100) < 100 * accuracy).astype(np.float32)
+        answers = {'log_probabilities': np.stack([right, 1 - right], 1), 'labels': np.zeros(100, int)}
+        return dataclasses.replace(empty, result={'accuracy': accuracy, 'count': 100, 'test_views': 'mirror'}, **answers)
+
+    return make
 
 
 def test_means_over_seeds_and_no_winner_inside_the_noise(run, tmp_path):
@@ -19,11 +31,13 @@ def test_means_over_seeds_and_no_winner_inside_the_noise(run, tmp_path):
         'base': {0: run(0.70), 1: run(0.72), 2: run(0.74)},
         'up': {0: run(0.80), 1: run(0.82), 2: run(0.841)},
         'noise': {0: run(0.75), 1: run(0.70), 2: run(0.76)},
-        'single': {0: run(0.9), 1: run(None), 2: run(None)},
-        'none': {0: run(None)},
+        'single': {0: run(0.9), 1: run(), 2: run()},
+        'none': {0: run()},
+        'broken': {0: run(reason='diverged')},
     }
-    found = collect(entries)
-    assert [entry['status'] for entry in found['entries'].values()] == ['run', 'run', 'run', 'partly run', 'not run']
+    found = collect({'name': 'a study'}, entries)
+    statuses = [entry['status'] for entry in found['entries'].values()]
+    assert statuses == ['run', 'run', 'run', 'partly run', 'not run', 'failed']
     base = found['entries']['base']['accuracy']
     assert (base['mean'], base['sd']) == (pytest.approx(0.72), pytest.approx(0.02))
     verdicts = {name: one['verdict'] for name, one in found['comparisons'].items()}
@@ -35,4 +49,38 @@ def test_means_over_seeds_and_no_winner_inside_the_noise(run, tmp_path):
     paths = write_results(found, tmp_path)
     assert json.loads(paths[0].read_text(), parse_constant=pytest.fail) == json.loads(json.dumps(found))
     with paths[1].open() as file:
-        assert [row['entry'] for row in csv.DictReader(file)] == ['base'] * 3 + ['up'] * 3 + ['noise'] * 3 + ['single']
+        rows = list(csv.DictReader(file))
+    assert {row['test_views'] for row in rows[:-1]} == {'mirror'}
+    assert [row['entry'] for row in rows] == ['base'] * 3 + ['up'] * 3 + ['noise'] * 3 + ['single', 'broken']
+    assert (rows[0]['accuracy'], rows[-1]['failed'], rows[-1]['accuracy']) == ('0.7', 'diverged', '')
+
+
+def test_networks_are_compared_on_the_same_images_with_p_corrected_for_all_of_the_study(run):
+    entries = {'base': {0: run(0.7), 1: run(0.7)}, 'a': {0: run(0.9), 1: run(0.71)}, 'b': {0: run(0.75), 1: run(0.95)}}
+    found = collect({'name': '', 'entries': {'b': {'baseline': 'a'}}}, entries)['comparisons']
+    assert found['a']['baseline'] == 'base' and found['b']['baseline'] == 'a'
+    pairs = [found[name]['pairs'][seed] for name in 'ab' for seed in '01']
+    assert [pair['p'] for pair in pairs] == [mcnemar(20, 0), mcnemar(1, 0), mcnemar(0, 15), mcnemar(24, 0)]
+    p24, p20, p15 = mcnemar(24, 0), mcnemar(20, 0), mcnemar(15, 0)
+    assert [pair['p_holm'] for pair in pairs] == pytest.approx([3 * p20, 1.0, 2 * p15, 4 * p24])
+
+
+def test_what_is_said_of_a_difference_claims_no_more_than_it_shows(run):
+    two = {'base': {0: run(0.5), 1: run(0.5)}, 'apart': {0: run(0.7), 1: run(0.9)}, 'near': {0: run(0.5), 1: run(0.52)}}
+    found = collect({'name': ''}, two)['comparisons']
+    assert found['apart']['verdict'] == 'no difference beyond the noise'  # 2 seeds: t is 12.7
+    text = difference(found['apart'])
+    assert 'trained with all 2 seeds are better on these test images, but so few seeds settle no recipe' in text
+    assert text.startswith('+30.00 to base (-97.06 to +157.06): no difference beyond the noise')
+    assert 'better' not in difference(found['near']) and 'worse' not in difference(found['near'])
+    one = collect({'name': ''}, {'base': {0: run(0.9)}, 'other': {0: run(0.5)}})['comparisons']['other']
+    assert 'one seed: says nothing of the recipe; the networks trained with this seed are worse' in difference(one)
+    assert difference(None) == '-'
+
+
+def test_published_figures_stand_beside_what_was_not_run(run):
+    expected = {'accuracy': 91.25, 'source': 'a paper, <table> 6'}
+    spec = {'name': '', 'entries': {'resnet20': {'expected': expected}}}
+    page = study(collect(spec, {'resnet20': {0: run()}, 'own': {0: run(0.5)}}))
+    assert 'not run' in page and '91.25 %' in page and 'a paper, &lt;table&gt; 6' in page
+    assert 'published' not in study(collect({'name': ''}, {'own': {0: run(0.5)}}))

@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.study.entries import expand, grid, zipped
+from resnet_jax.study.entries import cross, expand, grid, sweep, zipped
 from resnet_jax.training.config import validate
 from resnet_jax.training.experiment import build_model
 
@@ -25,6 +25,30 @@ def test_products_and_zips():
         zipped(a=[1], b=[])
 
 
+def test_sweeps_of_zips_in_products_have_names_that_say_what_they_are(tmp_path):
+    points = cross(
+        zipped(optimizer=['sgd', 'adam'], learning_rate=[0.1, 0.001]), grid(**{'model_kwargs.stage_sizes': [[1, 1]]})
+    )
+    entries = sweep('quickstart', points)
+    assert list(entries) == [
+        f'optimizer={name},stage_sizes=1,1' for name in ('sgd,learning_rate=0.1', 'adam,learning_rate=0.001')
+    ]
+    first, second = expand({'entries': entries, 'sizes': {'cpu': {'seeds': [3]}}}, 'cpu', tmp_path)
+    assert (first.config['optimizer'], first.config['learning_rate'], first.seed) == ('sgd', 0.1, 3)
+    assert second.config['model_kwargs'] == {'stage_sizes': [1, 1]} and second.config['learning_rate'] == 0.001
+
+
+def test_an_entry_may_have_seeds_and_overrides_of_its_own_in_a_size(tmp_path):
+    own = {'config': 'quickstart', 'sizes': {'cpu': {'seeds': [0], 'overrides': {'num_epochs': 1}}}}
+    study = {
+        'entries': {'usual': {'config': 'quickstart'}, 'own': own},
+        'sizes': {'cpu': {'seeds': [0, 1], 'overrides': {'num_epochs': 5}}, 'full': {'seeds': [2]}},
+    }
+    made = [(run.folder.name, run.config['num_epochs']) for run in expand(study, 'cpu', tmp_path)]
+    assert made == [('usual-seed0', 5), ('own-seed0', 1), ('usual-seed1', 5)]
+    assert [run.folder.name for run in expand(study, 'full', tmp_path)] == ['usual-seed2', 'own-seed2']
+
+
 @pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
 def test_every_run_of_every_study_is_a_valid_config(path, tmp_path):
     spec = importlib.util.spec_from_file_location('study', path)
@@ -34,7 +58,11 @@ def test_every_run_of_every_study_is_a_valid_config(path, tmp_path):
     for size in study['sizes']:
         runs = expand(study, size, tmp_path)
         assert len({run.folder for run in runs}) == len(runs)
-        assert study['baseline'] in {run.entry for run in runs}
+        names = {run.entry for run in runs}
+        assert {
+            study.get('baseline', runs[0].entry),
+            *(e['baseline'] for e in study['entries'].values() if 'baseline' in e),
+        } <= names
         for run in runs:
             assert validate(ConfigDict(run.config))['seed'] == run.seed
             build_model(run.config, 10)

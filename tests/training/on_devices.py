@@ -17,11 +17,23 @@ from resnet_jax.training.step import (
     load_batch,
     parallel_train_steps,
     replicate,
+    seed_key,
     train_step,
 )
 
 STEPS, BATCH_SIZE, SEED = 4, 16, 5
-AUGMENTATION = {'crop_padding': 1, 'flip': True, 'cutout_size': 2, 'mixup_alpha': 0.5, 'label_smoothing': 0.1}
+AUGMENTATION = {
+    'crop_padding': 1,
+    'crop_mode': 'reflect',
+    'flip': True,
+    'alternating_flip': True,
+    'steps_per_epoch': 2,
+    'brightness': 0.2,
+    'contrast': 0.2,
+    'cutout_size': 2,
+    'mixup_alpha': 0.5,
+    'label_smoothing': 0.1,
+}
 BATCH_NORM = create_model('resnet8', num_classes=3, stage_sizes=(1,), num_filters=4, axis_name=AXIS)
 
 
@@ -35,7 +47,7 @@ def set_up(model, step_fn=train_step, **loading):
     order = replicate(np.arange(STEPS * BATCH_SIZE, dtype=np.int32).reshape(STEPS, BATCH_SIZE)[:, ::-1])
     step_fn = functools.partial(step_fn, model=model, tx=tx, ema_decay=0.15)
     load_fn = functools.partial(load_batch, num_classes=3, mean=(0.3,), std=(0.2,), **loading)
-    return state, (device_positions(BATCH_SIZE), data, order), parallel_train_steps(step_fn, load_fn, SEED)
+    return state, (device_positions(BATCH_SIZE), data, order, seed_key(SEED)), parallel_train_steps(step_fn, load_fn)
 
 
 def results():

@@ -1,4 +1,5 @@
 import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.training.config import FIELDS, FREE_FIELDS, difference, validate
+from resnet_jax.training.config import ADDED_FIELDS, FIELDS, FREE_FIELDS, complete, difference, validate
 
 
 def default():
@@ -85,6 +86,13 @@ def test_missing_field():
         ('step_factor', 1.5, 'a number above 0 and at most 1'),
         ('flip', 1, 'True or False'),
         ('flip', 'yes', 'True or False'),
+        ('crop_mode', 'mirror', 'one of zeros, reflect'),
+        ('brightness', -0.1, 'a number of at least 0'),
+        ('proxy_model', None, "a name, or '' for none"),
+        ('selected_fraction', 0, 'a number above 0 and at most 1'),
+        ('proxy_update_every', 0, 'an integer of at least 1'),
+        ('test_views', 'mirrors', r"one of none, mirror, mirror_translate \(did you mean 'mirror'\?\)"),
+        ('contrast', 1.5, 'a number of at least 0 and at most 1'),
         ('dataset', '', 'a name'),
         ('model', 3, 'a name'),
         ('data_dir', None, "a path, or '' for none"),
@@ -93,9 +101,16 @@ def test_missing_field():
         ('milestones', (0.5, 1.0), 'increasing fractions of the run'),
         ('milestones', (0.5, float('nan')), 'increasing fractions of the run'),
         ('milestones', 0.5, 'increasing fractions of the run'),
-        ('optimizer', 'adamW', r"one of sgd, adam, adamw \(did you mean 'adamw'\?\)"),
+        ('optimizer', 'adamW', r"one of sgd, adam, adamw, muon \(did you mean 'adamw'\?\)"),
         ('optimizer', None, 'one of sgd, adam, adamw'),
-        ('schedule', 'cosin', r"one of cosine, one_cycle, step, constant \(did you mean 'cosine'\?\)"),
+        ('schedule', 'cosin', r"one of cosine, linear, one_cycle, step, constant \(did you mean 'cosine'\?\)"),
+        ('muon_steps', 0, 'an integer of at least 1'),
+        ('muon_momentum', 1, 'a number of at least 0 and below 1'),
+        ('bias_learning_rate', -1, 'a number of at least 0'),
+        ('head_learning_rate', None, 'a number of at least 0'),
+        ('whitening_bias_epochs', float('nan'), 'a number of at least 0'),
+        ('lookahead_every', 2.5, 'an integer of at least 0'),
+        ('lookahead_decay', 1.1, 'a number of at least 0 and at most 1'),
         ('dtype', 'float16', r'one of float32, bfloat16 \(did you mean'),
         ('dtype', jnp.float32, 'one of float32, bfloat16'),
     ],
@@ -112,6 +127,12 @@ def test_model_kwargs_must_fit_into_config_json(value):
         validate(changed(model_kwargs=value))
 
 
+def test_alternating_flip_needs_flip():
+    validate(changed(alternating_flip=True))
+    with pytest.raises(ConfigError, match=r'^alternating_flip .*expected --config.flip=True'):
+        validate(changed(alternating_flip=True, flip=False))
+
+
 def test_boundaries_are_allowed():
     validate(changed(seed=0, validation_size=0, momentum=0.0, step_factor=1.0, warmup_epochs=0, milestones=[], weight_decay=0))
     validate(changed(base_batch_size=0, label_smoothing=0.999, learning_rate=1, model_kwargs=ConfigDict({'num_filters': 4})))
@@ -126,6 +147,30 @@ def test_difference_names_what_defines_the_run():
         "model: 'resnet18' -> 'resnet20'",
         "model_kwargs: {} -> {'num_filters': 8}",
     ]
+
+
+# The fields of the first runs. Whoever adds a field adds it to ADDED_FIELDS, not here: else those runs cannot be continued.
+FIRST_FIELDS = re.findall(
+    r'\w+',
+    """seed dataset data_dir data_archive validation_size model model_kwargs dtype cross_device_batch_norm num_epochs
+    batch_size gradient_accumulation_steps crop_padding flip cutout_size mixup_alpha label_smoothing optimizer learning_rate
+    base_batch_size momentum nesterov weight_decay decay_norm_and_bias clip_norm ema_decay schedule warmup_epochs milestones
+    step_factor eval_batch_size eval_every_epochs checkpoint_every_epochs log_every""",
+)
+
+
+def test_fields_that_came_later_are_known_with_their_defaults():
+    assert set(FIELDS) - set(FIRST_FIELDS) == set(ADDED_FIELDS)
+    values = validate(default())
+    assert {name: values[name] for name in ADDED_FIELDS} == ADDED_FIELDS
+
+
+def test_a_run_from_before_a_field_existed_had_its_default():
+    new = validate(default())
+    old = {name: new[name] for name in FIRST_FIELDS}
+    assert complete(old) == new and complete(new) == new
+    assert difference(old, new) == []
+    assert difference(old, {**new, 'muon_steps': 5, 'seed': 1}) == ['muon_steps: 3 -> 5', 'seed: 0 -> 1']
 
 
 def test_difference_of_a_field_that_one_lacks():

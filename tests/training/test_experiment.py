@@ -15,6 +15,7 @@ from resnet_jax.training.experiment import (
     epoch_order,
     parallel_train_steps,
 )
+from resnet_jax.training.lookahead import pull
 from resnet_jax.training.step import AXIS
 
 FIRST_OF_SEED_0 = [47848, 34552, 24994, 32827, 31943, 24289]
@@ -184,6 +185,7 @@ def test_the_model_follows_the_config():
         ({'model': 'alexnet', 'model_kwargs': {}, 'cross_device_batch_norm': True}, 'alexnet has no BatchNorm'),
         ({'warmup_epochs': 4.0}, 'the warm-up takes .* epochs and the whole run'),
         ({'validation_size': 50}, 'cannot hold out 50 of 50 examples'),
+        ({'validation_size': 20, 'train_size': 31}, 'train_size is 31, but there are 30 training examples'),
     ],
 )
 def test_values_that_do_not_go_together(overrides, message):
@@ -191,17 +193,41 @@ def test_values_that_do_not_go_together(overrides, message):
         create(**overrides)
 
 
+def test_a_part_of_the_training_set_is_the_same_for_every_seed_and_as_many_of_each_class(stripes):
+    first, second = create(train_size=30), create(train_size=30, seed=1)
+    assert np.bincount(first.train.label).tolist() == [10, 10, 10]
+    np.testing.assert_array_equal(first.train.image, second.train.image)
+    assert first.steps_per_epoch == 30 // 16
+    images = {image.tobytes() for image in stripes.train.image}
+    assert {image.tobytes() for image in first.train.image} <= images
+    assert len(create(train_size=50).train.label) == len(create().train.label) == 50
+
+
 def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
-    monkeypatch.setattr(step, 'parallel_train_steps', lambda *args: args)
-    options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': False, 'cutout_size': 5}
-    experiment = create(**options, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16', seed=17)
-    step_fn, load_fn, seed = parallel_train_steps(experiment)
-    assert seed == 17
+    monkeypatch.setattr(step, 'parallel_train_steps', lambda *args, **kwargs: (*args, kwargs))
+    options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': True, 'cutout_size': 5}
+    options |= {'crop_mode': 'reflect', 'alternating_flip': True, 'brightness': 0.14, 'contrast': 0.13}
+    options_of_step = {'accumulation': 2, 'ema_decay': 0.9, 'layer_norms': True}
+    experiment = create(**options, log_gradient_norms=True, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16')
+    step_fn, load_fn, more = parallel_train_steps(experiment)
+    assert more == {'layer_norms': True}
     assert step_fn.func is step.train_step
-    assert step_fn.keywords == {'model': experiment.model, 'tx': experiment.tx, 'accumulation': 2, 'ema_decay': 0.9}
+    expected = {'model': experiment.model, 'tx': experiment.tx, 'lookahead_fn': None, 'select_fn': None, **options_of_step}
+    assert step_fn.keywords == expected
     assert load_fn.func is step.load_batch
-    data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16}
+    data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16, 'steps_per_epoch': 3}
     assert load_fn.keywords == {**options, **data}
+
+
+def test_lookahead_gets_what_the_config_says(monkeypatch):
+    monkeypatch.setattr(step, 'parallel_train_steps', lambda *args, **kwargs: args)
+    experiment = create(lookahead_every=3, lookahead_decay=0.5)
+    lookahead_fn = parallel_train_steps(experiment)[0].keywords['lookahead_fn']
+    assert lookahead_fn.func is pull
+    assert lookahead_fn.keywords == {'every': 3, 'decay': 0.5, 'total_steps': 12}
+    state = jax.eval_shape(experiment.create_state)
+    assert state.lookahead == {'params': state.params, 'batch_stats': state.batch_stats}
+    assert jax.eval_shape(create().create_state).lookahead == {}
 
 
 def test_unknown_dataset(monkeypatch):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -15,7 +16,7 @@ import resnet_jax.data
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.training import checkpoint, experiment, loop, step
-from resnet_jax.training.config import validate
+from resnet_jax.training.config import ADDED_FIELDS, validate
 from resnet_jax.training.experiment import create_experiment, epoch_order
 from resnet_jax.training.loop import train_and_evaluate
 
@@ -24,9 +25,13 @@ STRIPES = tiny.dataset(TRAIN, TEST)
 
 
 def config(**overrides):
-    """Four epochs with as much as possible that a checkpoint must hold: momentum, EMA, metrics that wait for their row."""
+    """Four epochs with as much as possible that a checkpoint must hold: momentum, EMA, a proxy, metrics that wait for their
+    row; and with a flip that depends on the epoch."""
     everything = {
         'ema_decay': 0.5,
+        'alternating_flip': True,
+        'proxy_model': 'small',
+        'proxy_update_every': 2,
         'log_every': 5,
         'validation_size': VALIDATION,
         'eval_batch_size': 8,
@@ -159,6 +164,7 @@ def test_what_a_run_leaves(whole):
         'config.json',
         'environment.json',
         'evaluation.json',
+        'memory.json',
         'metrics.jsonl',
         'model.json',
         'plots',
@@ -173,6 +179,9 @@ def test_what_a_run_leaves(whole):
     assert json.loads((whole.workdir / 'result.json').read_text()) == whole.result
     assert json.loads((whole.workdir / 'config.json').read_text()) == validate(config())
     assert (whole.workdir / 'plots' / 'training.png').stat().st_size > 1000
+    first, last = (state_at(whole.workdir, step).proxy for step in (9, 12))
+    assert first.keys() == {'params', 'batch_stats', 'opt_state'}
+    assert not np.array_equal(first['params']['fc']['kernel'], last['params']['fc']['kernel'])
     for path in (whole.workdir / 'checkpoints').iterdir():
         checkpoint.verify(path)
         metadata = checkpoint.read_metadata(path)
@@ -192,7 +201,8 @@ def test_rows_come_every_log_every_steps_and_at_the_end_of_epochs(whole):
     assert [row['step'] for row in rows(whole.workdir, 'train')] == [5, 10, 12]
     assert [row['step'] for row in rows(whole.workdir, 'validation')] == [3, 6, 9, 12]
     train, validation = rows(whole.workdir, 'train')[0], rows(whole.workdir, 'validation')[0]
-    assert train.keys() == {'step', 'epoch', 'split', 'loss', 'accuracy', 'grad_norm', 'learning_rate'}
+    metrics = {'loss', 'accuracy', 'grad_norm', 'proxy_loss', 'learning_rate', 'selected_fraction'}
+    assert train.keys() == {'step', 'epoch', 'split', *metrics} and train['selected_fraction'] == 0.5
     assert validation.keys() == {'step', 'epoch', 'split', 'loss', 'accuracy', 'count', 'ema_loss', 'ema_accuracy'}
     assert train['epoch'] == 5 / 3 and validation['epoch'] == 1.0 and validation['count'] == VALIDATION
 
@@ -226,6 +236,23 @@ def test_the_test_set_is_evaluated_once_and_for_the_best_epoch_on_validation(who
         assert whole.result[f'{prefix}loss'] == metrics['loss']
 
 
+def test_a_result_with_averaged_views_says_so_wherever_it_is_written(tmp_path):
+    result = train_and_evaluate(config(test_views='mirror', num_epochs=2, validation_size=0), tmp_path)
+    state, logits = state_at(tmp_path), 0
+    for image in (STRIPES.test.image, STRIPES.test.image[:, :, ::-1]):
+        logits += np.asarray(tiny.WithBatchNorm().apply(state.variables, (image / 255 - 0.3) / 0.2, train=False)) / 2
+    assert result['accuracy'] == (logits.argmax(1) == STRIPES.test.label).mean()
+    loss = np.log(np.exp(logits).sum(1)) - logits[np.arange(TEST), STRIPES.test.label]
+    assert result['loss'] == pytest.approx(loss.mean(), rel=1e-4)
+    found = json.loads((tmp_path / 'evaluation.json').read_text())
+    assert found['accuracy'] == result['accuracy'] and found['loss'] == pytest.approx(result['loss'], rel=1e-4)
+    assert {found['test_views'], result['test_views'], *(row['test_views'] for row in rows(tmp_path, 'test'))} == {'mirror'}
+    log = (tmp_path / 'run.log').read_text()
+    for line in ('Epoch 2: test loss .*', 'Test accuracy .*'):
+        assert re.search(line + r', logits averaged over views \(mirror\)$', log, re.M)
+    assert '(views averaged: mirror)' in (tmp_path / 'report.html').read_text()
+
+
 @pytest.mark.parametrize(('number', 'stop'), [(signal.SIGTERM, 6), (signal.SIGINT, 7)])
 def test_stopped_and_resumed_is_bitwise_the_same_as_never_stopped(whole, tmp_path, monkeypatch, number, stop):
     """At the end of an epoch and within one; the whole run takes many steps per dispatch, this one takes one."""
@@ -254,6 +281,30 @@ def test_a_crash_is_repeated_from_the_last_checkpoint(whole, tmp_path, monkeypat
     assert_same_run(tmp_path, result, whole.workdir, whole.result)
 
 
+def test_evaluation_by_iterations_and_gradient_norms_go_on_after_an_interruption(tmp_path, monkeypatch):
+    changes = {'eval_every_steps': 2, 'log_gradient_norms': True, 'ema_decay': 0.0}
+    result = train_and_evaluate(config(**changes), tmp_path / 'whole')
+    assert [row['step'] for row in rows(tmp_path / 'whole', 'validation')] == [2, 4, 6, 8, 10, 12]
+    norms = {row['step']: row['norms'] for row in rows(tmp_path / 'whole', 'gradients')}
+    assert list(norms) == [1, 5, 10, 12] and all(row.keys() == {'fc'} and row['fc'] > 0 for row in norms.values())
+    best = max(rows(tmp_path / 'whole', 'validation'), key=lambda row: row['accuracy'])  # the first of them
+    assert (result['step'], result['epoch']) == (best['step'], -(-best['step'] // 3))
+    with monkeypatch.context() as patch:
+        before_step(patch, 8, crash)
+        with pytest.raises(RuntimeError, match='power cut'):
+            train_and_evaluate(config(**changes), tmp_path / 'parts')
+    again = train_and_evaluate(config(**changes), tmp_path / 'parts')
+    assert (tmp_path / 'parts' / 'metrics.jsonl').read_bytes() == (tmp_path / 'whole' / 'metrics.jsonl').read_bytes()
+    assert {**again, 'seconds': 0} == {**result, 'seconds': 0}
+
+
+def test_parameters_that_exceed_the_memory_are_told_before_there_are_any(tmp_path, monkeypatch):
+    monkeypatch.setattr('resnet_jax.training.memory.available_bytes', lambda: 1000)
+    with pytest.raises(ResourceError, match=r'out of device memory: the parameters of resnet8, .* 0\.0 GiB are free'):
+        train_and_evaluate(config(), tmp_path)
+    assert not (tmp_path / 'checkpoints').exists() and not (tmp_path / 'metrics.jsonl').exists()
+
+
 def test_a_crash_before_the_first_checkpoint_starts_over(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         before_step(patch, 2, crash)
@@ -268,6 +319,27 @@ def test_a_crash_after_the_last_checkpoint_only_lacks_the_result(whole, copy, mo
     monkeypatch.setattr(loop, 'parallel_train_steps', None)  # nothing is trained
     result = train_and_evaluate(config(), copy)
     assert_same_run(copy, result, whole.workdir, whole.result)
+
+
+def test_a_run_of_an_older_version_is_continued(whole, copy):
+    """Its config lacks the fields that came later."""
+
+    def forget(path, *keys):
+        content = json.loads(path.read_text())
+        values = content[keys[0]] if keys else content
+        for name in ADDED_FIELDS:
+            del values[name]
+        path.write_text(json.dumps(content))
+
+    forget(copy / 'config.json')
+    shutil.rmtree(copy / 'checkpoints' / '12')
+    last = copy / 'checkpoints' / '9'
+    forget(last / 'metadata.json', 'config')
+    (last / checkpoint._SUMS).write_text(checkpoint._sums_text(last))
+    result = train_and_evaluate(config(), copy)
+    assert_same_run(copy, result, whole.workdir, whole.result)
+    assert 'after iteration 9' in (copy / 'run.log').read_text()
+    assert json.loads((copy / 'config.json').read_text()) == validate(config())
 
 
 def test_a_finished_run_is_not_repeated(whole, monkeypatch):
@@ -369,7 +441,7 @@ def test_with_validation_the_first_best_epoch_is_the_result_and_its_checkpoint_i
     result = train_and_evaluate(config(), tmp_path)
     assert {**result, 'seconds': 0} == {
         'split': 'test', 'selected': 'validation', 'step': 6, 'epoch': 2, 'loss': 1.0, 'accuracy': 0.1, 'count': TEST,
-        'ema_loss': 1.0, 'ema_accuracy': 0.0, 'seconds': 0,
+        'test_views': 'none', 'ema_loss': 1.0, 'ema_accuracy': 0.0, 'seconds': 0,
     }  # fmt: skip
     assert checkpoint.steps(tmp_path / 'checkpoints') == [6, 9, 12]
     assert [size for size, _ in asked] == 8 * [VALIDATION] + 2 * [TEST]

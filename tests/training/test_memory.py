@@ -7,6 +7,7 @@ import pytest
 
 from resnet_jax.errors import ResourceError
 from resnet_jax.training import memory
+from resnet_jax.training.state import TrainState
 
 
 def compiled(temp_size):
@@ -28,6 +29,18 @@ def limit(machine, maximum, current, cached):
     (group / 'memory.max').write_text(f'{maximum}\n')
     (group / 'memory.current').write_text(f'{current}\n')
     (group / 'memory.stat').write_text(f'anon {current - cached}\nfile {cached}\ninactive_file {cached}\nactive_file 0\n')
+
+
+def test_parameters_gradients_and_the_state_of_the_optimizer_must_fit(monkeypatch):
+    shape = jax.ShapeDtypeStruct
+    state = TrainState(shape((), jnp.int32), {'k': shape((100,), jnp.float32)}, {}, shape((50,), jnp.bfloat16), {})
+    monkeypatch.setattr(memory, 'available_bytes', lambda: 904)
+    assert memory.check_state_fits(state, 'net') == {'state_bytes': 504, 'gradient_bytes': 400, 'available_bytes': 904}
+    monkeypatch.setattr(memory, 'available_bytes', lambda: None)
+    assert memory.check_state_fits(state, 'net')['available_bytes'] is None
+    monkeypatch.setattr(memory, 'available_bytes', lambda: 903)
+    with pytest.raises(ResourceError, match=r'the parameters of net, their gradients .* use a smaller network'):
+        memory.check_state_fits(state, 'net')
 
 
 def test_available_memory_of_a_real_machine():

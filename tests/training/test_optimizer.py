@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 import torch
+from torch_speedrun import Muon
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.training.optimizer import create_optimizer, create_schedule, kernels_only
+from resnet_jax.training.optimizer import create_optimizer, create_schedule, kernels_only, parameter_groups
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -117,6 +118,96 @@ def test_the_mask_takes_kernels_and_leaves_norms_and_biases():
     }
 
 
+def test_groups():
+    params = {**parameters(), 'whiten': {'kernel': np.zeros((2, 2, 3, 24)), 'bias': np.zeros(24)}}
+    assert parameter_groups(params) == {
+        'conv': {'kernel': 'kernel'},
+        'bn': {'scale': 'bias', 'bias': 'bias'},
+        'fc': {'kernel': 'head', 'bias': 'bias'},
+        'whiten': {'kernel': 'whitening_kernel', 'bias': 'whitening_bias'},
+    }
+
+
+def scaled_torch_path(make, scales, decay, steps=STEPS, muon=None):
+    """Each group with its own rate, and the weight decay that makes it lose as much as the others."""
+    tree = parameters()
+    groups, leaves = (
+        jax.tree.leaves(parameter_groups(tree)),
+        [torch.tensor(x, requires_grad=True) for x in jax.tree.leaves(tree)],
+    )
+    options = [
+        {'params': [leaf], 'lr': RATE * scales.get(group, 1.0), 'weight_decay': decay / scales.get(group, 1.0)}
+        for group, leaf in zip(groups, leaves, strict=True)
+        if muon is None or group != 'kernel'
+    ]
+    optimizers, path = [make(options)], []
+    kernels = [leaf for group, leaf in zip(groups, leaves, strict=True) if group == 'kernel']
+    if muon is not None:  # PyTorch's layout
+        transposed = [kernel.detach().permute(3, 2, 0, 1).clone().requires_grad_() for kernel in kernels]
+        optimizers.append(muon(transposed))
+    for step in range(steps):
+        for leaf, gradient in zip(leaves, jax.tree.leaves(gradients(step)), strict=True):
+            leaf.grad = torch.tensor(gradient)
+        if muon is not None:
+            for kernel, other in zip(kernels, transposed, strict=True):
+                other.grad = kernel.grad.permute(3, 2, 0, 1)
+        for optimizer in optimizers:
+            optimizer.step()
+        if muon is not None:
+            for kernel, other in zip(kernels, transposed, strict=True):
+                kernel.data = other.detach().permute(2, 3, 1, 0).clone()
+        path.append(jax.tree.unflatten(jax.tree.structure(tree), [p.detach().numpy().copy() for p in leaves]))
+    return path
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adam', 'adamw'])
+def test_rates_of_their_own_as_torch(name):
+    make = {'sgd': functools.partial(torch.optim.SGD, momentum=0.9), 'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}[name]
+    scales = {'bias': 4.0, 'head': 0.5}
+    tx = create_optimizer(name, lambda step: RATE, weight_decay=DECAY, decay_norm_and_bias=True, bias_scale=4.0, head_scale=0.5)
+    assert_same(optax_path(tx, 8), scaled_torch_path(make, scales, DECAY, 8))
+
+
+def test_muon_as_torch():
+    """Muon for the kernel of the convolution, without weight decay, and SGD with a momentum of its own for the rest."""
+    tx = create_optimizer(
+        'muon',
+        lambda step: RATE,
+        weight_decay=DECAY,
+        decay_norm_and_bias=True,
+        momentum=0.8,
+        nesterov=True,
+        bias_scale=2.0,
+        head_scale=10.0,
+        muon_momentum=0.6,
+        muon_steps=4,
+    )
+    sgd = functools.partial(torch.optim.SGD, momentum=0.8, nesterov=True)
+    muon = functools.partial(Muon, lr=RATE, momentum=0.6, nesterov=True, steps=4)
+    assert_same(optax_path(tx, 8), scaled_torch_path(sgd, {'bias': 2.0, 'head': 10.0}, DECAY, 8, muon))
+
+
+def test_a_recipe_without_new_fields_has_the_state_it_always_had():
+    """So that the checkpoints of older runs can be read."""
+    for name in ('sgd', 'adam', 'adamw'):
+        state = create_optimizer(name, lambda step: RATE, weight_decay=DECAY).init(parameters())
+        names = {
+            jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in jax.tree_util.tree_leaves_with_path(state)
+        }
+        assert f'{NAMES_OF_MOMENTUM[name]}/conv/kernel' in names
+
+
+NAMES_OF_MOMENTUM = {'sgd': '1/0/trace', 'adam': '1/0/mu', 'adamw': '0/0/mu'}
+
+
+def test_clipping_is_of_all_groups_together():
+    tx = create_optimizer('sgd', lambda step: 1.0, momentum=0.0, clip_norm=0.5, bias_scale=2.0)
+    updates, _ = tx.update(gradients(0), tx.init(parameters()), parameters())
+    norm = math.sqrt(sum(float(np.square(leaf).sum()) for leaf in jax.tree.leaves(gradients(0))))
+    np.testing.assert_allclose(updates['conv']['kernel'], -0.5 / norm * gradients(0)['conv']['kernel'], rtol=1e-5)
+    np.testing.assert_allclose(updates['bn']['bias'], -2 * 0.5 / norm * gradients(0)['bn']['bias'], rtol=1e-5)
+
+
 def test_unknown_optimizer():
     with pytest.raises(ConfigError, match=r"unknown optimizer 'rmsprop'; expected one of sgd, adam, adamw"):
         create_optimizer('rmsprop', lambda step: RATE)
@@ -143,6 +234,8 @@ HALF = 0.2 * math.sqrt(0.5)  # a cosine's quarter point: 0.4 * (1 + cos(pi / 4))
         ),
         ('step', {'milestones': (0.5, 0.51), 'step_factor': 0.5}, [0.4, 0.4, 0.4, 0.4, 0.1, 0.1, 0.1, 0.1, 0.1]),
         ('step', {'milestones': ()}, [0.4] * 9),
+        ('linear', {}, [0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0]),
+        ('linear', {'warmup_steps': 4}, [0, 0.1, 0.2, 0.3, 0.4, 0.3, 0.2, 0.1, 0]),
     ],
 )
 def test_schedules_by_hand(name, kwargs, expected):
@@ -179,7 +272,7 @@ def test_one_cycle_as_torch(total_steps):
 
 
 @pytest.mark.parametrize('total_steps', [1, 2, 3, 7])
-@pytest.mark.parametrize('name', ['constant', 'cosine', 'one_cycle', 'step'])
+@pytest.mark.parametrize('name', ['constant', 'cosine', 'linear', 'one_cycle', 'step'])
 def test_short_runs_have_finite_positive_rates(name, total_steps):
     rates = table(name, total_steps)[:-1]
     assert np.isfinite(rates).all() and 0 < max(rates) <= 0.4 * (1 + 1e-6)
@@ -188,7 +281,8 @@ def test_short_runs_have_finite_positive_rates(name, total_steps):
 @pytest.mark.parametrize(
     ('name', 'kwargs', 'message'),
     [
-        ('linear', {}, r"unknown schedule 'linear'; expected one of cosine, one_cycle, step, constant"),
+        ('square', {}, r"unknown schedule 'square'; expected one of cosine, linear, one_cycle, step, constant"),
+        ('linear', {'warmup_steps': 8}, r'the warm-up takes 8 steps and the whole run 8; lower warmup_epochs'),
         ('cosine', {'warmup_steps': 8}, r'the warm-up takes 8 steps and the whole run 8; lower warmup_epochs'),
         ('constant', {'warmup_steps': 9}, r'the warm-up takes 9 steps'),
         ('step', {'warmup_steps': 5}, r'a milestone of \[0.5, 0.75\] lies in the warm-up'),

@@ -10,11 +10,14 @@ import pytest
 import tiny
 import torch
 
+from resnet_jax.models import create_model
+from resnet_jax.training.experiment import AUGMENTATION, epoch_order
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import (
     AXIS,
     device_positions,
     eval_step,
+    kernel_paths,
     load_batch,
     replicate,
     train_step,
@@ -53,6 +56,20 @@ def torch_linear(state, label, **loss_kwargs):
     return loss.item(), hits.mean(), {'kernel': weight.grad.numpy(), 'bias': bias.grad.numpy()}
 
 
+def test_gradient_norms_of_layers_as_torch():
+    state = linear_state()
+    _, _, grads = torch_linear(state, LABELS)
+    _, metrics = step_of(tiny.Linear(), layer_norms=True)(state, one_hot(), KEY)
+    assert kernel_paths(state.params) == ['fc']
+    np.testing.assert_allclose(metrics['layer_grad_norms'], [np.linalg.norm(grads['kernel'])], rtol=1e-6)
+
+
+def test_kernels_in_the_order_of_the_parameters():
+    params = jax.eval_shape(functools.partial(create_model('resnet8').init, train=False), KEY, IMAGES)['params']
+    blocks = [f'layer{stage}_0/conv{place}' for stage in (1, 2, 3) for place in (1, 2)]
+    assert kernel_paths(params) == ['conv1', 'fc', *blocks]
+
+
 def assert_step_is(state, batch, loss, accuracy, grads):
     new, metrics = step_of(tiny.Linear())(state, batch, KEY)
     np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-6)
@@ -75,7 +92,7 @@ def test_soft_labels_as_torch():
     assert_step_is(state, {'image': IMAGES, 'label': label}, *torch_linear(state, label))
 
 
-OPTIONS = ('num_classes', 'mean', 'std', 'dtype', 'crop_padding', 'flip', 'cutout_size', 'mixup_alpha', 'label_smoothing')
+OPTIONS = ('num_classes', 'mean', 'std', 'dtype', 'steps_per_epoch', *AUGMENTATION)
 _load = jax.jit(load_batch, static_argnames=OPTIONS)
 
 
@@ -118,6 +135,28 @@ def test_the_same_image_is_augmented_in_other_ways_at_other_positions():
     run = functools.partial(_load, image, np.zeros(2, np.int32), np.zeros(30, np.int32), num_classes=3)
     batch = run(np.arange(30, dtype=np.int32), 0, KEY, mean=(0,), std=(1,), crop_padding=2)
     assert len({one.tobytes() for one in np.asarray(batch['image'])}) > 10
+
+
+def test_alternating_flip_shows_both_sides_of_each_example_in_any_two_epochs():
+    """Whatever its place in the epoch, and on whatever device: over the stripes, turned so that a flip shows."""
+    image = np.swapaxes(tiny.split(24, 4).image, 1, 2)
+
+    def epoch_of_images(epoch, parts):
+        seen, order = {}, epoch_order(0, epoch, 24, 8)
+        for step, row in enumerate(order):
+            for positions in np.split(np.arange(8, dtype=np.int32), parts):
+                arguments = (image, np.zeros(24, np.int32), row, positions, jnp.int32(3 * epoch + step), jax.random.key(0))
+                options = {'num_classes': 3, 'mean': (0.0,), 'std': (1 / 255,), 'flip': True}
+                batch = _load(*arguments, **options, alternating_flip=True, steps_per_epoch=3)
+                seen.update(zip(row[positions].tolist(), np.asarray(batch['image']).round().astype(np.uint8), strict=True))
+        return [seen[example] for example in range(24)]
+
+    epochs = [epoch_of_images(epoch, parts=1 + epoch % 2) for epoch in range(4)]
+    mirrored = [[np.array_equal(one, whole[:, ::-1]) for one, whole in zip(epoch, image, strict=True)] for epoch in epochs]
+    assert 4 <= sum(mirrored[0]) <= 20
+    for epoch, images in enumerate(epochs):
+        for example, one in enumerate(images):
+            np.testing.assert_array_equal(one, image[example, :, :: -1 if mirrored[0][example] ^ (epoch % 2) else 1])
 
 
 def mixup_weight(batch, plain):

@@ -1,0 +1,46 @@
+"""The classic residual networks for CIFAR-10 with their papers' recipes, for whoever has a GPU.
+
+Command:  python bin/study.py --config=configs/study/classics.py [--devices=0,1,2,3]
+          with --report_only the published figures alone, and 'not run' beside what has not been run
+Expected: 'expected' of each entry, test accuracy in per cent, 100 less the error that its source prints; not yet run here.
+Hardware: a GPU. There is no size for a CPU: --dry_run tells the time. On a GPU with bfloat16 the overrides may say so:
+          a copy of this file with 'dtype': 'bfloat16' in 'full' is another study, as any change is.
+
+He et al. is arXiv:1512.03385, the pre-activation networks are arXiv:1603.05027, Wide ResNets arXiv:1605.07146, version 4,
+ResNeXt arXiv:1611.05431. What differs from the papers: all 50,000 training images are used; a warm-up of one epoch (linear
+from 0) stands for He et al.'s 400 iterations at a rate of 0.01 for the networks of 110 layers and more; and Wide ResNets'
+crops are padded with zeros, where the paper reflects.
+"""
+
+
+def _he(model, accuracy, where, **overrides):
+    return {
+        'config': 'resnet20',
+        'overrides': {'model': model, **overrides},
+        'expected': {'accuracy': accuracy, 'source': where},
+    }
+
+
+def _other(config, model, accuracy, where):
+    return {'config': config, 'overrides': {'model': model}, 'expected': {'accuracy': accuracy, 'source': where}}
+
+
+def get_study():
+    he, preact = 'He et al., table 6', 'He et al. (pre-activation), table 3, median of 5'
+    wide = 'Zagoruyko and Komodakis, table 5'
+    return {
+        'baseline': 'resnet20',
+        'entries': {
+            'resnet20': _he('resnet20', 91.25, he),
+            'resnet32': _he('resnet32', 92.49, he),
+            'resnet44': _he('resnet44', 92.83, he),
+            'resnet56': _he('resnet56', 93.03, he),
+            'resnet110': _he('resnet110', 93.57, f'{he}: the best of 5, whose mean is 93.39', warmup_epochs=1.0),
+            'preact_resnet164': _he('resnet164', 94.54, preact, warmup_epochs=1.0),
+            'wrn_40_4': _other('wrn28_10', 'wrn_40_4', 95.47, wide),
+            'wrn_16_8': _other('wrn28_10', 'wrn_16_8', 95.73, wide),
+            'wrn_28_10': _other('wrn28_10', 'wrn_28_10', 96.00, wide),
+            'resnext29_8x64d': _other('resnext29', 'resnext29_8x64d', 96.35, 'Xie et al., table 7: mean of 10'),
+        },
+        'sizes': {'full': {'seeds': [0, 1, 2]}},
+    }

@@ -1,0 +1,144 @@
+"""All that is to be known of a GPU, measured by one command within a given time."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.benchmark.command import BIN, measure_startup, time_to_accuracy, write_config
+from resnet_jax.benchmark.measure import Effort, on_random_data
+from resnet_jax.benchmark.report import save
+from resnet_jax.errors import UserError
+from resnet_jax.statistics import mean_interval
+
+Progress = Callable[[str], None]
+
+_SHORTEST = 5.0  # seconds; a part with less time is not begun
+
+
+def gpu_suite(
+    path: str | None,
+    config: Mapping[str, Any],
+    speedruns: Mapping[str, Mapping[str, Any] | str],
+    *,
+    seconds: float,
+    effort: Effort,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measures a config's steps, PyTorch's beside them, runs of other configs to the end, and the start of bin/train.py.
+
+    Each part has processes of its own and a limit, so that one that fails or takes too long takes none with it. This process
+    leaves the GPU to them.
+
+    Args:
+      path: file of the result, written after each part.
+      speedruns: by name, checked configs to train with seeds 0, 1, ... for as long as there is time, or why there is none.
+      seconds: for everything.
+
+    Returns:
+      'versions', 'config' and under 'parts', for 'step', 'peer', each of the speedruns and 'startup', the 'seconds' it took
+      and what was measured, or 'error', or 'skipped' with the reason.
+    """
+    started = time.monotonic()
+    result: dict[str, Any] = {'versions': _versions(), 'config': dict(config), 'parts': {}}
+
+    def begin(name: str, share: float, measure: Callable[[float], dict[str, Any]]) -> None:
+        """Measures a part in a share of the time that is left."""
+        before = time.monotonic()
+        left = seconds - (before - started)
+        limit = share * left
+        progress(f'{name}: at most {limit:.0f} s of the {left:.0f} s left')
+        try:
+            part = measure(limit) if limit >= _SHORTEST else {'skipped': 'no time left; give more --minutes'}
+        except UserError as error:
+            part = {'error': str(error)}
+        except Exception as error:  # a bug in one part is told, and the others go on
+            part = {'error': f'{type(error).__name__}: {error}'}
+        for what in ('skipped', 'error'):
+            if what in part:
+                progress(f'{name}: {what}: {part[what]}')
+        result['parts'][name] = {'seconds': round(time.monotonic() - before, 1), **part}
+        save(path, result)
+
+    begin('step', 0.25, lambda limit: _epoch(_measure(config, effort, limit, [])))
+    # Of PyTorch's variants the one of the speed records: weights in half precision too. Each takes a minute to compile.
+    peer = ['--peer=torch', '--steps=train', f'--variants={config["dtype"]}']
+    begin('peer', 0.45, lambda limit: _epoch(_measure(config, effort, limit, peer)))
+    for number, (name, speedrun) in enumerate(speedruns.items()):
+        # What is left over goes to the seeds, but for some time to start twice.
+        share = 0.8 / (len(speedruns) - number)
+        begin(name, share, lambda limit, name=name, speedrun=speedrun: _seeds(name, speedrun, limit, progress))  # type: ignore[misc]
+    begin('startup', 1.0, lambda limit: measure_startup(on_random_data(config), limit=limit / 2, progress=progress))
+    return result
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ('resnet_jax', 'jax', 'jaxlib', 'flax', 'torch'):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _measure(config: Mapping[str, Any], effort: Effort, limit: float, flags: Sequence[str]) -> dict[str, Any]:
+    """Returns the row of bin/benchmark.py, run as a command: all of its processes can be ended together."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, out = write_config(Path(folder, 'config.py'), config), Path(folder, 'row.json')
+        command = [sys.executable, str(BIN / 'benchmark.py'), f'--config={file}', f'--json={out}']
+        command += [f'--rounds={effort.rounds}', f'--seconds={effort.seconds}', *flags]
+        with Path(folder, 'errors').open('w+') as errors:
+            process = subprocess.Popen(command, stderr=errors, start_new_session=True)
+            try:
+                code = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                raise UserError(f'not done after {limit:.0f} s') from None
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if code:
+                errors.seek(0)
+                lines = [line for line in errors.read().splitlines() if line.strip()] or [f'exit code {code}']
+                told = [line for line in lines if line.startswith('error: ')]
+                raise UserError((told or lines)[-1].removeprefix('error: '))
+        return json.loads(out.read_text())[0]
+
+
+def _epoch(row: dict[str, Any]) -> dict[str, Any]:
+    """Adds the seconds that an epoch of 50,000 images takes at the median speed."""
+    return {'epoch_seconds': 50_000 / row['train']['images_per_second']['median'], **row}
+
+
+def _seeds(name: str, config: Mapping[str, Any] | str, limit: float, progress: Progress) -> dict[str, Any]:
+    """Trains seeds 0, 1, ... to the end, each in a process, as many as there is time for."""
+    if isinstance(config, str):
+        return {'skipped': config}
+    started = time.monotonic()
+    runs: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        while True:
+            left = limit - (time.monotonic() - started)
+            if runs and left < 1.2 * runs[-1]['process_seconds']:
+                break
+            try:
+                run = time_to_accuracy({**config, 'seed': len(runs)}, Path(folder, str(len(runs))), left)
+            except UserError as error:
+                if runs:
+                    break
+                return {'skipped': str(error)}
+            runs.append({'seed': len(runs), **run})
+            progress(
+                f'{name}, seed {len(runs) - 1}: accuracy {100 * run["accuracy"]:.2f} %, '
+                f'training {run["training_seconds"]:.2f} s, process {run["process_seconds"]:.1f} s'
+            )
+    keys = ('accuracy', 'training_seconds', 'process_seconds')
+    return {**{key: dataclasses.asdict(mean_interval([run[key] for run in runs])) for key in keys}, 'runs': runs}

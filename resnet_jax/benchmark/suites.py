@@ -1,0 +1,113 @@
+"""The networks of the comparison with PyTorch on a CPU, measured one after the other by one command."""
+
+import datetime
+import importlib
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.benchmark.measure import Effort, measure
+from resnet_jax.benchmark.report import save
+from resnet_jax.errors import ConfigError, InputFileError, UserError
+from resnet_jax.training.config import validate
+
+# Config file and model of each network.
+_CPU = {
+    'resnet18': ('resnet18', 'resnet18'),
+    'resnet20': ('resnet20', 'resnet20'),
+    'resnet50': ('resnet18', 'resnet50'),
+    'd2l_resnet18': ('d2l_resnet18', 'd2l_resnet18'),
+    'alexnet': ('alexnet', 'alexnet'),
+    'wrn_16_4': ('wrn28_10', 'wrn_16_4'),
+}
+
+
+def load_config(name: str, **changes: Any) -> dict[str, Any]:
+    """Returns configs/<name>.py, with changes, checked."""
+    config = importlib.import_module(f'configs.{name}').get_config()
+    with config.unlocked():
+        config.update(changes)
+    return validate(config)
+
+
+def has_amx() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices in hardware (Intel's AMX, as Linux lists it)."""
+    try:
+        return 'amx_bf16' in Path('/proc/cpuinfo').read_text()
+    except OSError:
+        return False
+
+
+def find_config(path: str) -> dict[str, Any] | str:
+    """Returns the checked config of a file or, where that is not to be had, why."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if not Path(path).is_file() or spec is None or spec.loader is None:
+        return f'there is no config file {path}'
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return validate(module.get_config())
+    except Exception as error:  # whatever is in the file
+        return f'{path} could not be read as a config: {type(error).__name__}: {error}'
+
+
+def cpu_suite(
+    path: str | None, effort: Effort, networks: Sequence[str], batch_size: int, progress: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Measures networks beside PyTorch, in float32 and, where the CPU has AMX, in bfloat16.
+
+    Args:
+      path: file of the rows, as they come; those that it has already are kept and not measured again.
+      networks: some of the six; none for all.
+
+    Returns:
+      The rows of `measure`, with the 'time' at which each was done; or with 'error' instead of what was measured.
+
+    Raises:
+      ConfigError: there is no such network.
+      InputFileError: the file holds something else.
+    """
+    if unknown := set(networks) - {*_CPU}:
+        raise ConfigError(f'no network {unknown.pop()!r} in the suite; expected some of {", ".join(_CPU)}')
+    dtypes = ['float32', 'bfloat16'] if has_amx() else ['float32']
+    if not has_amx():
+        progress('no AMX: bfloat16 is not measured')
+    rows = _earlier(path)
+    done = {(row['name'], row['dtype'], row['batch_size']) for row in rows if 'error' not in row}
+    cases = [(name, dtype, batch_size) for dtype in dtypes for name in networks or _CPU]
+    waiting = [case for case in cases if case not in done]
+    if len(waiting) < len(cases):
+        progress(f'{len(cases) - len(waiting)} of {len(cases)} are in {path} already; delete it to measure them again')
+    expected = len(waiting) * (90 + 4 * (effort.rounds + 2) * max(effort.seconds, 3))  # seconds, on 2 cores; corrected below
+    started = time.monotonic()
+    for count, case in enumerate(waiting):
+        if count:
+            expected = (time.monotonic() - started) / count * (len(waiting) - count)
+        name, dtype, _ = case
+        progress(f'{name}, {dtype}: {count + 1} of {len(waiting)}; about {expected / 60:.0f} minutes left')
+        file, model = _CPU[name]
+        config = load_config(file, model=model, dtype=dtype, batch_size=batch_size, eval_batch_size=batch_size)
+        try:
+            row = measure(name, config, effort=effort, peer=True, progress=progress)
+        except UserError as error:
+            row = {'name': name, 'dtype': dtype, 'batch_size': batch_size, 'error': str(error)}
+            progress(f'{name}: {error}')
+        row['time'] = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+        rows = [row for row in rows if (row['name'], row['dtype'], row['batch_size']) != case] + [row]
+        save(path, rows)
+    return rows
+
+
+def _earlier(path: str | None) -> list[dict[str, Any]]:
+    if not path or not Path(path).exists():
+        return []
+    try:
+        rows = json.loads(Path(path).read_text())
+        if not all({'name', 'dtype', 'batch_size'} <= {*row} for row in rows):
+            raise ValueError('rows are missing')
+    except (OSError, ValueError, TypeError) as error:
+        raise InputFileError(f'{path} is not what this suite writes ({error}); choose another --json, or delete it') from None
+    return rows

@@ -1,0 +1,148 @@
+"""Small networks that reach 94 % and 96 % on CIFAR-10 in the least time: those of speed records, with a frozen whitening stem.
+
+K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, section 2, and the networks of its later
+records in github.com/KellerJordan/cifar10-airbench: airbench94_muon.py (speedrun94), airbench96_faster.py (speedrun96).
+
+  layer                                        | speedrun94 | speedrun96
+  whiten: 2x2 unpadded, 24, frozen; act        | 31x31x24   | 31x31x24
+  layer1: conv1 3x3, pool 2, bn1, act          | 15x15x64   | 15x15x128
+          conv2 3x3, bn2, act                  | 15x15x64   | 15x15x128
+          conv3 3x3, bn3, plus bn1's act, act  |            | 15x15x128
+  layer2: the same                             | 7x7x256    | 7x7x384
+  layer3: the same                             | 3x3x256    | 3x3x512
+  max pool over what is left, fc, times a constant
+
+Convolutions have no bias and BatchNorm has no scale. Where a convolution has as many outputs as inputs it starts as the
+identity, where it has more the first ones do and the rest is random: every group passes its input on from the start.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from resnet_jax.errors import ConfigError
+from resnet_jax.models.blocks import ModuleDef
+from resnet_jax.models.checks import check_dtype, check_images, check_positive, check_positive_int, check_rate
+from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
+from resnet_jax.models.pooling import max_pool
+from resnet_jax.models.whitening import SIZE, whitening_conv
+
+gelu = functools.partial(nn.gelu, approximate=False)  # as PyTorch's GELU
+
+
+def unit_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Uniform with variance 1."""
+    return jax.random.uniform(key, shape, dtype, -(3**0.5), 3**0.5)
+
+
+def partial_identity(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """A kernel `[height, width, in, out]` whose first outputs are the inputs, and the others random as PyTorch's `Conv2d`."""
+    height, width, inputs, outputs = shape
+    identity = jnp.zeros(shape, dtype).at[height // 2, width // 2].set(jnp.eye(inputs, outputs, dtype=dtype))
+    return jnp.where(jnp.arange(outputs) < inputs, identity, linear_uniform(key, shape, dtype))
+
+
+class ConvGroup(nn.Module):
+    """`depth` 3x3 convolutions; the first halves height and width, the third, if any, is added to the output of the first."""
+
+    filters: int
+    depth: int
+    conv: ModuleDef
+    norm: ModuleDef
+    act: Callable
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Pooled before the normalisation, which then has a quarter of the pixels to do.
+        x = max_pool(self.conv(self.filters, 3, name='conv1')(x), 2, 2)
+        x = self.act(self.norm(name='bn1')(x))
+        y = self.conv(self.filters, 3, name='conv2')(x)
+        y = self.act(self.norm(name='bn2')(y))
+        if self.depth == 2:
+            return y
+        y = self.conv(self.filters, 3, name='conv3')(y)
+        return self.act(self.norm(name='bn3')(y) + x)
+
+
+class SpeedrunNet(nn.Module):
+    """A network of a speed record. `apply({'params', 'batch_stats'}, images, train=bool)` returns logits.
+
+    Attributes:
+      num_classes: number of logits.
+      widths: filters of each group of convolutions.
+      depth: convolutions of a group, 2, or 3 with a shortcut around the last two.
+      logit_scale: factor of the logits. The last layer's kernel starts with variance 1.
+      batch_norm_momentum: share of BatchNorm's running statistics that a step keeps (PyTorch's momentum is 1 minus this).
+      dtype: float32 or bfloat16, what the convolutions compute in. Parameters, batch statistics, the head and the
+        logits are float32 in any case.
+      act: the activation.
+      axis_name: the mapped axis over which training batches' statistics are averaged, or None; as in `ResNet`.
+
+    Raises:
+      ConfigError: an attribute is out of range.
+    """
+
+    num_classes: int = 10
+    widths: Sequence[int] = (64, 256, 256)
+    depth: int = 2
+    logit_scale: float = 1 / 256
+    batch_norm_momentum: float = 0.6
+    dtype: DTypeLike = jnp.float32
+    act: Callable = gelu
+    axis_name: str | None = None
+    whitening: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_positive_int('num_classes', self.num_classes)
+        if not isinstance(self.widths, tuple | list) or not self.widths:
+            raise ConfigError(f'widths must be a tuple with the filters of each group, as (64, 256, 256), not {self.widths!r}')
+        for width in self.widths:
+            check_positive_int('each of widths', width)
+        if self.depth not in (2, 3):
+            raise ConfigError(f'depth must be 2 or 3 convolutions in a group, not {self.depth!r}')
+        check_positive('logit_scale', self.logit_scale)
+        check_rate('batch_norm_momentum', self.batch_norm_momentum)
+        check_dtype(self.dtype)
+        if not callable(self.act):
+            raise ConfigError(f'act must be a function, not {self.act!r}')
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Computes logits.
+
+        Args:
+          images: `[batch, height, width, channels]`, normalised, floating point, of any number of channels, and large
+            enough to be halved once per group: 9x9 for three.
+          train: as in `ResNet`.
+
+        Returns:
+          Logits `[batch, num_classes]`, float32.
+
+        Raises:
+          ConfigError: images have another shape, are too small or are not floating point.
+        """
+        check_images(images, min_size=SIZE - 1 + 2 ** len(self.widths))
+        conv = functools.partial(conv2d, dtype=self.dtype, kernel_init=partial_identity)
+        norm = functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=self.batch_norm_momentum,
+            epsilon=1e-12,
+            use_scale=False,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )
+        x = self.act(whitening_conv(images.shape[3], self.dtype)(images))
+        sow_features(self, 'stem', x)
+        for number, width in enumerate(self.widths, 1):
+            x = ConvGroup(width, self.depth, conv, norm, self.act, name=f'layer{number}')(x)
+            sow_features(self, f'stage{number}', x)
+        x = jnp.max(x, axis=(1, 2)).astype(jnp.float32)
+        sow_features(self, 'pooled', x)
+        return self.logit_scale * nn.Dense(self.num_classes, use_bias=False, kernel_init=unit_uniform, name='fc')(x)

@@ -1,0 +1,123 @@
+"""Sections of a report on the answers to the test set: by class, confused, wrong, calibrated, corrupted."""
+
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.report.markup import Charts, Runs, chart, each, number, picture, section, table
+
+
+def classes(runs: Runs) -> str:
+    known = [run for run in runs if run.evaluation.get('per_class_accuracy')]
+    if len(known) == 1:
+        found = known[0].evaluation
+        rows = []
+        zipped = zip(*(found.get(k, []) for k in ('class_names', 'per_class_accuracy', 'per_class_precision')), strict=False)
+        for name, accuracy, precision in zipped:
+            bar = f'<div class="bar" style="width:{100 * (accuracy or 0):.1f}%"></div>'
+            rows.append([escape(str(name)), *(_percent(value) for value in (accuracy, precision)), bar])
+        content = table(['class', 'accuracy', 'precision', ''], rows, 'bars')
+    else:
+        rows = []
+        for place, name in enumerate(known[0].evaluation.get('class_names', []) if known else []):
+            shares = [run.evaluation['per_class_accuracy'] for run in known]
+            rows.append([escape(str(name)), *(_percent(share[place] if place < len(share) else None) for share in shares)])
+        content = table(['class', *(escape(run.name) for run in known)], rows) if rows else ''
+    caption = 'Accuracy: share of a class that is recognised. Precision: share of the answers naming it that are right.'
+    return section('classes', 'By class', caption, content)
+
+
+def _percent(value: float | None) -> str:
+    return number(value and 100 * value, '{:.1f} %')
+
+
+def confusion(runs: Runs) -> str:
+    def one(run):
+        matrix, names = run.evaluation.get('confusion'), run.evaluation.get('class_names', [])
+        if not matrix or len(names) > 20:
+            return ''
+        rows = []
+        for name, counts in zip(names, matrix, strict=True):
+            total = max(sum(counts), 1)
+            cells = ''
+            for count in counts:
+                colour = '; color:#fff' if count > total / 2 else ''
+                cells += f'<td class="cell" style="background:rgb(var(--cell) / {count / total:.2f}){colour}">{count}</td>'
+            rows.append(f'<tr><td>{escape(str(name))}</td>{cells}</tr>')
+        head = ''.join(f'<th>{escape(str(name)[:10])}</th>' for name in names)
+        return f'<div class="scroll"><table><tr><th>true \\ predicted</th>{head}</tr>{"".join(rows)}</table></div>'
+
+    caption = 'Counts of test images. Off the diagonal: which classes are taken for which.'
+    return section('confusion', 'Confusion matrix', caption, each(runs, one))
+
+
+def wrong(runs: Runs) -> str:
+    def one(run):
+        names = run.evaluation.get('class_names', [])
+        if run.wrong is None:
+            return ''
+        parts = []
+        for pixels, row in zip(run.wrong, run.evaluation.get('wrong', []), strict=False):
+            predicted, label = str(names[row['predicted']]), str(names[row['label']])
+            parts.append(
+                f'<figure>{picture(pixels, label)}<figcaption>{escape(predicted)} {100 * row["confidence"]:.0f} %<br>'
+                f'is {escape(label)}</figcaption></figure>'
+            )
+        return f'<div class="gallery">{"".join(parts)}</div>' if parts else ''
+
+    caption = 'The wrong answers given with the highest probability. Some are mislabelled or ambiguous; the others are telling.'
+    return section('wrong', 'Most confidently wrong', caption, each(runs, one))
+
+
+def calibration(runs: Runs, charts: Charts) -> str:
+    series: list[dict[str, Any]] = []
+    rows = []
+    for run in runs:
+        found = run.evaluation.get('calibration')
+        if found:
+            bins = [one for one in found['bins'] if one['count']]
+            series.append({'run': run.name, 'points': [[one['confidence'], one['accuracy']] for one in bins]})
+            shares = [f'{100 * found["confidence"]:.2f} %', f'{100 * found["ece"]:.2f}']
+            rows.append([escape(run.name), *shares, number(run.evaluation.get('loss'), '{:.4f}')])
+    if not series:
+        return section('calibration', 'Calibration', '', '')
+    series.append({'run': 'perfect', 'dashed': True, 'points': [[0, 0], [1, 1]]})
+    axes = {'x': 'confidence', 'y': 'accuracy', 'range': [0, 1, 0, 1]}
+    content = chart(charts, 'calibration', 'reliability diagram', series, **axes)
+    caption = (
+        'Accuracy of the answers given with each confidence (Guo et al. 2017, 15 bins). Below the diagonal the network is '
+        'surer than it is right. ECE, the expected calibration error, is the mean gap; the loss is the '
+        'negative log-likelihood of the right class.'
+    )
+    return section(
+        'calibration', 'Calibration', caption, content + table(['run', 'mean confidence', 'ECE (points)', 'loss (nats)'], rows)
+    )
+
+
+def robustness(runs: Runs, charts: Charts) -> str:
+    known = [run for run in runs if run.corruptions]
+    if not known:
+        return ''
+    series = [
+        {
+            'run': run.name,
+            'points': [[s + 1, 100 * float(np.mean([e[s] for e in run.corruptions['errors'].values()]))] for s in range(5)],
+        }
+        for run in known
+    ]
+    content = chart(charts, 'robustness', 'error by severity', series, x='severity', y='error (%)')
+    names = list(known[0].corruptions['corruption_errors'])
+    rows = [
+        [escape(name.replace('_', ' '))]
+        + [number(run.corruptions['corruption_errors'].get(name, None), '{:.1%}') for run in known]
+        for name in names
+    ]
+    rows.append(['mean corruption error', *(f'{run.corruptions["mean_corruption_error"]:.1%}' for run in known)])
+    rows.append(['clean images', *(f'{run.corruptions["clean_error"]:.1%}' for run in known)])
+    caption = (
+        'Error on test images corrupted in 15 ways (Hendrycks and Dietterich 2019), mean of five severities, not normalised. '
+        "The corruptions are this project's own: compare only with figures made by it."
+    )
+    content += table(['corruption', *(escape(run.name) for run in known)], rows)
+    return section('robustness', 'Corrupted images', caption, content)

@@ -1,0 +1,103 @@
+"""Sections of a report on training: curves by iteration and time, gradient norms by layer, first-layer filters."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.report.markup import Charts, Runs, chart, each, picture, section, views
+from resnet_jax.report.runs import RunFiles
+
+_MEASURES = (('accuracy', 'accuracy (%)', 100), ('loss', 'loss (nats)', 1))
+
+
+def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequence[Any]]] | None = None) -> str:
+    """Accuracy and loss; `published`: {name: {'accuracy': [[iteration, per cent], ...]}} is drawn beside."""
+    content = ''
+    for key, label, scale in _MEASURES:
+        series: list[dict[str, Any]] = []
+        for run in runs:
+            seconds = {row['step']: row.get('seconds') for row in run.timing}
+            for split in ('train', 'validation', 'test'):
+                rows = [(step, value) for step, value in run.rows(split, key) if isinstance(value, int | float)]
+                points = [[step, scale * value, seconds.get(step)] for step, value in rows]
+                if points:
+                    what = split + (_selected(run.config) if split == 'train' else views(run.config))
+                    series.append({'run': run.group, 'part': part(run, what), 'dashed': split == 'train', 'points': points})
+        ours = max([one['points'][-1][0] for one in series], default=0)
+        others: list[dict[str, Any]] = [
+            {'run': name, 'part': 'test', 'marked': True, 'points': [list(point) for point in found[key]]}
+            for name, found in (published or {}).items()
+            if found.get(key)
+        ]
+        beyond = any(one['points'][-1][0] > ours for one in others)
+        more = {'focus': ours} if beyond and ours else {}
+        content += chart(charts, key, label, [*series, *others], x='iteration', y=label, **more)
+    caption = (
+        'Dashed: training images, as augmented, averaged since the point before. Solid: images not trained on. A growing gap '
+        'between them is overfitting. Point at a curve for its values; a click on a name hides it.'
+    )
+    if published:
+        caption += ' Dotted: what the paper printed, on its own data and schedule; it goes on beyond the iterations shown.'
+    return section('curves', 'Training', caption, content)
+
+
+def _selected(config: Mapping[str, Any]) -> str:
+    """What the loss in training is of, unless of all examples."""
+    share = config.get('selected_fraction')
+    return f' (hardest {100 * share:g} %)' if config.get('proxy_model') and isinstance(share, int | float) else ''
+
+
+def part(run: RunFiles, what: str) -> str:
+    """What one curve of several of an entry shows."""
+    return f'{what}, seed {run.config["seed"]}' if run.entry and 'seed' in run.config else what
+
+
+def gradients(runs: Runs, charts: Charts) -> str:
+    total = [
+        {'run': run.group, 'part': part(run, 'all layers'), 'points': [[step, value] for step, value in rows]}
+        for run in runs
+        if (rows := [row for row in run.rows('train', 'grad_norm') if isinstance(row[1], int | float)])
+    ]
+    content = chart(charts, 'gradients', 'norm of the whole gradient', total, x='iteration', y='norm', log=True)
+    caption = 'Norm of the whole gradient before clipping. Growth without end precedes divergence.'
+    layered = [(run, run.rows('gradients', 'norms')) for run in runs if run.rows('gradients', 'norms')]
+    if layered:
+        first: list[dict[str, Any]] = []
+        start: list[dict[str, Any]] = []
+        end: list[dict[str, Any]] = []
+        for run, rows in layered:
+            names = [name for name in run.layers if name in rows[0][1]]
+            if names:
+                first.append({'run': run.group, 'part': part(run, names[0]), 'points': [[s, n.get(names[0])] for s, n in rows]})
+            for into, (step, norms) in ((start, rows[0]), (end, rows[-1])):
+                points = [[place + 1, norms.get(name), None, name] for place, name in enumerate(names)]
+                into.append({'run': run.group, 'part': part(run, f'iteration {step}'), 'points': points})
+        layer = {'x': 'layer, from the image on', 'y': 'norm', 'log': True}
+        content += chart(charts, 'gradients_start', 'norm by layer at the first iteration', start, **layer)
+        content += chart(charts, 'gradients_end', 'norm by layer at the last iteration logged', end, **layer)
+        content += chart(
+            charts, 'gradients_first', "norm of the first layer's kernel", first, x='iteration', y='norm', log=True
+        )
+        caption += (
+            ' By layer, each the norm of its kernel in one batch: where it falls steeply towards the image, the first layers '
+            'hardly learn (a vanishing gradient); where it grows, their steps are too large for the others.'
+        )
+    return section('gradients', 'Gradient norms', caption, content)
+
+
+def filters(runs: Runs) -> str:
+    def one(run):
+        if run.filters is None or run.filters.ndim != 4 or run.filters.shape[2] not in (1, 3):
+            return ''
+        parts = []
+        for kernel in np.moveaxis(run.filters, -1, 0)[:64]:
+            span = float(np.abs(kernel).max()) or 1.0
+            parts.append(picture((127.5 + 127.5 * kernel / span).astype(np.uint8), 'filter'))
+        return f'<div class="filters">{"".join(parts)}</div>'
+
+    caption = (
+        'Kernels of the first convolution, the first 64, each scaled to its largest weight; grey is 0. Edges and colours are '
+        'expected after enough training; noise is what they start from.'
+    )
+    return section('filters', 'First-layer filters', caption, each(runs, one))

@@ -1,0 +1,172 @@
+"""Sections of a report on runs as wholes: what was trained, what came of it, what differs, and on which machine."""
+
+import itertools
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from resnet_jax.report.markup import Runs, number, section, table, views
+from resnet_jax.report.results import NOISE, ONE_SEED
+from resnet_jax.report.runs import RunFiles
+from resnet_jax.statistics import compare_answers, holm, wilson_interval
+
+
+def study(results: Mapping[str, Any]) -> str:
+    """The entries of a study, each against its baseline."""
+    rows = []
+    expected = any(entry.get('expected') for entry in results['entries'].values())
+    for name, entry in results['entries'].items():
+        found = entry['accuracy']
+        interval = '-'
+        if found and found['low'] is not None:
+            interval = f'{100 * found["low"]:.2f} to {100 * found["high"]:.2f} %, sd {100 * found["sd"]:.2f}'
+        reasons = ''.join(f'<br>seed {escape(seed)}: {escape(why)}' for seed, why in entry['failed'].items())
+        marks = escape(''.join({views(run): None for run in entry['runs'].values()}))
+        mean = f'{100 * found["mean"]:.2f} % (n = {found["n"]}){marks}' if found else '-'
+        row = [escape(name), entry['status'] + reasons, training(entry['config']), mean, interval]
+        if expected:
+            row.insert(3, _expected(entry.get('expected')))
+        rows.append([*row, difference(results['comparisons'].get(name))])
+    header = ['entry', 'status', 'training', 'test accuracy', '95 % interval over seeds', 'difference in points']
+    if expected:
+        header.insert(3, 'published')
+    caption = (
+        'Mean test accuracy of the last epoch over seeds with its t interval. The difference is to the baseline, seed by seed, '
+        'with its interval; one is called better or worse only where that excludes 0. The p of each seed is that of the exact '
+        'McNemar test on the same test images, corrected for all pairs of this study (Holm): it speaks of those two trained '
+        'networks, not of what another seed would give.'
+    )
+    return section('study', 'Entries', caption, table(header, rows, 'text'))
+
+
+def training(config: Mapping[str, Any]) -> str:
+    """'3 epochs of 25,600 images'."""
+    if not config.get('num_epochs'):
+        return '-'
+    images = f'{config["train_size"]:,} images' if config.get('train_size') else 'all images'
+    return f'{config["num_epochs"]} epoch{"s" if config["num_epochs"] > 1 else ""} of {images}, batch {config["batch_size"]}'
+
+
+def _expected(found: Mapping[str, Any] | None) -> str:
+    return f'{found["accuracy"]:.2f} %<br><small>{escape(found["source"])}</small>' if found else '-'
+
+
+def difference(compared: Mapping[str, Any] | None) -> str:
+    """A comparison in words that claim no more than it shows."""
+    if not compared:
+        return '-'
+    text = f'{100 * compared["mean"]:+.2f} to {escape(compared["baseline"])}'
+    if compared['low'] is not None:
+        text += f' ({100 * compared["low"]:+.2f} to {100 * compared["high"]:+.2f})'
+    text += f': {escape(compared["verdict"])}'
+    pairs = compared['pairs']
+    apart = [pair['p_holm'] < 0.05 for pair in pairs.values()]
+    if compared['verdict'] in (NOISE, ONE_SEED) and apart and all(apart):
+        signs = {pair['difference'] > 0 for pair in pairs.values()}
+        if len(signs) == 1:
+            way = 'better' if signs == {True} else 'worse'
+            seeds = 'this seed' if len(pairs) == 1 else f'all {len(pairs)} seeds'
+            text += f'; the networks trained with {seeds} are {way} on these test images, but so few seeds settle no recipe'
+    if pairs:
+        values = ', '.join(f'{pair["p_holm"]:.2g}' for pair in pairs.values())
+        text += f'<br><small>McNemar, by seed: p = {values}</small>'
+    return text
+
+
+def summary(runs: Runs) -> str:
+    header = ['run', 'model', 'parameters', 'multiply-adds', 'memory', 'epoch', 'test accuracy', '95 % interval', 'time']
+    caption = (
+        'The interval (Wilson) is what the choice of test images leaves open about each trained network. What another seed '
+        'would give is not in it. Time includes evaluation; images/s and ms per iteration are of training alone. Memory is '
+        'estimated before training: parameters, state of the optimizer, and the scratch space that the compiled step asks for.'
+    )
+    if any(views(run.result) for run in runs):
+        caption += (
+            ' Views averaged: the logits are the mean over several views of each test image, here and in every figure below '
+            'of that run; compare it only with the like.'
+        )
+    rows = [_summary(run) for run in runs]
+    return section('summary', 'Summary', caption, table([*header, 'images/s', 'ms per iteration'], rows))
+
+
+def _summary(run: RunFiles) -> list[str]:
+    result = run.result
+    accuracy, interval = 'failed' if run.failed else 'not finished', '-'
+    if result:
+        accuracy = f'{100 * result["accuracy"]:.2f} %{escape(views(result))}'
+        found = wilson_interval(round(result['accuracy'] * result['count']), result['count'])
+        interval = f'{100 * (found.low or 0):.2f} to {100 * (found.high or 0):.2f} %'
+    parts = [run.memory.get(key) for key in ('state_bytes', 'scratch_bytes')]
+    needed = sum(part for part in parts if part)
+    return [
+        escape(run.name),
+        escape(str(run.config.get('model', '-'))),
+        number(run.model.get('parameters')),
+        number(run.model.get('multiply_adds')),
+        number(needed / 2**20, '{:,.0f} MiB') if needed else '-',
+        number(result.get('epoch')),
+        accuracy,
+        interval,
+        number(result.get('seconds'), '{:,.0f} s'),
+        number(run.images_per_second, '{:,.0f}'),
+        number(run.iteration_seconds and 1000 * run.iteration_seconds, '{:,.1f}'),
+    ]
+
+
+def agreement(runs: Runs) -> str:
+    """Differences between any two of up to eight runs."""
+    known = [(run, run.correct) for run in runs[:8]]
+    pairs = []
+    for (a, right), (b, other) in itertools.combinations(known, 2):
+        if right is not None and other is not None and a.fingerprint == b.fingerprint and right.shape == other.shape:
+            pairs.append((f'{escape(a.name)} - {escape(b.name)}', compare_answers(right, other)))
+    if len(runs) < 2:
+        return ''
+    rows = []
+    for (names, found), p in zip(pairs, holm([found['p'] for _, found in pairs]), strict=True):
+        verdict = 'larger than chance' if p < 0.05 else 'no difference beyond chance'
+        interval = f'{100 * found["low"]:+.2f} to {100 * found["high"]:+.2f}'
+        rows.append([names, f'{100 * found["difference"]:+.2f}', interval, f'{found["p"]:.2g}', f'{p:.2g}', verdict])
+    caption = (
+        'Differences in points on the same test images, with a paired bootstrap interval and the exact McNemar test, whose p '
+        'is also given corrected for all pairs here (Holm). They compare trained networks; whether a recipe is better takes '
+        'several seeds.'
+    )
+    content = table(['runs', 'points', '95 % interval', 'p', 'p, corrected', ''], rows) if rows else ''
+    return section('agreement', 'Differences', caption, content)
+
+
+def configs(runs: Runs) -> str:
+    same, differing = [], []
+    for field in dict.fromkeys(itertools.chain.from_iterable(run.config for run in runs)):
+        values = [str(run.config.get(field, '-')) for run in runs]
+        cells = ''.join(f'<td>{escape(value)}</td>' for value in values)
+        if len(set(values)) > 1:
+            differing.append(f'<tr class="differs"><td>{escape(field)}</td>{cells}</tr>')
+        else:
+            same.append(f'<tr><td>{escape(field)}</td><td>{escape(values[0])}</td></tr>')
+    content = ''
+    if differing:
+        head = '<tr><th>field</th>' + ''.join(f'<th>{escape(run.name)}</th>' for run in runs) + '</tr>'
+        content += f'<div class="scroll"><table class="text">{head}{"".join(differing)}</table></div>'
+    if same:
+        head = '<tr><th>field</th><th>value</th></tr>'
+        shared = f'<div class="scroll"><table class="text">{head}{"".join(same)}</table></div>'
+        title = f'{len(same)} fields that are the same in all runs'
+        content += f'<details><summary>{title}</summary>{shared}</details>' if len(runs) > 1 else shared
+    caption = 'Fields that differ between the runs are marked.' if len(runs) > 1 else 'What the run was made from.'
+    return section('configs', 'Configs', caption, content)
+
+
+def environments(runs: Runs) -> str:
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        parts = dict(run.environment)
+        packages = parts.pop('packages', {})
+        if parts or packages:
+            text = ', '.join(f'{key} {value}' for key, value in [*parts.items(), *packages.items()])
+            found.setdefault(text, []).append(run.name)
+    rows = [[escape(', '.join(names)) if len(found) > 1 else 'all runs', escape(text)] for text, names in found.items()]
+    return section(
+        'environment', 'Versions and hardware', 'What made the runs.', table(['run', ''], rows, 'text') if rows else ''
+    )

@@ -1,0 +1,120 @@
+"""Plots of a study as PNG and SVG files: curves, final accuracy over seeds, gradient norms by layer."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from resnet_jax.report.runs import RunFiles
+
+
+def plot_study(results: Mapping[str, Any], runs: Sequence[RunFiles], folder: Path) -> list[Path]:
+    """Draws what there is of a study, as `results.collect` returns it, and returns the paths.
+
+    accuracy and loss: on the test images by iteration, a line for each seed, dashed for the training images; final: test
+    accuracy of each seed, and their mean with its 95 % interval; gradient_norms: by layer, at the first iteration and the
+    last one logged; all as .png and .svg.
+    """
+    colours = {name: f'C{place % 10}' for place, name in enumerate(results['entries'])}
+    figures = {
+        'accuracy': _curves(results, runs, 'accuracy', 'accuracy (%)', 100, colours),
+        'loss': _curves(results, runs, 'loss', 'loss (nats)', 1, colours),
+        'final': _final(results, colours),
+        'gradient_norms': _gradients(runs, colours),
+    }
+    paths = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        if figure is not None:
+            for kind, metadata in (('png', {'Software': None}), ('svg', {'Date': None})):  # the same bytes every time
+                with matplotlib.rc_context({'svg.hashsalt': name}):
+                    figure.savefig(folder / f'{name}.{kind}', dpi=120, metadata=metadata)
+                paths.append(folder / f'{name}.{kind}')
+    return paths
+
+
+class _Named:
+    """Gives each entry to the legend once."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, entry: str) -> str | None:
+        known = entry in self._seen
+        self._seen.add(entry)
+        return None if known else entry
+
+
+def _curves(results, runs: Sequence[RunFiles], key: str, label: str, scale: float, colours) -> Figure | None:
+    figure = Figure(figsize=(9, 4.5), layout='constrained')
+    axis = figure.subplots()
+    ours, named = 0, _Named()
+    for run in runs:
+        for split, style in (('train', '--'), ('test', '-')):
+            rows = [(step, scale * value) for step, value in run.rows(split, key) if isinstance(value, int | float)]
+            if rows:
+                ours = max(ours, rows[-1][0])
+                axis.plot(
+                    *zip(*rows, strict=True),
+                    style,
+                    color=colours[run.entry],
+                    alpha=0.4 if split == 'train' else 0.9,
+                    linewidth=0.8 if split == 'train' else 1.5,
+                    label=named(run.entry) if split == 'test' else None,
+                )
+    if not ours:
+        return None
+    for name, found in results['published'].items():
+        if found.get(key):
+            axis.plot(*zip(*found[key], strict=True), ':', color='black', marker='ox+'[len(name) % 3], label=name)
+    if key == 'loss':  # one that has collapsed would flatten all others
+        axis.set_yscale('log')
+    return _finish(figure, axis, xlabel='iteration', ylabel=label)
+
+
+def _final(results: Mapping[str, Any], colours: Mapping[str, str]) -> Figure | None:
+    known = {name: entry for name, entry in results['entries'].items() if entry['accuracy'] or entry['expected']}
+    if not known:
+        return None
+    figure = Figure(figsize=(8, 1.2 + 0.35 * len(known)), layout='constrained')
+    axis = figure.subplots()
+    for place, (name, entry) in enumerate(known.items()):
+        for run in entry['runs'].values():
+            axis.plot(100 * run['accuracy'], place, 'o', color=colours[name], alpha=0.6)
+        if entry['accuracy']:
+            axis.plot(100 * entry['accuracy']['mean'], place, '|', color='black', markersize=16)
+        if entry['expected']:
+            axis.plot(entry['expected']['accuracy'], place, 'D', color='black', fillstyle='none')
+    axis.set_yticks(range(len(known)), list(known))
+    axis.invert_yaxis()
+    marks = 'o one seed, | mean' + (', diamond: published' if any(entry['expected'] for entry in known.values()) else '')
+    return _finish(figure, axis, xlabel=f'test accuracy (%): {marks}')
+
+
+def _gradients(runs: Sequence[RunFiles], colours: Mapping[str, str]) -> Figure | None:
+    layered = [(run, run.rows('gradients', 'norms')) for run in runs if run.rows('gradients', 'norms')]
+    if not layered:
+        return None
+    figure = Figure(figsize=(11, 4), layout='constrained')
+    axes, named = figure.subplots(1, 2, sharey=True), _Named()
+    for run, rows in layered:
+        label = named(run.entry)
+        for axis, (_, norms) in zip(axes, (rows[0], rows[-1]), strict=True):
+            values = [norms[name] for name in run.layers if name in norms]
+            axis.plot(range(1, len(values) + 1), values, color=colours[run.entry], label=label)
+    for axis, when in zip(axes, ('at the first iteration', 'at the last iteration logged'), strict=True):
+        axis.set(yscale='log', title=when)
+        _finish(figure, axis, xlabel='layer, from the image on')
+    axes[0].set_ylabel("norm of the kernel's gradient")
+    return figure
+
+
+def _finish(figure: Figure, axis: Axes, **labels: str) -> Figure:
+    axis.set(**labels)
+    axis.grid(alpha=0.3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,94 @@
+"""How long the rest of a study takes: from its finished runs, or from a short measurement and each network's multiply-adds."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import jax
+
+from resnet_jax.benchmark.measure import on_random_data
+from resnet_jax.benchmark.ours import Subject
+from resnet_jax.errors import ResourceError
+from resnet_jax.evaluation.record import describe_model
+from resnet_jax.report.runs import read_run
+from resnet_jax.study.entries import Run
+from resnet_jax.study.runner import status
+from resnet_jax.training.experiment import Experiment, create_experiment
+from resnet_jax.training.memory import check_state_fits
+
+
+def work(config: Mapping[str, Any]) -> int:
+    """Returns the multiply-adds of a run: three times the network's for each training image (forward and both gradients), and
+    once for each evaluated one; 0 if it will be refused for want of memory. The data set's files are not needed.
+    """
+    experiment = create_experiment(on_random_data(config))
+    try:
+        check_state_fits(jax.eval_shape(experiment.create_state), config['model'])
+    except ResourceError:
+        return 0
+    every = config['eval_every_steps'] or experiment.steps_per_epoch * config['eval_every_epochs']
+    evaluations = -(-experiment.total_steps // every) + 1  # and one pass for the answers that are kept
+    images = 3 * experiment.total_steps * config['batch_size'] + evaluations * len(experiment.dataset.test.label)
+    return _multiply_adds(experiment) * images
+
+
+def _multiply_adds(experiment: Experiment) -> int:
+    height, _, channels = experiment.dataset.image_shape
+    return describe_model(experiment.model, height, channels)['multiply_adds']
+
+
+def measure(config: Mapping[str, Any], seconds: float = 3.0) -> float:
+    """Returns the images per second of a run's training step, on random data: of the median of at least five iterations, timed
+    here and now for about so long.
+    """
+    subject = Subject(on_random_data(config))
+    subject.compile('train')
+    subject.train(1)
+    times: list[float] = []
+    start = time.monotonic()
+    while len(times) < 5 or time.monotonic() - start < seconds:
+        times.append(subject.train(1))
+    return config['batch_size'] / median(times)
+
+
+def estimate(runs: Sequence[Run], measured: Callable[[Mapping[str, Any]], float] = measure) -> str:
+    """Returns how long the rest takes, one run after the other, and what that is derived from.
+
+    A run of an entry of which one has finished takes as long as that. Others take what their multiply-adds come to at the
+    rate of the finished runs or, if there are none, at the rate that the cheapest network is measured to train at now.
+    """
+    left = [run for run in runs if status(run) in ('new', 'started')]
+    text = f'{len(left)} of {len(runs)} runs are left'
+    if not left:
+        return text
+    done: dict[str, list[float]] = {}
+    for run in runs:
+        if status(run) == 'finished' and (taken := read_run(run.folder).result.get('seconds')):
+            done.setdefault(run.entry, []).append(taken)
+    seconds = sum(median(done[run.entry]) for run in left if run.entry in done)
+    sources = ['finished runs of the same entries'] if seconds else []
+    if others := [run for run in left if run.entry not in done]:
+        known: dict[str, int] = {}
+
+        def works(run: Run) -> int:
+            key = json.dumps({**run.config, 'seed': 0}, sort_keys=True)
+            if key not in known:
+                known[key] = work(run.config)
+            return known[key]
+
+        rates = [works(run) / median(done[run.entry]) for run in runs if run.entry in done]
+        if rates:
+            rate = median(rates)
+            sources.append('the rate of the finished runs and the multiply-adds of the others')
+        else:
+            least = min((run for run in others if works(run)), key=works, default=others[0])
+            speed = measured(least.config)
+            rate = 3 * _multiply_adds(create_experiment(on_random_data(least.config))) * speed
+            sources.append(
+                f'the rate of {least.entry}, measured now ({speed:,.0f} images/s in training), and the multiply-adds of each; '
+                'compilation is not counted'
+            )
+        seconds += sum(map(works, others)) / rate
+    return f'{text}: about {seconds / 60:.0f} minutes one after the other, from {" and ".join(sources)}'

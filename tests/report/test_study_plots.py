@@ -1,0 +1,43 @@
+import dataclasses
+
+import pytest
+
+from resnet_jax.report.results import collect
+from resnet_jax.report.runs import read_run
+from resnet_jax.report.study_plots import plot_study
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two seeds of two entries, with curves and gradient norms."""
+    empty = read_run(tmp_path)
+    rows = [{'step': step, 'split': split, 'accuracy': 0.5, 'loss': 1.0} for step in (2, 4) for split in ('train', 'test')]
+    rows += [{'step': step, 'split': 'gradients', 'norms': {'conv1': 0.5, 'fc': 2.0}} for step in (1, 4)]
+    result = {'accuracy': 0.5, 'count': 100}
+    return {
+        name: {seed: dataclasses.replace(empty, entry=name, metrics=rows, result=result) for seed in (0, 1)} for name in 'ab'
+    }
+
+
+def every(runs):
+    return [run for seeds in runs.values() for run in seeds.values()]
+
+
+def test_plots_are_files_that_are_the_same_every_time(runs, tmp_path):
+    study = {'name': 's', 'entries': {'a': {'expected': {'accuracy': 60.0, 'source': 'there'}}}}
+    study['published'] = {'their run': {'accuracy': [[2, 30.0], [9, 60.0]]}}
+    results = collect(study, runs)
+    paths = plot_study(results, every(runs), tmp_path / 'plots')
+    names = [f'{name}.{kind}' for name in ('accuracy', 'loss', 'final', 'gradient_norms') for kind in ('png', 'svg')]
+    assert [path.name for path in paths] == names
+    before = {path: path.read_bytes() for path in paths}
+    assert all(data.startswith((b'\x89PNG', b'<?xml')) for data in before.values())
+    accuracy = before[paths[1]].decode()
+    assert accuracy.count('<!-- their run -->') == 1 and accuracy.count('<!-- a -->') == 1  # the legend has each entry once
+    assert plot_study(results, every(runs), tmp_path / 'plots') == paths
+    assert {path: path.read_bytes() for path in paths} == before
+
+
+def test_what_there_is_nothing_of_is_not_drawn(runs, tmp_path):
+    bare = {'a': {0: dataclasses.replace(runs['a'][0], metrics=[], result={})}}
+    assert plot_study(collect({'name': ''}, bare), every(bare), tmp_path / 'plots') == []

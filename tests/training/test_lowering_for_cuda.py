@@ -1,0 +1,101 @@
+"""What a GPU is given, read on this machine: the training step is lowered for CUDA and its StableHLO inspected."""
+
+import functools
+import re
+from collections import Counter
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from resnet_jax.models import create_model
+from resnet_jax.models.pooling import max_pool
+from resnet_jax.training.state import create_train_state
+from resnet_jax.training.step import (
+    device_positions,
+    load_batch,
+    parallel_eval_steps,
+    parallel_train_steps,
+    train_step,
+)
+
+SIZE, STEPS, BATCH_SIZE = 1000, 3, 64
+DATA = {'mean': (0.5,) * 3, 'std': (0.25,) * 3, 'dtype': jax.numpy.bfloat16}
+
+
+def shape(*sizes, dtype=np.int32):
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def lowered(run, *arguments):
+    """The program for CUDA as text; a pmap cannot be asked for another platform itself, the jit around it can."""
+    return jax.jit(run).trace(*arguments).lower(lowering_platforms=('cuda',)).as_text()
+
+
+@functools.cache
+def programs(name):
+    """The programs for CUDA of a network's training and evaluation steps, as runs have them, and its number of kernels."""
+    model, tx = create_model(name, num_classes=10, dtype=jax.numpy.bfloat16), optax.sgd(0.1, momentum=0.9)
+    state = jax.eval_shape(functools.partial(create_train_state, model, tx, (32, 32, 3), 0))
+    positions, data = device_positions(BATCH_SIZE), {'image': shape(SIZE, 32, 32, 3, dtype=np.uint8), 'label': shape(SIZE)}
+    load_fn = functools.partial(load_batch, num_classes=10, crop_padding=4, flip=True, cutout_size=8, **DATA)
+    train = parallel_train_steps(functools.partial(train_step, model=model, tx=tx), load_fn)
+    key = shape(2, dtype=np.uint32)
+    arguments = (state, positions, data, shape(STEPS, BATCH_SIZE), key, shape(), shape())
+    evaluate = parallel_eval_steps(model, *DATA.values(), batch_size=BATCH_SIZE, num_classes=10)
+    kernels = sum(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params))
+    return (
+        lowered(train, *arguments),
+        lowered(evaluate, state.variables, positions, data, shape(), shape()),
+        kernels,
+    )
+
+
+def operations(text):
+    return Counter(re.findall(r'\b(?:stablehlo|chlo)\.(\w+)', text))
+
+
+def convolutions(text):
+    """The operand types of each convolution."""
+    return re.findall(r'stablehlo\.convolution.*: \((tensor<\S+>), (tensor<\S+>)\) ->', text)
+
+
+networks = pytest.mark.parametrize('name', ['resnet18', 'wrn_16_4', 'alexnet'])
+
+
+@networks
+def test_the_convolutions_are_the_native_ones_in_bfloat16(name):
+    train, evaluate, kernels = programs(name)
+    # Output, gradient for the input and gradient for the kernel. Plain Flax has no gradient for the images; here it is
+    # in the program and nobody asks for it, so that XLA leaves it out.
+    assert len(convolutions(train)) == operations(train)['convolution'] == 3 * kernels
+    assert len(convolutions(evaluate)) == operations(evaluate)['convolution'] == kernels
+    for operands in convolutions(train) + convolutions(evaluate):
+        assert all(operand.endswith('xbf16>') for operand in operands)
+    (unused,) = [
+        value
+        for value, body in re.findall(r'%(\d+):2 = "stablehlo\.case"(.*?)\n +\}\) : ', train, re.S)
+        if re.search(r'stablehlo\.convolution.*x3xbf16>$', body, re.M)
+    ]
+    assert f'%{unused}#1' in train and f'%{unused}#0' not in train
+
+
+@networks
+def test_no_scatter_no_large_constant_and_nothing_from_the_host(name):
+    for text in programs(name)[:2]:
+        found = operations(text)
+        assert found['while'] == 1 and found['dynamic_update_slice'] > 0  # many steps in one program, and their metrics
+        assert not found.keys() & {'scatter', 'select_and_scatter', 'infeed', 'outfeed', 'send', 'recv'}
+        assert not re.findall(r'custom_call @(\w+)', text)  # a callback would be one
+        for value, kind in re.findall(r'stablehlo\.constant dense<(.*?)> : tensor<(\S*?)>', text):
+            if value[:1] in '["':  # not one value everywhere
+                assert np.prod([int(size) for size in re.findall(r'(\d+)x', kind)] or [1]) <= 64, f'a constant {kind}'
+        assert len(text) < 2e6
+
+
+@pytest.mark.parametrize(('window', 'strides', 'padding'), [(2, 2, 0), (3, 2, 1), (3, 2, 0)])
+def test_max_pool_has_a_gradient_without_scatter(window, strides, padding):
+    pool = jax.grad(lambda x: max_pool(x, window, strides, padding).sum())
+    text = lowered(pool, shape(8, 31, 31, 16, dtype=jax.numpy.bfloat16))
+    assert not operations(text).keys() & {'scatter', 'select_and_scatter', 'reduce_window'}
