@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EXTRAS ?= quickstart
 
-.PHONY: train test test-all lint clean
+.PHONY: train test test-all test-lowest lint clean
 
 train: .venv/installed-$(EXTRAS)
 	.venv/bin/python bin/train.py --config=configs/quickstart.py
@@ -15,6 +15,10 @@ test: .venv-test/installed lint
 
 test-all: .venv-test/installed lint
 	.venv-test/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
+
+# On the lowest versions that pyproject.toml allows; make test in a fresh folder is on the newest ones.
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv-test/installed
 	.venv-test/bin/ruff check .
@@ -31,5 +35,13 @@ lint: .venv-test/installed
 	.venv-test/bin/python -m pip install --quiet --editable '.[test,dev]'
 	@touch $@
 
+.venv-lowest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip compile --quiet --no-header --resolution lowest-direct --extra test pyproject.toml \
+		--output-file .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[test]'
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-test build *.egg-info
+	rm -rf .venv .venv-test .venv-lowest build *.egg-info

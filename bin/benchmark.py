@@ -46,6 +46,8 @@ def main(arguments):
 
     effort = Effort(_ROUNDS.value, _SECONDS.value, tuple(dict.fromkeys(_STEPS.value)))
     sizes = command_line.parse_counts('batch_sizes', _BATCH_SIZES.value)
+    if len(sizes) > 1 and (_SUITE.value or _LAYERS.value):
+        raise ConfigError('several --batch_sizes; expected one with --suite=cpu and --layers')
     if _SUITE.value == 'cpu':
         rows = suites.cpu_suite(_JSON.value, effort, _NETWORKS.value, sizes[0] if sizes else 128, _say)
     elif _SUITE.value == 'gpu':

@@ -1,9 +1,11 @@
 """Makes every run of a study, or what is left of it, then its report: python bin/study.py --config=configs/study/paper.py
 
-A study that was interrupted continues with the same command; --dry_run says what it would do.
+A study that was interrupted continues with the same command; --dry_run says what it would do. This process leaves JAX and its
+devices to those of the runs.
 """
 
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 
@@ -31,9 +33,10 @@ def main(arguments):
     from resnet_jax.study.report import write_study_report
     from resnet_jax.study.runner import make_runs, status
     from resnet_jax.training.config import validate
-    from resnet_jax.training.console import log_to_console
 
-    log_to_console('stderr')
+    package = logging.getLogger('resnet_jax')
+    package.addHandler(logging.StreamHandler())
+    package.propagate = False
     spec = importlib.util.spec_from_file_location('study_config', _CONFIG.value)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.model_kwargs = ConfigDict()
     config.dtype = 'float32'  # of the computation: float32 | bfloat16; parameters and statistics are always float32
     config.cross_device_batch_norm = False  # statistics over the global batch instead of each device's part
+    config.deterministic = False  # on a GPU: the same bits every time, for some speed; on a CPU they are the same anyway
 
     # Length and batch. The batch size is global: it is divided over all devices of all processes.
     config.num_epochs = 200
@@ -82,4 +83,7 @@ def get_config() -> ConfigDict:
     config.log_every = 250  # iterations
     config.divergence_retries = 0  # times that a run which diverges goes back to its last checkpoint, at half the rate
     config.log_gradient_norms = False  # of every layer's kernel, at the first iteration and with each row of the log
+
+    # Several processes: how long all may wait for one that does nothing before they give up, with exit code 75.
+    config.watchdog_seconds = 1800.0
     return config

@@ -66,7 +66,7 @@ def _check(folder: Path) -> None:
     Raises:
       OSError: the folder cannot be written.
     """
-    entries = [path for path in folder.rglob('*') if path.is_file() and path.name != _SUMS]
+    entries = [path for path in folder.rglob('*') if path.is_file() and not path.name.startswith(('.', _SUMS))]
     entries.sort(key=_modified, reverse=True)  # the newest first
     try:
         known = {str(name): int(value) for name, value in json.loads((folder / _SUMS).read_text()).items()}

@@ -1,7 +1,8 @@
 """Errors that a user can cause or must act on, each with the exit code of the command that meets it.
 
 Exit codes of every command: 0 done; 1 a bug of ours; 2 usage or config; 3 bad input file; 4 training diverged;
-5 resources (disk, memory, permissions); 6 run folder in use; 129/130/143 interrupted, state saved.
+5 resources (disk, memory, permissions); 6 run folder in use; 75 another process of the run was lost, start all again;
+129/130/143 interrupted, state saved.
 """
 
 
@@ -45,6 +46,12 @@ class RunFolderInUseError(UserError):
     """Another process trains in the same run folder."""
 
     exit_code = 6
+
+
+class LostPeerError(UserError):
+    """Another process of the run has gone or hangs, or cannot be reached; starting all again continues."""
+
+    exit_code = 75
 
 
 class Interrupted(KeyboardInterrupt):

@@ -29,7 +29,17 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax.study': ('errors', 'report', 'training', 'evaluation', 'benchmark', 'study'),
     'resnet_jax.evaluation': ('errors', 'npz', 'statistics', 'models', 'data', 'training', 'evaluation', 'report'),
     'resnet_jax.export': ('errors', 'data', 'training', 'evaluation', 'export'),
-    'resnet_jax.benchmark': ('errors', 'huge_pages', 'statistics', 'models', 'data', 'training', 'evaluation', 'benchmark'),
+    'resnet_jax.benchmark': (
+        'errors',
+        'huge_pages',
+        'kernels',
+        'statistics',
+        'models',
+        'data',
+        'training',
+        'evaluation',
+        'benchmark',
+    ),
     'resnet_jax.training.loop': ('errors', 'failpoints', 'models', 'data', 'training', 'evaluation', 'report'),  # all
 }
 

@@ -124,6 +124,7 @@ def _seeds(name: str, config: Mapping[str, Any] | str, limit: float, progress: P
         return {'skipped': config}
     started = time.monotonic()
     runs: list[dict[str, float]] = []
+    ended = 'no time for another'
     with tempfile.TemporaryDirectory() as folder:
         while True:
             left = limit - (time.monotonic() - started)
@@ -132,13 +133,15 @@ def _seeds(name: str, config: Mapping[str, Any] | str, limit: float, progress: P
             try:
                 run = time_to_accuracy({**config, 'seed': len(runs)}, Path(folder, str(len(runs))), left)
             except UserError as error:
-                if runs:
-                    break
-                return {'skipped': str(error)}
+                if not runs:
+                    return {'skipped': str(error)}
+                ended = f'seed {len(runs)}: {error}'
+                break
             runs.append({'seed': len(runs), **run})
             progress(
                 f'{name}, seed {len(runs) - 1}: accuracy {100 * run["accuracy"]:.2f} %, '
                 f'training {run["training_seconds"]:.2f} s, process {run["process_seconds"]:.1f} s'
             )
     keys = ('accuracy', 'training_seconds', 'process_seconds')
-    return {**{key: dataclasses.asdict(mean_interval([run[key] for run in runs])) for key in keys}, 'runs': runs}
+    summary = {key: dataclasses.asdict(mean_interval([run[key] for run in runs])) for key in keys}
+    return {**summary, 'runs': runs, 'ended': ended}

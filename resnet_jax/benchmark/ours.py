@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax import kernels
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.models import convolution
 from resnet_jax.models.introspection import layers
@@ -208,7 +209,7 @@ class Layers:
         def loop(arrays, steps):
             return jax.lax.fori_loop(0, steps, body, (arrays, jnp.zeros_like(once(*arrays))))[1]
 
-        return jax.jit(loop), (x, weights, g)
+        return jax.jit(kernels.enabled()(loop)), (x, weights, g)
 
     def forget(self) -> None:
         """Frees the arrays and programs of earlier shapes."""

@@ -106,7 +106,8 @@ def evaluate_subject(
       other: another network's answers to compare with.
 
     Returns:
-      `metrics.describe`, as JSON has it, and besides, each if asked for: 'agreement' (see `statistics.compare_answers`),
+      `metrics.describe`, as JSON has it, and besides, each if asked for: 'agreement' (see `statistics.compare_answers`,
+      and 'same_class', how many images both give the same class, right or wrong),
       'corruptions' (see `robustness.evaluate_corruptions`), 'plots' ({what: path}).
 
     Raises:
@@ -118,7 +119,9 @@ def evaluate_subject(
     if other is not None:
         check_same_examples(predictions, other)
         compared = compare_answers(predictions.correct, other.correct)
-        found['agreement'] = {'with': other_name, 'with_test_views': other.test_views, **compared}
+        same = int((predictions.log_probabilities.argmax(axis=1) == other.log_probabilities.argmax(axis=1)).sum())
+        views = other.test_views
+        found['agreement'] = {'with': other_name, 'with_test_views': views, 'same_class': same, **compared}
     if corruptions:
 
         def progress(done, total):

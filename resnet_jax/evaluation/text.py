@@ -15,7 +15,7 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Mapping[s
     lines = [
         f'{title} test set, {metrics["count"]} images{_averaged(metrics["test_views"])}',
         f'accuracy  {100 * metrics["accuracy"]:.2f} %',
-        f'loss      {metrics["loss"]:.4f}',
+        f'loss      {metrics["loss"]:.4f} (negative log-likelihood, nats)',
         'accuracy by class',
     ]
     for name, accuracy in zip(class_names, metrics['per_class_accuracy'], strict=True):
@@ -44,6 +44,7 @@ def _agreement(found: Mapping[str, Any]) -> list[str]:
     verdict = 'the difference is larger than chance' if found['significant'] else 'no difference beyond chance'
     return [
         f'compared with {found["with"]}{_averaged(found["with_test_views"])}, of {found["count"]} images',
+        f'  given the same class by both {found["same_class"]}',
         f'  right in both {found["both"]}, only here {found["only_first"]}, only there {found["only_second"]}, '
         f'in neither {found["neither"]}',
         f'  difference {100 * found["difference"]:+.2f} points, 95 % interval {100 * found["low"]:+.2f} to '

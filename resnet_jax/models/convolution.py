@@ -1,22 +1,29 @@
 """A convolution that is fast on a CPU, gradients and loops included; on every other platform it is XLA's own.
 
-XLA:CPU (jax 0.10.2) has three weaknesses. Inside a loop, such as the one over training steps, a convolution whose
+XLA:CPU (jax 0.10.2) has four weaknesses. Inside a loop, such as the one over training steps, a convolution whose
 dimension numbers are not NHWC, HWIO runs as naive loops, and JAX's own convolution gradients have others. An image
-smaller than the kernel runs as naive loops anywhere. And the gradient for the kernel is slow for large images. So on a CPU:
+smaller than the kernel runs as naive loops anywhere. The gradient for the kernel is slow for large images. And with 16 or 32
+channels a convolution runs at half the speed of the others. So on a CPU:
 
   rule, in this order     | output              | gradient for the input       | gradient for the kernel
-  1x1 kernel              | matrix product      | its transpose                | its transpose
+  1x1 kernel              | matrix product      | its transpose                | its transpose; C for large images
   image < kernel          | product with a      | its transpose                | its transpose
                           | block-Toeplitz one  |                              |
-  3x3 without stride, of  | Winograd's F(4x4, 3x3), winograd.py
-  64 channels and more    |                     |                              |
+  3x3 without stride, of  | Winograd's F(4x4, 3x3), winograd.py: in C up to 256 channels, above in XLA's operations
+  16 channels and more    |                     |                              |
+  channels out (for the   | direct, in C        | direct, in C                 | direct, in C
+  input's gradient: in) a |                     |                              |
+  multiple of the lanes   |                     |                              |
   else                    | XLA's convolution   | one NHWC, HWIO convolution   | matrix products over patches,
                           |                     | for each phase of the stride | 8 images at a time
   any of them with groups | one group after another, each by its rule
 
+The rows in C hold inside `kernels.enabled()` and where there is a C compiler: see resnet_jax/kernels. Elsewhere Winograd's form
+begins at 64 channels and the last row takes the place of the one before.
+
 Milliseconds for float32 at batch 128 on 2 shared cores of an AMD EPYC (Zen 5): XLA's own outside a loop / inside a loop
 (another run) / this one, which is as fast in either. -: not measured; a single number: the two are the same operation.
-The rows 32, 64, 64 and 8, 64, 64 are of before Winograd's form, whose times are in docs/performance.md.
+All without C; and the rows 32, 64, 64 and 8, 64, 64 without Winograd's form. Their times are in docs/performance.md.
 
   height, in, out, kernel, stride | output        | gradient for input | gradient for kernel
   32, 64, 64, 3, 1                | 82            | 81 / 488 / 81      | 191 / 20550 / 67
@@ -51,6 +58,11 @@ Padding = tuple[Pair, Pair]
 # Images per matrix product of the kernel's gradient, so that their patches stay in the cache. For 32, 64, 64, 3, 1 blocks
 # of 2, 8 and 32 images take 172, 153 and 183 ms on a busy machine; at stride 1 8 was never more than 10 % from the best.
 _BLOCK = 8
+
+# Pixels of the output from which C is faster for a 1x1 kernel's gradient: XLA's product has one long sum per element, which
+# it does not divide among the cores. Milliseconds at batch 128, XLA / C: 32, 256, 64: 56 / 32; 16, 512, 128: 43 / 30; 8, 1024,
+# 256: 36 / 28; 4, 512, 2048: 24 / 65.
+_POINTWISE_PIXELS = 64
 
 # Channels, in and out, and images from which Winograd's form is faster. With fewer its transforms take more time than they
 # save: at batch 1 a convolution 4, 512, 512 takes 1.04 ms instead of 0.42, and 8, 256, 256 takes 0.30 instead of 0.51.
@@ -186,13 +198,18 @@ def _kernel_gradient(g: jax.Array, x: jax.Array, kernel_size: Pair, strides: Pai
     return total.reshape(kh, kw, x.shape[3], o)
 
 
+def _in_c(kernel: jax.Array, strides: Pair) -> bool:
+    """Whether C computes a convolution, and the gradient for its kernel."""
+    return bool(kernels.lanes() and kernel.shape[3] % kernels.lanes() == 0 and strides[0] == strides[1])
+
+
 def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> Callable:
     if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         return _pointwise
     if x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]:
         return _toeplitz
     large = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS and x.shape[0] >= _WINOGRAD_BATCH
-    in_c = kernels.lanes() and kernel.shape[3] % kernels.lanes() == 0 and strides[0] == strides[1]
+    in_c = _in_c(kernel, strides)
     if kernel.shape[:2] == (3, 3) and strides == (1, 1) and (large or (in_c and winograd.in_c(x, kernel, padding))):
         return _winograd
     return _direct if in_c else _native
@@ -266,7 +283,10 @@ def _backward(strides, padding, groups, residuals, g):
         if form is _direct:
             return _direct_gradients(x, kernel, strides, padding, g)
         if form is not _native:
-            return _transposes(form, x, kernel, strides, padding, g)
+            dx, dkernel = _transposes(form, x, kernel, strides, padding, g)
+            if form is _pointwise and _in_c(kernel, strides) and g.shape[1] * g.shape[2] >= _POINTWISE_PIXELS:
+                dkernel = kernels.kernel_gradient(g, x, (1, 1), strides[0], padding)  # the other one is not computed then
+            return dx, dkernel
         dx = _input_gradient(g, kernel, x.shape[1:3], strides, padding)
         return dx, _kernel_gradient(g, x, kernel.shape[:2], strides, padding)
 

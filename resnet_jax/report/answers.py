@@ -61,7 +61,7 @@ def wrong(runs: Runs) -> str:
         for pixels, row in zip(run.wrong, run.evaluation.get('wrong', []), strict=False):
             predicted, label = str(names[row['predicted']]), str(names[row['label']])
             parts.append(
-                f'<figure>{picture(pixels, label)}<figcaption>{escape(predicted)} {100 * row["confidence"]:.0f} %<br>'
+                f'<figure>{picture(pixels, label)}<figcaption>said {escape(predicted)}, {100 * row["confidence"]:.0f} %<br>'
                 f'is {escape(label)}</figcaption></figure>'
             )
         return f'<div class="gallery">{"".join(parts)}</div>' if parts else ''

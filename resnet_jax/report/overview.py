@@ -19,8 +19,8 @@ def study(results: Mapping[str, Any]) -> str:
         found = entry['accuracy']
         interval = '-'
         if found and found['low'] is not None:
-            interval = f'{100 * found["low"]:.2f} to {100 * found["high"]:.2f} %, sd {100 * found["sd"]:.2f}'
-        reasons = ''.join(f'<br>seed {escape(seed)}: {escape(why)}' for seed, why in entry['failed'].items())
+            interval = f'{100 * max(found["low"], 0):.2f} to {100 * min(found["high"], 1):.2f} %, sd {100 * found["sd"]:.2f}'
+        reasons = ''.join(f'<br>{escape(why)}' for why in dict.fromkeys(map(reason, entry['failed'].values())))
         marks = escape(''.join({views(run): None for run in entry['runs'].values()}))
         mean = f'{100 * found["mean"]:.2f} % (n = {found["n"]}){marks}' if found else '-'
         row = [escape(name), entry['status'] + reasons, training(entry['config']), mean, interval]
@@ -36,7 +36,12 @@ def study(results: Mapping[str, Any]) -> str:
         'McNemar test on the same test images, corrected for all pairs of this study (Holm): it speaks of those two trained '
         'networks, not of what another seed would give.'
     )
-    return section('study', 'Entries', caption, table(header, rows, 'text'))
+    return section('study', 'Entries', caption, table(header, rows, 'text entries'))
+
+
+def reason(text: str) -> str:
+    """What ended a run, without the advice that follows it in its error message."""
+    return text.removeprefix('error: ').partition(';')[0]
 
 
 def training(config: Mapping[str, Any]) -> str:
@@ -57,7 +62,7 @@ def difference(compared: Mapping[str, Any] | None) -> str:
         return '-'
     text = f'{100 * compared["mean"]:+.2f} to {escape(compared["baseline"])}'
     if compared['low'] is not None:
-        text += f' ({100 * compared["low"]:+.2f} to {100 * compared["high"]:+.2f})'
+        text += f' ({100 * max(compared["low"], -1):+.2f} to {100 * min(compared["high"], 1):+.2f})'
     text += f': {escape(compared["verdict"])}'
     pairs = compared['pairs']
     apart = [pair['p_holm'] < 0.05 for pair in pairs.values()]

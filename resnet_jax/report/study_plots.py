@@ -1,5 +1,6 @@
 """Plots of a study as PNG and SVG files: curves, final accuracy over seeds, gradient norms by layer."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from resnet_jax.report.runs import RunFiles
 def plot_study(results: Mapping[str, Any], runs: Sequence[RunFiles], folder: Path) -> list[Path]:
     """Draws what there is of a study, as `results.collect` returns it, and returns the paths.
 
-    accuracy and loss: on the test images by iteration, a line for each seed, dashed for the training images; final: test
-    accuracy of each seed, and their mean with its 95 % interval; gradient_norms: by layer, at the first iteration and the
-    last one logged; all as .png and .svg.
+    accuracy and loss: on the test images by iteration, a line for each seed, dashed for the training images, and where what
+    was published goes on beyond them once more up to its end; final: test accuracy of each seed, and their mean;
+    gradient_norms: by layer, at the first iteration and the last one logged; all as .png and .svg.
     """
     colours = {name: f'C{place % 10}' for place, name in enumerate(results['entries'])}
     figures = {
@@ -49,30 +50,34 @@ class _Named:
 
 
 def _curves(results, runs: Sequence[RunFiles], key: str, label: str, scale: float, colours) -> Figure | None:
-    figure = Figure(figsize=(9, 4.5), layout='constrained')
-    axis = figure.subplots()
-    ours, named = 0, _Named()
-    for run in runs:
-        for split, style in (('train', '--'), ('test', '-')):
-            rows = [(step, scale * value) for step, value in run.rows(split, key) if isinstance(value, int | float)]
-            if rows:
-                ours = max(ours, rows[-1][0])
-                axis.plot(
-                    *zip(*rows, strict=True),
-                    style,
-                    color=colours[run.entry],
-                    alpha=0.4 if split == 'train' else 0.9,
-                    linewidth=0.8 if split == 'train' else 1.5,
-                    label=named(run.entry) if split == 'test' else None,
-                )
-    if not ours:
+    ends = [rows[-1][0] for run in runs for split in ('train', 'test') if (rows := run.rows(split, key))]
+    if not ends:
         return None
-    for name, found in results['published'].items():
-        if found.get(key):
-            axis.plot(*zip(*found[key], strict=True), ':', color='black', marker='ox+'[len(name) % 3], label=name)
-    if key == 'loss':  # one that has collapsed would flatten all others
-        axis.set_yscale('log')
-    return _finish(figure, axis, xlabel='iteration', ylabel=label)
+    ours, published = max(ends), {name: found[key] for name, found in results['published'].items() if found.get(key)}
+    beyond = any(points[-1][0] > ours for points in published.values())
+    figure = Figure(figsize=(12 if beyond else 9, 4.5), layout='constrained')
+    for place, axis in enumerate(figure.subplots(1, 2 if beyond else 1, sharey=True, squeeze=False)[0]):
+        named = _Named()
+        for run in runs:
+            for split, style in (('train', '--'), ('test', '-')):
+                rows = [(step, scale * value) for step, value in run.rows(split, key) if isinstance(value, int | float)]
+                if rows:
+                    axis.plot(
+                        *zip(*rows, strict=True),
+                        style,
+                        color=colours[run.entry],
+                        alpha=0.4 if split == 'train' else 0.9,
+                        linewidth=0.8 if split == 'train' else 1.5,
+                        label=named(run.entry) if split == 'test' else None,
+                    )
+        for (name, points), marker in zip(published.items(), itertools.cycle('ox+'), strict=False):
+            axis.plot(*zip(*points, strict=True), ':', color='black', marker=marker, markersize=4, label=name)
+        if key == 'loss':  # one that has collapsed would flatten all others
+            axis.set_yscale('log')
+        if beyond and not place:
+            axis.set_xlim(0, 1.02 * ours)
+        _finish(figure, axis, xlabel='iteration', ylabel='' if place else label)
+    return figure
 
 
 def _final(results: Mapping[str, Any], colours: Mapping[str, str]) -> Figure | None:
@@ -89,7 +94,7 @@ def _final(results: Mapping[str, Any], colours: Mapping[str, str]) -> Figure | N
         if entry['expected']:
             axis.plot(entry['expected']['accuracy'], place, 'D', color='black', fillstyle='none')
     axis.set_yticks(range(len(known)), list(known))
-    axis.invert_yaxis()
+    axis.set_ylim(len(known) - 0.5, -0.5)
     marks = 'o one seed, | mean' + (', diamond: published' if any(entry['expected'] for entry in known.values()) else '')
     return _finish(figure, axis, xlabel=f'test accuracy (%): {marks}')
 

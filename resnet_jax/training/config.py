@@ -90,6 +90,7 @@ FIELDS: dict[str, Check] = {
     'model_kwargs': _mapping,
     'dtype': _one_of('float32', 'bfloat16'),
     'cross_device_batch_norm': _flag,
+    'deterministic': _flag,
     'num_epochs': _integer(1),
     'batch_size': _integer(1),
     'gradient_accumulation_steps': _integer(1),
@@ -134,15 +135,26 @@ FIELDS: dict[str, Check] = {
     'log_gradient_norms': _flag,
     'log_every': _integer(1),
     'divergence_retries': _integer(0, 100),
+    'watchdog_seconds': _number(1),
 }
 
 # These may change between two starts of one run: none of them alters a parameter or which epoch is the result, except that
 # divergence_retries lets a run go on that would have ended.
-FREE_FIELDS = ('data_dir', 'data_archive', 'eval_batch_size', 'checkpoint_every_epochs', 'log_every', 'divergence_retries')
+FREE_FIELDS = (
+    'deterministic',
+    'data_dir',
+    'data_archive',
+    'eval_batch_size',
+    'checkpoint_every_epochs',
+    'log_every',
+    'divergence_retries',
+    'watchdog_seconds',
+)
 
 # Fields that came after the first runs were made, with what those runs did: the values of configs/default.py.
 ADDED_FIELDS: dict[str, Any] = {
     'train_size': 0,
+    'deterministic': False,
     'crop_mode': 'zeros',
     'alternating_flip': False,
     'brightness': 0.0,
@@ -162,6 +174,7 @@ ADDED_FIELDS: dict[str, Any] = {
     'eval_every_steps': 0,
     'log_gradient_norms': False,
     'divergence_retries': 0,
+    'watchdog_seconds': 1800.0,
 }
 
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from resnet_jax.training.processes import agree
 
 
 class _ConsoleHandler(logging.Handler):
@@ -108,10 +108,3 @@ class Pace:
             return
         new = max(seconds / steps, 1e-9)
         self.per_step = new if not self.per_step or new < self.per_step / 2 else 0.8 * self.per_step + 0.2 * new
-
-
-def agree(number: int) -> int:
-    """Returns the first process's number in all of them, after waiting for all."""
-    if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from resnet_jax.training import lookahead, step
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState, create_train_state
+
+_DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 WHITENING_IMAGES = 2000  # the first of the training images; airbench94_muon.py takes 5000, cifar10_speedrun.py 960
 
@@ -120,6 +123,8 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
       ConfigError: a name does not exist, the batch does not divide over the devices, or values do not go together.
       InputFileError: the data set cannot be had.
     """
+    if config['deterministic'] and jax.default_backend() == 'gpu' and _DETERMINISTIC not in os.environ.get('XLA_FLAGS', ''):
+        raise ConfigError(f'deterministic needs {_DETERMINISTIC} in XLA_FLAGS before JAX starts; bin/train.py puts it there')
     # A wrong name, argument or batch size is told before the data are read, or even downloaded.
     _check_before_data(config)
     dataset = data.load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)

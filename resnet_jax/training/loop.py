@@ -17,7 +17,7 @@ from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.evaluation.predictions import Predictions, predictor
 from resnet_jax.evaluation.record import describe_model, write_record
 from resnet_jax.report.page import write_run_report
-from resnet_jax.training import checkpoint, console
+from resnet_jax.training import checkpoint, console, processes
 from resnet_jax.training.config import check_continues, validate
 from resnet_jax.training.experiment import Experiment, check_names, create_experiment, epoch_order, parallel_train_steps
 from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
@@ -43,13 +43,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, extend: bool 
       'epoch', and 'ema_accuracy' and 'ema_loss' if the config has an `ema_decay`.
 
     Raises:
-      ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError: see `resnet_jax.errors`.
+      ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError, LostPeerError: see `resnet_jax.errors`.
       Interrupted: SIGINT or SIGTERM came; the state was saved.
     """
     console.log_to_console()
     values = validate(config)
     check_names(values)  # before there is a folder
-    with StopSignal() as stop, RunFolder(workdir, values, extend=extend) as folder:
+    folder = RunFolder(workdir, values, extend=extend)
+    with StopSignal() as stop, processes.together(values, folder.path), folder:
+        processes.check_shared(folder.path / '.lock')
         failpoints.reach('start')
         result = folder.read_json('result.json')
         if result is None:
@@ -108,6 +110,7 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """Trains from the latest checkpoint, or from the start, to the last step; returns the result."""
         experiment, folder = self.experiment, self.folder
+        processes.check_same('data set', experiment.describe_dataset())
         self.split = 'validation' if experiment.validation else 'test'
         self._begin()
         self._describe()
@@ -150,7 +153,7 @@ class _Run:
         if self.folder.primary:
             checkpoint.clean(self.folder.checkpoints)
             path = checkpoint.latest(self.folder.checkpoints)
-        step = console.agree(int(path.name) if path else -1)
+        step = processes.agree(int(path.name) if path else -1)
         failpoints.reach('restore')
         if step < 0:
             self.best, self.best_saved, self.pending, self.evaluation, self.evaluation_due = None, None, [], {}, False
@@ -183,7 +186,7 @@ class _Run:
                 lost = self.best
                 if self.folder.primary and path.exists():
                     checkpoint.set_aside(path)
-                console.agree(0)  # before the others look
+                processes.agree(0)  # before the others look
                 left = set(checkpoint.steps(self.folder.checkpoints))
                 rows = [row for row in self.folder.read_metrics() if row['split'] == 'validation' and row['step'] in left]
                 rows.sort(key=lambda row: (-row['accuracy'], row['step']))
@@ -302,10 +305,11 @@ class _Run:
                 self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if self.stop.number is not None:
+        if (number := processes.agree_to_stop(self.stop.number)) is not None:
+            self.stop.number = number
             if self.saved_step != self.step:
                 self._save()
-            raise Interrupted(self.stop.number)
+            raise Interrupted(number)
 
     def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of `count` steps: checks them, and writes a row every `log_every` steps."""
@@ -459,9 +463,10 @@ class _Run:
                 'environment': environment(),
             }
             saved = self._write_checkpoint(metadata)
-        if saved:
-            self.saved_step, self.stop.unsaved = self.step, False
-        console.agree(self.step)  # nobody goes on before it is written
+        if processes.agree(int(saved)):  # and nobody goes on before it is written
+            self.saved_step, self.best_saved, self.stop.unsaved = self.step, self.best, False
+        else:
+            self.best = self.best_saved  # an epoch that no checkpoint has cannot be the result
 
     def _write_checkpoint(self, metadata: Mapping[str, Any]) -> bool:
         """Returns False, with a warning, if it cannot be written and there will be another."""
@@ -473,11 +478,9 @@ class _Run:
             kept = checkpoint.steps(self.folder.checkpoints)[-2:]
             best = [best['step'] for best in (self.best, self.best_saved) if best]
             checkpoint.keep_only(self.folder.checkpoints, [*kept, *best])
-            self.best_saved = self.best
         except ResourceError as error:
             if self.step == self.experiment.total_steps or self.stop.number is not None:
                 raise
-            self.best = self.best_saved  # an epoch that no checkpoint has cannot be the result
             logger.warning('%s. The run goes on and tries again at the end of an epoch', error)
             return False
         return True

@@ -104,7 +104,7 @@ def create_optimizer(
     Args:
       schedule: the learning rate; of 'muon' that of the kernels.
       bias_scale, head_scale: factors of it for the groups 'bias' and 'head' of `parameter_groups`. Their weight decay is
-        divided by the factor: all parameters lose the share schedule(step) * weight_decay, at whatever rate they learn.
+        divided by the factor, so that it takes as much from every parameter, at whatever rate that learns.
       whitening_bias_schedule: must be given for a network with a whitening layer, whose kernel then stays as it is;
         the learning rate of its bias.
       muon_momentum, muon_steps: see `muon`.

@@ -24,8 +24,8 @@ class StopSignal:
     Python runs signal handlers in the main thread and not before XLA gives it back. Hence the thread, which Python's own
     C handler wakes through a pipe.
 
-    Only in the main thread of a single process: elsewhere Python allows no handler, and among several processes the signals
-    belong to JAX's runtime.
+    Only in the main thread: elsewhere Python allows no handler. Among several processes it is for `processes.agree_to_stop`
+    to tell the others.
 
     Attributes:
       number: the signal that came, or None.
@@ -40,7 +40,7 @@ class StopSignal:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> 'StopSignal':
-        if threading.current_thread() is threading.main_thread() and self._alone:
+        if threading.current_thread() is threading.main_thread():
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._thread = threading.Thread(target=self._watch, name='stop', daemon=True)
@@ -53,7 +53,7 @@ class StopSignal:
 
     def __exit__(self, *_) -> None:
         for number, handler in self._old.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was JAX's, in C
         if self._thread:
             signal.set_wakeup_fd(self._old_pipe)
             os.write(self._write, b'\0')

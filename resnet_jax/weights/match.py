@@ -54,6 +54,12 @@ class Match:
         return (len(self.found) + len(self.misshapen) / 2) / self.total
 
 
+@functools.lru_cache(maxsize=256)
+def _named_shapes(name: str, kwargs: tuple[tuple[str, str], ...], image_shape: Shape) -> dict[str, Shape]:
+    """`model_shapes` of a candidate: building all of them takes half a minute."""
+    return model_shapes(create_model(name, num_classes=_ANY_CLASSES, **dict(kwargs)), image_shape)
+
+
 def model_shapes(model: nn.Module, image_shape: Shape) -> dict[str, Shape]:
     """Returns the shapes of a model's variables by name, as 'params/conv1/kernel'.
 
@@ -75,7 +81,13 @@ def model_shapes(model: nn.Module, image_shape: Shape) -> dict[str, Shape]:
 
 
 def match(
-    there: Mapping[str, Shape], name: str, kwargs: Mapping[str, Any], image_shape: Shape, num_classes: int | None = None
+    there: Mapping[str, Shape],
+    name: str,
+    kwargs: Mapping[str, Any],
+    image_shape: Shape,
+    num_classes: int | None = None,
+    *,
+    _built: Mapping[str, Shape] | None = None,
 ) -> Match:
     """Compares a file with a model.
 
@@ -88,7 +100,7 @@ def match(
     Raises:
       ConfigError: the model or an argument is unknown, or the image does not suit it.
     """
-    shapes = model_shapes(create_model(name, num_classes or _ANY_CLASSES, **kwargs), image_shape)
+    shapes = _built or model_shapes(create_model(name, num_classes or _ANY_CLASSES, **kwargs), image_shape)
     namings = {naming: {torch_name(ours, naming): ours for ours in shapes} for naming in (*NAMINGS, FLAX)}
     # A naming made for other blocks can give two arrays one name.
     namings = {naming: names for naming, names in namings.items() if len(names) == len(shapes)}
@@ -121,7 +133,8 @@ def nearest_model(there: Mapping[str, Shape], image_shape: Shape) -> tuple[str, 
     best = None
     for name, kwargs in _candidates(there):
         try:
-            candidate = match(there, name, kwargs, image_shape)
+            built = _named_shapes(name, tuple(kwargs.items()), tuple(image_shape))
+            candidate = match(there, name, kwargs, image_shape, _built=built)
         except ConfigError:  # the images are too small for it
             continue
         if candidate.score > (best[2].score if best else 0):

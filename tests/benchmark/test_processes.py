@@ -100,6 +100,7 @@ def test_a_gpu_is_measured_part_by_part(programs, tmp_path):
     assert parts['peer']['flags'] | {'peer': 'torch', 'variants': 'bfloat16', 'steps': 'train'} == parts['peer']['flags']
     fast = parts['fast']
     assert [run['seed'] for run in fast['runs']] == [0, 1]  # the third fails: what there is stays
+    assert fast['ended'] == 'seed 2: bin/train.py ended with exit code 1: no data; expected some'
     assert fast['accuracy']['mean'] == 0.9412 and fast['accuracy']['n'] == 2
     assert fast['training_seconds']['low'] <= fast['training_seconds']['mean'] <= fast['training_seconds']['high']
     assert parts['absent']['skipped'] == 'there is no config file absent.py'

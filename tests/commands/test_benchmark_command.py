@@ -37,6 +37,7 @@ def test_bad_input_is_one_line(flags):
     error_line(run('benchmark.py', *TINY, *flags, code=2))
 
 
+@pytest.mark.slow
 def test_single_convolutions_are_timed_beside_xla_and_torch(tmp_path):
     path = tmp_path / 'layers.json'
     flags = '--layers=8x8x8,8x8x4x1x2', '--batch_sizes=2', '--rounds=2', '--seconds=0.02', f'--json={path}'

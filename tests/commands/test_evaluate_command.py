@@ -63,7 +63,7 @@ def test_two_runs_are_compared_on_the_same_images(tiny_run, tmp_path):
     run('evaluate.py', f'--workdir={workdir}')  # writes predictions.npz
     found = json.loads(run('evaluate.py', f'--workdir={workdir}', f'--compare={workdir}', '--json').stdout)['agreement']
     assert (found['only_first'], found['only_second'], found['p'], found['significant']) == (0, 0, 1.0, False)
-    assert found['both'] + found['neither'] == found['count'] == 360
+    assert found['both'] + found['neither'] == found['count'] == found['same_class'] == 360
     (workdir / 'predictions.npz').unlink()
     line = error_line(run('evaluate.py', f'--workdir={workdir}', f'--compare={workdir}', code=3))
     assert 'predictions.npz is not there' in line and 'bin/evaluate.py' in line

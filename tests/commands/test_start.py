@@ -65,6 +65,7 @@ def test_a_second_start_compiles_nothing_and_gives_the_same_bits(first, tmp_path
     assert_same_run(tmp_path / 'run', workdir)
 
 
+@pytest.mark.slow
 def test_another_seed_is_the_same_program(first, tmp_path):
     cache, workdir, _ = first
     before = entries(cache)
@@ -73,6 +74,7 @@ def test_another_seed_is_the_same_program(first, tmp_path):
     assert (tmp_path / 'run' / 'metrics.jsonl').read_bytes() != (workdir / 'metrics.jsonl').read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_repaired_and_gives_the_same_bits(first, tmp_path):
     cache, workdir, _ = first
     damages = [lambda data: b'garbage', lambda data: data[: len(data) // 2], lambda data: b'']

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import time
 
+import pytest
 from commands_support import command, error_line, run
 
 STUDY = """
@@ -21,36 +22,80 @@ def get_study():
 
 
 def test_a_study_is_made_reported_and_not_made_again(tmp_path):
-    study = tmp_path / 'tiny.py'
-    study.write_text(STUDY.replace('EPOCHS', '2'))
-    flags = (f'--config={study}', f'--workdir={tmp_path / "out"}')
-    assert '2 of 2 runs are left' in run('study.py', *flags, '--dry_run').stdout
-    assert not (tmp_path / 'out').exists()
-    run('study.py', *flags)
-    results = json.loads((tmp_path / 'out' / 'results.json').read_text())
-    assert {name: entry['status'] for name, entry in results['entries'].items()} == {'slow': 'run', 'diverges': 'not run'}
-    assert 'diverged' in json.loads((tmp_path / 'out' / 'diverges-seed0' / 'failed.json').read_text())['reason']
-    with (tmp_path / 'out' / 'results.csv').open() as file:
-        assert [row['entry'] for row in csv.DictReader(file)] == ['slow']
-    assert 'section id="study"' in (tmp_path / 'out' / 'report.html').read_text()
-    before = (tmp_path / 'out' / 'slow-seed0' / 'result.json').stat().st_mtime
-    assert '0 of 2 runs are left' in run('study.py', *flags, '--dry_run').stdout
-    run('study.py', *flags)
-    assert (tmp_path / 'out' / 'slow-seed0' / 'result.json').stat().st_mtime == before
-
-
-def test_an_interrupted_study_saves_and_continues(tmp_path):
     study, out = tmp_path / 'tiny.py', tmp_path / 'out'
-    study.write_text(STUDY.replace('EPOCHS', '3000'))
-    flags = ('study.py', f'--config={study}', f'--workdir={out}')
-    process = subprocess.Popen(**command(*flags), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(out.glob('slow-seed0/checkpoints/*')) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    study.write_text(STUDY.replace('EPOCHS', '2'))
+    flags = (f'--config={study}', f'--workdir={out}')
+    dry = run('study.py', *flags, '--dry_run', timeout=300).stdout
+    assert '2 of 2 runs are left: about 0 minutes' in dry and 'measured now' in dry and 'slow-seed0: new, resnet8' in dry
+    assert not out.exists()
+    assert 'diverged at iteration' in run('study.py', *flags, '--devices=0,1', timeout=300).stderr  # both at once
+    results = json.loads((out / 'results.json').read_text())
+    assert {name: entry['status'] for name, entry in results['entries'].items()} == {'slow': 'run', 'diverges': 'failed'}
+    assert 'diverged' in json.loads((out / 'diverges-seed0' / 'failed.json').read_text())['reason']
+    figures = results['entries']['slow']['runs']['0']
+    assert figures['parameters'] > 0 and figures['iteration_seconds'] > 0 and figures['state_bytes'] > 0
+    assert figures['environment']['packages']['jax'] and len(figures['test']['accuracy']) == 2
+    with (out / 'results.csv').open() as file:
+        assert [row['entry'] for row in csv.DictReader(file)] == ['slow', 'diverges']
+    assert 'section id="study"' in (out / 'report.html').read_text()
+    assert {'accuracy.svg', 'accuracy.png', 'final.svg'} <= {path.name for path in (out / 'plots').iterdir()}
+    before = (out / 'slow-seed0' / 'result.json').stat().st_mtime
+    # The study's own process never starts JAX, which would take a GPU's memory from the runs.
+    run('study.py', *flags, '--report_only', JAX_PLATFORMS='none_such')
+    run('study.py', *flags, JAX_PLATFORMS='none_such')
+    assert (out / 'slow-seed0' / 'result.json').stat().st_mtime == before
+
+
+@pytest.fixture
+def start():
+    """Starts studies, and ends with the test those that it leaves."""
+    started = []
+
+    def start(*flags):
+        process = subprocess.Popen(**command('study.py', *flags), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_study_that_is_interrupted_or_killed_in_the_middle_continues_to_the_same_end(tmp_path, start):
+    study, out, whole = tmp_path / 'tiny.py', tmp_path / 'out', tmp_path / 'whole'
+    study.write_text(STUDY.replace('EPOCHS', '30').replace("'diverges'", "'second'").replace('1e30', '0.01'))
+    flags = (f'--config={study}', f'--workdir={out}')
+    process = start(*flags)
+    wait_for(lambda: list(out.glob('slow-seed0/checkpoints/*')))
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 143 and 'same command continues' in stderr
-    assert 'slow-seed0: started' in run(*flags, '--dry_run').stdout
+    process = start(*flags)
+    wait_for(lambda: list(out.glob('second-seed0/checkpoints/*')))
+    process.kill()  # its run gets a signal from the system, and saves its state while the next study already begins
+    process.communicate(timeout=300)
+    run('study.py', *flags, timeout=300)
+    assert json.loads((out / 'results.json').read_text())['entries']['second']['status'] == 'run'
+    run('study.py', f'--config={study}', f'--workdir={whole}', timeout=300)
+    for name in ('slow-seed0', 'second-seed0'):
+        assert (out / name / 'metrics.jsonl').read_bytes() == (whole / name / 'metrics.jsonl').read_bytes()
+        assert 'Continuing' in (out / name / 'output.log').read_text()
+
+
+def test_a_study_of_which_nothing_has_been_run_shows_what_was_published(tmp_path):
+    run('study.py', '--config=configs/study/classics.py', f'--workdir={tmp_path}', '--report_only')
+    page = (tmp_path / 'report.html').read_text()
+    assert page.count('<td>not run</td>') == 10 and '96.35 %' in page and 'table 7: mean of 10' in page
+    assert (tmp_path / 'plots' / 'final.svg').is_file()
 
 
 def test_wrong_studies_are_one_line(tmp_path):

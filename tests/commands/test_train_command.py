@@ -4,7 +4,6 @@ import pty
 import re
 import shutil
 import signal
-import socket
 import subprocess
 
 import numpy as np
@@ -172,38 +171,6 @@ def test_a_terminal_sees_a_progress_bar(tmp_path):
         -3000:
     ]
     assert '88/88' in text
-
-
-def test_two_processes_end_with_the_state_of_one_with_two_devices(tmp_path):
-    arguments = [*TINY, '--config.num_epochs=2', '--config.cross_device_batch_norm=True']
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    together = [
-        subprocess.Popen(
-            **command(
-                'train.py',
-                *arguments,
-                f'--workdir={tmp_path / "two"}',
-                f'--coordinator_address=localhost:{port}',
-                '--num_processes=2',
-                f'--process_id={number}',
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    outputs = [process.communicate(timeout=200) for process in together]
-    assert [process.returncode for process in together] == [0, 0], outputs
-    assert '2 cpu device(s)' in outputs[0][0] and 'parameters' not in outputs[1][0]  # one process speaks
-    run('train.py', *arguments, f'--workdir={tmp_path / "one"}', devices=2)
-    (step, left), (_, right) = arrays(tmp_path / 'one'), arrays(tmp_path / 'two')
-    assert step == 44
-    for name, array in left.items():
-        np.testing.assert_allclose(array, right[name], rtol=1e-4, atol=1e-5, err_msg=name)
-    assert [row['step'] for row in rows(tmp_path / 'one')] == [row['step'] for row in rows(tmp_path / 'two')]
 
 
 BAD = {

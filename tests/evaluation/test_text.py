@@ -10,9 +10,10 @@ from resnet_jax.statistics import compare_answers
 def test_averaged_views_are_told_of_either_side_of_a_comparison(test_views):
     answers = np.log(np.array([[0.9, 0.1], [0.6, 0.4]], np.float32))
     found = Predictions(answers, np.array([0, 1]), 'x', test_views)
-    agreement = {'with': 'runs/b', 'with_test_views': test_views, **compare_answers(found.correct, found.correct)}
+    compared = compare_answers(found.correct, found.correct)
+    agreement = {'with': 'runs/b', 'with_test_views': test_views, 'same_class': 2, **compared}
     lines = format_evaluation('resnet8', ('cat', 'dog'), found.describe(), {'agreement': agreement}).splitlines()
     averaged = '' if test_views == 'none' else ', logits averaged over views (mirror)'
     assert lines[0] == f'resnet8 test set, 2 images{averaged}'
     assert lines[1] == 'accuracy  50.00 %'
-    assert f'compared with runs/b{averaged}, of 2 images' in lines
+    assert f'compared with runs/b{averaged}, of 2 images' in lines and '  given the same class by both 2' in lines

@@ -104,6 +104,17 @@ def test_pace_follows_but_does_not_jump():
     assert pace.per_step == pytest.approx(0.8 * 0.1 + 0.2 * 0.2)
 
 
+def test_pace_forgets_a_slow_first_dispatch_and_takes_a_fast_epoch_at_once():
+    pace, sizes = console.Pace(), []
+    for _ in range(3):
+        remaining = 97
+        while remaining:
+            sizes.append(pace.size(remaining))
+            pace.measured(sizes[-1], 2.0 if len(sizes) == 1 else sizes[-1] * 0.0046)
+            remaining -= sizes[-1]
+    assert sizes == [1, 1, 95, 97, 97]
+
+
 def test_pace_survives_a_clock_that_stands_still():
     pace = console.Pace()
     pace.measured(5, 0.0)

@@ -1,0 +1,153 @@
+"""A study's results.json as Markdown tables, and the page that holds them between marks."""
+
+import re
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from resnet_jax.report.markup import views
+from resnet_jax.report.overview import reason, training
+
+_MARK = re.compile(r'(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)', re.DOTALL)
+
+
+def fill(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the page with the tables of each study between `<!-- results: NAME -->` and `<!-- end -->`.
+
+    Args:
+      results: {NAME: what its results.json holds}; where there is none, 'not run' stands.
+    """
+    return _MARK.sub(
+        lambda match: match[1] + (tables(results[match[2]]) if match[2] in results else 'Not run.\n') + match[3], page
+    )
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """Every table there is to a study, with what it was run on."""
+    parts = [_entries(found), _cost(found), _published(found), _gradients(found), _made_on(found)]
+    return '\n'.join(part for part in parts if part)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ['---'] * len(header), *rows]
+    return ''.join(f'| {" | ".join(cell.replace("|", "/") for cell in line)} |\n' for line in lines)
+
+
+def _entries(found: Mapping[str, Any]) -> str:
+    rows = []
+    for name, entry in found['entries'].items():
+        accuracy, compared, expected = entry['accuracy'], found['comparisons'].get(name), entry['expected']
+        result = entry['status']
+        if accuracy:
+            spread = f' ± {100 * accuracy["sd"]:.2f}' if accuracy['sd'] is not None else ''
+            marks = ''.join({views(run): None for run in entry['runs'].values()})
+            result = f'{100 * accuracy["mean"]:.2f}{spread} % (n = {accuracy["n"]}){marks}'
+        elif entry['failed']:
+            result = reason(next(iter(entry['failed'].values())))
+        rows.append([name, training(entry['config']), _mean(entry, 'train_loss', '{:.3f}'), result, _difference(compared)])
+        if any(other['expected'] for other in found['entries'].values()):
+            rows[-1].insert(4, f'{expected["accuracy"]:.2f} % ({expected["source"]})' if expected else '-')
+    header = ['entry', 'training', 'last training loss', 'test accuracy', 'difference in points']
+    if rows and len(rows[0]) > len(header):
+        header.insert(4, 'published')
+    return _table(header, rows)
+
+
+def _difference(compared: Mapping[str, Any] | None) -> str:
+    if not compared:
+        return '-'
+    interval = ''
+    if compared['low'] is not None:
+        interval = f', 95 % {100 * max(compared["low"], -1):+.2f} to {100 * min(compared["high"], 1):+.2f}'
+    pairs = ''
+    if compared['pairs']:
+        values = ', '.join(f'{pair["p_holm"]:.2g}' for pair in compared['pairs'].values())
+        pairs = f'; McNemar by seed p = {values}'
+    return f'{100 * compared["mean"]:+.2f} to {compared["baseline"]}{interval}: {compared["verdict"]}{pairs}'
+
+
+def _cost(found: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            _mean(entry, 'parameters', '{:,.0f}'),
+            _mean(entry, 'multiply_adds', '{:,.0f}'),
+            _mean(entry, 'state_bytes', '{:,.0f} MiB', 2**-20),
+            _mean(entry, 'scratch_bytes', '{:,.0f} MiB', 2**-20),
+            _mean(entry, 'images_per_second', '{:,.0f}'),
+            _mean(entry, 'iteration_seconds', '{:,.1f}', 1000),
+            _mean(entry, 'seconds', '{:,.0f} s'),
+        ]
+        for name, entry in found['entries'].items()
+        if entry['runs']
+    ]
+    header = ['entry', 'parameters', 'multiply-adds', 'state', 'scratch', 'images/s', 'ms per iteration', 'time of a run']
+    return _table(header, rows) if rows else ''
+
+
+def _mean(entry: Mapping[str, Any], key: str, pattern: str, scale: float = 1) -> str:
+    values = [run[key] for run in entry['runs'].values() if run.get(key) is not None]
+    return pattern.format(scale * fmean(values)) if values else '-'
+
+
+def _published(found: Mapping[str, Any]) -> str:
+    """Test accuracy at the iterations that a published series has too, mean over seeds."""
+    series = {name: dict(map(tuple, one['accuracy'])) for name, one in found['published'].items() if 'accuracy' in one}
+    ours: dict[str, dict[int, list[float]]] = {}
+    for name, entry in found['entries'].items():
+        for run in entry['runs'].values():
+            for step, accuracy in run['test']['accuracy']:
+                ours.setdefault(name, {}).setdefault(step, []).append(100 * accuracy)
+    shared = sorted({step for one in series.values() for step in one} & {step for one in ours.values() for step in one})
+    if not shared:
+        return ''
+    names = [name for name, one in ours.items() if set(shared) & one.keys()]
+    rows = [
+        [
+            str(step),
+            *(f'{one[step]:.1f}' if step in one else '-' for one in series.values()),
+            *(f'{fmean(ours[name][step]):.1f}' if step in ours[name] else '-' for name in names),
+        ]
+        for step in shared
+    ]
+    return 'Test accuracy in per cent by iteration:\n\n' + _table(['iteration', *series, *names], rows)
+
+
+def _gradients(found: Mapping[str, Any]) -> str:
+    """Gradient norms of the first and the last layer, from the image on, at the first and the last iteration logged."""
+    rows = []
+    for name, entry in found['entries'].items():
+        logged = [run['gradients'] for run in entry['runs'].values() if run['gradients']]
+        for place in range(2):
+            parts = [one[place]['norms'] for one in logged if len(one) > place]
+            if parts:
+                first, last = (fmean([norms[key] for norms in parts]) for key in _ends(parts[0]))
+                steps = '/'.join(sorted({str(one[place]['step']) for one in logged if len(one) > place}))
+                rows.append([name, steps, f'{first:.3g}', f'{last:.3g}', f'{first / last:.3g}' if last else '-'])
+    header = ['entry', 'iteration', 'gradient norm, first convolution', 'last convolution', 'ratio']
+    return _table(header, rows) if rows else ''
+
+
+def _ends(norms: Mapping[str, float]) -> tuple[str, str]:
+    convolutions = [name for name in norms if '/conv' in name]
+
+    def place(name: str) -> list[int]:
+        return [int(part) for part in re.findall(r'\d+', name)]
+
+    return min(norms, key=lambda name: (not name.startswith(('conv1', 'stem_conv1')), name)), max(convolutions, key=place)
+
+
+def _made_on(found: Mapping[str, Any]) -> str:
+    environments, data = set(), set()
+    for entry in found['entries'].values():
+        for run in entry['runs'].values():
+            parts = dict(run['environment'])
+            packages = parts.pop('packages', {})
+            versions = ', '.join(f'{name} {version}' for name, version in packages.items() if name in ('jax', 'flax', 'optax'))
+            environments.add(f'{parts.get("devices")} x {parts.get("device")}, {parts.get("cpu_cores")} cores, {versions}')
+            data.add(
+                f'{entry["config"].get("dataset")}, {run["count"]:,} test images, SHA-256 {run["data_fingerprint"][:12]}...'
+            )
+    if not environments:
+        return ''
+    return f'Run on {"; ".join(sorted(environments))}. Data: {"; ".join(sorted(data))}\n'

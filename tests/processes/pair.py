@@ -1,0 +1,129 @@
+"""Two processes of bin/train.py on this machine, and what their run folder holds."""
+
+import json
+import socket
+import subprocess
+import threading
+import time
+
+import numpy as np
+from commands_support import TINY, command
+
+from resnet_jax.training import checkpoint
+
+# 44 iterations, with a checkpoint at 22.
+SHORT = (
+    *TINY,
+    '--config.num_epochs=2',
+    '--config.checkpoint_every_epochs=1',
+    '--config.log_every=2',
+    '--config.eval_batch_size=2',
+    '--config.cross_device_batch_norm=True',
+)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        return free.getsockname()[1]
+
+
+class Pair:
+    """Starts both processes.
+
+    Args:
+      arguments: of both; `first` and `second`: of one of them besides.
+
+    Attributes:
+      lines: of each, what it has printed so far; `errors`: of each, its standard error once it has ended.
+    """
+
+    def __init__(self, workdir, *arguments, first=(), second=(), **environment):
+        self.workdir, port = workdir, free_port()
+        self.processes = [
+            subprocess.Popen(
+                **command(
+                    'train.py',
+                    *arguments,
+                    f'--workdir={workdir}',
+                    *extra,
+                    f'--coordinator_address=localhost:{port}',
+                    '--num_processes=2',
+                    f'--process_id={rank}',
+                    **environment,
+                ),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank, extra in enumerate((first, second))
+        ]
+        self.lines, self.errors = ([], []), ['', '']
+        readers = [(read, rank) for read in (self._read, self._read_errors) for rank in range(2)]
+        self._threads = [threading.Thread(target=read, args=[rank], daemon=True) for read, rank in readers]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, rank):
+        for line in self.processes[rank].stdout:
+            self.lines[rank].append(line)
+
+    def _read_errors(self, rank):
+        self.errors[rank] = self.processes[rank].stderr.read()
+
+    def until(self, condition, seconds=600):
+        """Waits for a line of the first process that begins so, or for a function that returns True."""
+        met = condition if callable(condition) else lambda: any(line.startswith(condition) for line in list(self.lines[0]))
+        end = time.monotonic() + seconds
+        while not met():
+            if any(process.poll() is not None for process in self.processes) or time.monotonic() > end:
+                self.kill()
+                raise AssertionError(([process.returncode for process in self.processes], self.lines, self.errors))
+            time.sleep(0.005)
+
+    def wait(self, seconds=600, ranks=(0, 1)):
+        """Waits for the end and returns the exit codes."""
+        try:
+            return [self.processes[rank].wait(seconds) for rank in ranks]
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError((f'not ended after {seconds} s', self.lines, self.errors)) from None
+        finally:
+            if len(ranks) == 2:
+                self.kill()
+
+    def kill(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        for thread in self._threads:
+            thread.join()
+
+    def error_line(self, rank):
+        lines = [line for line in self.errors[rank].splitlines() if line.startswith('error: ')]
+        assert len(lines) == 1, self.errors
+        assert 'Traceback' not in self.errors[rank]
+        return lines[0]
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def arrays(workdir, step=None):
+    """A checkpoint's arrays by name; by default the newest one's."""
+    step = checkpoint.steps(workdir / 'checkpoints')[-1] if step is None else step
+    checkpoint.verify(workdir / 'checkpoints' / str(step))
+    with checkpoint._checkpointer() as checkpointer:
+        tree = checkpointer.restore((workdir / 'checkpoints' / str(step) / 'arrays').absolute())
+    return {name: np.asarray(leaf) for name, leaf in checkpoint.leaves_by_name(tree).items()}
+
+
+def assert_same_run(left, right):
+    """The same bits in the last checkpoint and in the metrics, and no temporary files."""
+    ours, theirs = arrays(left), arrays(right)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    assert (left / 'metrics.jsonl').read_bytes() == (right / 'metrics.jsonl').read_bytes()
+    assert not list(right.rglob('*partial*'))

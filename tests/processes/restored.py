@@ -1,0 +1,31 @@
+"""Restores checkpoints on all devices of this process and prints what it has then: `python restored.py CHECKPOINT ...`"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from resnet_jax.training import checkpoint
+from resnet_jax.training.experiment import create_experiment, epoch_order
+from resnet_jax.training.step import device_positions, replicate
+
+
+def describe(path):
+    """Returns checksums of every leaf, on each device, and of the examples that the devices take together in each step."""
+    config = checkpoint.read_metadata(path)['config']
+    experiment = create_experiment(config)
+    state = replicate(checkpoint.restore(path, jax.eval_shape(experiment.create_state)))
+    leaves = {
+        name: [hashlib.sha256(np.asarray(shard.data)).hexdigest() for shard in leaf.addressable_shards]
+        for name, leaf in checkpoint.leaves_by_name(state).items()
+    }
+    orders = [epoch_order(config['seed'], epoch, len(experiment.train.label), config['batch_size']) for epoch in range(3)]
+    taken = [order[:, device_positions(config['batch_size']).reshape(-1)] for order in orders]
+    return {'leaves': leaves, 'order': hashlib.sha256(np.stack(taken)).hexdigest()}
+
+
+if __name__ == '__main__':
+    print(json.dumps([describe(Path(path)) for path in sys.argv[1:]]))

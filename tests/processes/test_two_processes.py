@@ -1,0 +1,98 @@
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+from commands_support import error_line, run
+from pair import SHORT, Pair, arrays, assert_same_run, free_port, rows
+
+from resnet_jax.training import checkpoint
+
+
+def test_two_processes_end_with_the_state_of_one_with_two_devices(undisturbed, tmp_path):
+    run('train.py', *SHORT, f'--workdir={tmp_path / "one"}', devices=2)
+    left, right = arrays(tmp_path / 'one'), arrays(undisturbed)
+    assert left['step'] == 44
+    for name, array in left.items():
+        np.testing.assert_allclose(array, right[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert [row['step'] for row in rows(tmp_path / 'one')] == [row['step'] for row in rows(undisturbed)]
+
+
+def test_stopped_by_a_signal_and_by_a_loss_a_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
+    workdir = tmp_path / 'run'
+    pair = Pair(workdir, *SHORT)
+    pair.until('Iteration 6 ')
+    sent = time.monotonic()
+    pair.processes[1].send_signal(signal.SIGTERM)
+    assert pair.wait(15) == [143, 143], pair.errors
+    assert time.monotonic() - sent < 15
+    assert all('the state is saved' in text for text in pair.errors)
+    assert '2 cpu device(s)' in ''.join(pair.lines[0]) and not any('Iteration' in line for line in pair.lines[1])
+    (step,) = checkpoint.steps(workdir / 'checkpoints')
+    assert 6 <= step <= 22  # many steps may be in one dispatch, but none of the next epoch
+
+    pair = Pair(workdir, *SHORT)
+    pair.until('Iteration 30 ')
+    assert f'after iteration {step}.' in ''.join(pair.lines[0])
+    pair.processes[0].kill()
+    assert pair.wait(15) == [-signal.SIGKILL, 75], pair.errors
+    assert 'process 0 was lost' in pair.error_line(1) and f'continues from {workdir}/checkpoints/22' in pair.error_line(1)
+    assert 'process 0 was lost' in (workdir / 'run.log').read_text()
+
+    pair = Pair(workdir, *SHORT)
+    assert pair.wait() == [0, 0], pair.errors
+    assert_same_run(undisturbed, workdir)
+
+
+def test_processes_with_different_configs_do_not_start(tmp_path):
+    pair = Pair(tmp_path / 'run', *SHORT, second=['--config.learning_rate=0.2'])
+    assert pair.wait() == [2, 2], pair.errors
+    assert all('the config of process 1' in pair.error_line(rank) for rank in range(2))
+    assert all('(learning_rate: 0.1 -> 0.2)' in pair.error_line(rank) for rank in range(2))
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_folder_that_is_not_shared_is_refused(tmp_path):
+    pair = Pair(tmp_path / 'run', *SHORT, second=[f'--workdir={tmp_path / "elsewhere"}'])
+    assert pair.wait() == [75, 2], pair.errors
+    assert f'process 1 does not see {tmp_path}/elsewhere/.lock' in pair.error_line(1)
+    assert 'process 1 has failed: process 1 does not see' in pair.error_line(0)
+
+
+def test_an_error_of_the_first_process_ends_the_second(tmp_path):
+    workdir = tmp_path / 'run'
+    workdir.mkdir()
+    (workdir / 'metrics.jsonl').mkdir()  # where a file should be written
+    pair = Pair(workdir, *SHORT)
+    assert pair.wait() == [5, 75], pair.errors
+    assert 'cannot be written' in pair.error_line(0)
+    assert 'process 0 has failed' in pair.error_line(1) and 'cannot be written' in pair.error_line(1)
+
+
+def test_a_process_that_is_alone_gives_up(tmp_path):
+    flags = [*SHORT, f'--workdir={tmp_path / "run"}', f'--coordinator_address=localhost:{free_port()}', '--num_processes=2']
+    done = run('train.py', *flags, '--process_id=1', '--initialization_timeout=2', code=75)
+    assert 'process 0 was not reached at localhost:' in error_line(done)
+    assert done.seconds < 15
+
+
+def test_a_port_that_is_taken_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(('localhost', 0))
+        taken.listen()
+        address = f'localhost:{taken.getsockname()[1]}'
+        flags = [*SHORT, f'--workdir={tmp_path / "run"}', f'--coordinator_address={address}', '--num_processes=2']
+        done = run('train.py', *flags, '--process_id=0', code=75)
+    assert f'port {address.partition(":")[2]}: Address already in use' in error_line(done)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'text'),
+    [
+        (['--coordinator_address=localhost'], 'HOST:PORT'),
+        (['--coordinator_address=localhost:1', '--num_processes=2', '--process_id=2'], '--process_id is 2'),
+    ],
+)
+def test_wrong_flags_are_one_line(flags, text):
+    assert text in error_line(run('train.py', *SHORT, *flags, code=2))
