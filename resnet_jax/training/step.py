@@ -192,6 +192,7 @@ def train_steps(
       that was not finite; 'layer_grad_norms' is `[steps_per_epoch, kernels]`.
     """
     key, bad_step = jax.random.wrap_key_data(key), failpoints.traced_at('image')
+    names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
 
     def body(carry):
         i, _, state, metrics = carry
@@ -201,12 +202,11 @@ def train_steps(
         # Dropout alone differs from device to device: its mask belongs to the device's part of the batch.
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
         updated, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
-        # The same on every device, for both are averages over all of them.
-        finite = jnp.isfinite(new['loss']) & jnp.isfinite(new['grad_norm'])
+        # The same on every device, for all of them are averages over all devices.
+        finite = jnp.isfinite(jnp.stack([new[name] for name in names])).all()
         state = jax.tree.map(lambda after, before: jnp.where(finite, after, before), updated, state)
         return i + 1, finite, state, {name: _put(values, new[name], i) for name, values in metrics.items()}
 
-    names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
     empty = {name: jnp.zeros(order.shape[0]) for name in names}
     if layer_norms:
         empty['layer_grad_norms'] = jnp.zeros((order.shape[0], len(kernel_paths(state.params))))

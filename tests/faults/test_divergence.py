@@ -11,7 +11,7 @@ from faults_support import arrays, assert_same_outcome, error_line, outcome, row
 
 from resnet_jax.training import checkpoint
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import train_steps
+from resnet_jax.training.step import seed_key, train_steps
 
 
 def assert_only_finite(workdir):
@@ -109,7 +109,7 @@ def test_what_follows_a_step_that_is_not_finite(which, value):
     state = TrainState(jnp.int32(2), {'w': zero}, {'mean': zero}, {'trace': zero}, {'params': {'w': zero}})
     order, positions = jnp.zeros((9, 1), jnp.int32), jnp.zeros(1, jnp.int32)
     data = {'image': jnp.zeros(1), 'label': positions}
-    new, metrics = train_steps(state, positions, data, order, 2, 6, seed=0, step_fn=step_fn, load_fn=lambda *_: {})
+    new, metrics = train_steps(state, positions, data, order, seed_key(0), 2, 6, step_fn=step_fn, load_fn=lambda *_: {})
     assert int(new.step) == 4 and [float(x) for x in jax.tree.leaves(new.replace(step=zero))] == [0, 2, 2, 2, 2]
     np.testing.assert_array_equal(np.isfinite(metrics[which]), [i != 4 for i in range(9)])
     np.testing.assert_array_equal(metrics['accuracy'], [0, 0, 1, 1, 1, 0, 0, 0, 0])

@@ -20,6 +20,7 @@ from resnet_jax.training import checkpoint, experiment, loop, step
 from resnet_jax.training.config import ADDED_FIELDS, validate
 from resnet_jax.training.experiment import create_experiment, epoch_order
 from resnet_jax.training.loop import train_and_evaluate
+from resnet_jax.training.sums import SUMS, sums_text
 
 TRAIN, VALIDATION, TEST = 60, 12, 19  # examples; a batch of 16 makes 3 steps an epoch, with the validation split or without
 STRIPES = tiny.dataset(TRAIN, TEST)
@@ -361,7 +362,7 @@ def test_a_run_of_an_older_version_is_continued(whole, copy):
     shutil.rmtree(copy / 'checkpoints' / '12')
     last = copy / 'checkpoints' / '9'
     forget(last / 'metadata.json', 'config')
-    (last / checkpoint._SUMS).write_text(checkpoint._sums_text(last))
+    (last / SUMS).write_text(sums_text(last))
     result = train_and_evaluate(config(), copy)
     assert_same_run(copy, result, whole.workdir, whole.result)
     assert 'after iteration 9' in (copy / 'run.log').read_text()
