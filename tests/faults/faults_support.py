@@ -113,6 +113,7 @@ def temporary_files(workdir):
 
 
 def hashes(*folders):
-    """SHA-256 of every regular file below some folders."""
+    """SHA-256 of every regular file below some folders, except locks, which hold the number of the latest process."""
     paths = [p for folder in folders for p in sorted(folder.rglob('*')) if p.is_file() and not p.is_symlink()]
+    paths = [p for p in paths if p.name != '.lock']
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}

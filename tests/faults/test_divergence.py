@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def assert_only_finite(workdir):
 def test_a_step_that_is_not_finite_ends_the_run(tmp_path, expected):
     workdir = tmp_path / 'run'
     line = error_line(train(workdir, failpoint='image:25:nan', code=4))
-    assert 'diverged at iteration 26: loss nan, gradient norm nan, learning rate 0.0' in line
+    assert re.search(r'diverged at iteration 26: loss [\w.+]+, gradient norm nan, learning rate 0\.0\d+; ', line)
     assert '--config.divergence_retries=1' in line
     assert steps(workdir)[-1] == 20 and not (workdir / 'result.json').exists()
     assert_only_finite(workdir)
@@ -38,7 +39,7 @@ def test_a_step_that_is_not_finite_ends_the_run(tmp_path, expected):
 @pytest.mark.slow
 def test_a_learning_rate_that_is_far_too_large(tmp_path):
     line = error_line(train(tmp_path / 'run', '--config.learning_rate=1e20', code=4))
-    assert 'diverged at iteration ' in line and 'gradient norm' in line and 'learning rate' in line and '1e+' in line
+    assert re.search(r'diverged at iteration \d+: .*gradient norm [\w.+]+, learning rate [\d.]+e\+\d+; ', line)
     assert_only_finite(tmp_path / 'run')
 
 
@@ -88,7 +89,7 @@ def test_an_evaluation_that_is_not_a_number_leaves_the_best_as_it_was(tmp_path, 
 @pytest.mark.slow
 def test_out_of_memory(tmp_path, expected):
     workdir = tmp_path / 'run'
-    line = error_line(train(workdir, failpoint='dispatch:3:memory', code=5))
+    line = error_line(train(workdir, failpoint='evaluation:3:memory', code=5))
     assert 'out of device memory at batch_size 128' in line
     assert '--config.gradient_accumulation_steps=2' in line and '--config.dtype=bfloat16' in line
     assert steps(workdir) == [10]
