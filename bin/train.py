@@ -19,6 +19,7 @@ from resnet_jax.training.config import validate
 
 _CONFIG = command_line.define_config_flag()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder; default runs/<config name>.')
+_EXTEND = flags.DEFINE_bool('extend', False, 'Let a run go on to more epochs than it was started for.')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes; SLURM, MPI and Kubernetes are found.')
 _COORDINATOR = flags.DEFINE_string('coordinator_address', None, 'host:port of process 0, where none of these is found.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator_address.')
@@ -41,7 +42,7 @@ def main(arguments):
         processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value)
     from resnet_jax.training.loop import train_and_evaluate
 
-    train_and_evaluate(config, _WORKDIR.value or Path('runs', name))
+    train_and_evaluate(config, _WORKDIR.value or Path('runs', name), extend=_EXTEND.value)
 
 
 if __name__ == '__main__':

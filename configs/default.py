@@ -81,6 +81,7 @@ def get_config() -> ConfigDict:
     config.eval_every_steps = 0  # evaluate after every so many iterations instead; 0: as eval_every_epochs says
     config.checkpoint_every_epochs = 1
     config.log_every = 250  # iterations
+    config.divergence_retries = 0  # times that a run which diverges goes back to its last checkpoint, at half the rate
     config.log_gradient_norms = False  # of every layer's kernel, at the first iteration and with each row of the log
 
     # Several processes: how long all may wait for one that does nothing before they give up, with exit code 75.

@@ -1,5 +1,6 @@
 """What every command in bin/ shares: flags in, one line out when something is wrong, and the right exit code."""
 
+import contextlib
 import json
 import os
 import re
@@ -140,19 +141,33 @@ def _guarded(main: Callable[[Sequence[str]], Any], arguments: Sequence[str]) -> 
         _fail(error)
     except Interrupted as interrupted:
         print('Interrupted; the state is saved. The same command continues.', file=sys.stderr)
-        return 128 + interrupted.number
+        _leave(128 + interrupted.number)
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
         _fail(ResourceError('out of device memory; expected less to compute at once: lower batch_size or eval_batch_size'))
     except KeyboardInterrupt:
         print('Interrupted.', file=sys.stderr)
-        return 128 + signal.SIGINT
+        _leave(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return 0
+
+
+def _leave(code: int) -> None:
+    """Ends the process after a signal; not by taking JAX down, which the signal may have found in the middle of something.
+
+    Seen: a segmentation fault, and with it another exit code. Several processes say goodbye to each other.
+    """
+    jax = sys.modules.get('jax')
+    if jax and jax.distributed.is_initialized():
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never there
+            stream.flush()
+    os._exit(code)
 
 
 def _fail(error: UserError) -> None:

@@ -14,6 +14,8 @@ TORCH = ('peer', 'torch_classics', 'torch_resnets', 'torch_networks', 'torch_spe
 LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax': (),
     'resnet_jax.errors': (),
+    'resnet_jax.failpoints': (),
+    'resnet_jax.npz': (),
     'resnet_jax.cache_folder': (),
     'resnet_jax.compilation_cache': ('cache_folder',),
     'resnet_jax.command_line': ('errors', 'compilation_cache'),
@@ -23,10 +25,10 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
     'resnet_jax.models': ('errors', 'kernels', 'models'),
     'resnet_jax.data': ('errors', 'cache_folder', 'data'),
     'resnet_jax.weights': ('errors', 'models', 'weights'),
-    'resnet_jax.report': ('errors', 'statistics', 'report'),
-    'resnet_jax.training': ('errors', 'kernels', 'models', 'data', 'training'),
+    'resnet_jax.report': ('errors', 'npz', 'statistics', 'report'),
+    'resnet_jax.training': ('errors', 'failpoints', 'kernels', 'models', 'data', 'training'),
     'resnet_jax.study': ('errors', 'report', 'training', 'evaluation', 'benchmark', 'study'),
-    'resnet_jax.evaluation': ('errors', 'kernels', 'statistics', 'models', 'data', 'training', 'evaluation', 'report'),
+    'resnet_jax.evaluation': ('errors', 'kernels', 'npz', 'statistics', 'models', 'data', 'training', 'evaluation', 'report'),
     'resnet_jax.export': ('errors', 'data', 'training', 'evaluation', 'export'),
     'resnet_jax.benchmark': (
         'errors',
@@ -39,7 +41,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
         'evaluation',
         'benchmark',
     ),
-    'resnet_jax.training.loop': ('errors', 'models', 'data', 'training', 'evaluation', 'report'),  # what a run does, in all
+    'resnet_jax.training.loop': ('errors', 'failpoints', 'models', 'data', 'training', 'evaluation', 'report'),  # all
 }
 
 

@@ -14,7 +14,7 @@ from resnet_jax.data.split import Dataset, Split, hold_out
 from resnet_jax.data.synthetic import SYNTHETIC, load_synthetic
 from resnet_jax.errors import ConfigError
 
-__all__ = ['Dataset', 'Split', 'available_datasets', 'hold_out', 'load_dataset']
+__all__ = ['Dataset', 'Split', 'available_datasets', 'check_name', 'hold_out', 'load_dataset']
 
 
 def available_datasets() -> tuple[str, ...]:
@@ -42,8 +42,17 @@ def load_dataset(name: str, data_dir: str | os.PathLike | None = None, archive: 
         return load_digits()
     if name in SYNTHETIC:
         return load_synthetic(name)
-    if name not in SOURCES:
+    check_name(name)
+    return load_cifar(SOURCES[name], data_dir, archive)
+
+
+def check_name(name: str) -> None:
+    """Checks that there is a data set of this name.
+
+    Raises:
+        ConfigError: there is not; names the nearest.
+    """
+    if name not in available_datasets():
         nearest = difflib.get_close_matches(name, available_datasets(), n=1)
         hint = f"; did you mean '{nearest[0]}'?" if nearest else '; change the name'
         raise ConfigError(f"data set '{name}' is unknown: expected one of {', '.join(available_datasets())}{hint}")
-    return load_cifar(SOURCES[name], data_dir, archive)

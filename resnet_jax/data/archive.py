@@ -13,6 +13,7 @@ from resnet_jax.errors import InputFileError
 
 _IMAGE_BYTES = 3072
 _MAX_NAMES_BYTES = 1 << 16
+_MAX_OTHER_BYTES = 1 << 24  # of members that are not read: even to pass them over they must be decompressed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +91,12 @@ def _read_members(path: Path, source: Source, sizes: dict[str, int]) -> dict[str
     """Returns {file name: contents} of the .bin files, which must have the given sizes, and of the class name files."""
     texts = {label.names_file for label in source.labels}
     members = {}
+    most = sum(sizes.values()) + _MAX_OTHER_BYTES
     try:
         with tarfile.open(path, 'r|gz') as tar:
             for member in tar:
+                if member.offset_data + member.size > most:
+                    raise _wrong(path, member.name[-80:], f'{member.size} bytes', f'at most {most} in all members together')
                 folder, _, name = member.name.removeprefix('./').rpartition('/')
                 if folder != source.folder or name not in sizes.keys() | texts:
                     continue

@@ -35,10 +35,12 @@ def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as file:
                 file.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
-                image = ImageOps.exif_transpose(file)
-                image = ImageOps.fit(
-                    _to_mode(image, 'L' if channels == 1 else 'RGB'), (width, height), Image.Resampling.BICUBIC
-                )
+                ImageOps.exif_transpose(file, in_place=True)
+                # Scaled down in its own mode first: a copy in another mode takes 0.4 GB for the largest image allowed.
+                image = _resizable(file)
+                top = _top(image)
+                image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+                image = _to_mode(image, 'L' if channels == 1 else 'RGB', top)
                 return np.asarray(image, np.uint8).reshape(height, width, channels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputFileError(
@@ -53,12 +55,30 @@ def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
         raise InputFileError(f'{path} cannot be read ({reason}); expected an image ({", ".join(FORMATS)})') from None
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith('I') or image.mode == 'F':  # 16 or 32 bits: Pillow's own conversion clips at 255
+def _resizable(image: Image.Image) -> Image.Image:
+    """The image in a mode that Pillow can interpolate, transparency in it."""
+    if image.mode.startswith('I;'):
+        return image.convert('I')
+    if image.mode in ('PA', 'La', 'RGBa') or 'transparency' in image.info:
+        return image.convert('RGBA')
+    if image.mode in ('1', 'P'):
+        return image.convert('L' if image.mode == '1' else 'RGB')
+    return image
+
+
+def _top(image: Image.Image) -> float:
+    """The value of white in an image of 16 or 32 bits, whose own conversion by Pillow clips at 255; 255 in any other."""
+    if image.mode not in ('I', 'F'):
+        return 255
+    highest = float(np.asarray(image.getextrema())[1])
+    return 65535 if image.mode == 'I' and highest > 255 else max(highest, 1)
+
+
+def _to_mode(image: Image.Image, mode: str, top: float) -> Image.Image:
+    if image.mode in ('I', 'F'):
         values = np.asarray(image, np.float64)
-        top = 65535 if image.mode.startswith('I') and values.max(initial=0) > 255 else max(values.max(initial=0), 1)
         image = Image.fromarray((255 * np.clip(values / top, 0, 1)).round().astype(np.uint8))
-    if image.mode in ('LA', 'PA', 'La', 'RGBa') or 'transparency' in image.info:
+    if image.mode == 'LA':
         image = image.convert('RGBA')
     if image.mode == 'RGBA':
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)

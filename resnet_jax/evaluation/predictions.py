@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from resnet_jax import kernels
 from resnet_jax.data.augment import normalize, over_views
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.metrics import describe
+from resnet_jax.npz import read_npz
 
 FILE = 'predictions.npz'
 
@@ -67,12 +67,12 @@ def load_predictions(folder: str | Path) -> Predictions:
     """
     path = Path(folder) / FILE
     try:
-        with np.load(path, allow_pickle=False) as file:
-            views = str(file['test_views']) if 'test_views' in file else 'none'  # an older file
-            found = Predictions(file['log_probabilities'], file['labels'], str(file['fingerprint']), views)
+        file = read_npz(path)
+        views = str(file['test_views']) if 'test_views' in file else 'none'  # an older file
+        found = Predictions(file['log_probabilities'], file['labels'], str(file['fingerprint']), views)
     except FileNotFoundError:
         raise InputFileError(f'{path} is not there; write it with: python bin/evaluate.py --workdir={folder}') from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputFileError(f'{path} cannot be read ({error}); write it again with bin/evaluate.py --workdir') from None
     answers, labels = found.log_probabilities, found.labels
     fits = answers.ndim == 2 and labels.shape == answers.shape[:1] and answers.dtype.kind == 'f' and labels.dtype.kind == 'i'

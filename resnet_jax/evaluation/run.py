@@ -79,13 +79,18 @@ def load_run(workdir: str | Path, *, ema: bool = False) -> TrainedRun:
     folder = Path(workdir) / 'checkpoints'
     if not folder.is_dir():
         raise InputFileError(f'no run in {workdir}: expected a folder with checkpoints/, as bin/train.py --workdir makes it')
-    path = checkpoint.latest(folder, set_aside=False)
+    path = checkpoint.latest(folder, rename=False)
     if path is None:
         raise InputFileError(f'the run in {workdir} has no checkpoint yet; wait for the first, or train longer')
     metadata = checkpoint.read_metadata(path)
     if metadata['best']:
         path = folder / str(metadata['best']['step'])
-        checkpoint.verify(path)
+        try:
+            checkpoint.verify(path)
+        except InputFileError as error:
+            raise InputFileError(
+                f'{error}; it is the best on validation: to use the best of the others, delete result.json and train again'
+            ) from None
     config, dataset = complete(metadata['config']), metadata['dataset']
     if ema and not config['ema_decay']:
         raise ConfigError(f'the run in {workdir} has no averaged parameters; drop --ema, or train with --config.ema_decay')

@@ -4,12 +4,13 @@ import dataclasses
 import json
 import math
 import re
-import zipfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+
+from resnet_jax.npz import read_npz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,6 @@ def _read_rows(path: Path) -> list[dict]:
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return read_npz(path)
+    except (OSError, ValueError):
         return {}

@@ -10,9 +10,9 @@ It does not depend on the number of devices. It is written under a temporary nam
 """
 
 import contextlib
-import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -23,14 +23,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from resnet_jax import failpoints
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
+from resnet_jax.training.config import complete
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.sums import LARGEST_TEXT, SUMS, sums_text, verify
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-_SUMS = 'SHA256SUMS'
 _PARTIAL = '.partial-'
+_LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim: a sum over a few files can claim any number
 
 
 def _checkpointer():
@@ -59,28 +62,27 @@ def save(folder: Path, state: TrainState, metadata: Mapping[str, Any]) -> Path:
     """
     step = int(state.step)
     final, partial, old = folder / str(step), folder / f'{_PARTIAL}{step}', folder / f'{_PARTIAL}{step}-old'
-    nested: dict[str, Any] = {}
-    for name, leaf in leaves_by_name(state).items():
-        *parents, last = name.split('/')
-        branch = nested
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[last] = np.asarray(leaf)
+    nested = _nested({name: np.asarray(leaf) for name, leaf in leaves_by_name(state).items()})
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        failpoints.reach('save')
         with _quiet(), _checkpointer() as checkpointer:
             checkpointer.save((partial / 'arrays').absolute(), nested)
+        failpoints.reach('arrays')
         text = json.dumps({'format': FORMAT, 'step': step, **metadata}, indent=1)
         (partial / 'metadata.json').write_text(text)
-        (partial / _SUMS).write_text(_sums_text(partial))
+        (partial / SUMS).write_text(sums_text(partial))
         for path in sorted(partial.rglob('*')):
             _sync(path)
         _sync(partial)
+        failpoints.reach('written')
         if final.exists():  # of the same step: a run that was interrupted at the end of an epoch
             shutil.rmtree(old, ignore_errors=True)
             final.rename(old)
+            failpoints.reach('swap')
         partial.rename(final)
+        failpoints.reach('renamed')
         _sync(folder)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
@@ -118,85 +120,82 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _files(path: Path) -> list[str]:
-    return sorted(str(p.relative_to(path)) for p in path.rglob('*') if not p.is_dir() or p.is_symlink())
-
-
-def _sums_text(path: Path) -> str:
-    """The checksums of a folder, closed by their own, which `sha256sum -c` reads as a comment."""
-    lines = ''.join(f'{_sha256(path / name)}  {name}\n' for name in _files(path) if name != _SUMS)
-    return lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n'
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def verify(path: Path) -> None:
-    """Checks every byte of a checkpoint.
-
-    Raises:
-      InputFileError: names the first file that is missing, extra or changed.
-    """
-
-    def damaged(name: str, reason: str):
-        return InputFileError(f'checkpoint {path} is damaged: {name} {reason}; expected what {_SUMS} lists')
-
-    try:
-        names = _files(path)
-        for name in names:
-            if (path / name).is_symlink() or not (path / name).is_file():
-                raise damaged(name, 'is not a regular file')
-        if _SUMS not in names:
-            raise damaged(_SUMS, 'is missing')
-        text = (path / _SUMS).read_bytes().decode(errors='replace')
-        lines, _, _ = text.rpartition('# ')
-        if text != lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n':
-            raise damaged(_SUMS, 'does not match its own checksum')
-        expected = {name: digest for digest, _, name in (line.partition('  ') for line in lines.splitlines())}
-        for name in sorted({*expected, *names} - {_SUMS}):
-            if name not in names:
-                raise damaged(name, 'is missing')
-            if name not in expected:
-                raise damaged(name, 'does not belong to it')
-            if _sha256(path / name) != expected[name]:
-                raise damaged(name, 'has changed')
-    except OSError as error:
-        raise InputFileError(f'checkpoint {path} cannot be read: {error}') from None
-
-
 def read_metadata(path: Path) -> dict[str, Any]:
     """Returns the metadata of a checkpoint that `verify` has passed.
 
     Raises:
-      InputFileError: it was written in a newer format.
+      InputFileError: it was written in a newer format, or is not what `save` writes.
     """
-    metadata = json.loads((path / 'metadata.json').read_text())
-    if metadata['format'] > FORMAT:
-        raise InputFileError(
-            f'checkpoint {path} has format {metadata["format"]}; this version reads up to {FORMAT}: upgrade resnet_jax'
-        )
-    return metadata
+
+    def wrong(what: str):
+        return InputFileError(f'checkpoint {path}: metadata.json {what}; it is not of this program, or was edited')
+
+    file = path / 'metadata.json'
+    if not file.is_file() or file.stat().st_size > LARGEST_TEXT:
+        raise wrong('is missing or has more bytes than any')
+    try:
+        metadata = json.loads(file.read_text())
+    except (ValueError, RecursionError):
+        raise wrong('is not JSON') from None
+    found = metadata.get('format') if isinstance(metadata, dict) else None
+    if type(found) is not int or found < 1:
+        raise wrong('has no format; expected a number from 1')
+    if found > FORMAT:
+        raise InputFileError(f'checkpoint {path} has format {found}; this version reads up to {FORMAT}: upgrade resnet_jax')
+    # A step becomes a path, a shape an array: neither may be anything else.
+    kinds = {'step': int, 'config': dict, 'dataset': dict, 'pending': list, 'evaluation': dict, 'seconds': int | float}
+    for name, kind in kinds.items():
+        if name in metadata and (not isinstance(metadata[name], kind) or isinstance(metadata[name], bool)):
+            raise wrong(f'has {str(metadata[name])[:80]!r} as {name}')
+    best = metadata.get('best')
+    if best is not None and (type(best) is not dict or type(best.get('step')) is not int or best['step'] < 0):
+        raise wrong(f'has {str(best)[:80]!r} as best')
+    return {**metadata, 'config': complete(metadata.get('config', {}))}
 
 
 def restore(path: Path, template: Any) -> Any:
     """Reads arrays into the structure of `template` (arrays or ShapeDtypeStructs); may be a part of a TrainState.
 
+    What the arrays claim to be is compared with the template before memory is taken for them.
+
     Raises:
       ConfigError: a leaf is missing, extra, or has another shape or dtype: the checkpoint is of another network.
+      InputFileError: the arrays claim more bytes than any network has.
     """
-    with _checkpointer() as checkpointer:
-        stored = leaves_by_name(checkpointer.restore((path / 'arrays').absolute()))
+    import orbax.checkpoint as ocp
+
+    arrays = (path / 'arrays').absolute()
     wanted = leaves_by_name(template)
     parts = {name.split('/')[0] for name in wanted}
-    for name in sorted({*wanted, *(name for name in stored if name.split('/')[0] in parts)}):
-        there, here = (
-            f'{tree[name].dtype}{list(tree[name].shape)}' if name in tree else 'nothing' for tree in (stored, wanted)
-        )
-        if there != here:
-            raise ConfigError(f'checkpoint {path} is of another network: {name} is {there} there, expected {here}')
-    return jax.tree.unflatten(jax.tree.structure(template), [np.asarray(stored[name]) for name in wanted])
+    with _quiet(), _checkpointer() as checkpointer:
+        stored = leaves_by_name(checkpointer.metadata(arrays).item_metadata.tree)
+        for name in sorted({*wanted, *(name for name in stored if name.split('/')[0] in parts)}):
+            there, here = (
+                f'{np.dtype(tree[name].dtype)}{list(tree[name].shape)}' if name in tree else 'nothing'
+                for tree in (stored, wanted)
+            )
+            if there != here:
+                raise ConfigError(f'checkpoint {path} is of another network: {name} is {there} there, expected {here}')
+        claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in wanted.values())
+        if claimed > _LARGEST_ARRAYS:
+            raise InputFileError(f'checkpoint {path} claims {claimed:,} bytes; expected at most {_LARGEST_ARRAYS:,}')
+        item = _nested({name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()})
+        as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        found = checkpointer.restore(arrays, args=ocp.args.PyTreeRestore(item, restore_args=as_arrays, partial_restore=True))
+    read = leaves_by_name(found)
+    return jax.tree.unflatten(jax.tree.structure(template), [np.asarray(read[name]) for name in wanted])
+
+
+def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {'a': {'b': 1}} for {'a/b': 1}."""
+    nested: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split('/')
+        branch = nested
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[last] = leaf
+    return nested
 
 
 def steps(folder: Path) -> list[int]:
@@ -204,19 +203,21 @@ def steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     numbered = [p for p in folder.iterdir() if p.name.isdecimal() and p.name == str(int(p.name))]
-    return sorted(int(p.name) for p in numbered if p.is_dir() and any(p.iterdir()))
+    ours = ('arrays', 'metadata.json', SUMS)  # any of them: a folder without is somebody else's
+    return sorted(int(p.name) for p in numbered if p.is_dir() and any(os.path.lexists(p / name) for name in ours))
 
 
-def latest(folder: Path, *, set_aside: bool = True) -> Path | None:
+def latest(folder: Path, *, rename: bool = True) -> Path | None:
     """Returns the newest whole checkpoint, or None if the folder has none.
 
     A damaged one is passed over with a warning, and the one before it is taken.
 
     Args:
-      set_aside: rename a damaged one to `<step>.damaged`. For the run itself; who only reads leaves the folder as it is.
+      rename: rename a damaged one to `<step>.damaged`. For the run itself; who only reads leaves the folder as it is.
 
     Raises:
       InputFileError: there were checkpoints and all of them are damaged. Training does not start over by itself.
+      ResourceError: one cannot be read, which is no reason to pass it over.
     """
     damaged = [p.name for p in folder.glob('*.damaged*')]
     for step in reversed(steps(folder)):
@@ -227,8 +228,8 @@ def latest(folder: Path, *, set_aside: bool = True) -> Path | None:
         except InputFileError as error:
             if not path.exists():  # the run that is in training has just deleted it
                 continue
-            damaged.append(_set_aside(path) if set_aside else path.name)
-            logger.warning('%s. It was %s.', error, f'set aside as {damaged[-1]}' if set_aside else 'passed over')
+            damaged.append(set_aside(path) if rename else path.name)
+            logger.warning('%s. It was %s.', error, f'set aside as {damaged[-1]}' if rename else 'passed over')
     if damaged:
         raise InputFileError(
             f'all checkpoints in {folder} are damaged ({", ".join(sorted(damaged))}); to start over, choose another --workdir'
@@ -236,7 +237,12 @@ def latest(folder: Path, *, set_aside: bool = True) -> Path | None:
     return None
 
 
-def _set_aside(path: Path) -> str:
+def set_aside(path: Path) -> str:
+    """Renames a damaged checkpoint to `<step>.damaged` and returns its new name.
+
+    Raises:
+      ResourceError: it cannot be renamed.
+    """
     name, number = f'{path.name}.damaged', 1
     while (path.parent / name).exists():
         number += 1
@@ -256,6 +262,21 @@ def keep_only(folder: Path, keep: Iterable[int]) -> None:
             # Renamed first: an interrupted deletion must not look like a damaged checkpoint.
             gone = folder / f'{_PARTIAL}{step}'
             shutil.rmtree(gone, ignore_errors=True)
-            (folder / str(step)).rename(gone)
+            with contextlib.suppress(OSError):  # a folder that cannot be written now; it is tried again after the next one
+                (folder / str(step)).rename(gone)
+            failpoints.reach('delete')
+    for path in folder.glob(f'{_PARTIAL}*'):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def clean(folder: Path) -> None:
+    """Deletes what an interrupted save or deletion left, after putting back a checkpoint that was about to be replaced.
+
+    For the process that holds the run folder.
+    """
+    for path in folder.glob(f'{_PARTIAL}*-old'):
+        final = folder / path.name.removeprefix(_PARTIAL).removesuffix('-old')
+        if not final.exists():
+            path.rename(final)
     for path in folder.glob(f'{_PARTIAL}*'):
         shutil.rmtree(path, ignore_errors=True)

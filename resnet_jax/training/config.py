@@ -134,10 +134,12 @@ FIELDS: dict[str, Check] = {
     'checkpoint_every_epochs': _integer(1),
     'log_gradient_norms': _flag,
     'log_every': _integer(1),
+    'divergence_retries': _integer(0, 100),
     'watchdog_seconds': _number(1),
 }
 
-# These may change between two starts of one run: none of them alters a parameter or which epoch is the result.
+# These may change between two starts of one run: none of them alters a parameter or which epoch is the result, except that
+# divergence_retries lets a run go on that would have ended.
 FREE_FIELDS = (
     'deterministic',
     'data_dir',
@@ -145,6 +147,7 @@ FREE_FIELDS = (
     'eval_batch_size',
     'checkpoint_every_epochs',
     'log_every',
+    'divergence_retries',
     'watchdog_seconds',
 )
 
@@ -170,6 +173,7 @@ ADDED_FIELDS: dict[str, Any] = {
     'test_views': 'none',
     'eval_every_steps': 0,
     'log_gradient_norms': False,
+    'divergence_retries': 0,
     'watchdog_seconds': 1800.0,
 }
 
@@ -206,11 +210,33 @@ def validate(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(values))  # tuples become lists, as they are when config.json is read back
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns one 'field: old -> new' for each field that defines a run and differs; `old` may be of an older version."""
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], *, free: bool = False) -> list[str]:
+    """Returns one 'field: old -> new' for each field that defines a run and differs; `old` may be of an older version.
+
+    Args:
+      free: of the fields that do not define a run instead.
+    """
     old = {**{name: value for name, value in ADDED_FIELDS.items() if name in new}, **old}
-    names = [name for name in {**old, **new} if name not in FREE_FIELDS]
+    names = [name for name in {**old, **new} if (name in FREE_FIELDS) == free]
     absent = object()
     return [
         f'{name}: {old.get(name)!r} -> {new.get(name)!r}' for name in names if old.get(name, absent) != new.get(name, absent)
     ]
+
+
+def check_continues(old: Mapping[str, Any], new: Mapping[str, Any], extend: bool, where: str) -> None:
+    """Checks that a run of the config `old` may go on with `new`.
+
+    Args:
+      extend: more epochs may be asked for.
+      where: the run folder or checkpoint, for the message.
+
+    Raises:
+      ConfigError: it may not; names what differs.
+    """
+    longer = type(old.get('num_epochs')) is int and old['num_epochs'] < new['num_epochs']
+    changes = difference({**old, 'num_epochs': new['num_epochs']} if longer and extend else old, new)
+    if changes:
+        only = longer and len(changes) == 1
+        remedy = 'give --extend to train it longer, or another --workdir' if only else 'choose another --workdir'
+        raise ConfigError(f'{where} holds a run of another config ({"; ".join(changes)}); {remedy}, or delete it')

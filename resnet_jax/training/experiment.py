@@ -126,8 +126,7 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
     if config['deterministic'] and jax.default_backend() == 'gpu' and _DETERMINISTIC not in os.environ.get('XLA_FLAGS', ''):
         raise ConfigError(f'deterministic needs {_DETERMINISTIC} in XLA_FLAGS before JAX starts; bin/train.py puts it there')
     # A wrong name, argument or batch size is told before the data are read, or even downloaded.
-    build_model(config, 10)
-    check_batch_size(config['batch_size'], jax.device_count(), config['gradient_accumulation_steps'], examples=2**31)
+    _check_before_data(config)
     dataset = data.load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
     model = build_model(config, dataset.num_classes)
     proxy_model = build_model(config, dataset.num_classes, 'proxy_') if config['proxy_model'] else None
@@ -187,6 +186,21 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
     return Experiment(
         config, dataset, train, validation, model, optimizer(model), schedule, steps_per_epoch, total_steps, accumulation, proxy
     )
+
+
+def check_names(config: Mapping[str, Any]) -> None:
+    """Checks what can be checked without the data, so that a wrong config makes no run folder.
+
+    Raises:
+      ConfigError: the model or the data set has no such name or argument, or the batch does not divide over the devices.
+    """
+    data.check_name(config['dataset'])
+    _check_before_data(config)
+
+
+def _check_before_data(config: Mapping[str, Any]) -> None:
+    build_model(config, 10)
+    check_batch_size(config['batch_size'], jax.device_count(), config['gradient_accumulation_steps'], examples=2**31)
 
 
 def _subset(train: data.Split, size: int) -> data.Split:

@@ -10,15 +10,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax import failpoints
 from resnet_jax.data import Split
-from resnet_jax.errors import ConfigError, DivergedError, Interrupted
+from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.evaluation.predictions import Predictions, predictor
 from resnet_jax.evaluation.record import describe_model, write_record
 from resnet_jax.report.page import write_run_report
 from resnet_jax.training import checkpoint, console, processes
-from resnet_jax.training.config import difference, validate
-from resnet_jax.training.experiment import Experiment, create_experiment, epoch_order, parallel_train_steps
+from resnet_jax.training.config import check_continues, validate
+from resnet_jax.training.experiment import Experiment, check_names, create_experiment, epoch_order, parallel_train_steps
 from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
 from resnet_jax.training.run_folder import RunFolder, environment
 from resnet_jax.training.state import TrainState
@@ -28,11 +29,14 @@ from resnet_jax.training.stop import StopSignal
 logger = logging.getLogger(__name__)
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, extend: bool = False) -> dict[str, Any]:
     """Trains a config in a run folder, or continues it there, and returns its result.
 
     The result is of the last epoch or, if `validation_size` is set, of the epoch with the best validation accuracy; never of
     the epoch that is best on the test set. A run that is finished is not repeated.
+
+    Args:
+      extend: go on with a run of the same config but fewer epochs; from there on it follows the longer schedule.
 
     Returns:
       What result.json holds: 'split', 'test_views' (what the logits were averaged over), 'accuracy', 'loss', 'count', 'step',
@@ -44,13 +48,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     """
     console.log_to_console()
     values = validate(config)
-    with processes.together(values, Path(workdir)), RunFolder(workdir, values) as folder:
+    check_names(values)  # before there is a folder
+    folder = RunFolder(workdir, values, extend=extend)
+    with StopSignal() as stop, processes.together(values, folder.path), folder:
         processes.check_shared(folder.path / '.lock')
+        failpoints.reach('start')
         result = folder.read_json('result.json')
         if result is None:
-            result = _Run(create_experiment(values), folder).train()
+            result = _Run(create_experiment(values), folder, stop, extend).train()
         else:
             logger.info('%s is finished; nothing to do.', folder.path)
+            if folder.primary and not (folder.path / 'report.html').exists():  # a run that was killed in between
+                write_run_report(folder.path)
         _report(folder.path, result)
         return result
 
@@ -80,8 +89,9 @@ def _averaged(test_views: str) -> str:
 class _Run:
     """The state of a run: what is on the devices, what is to be logged, and what a checkpoint must add to the TrainState."""
 
-    def __init__(self, experiment: Experiment, folder: RunFolder):
+    def __init__(self, experiment: Experiment, folder: RunFolder, stop: StopSignal, extend: bool = False):
         self.experiment, self.folder, self.config = experiment, folder, experiment.config
+        self.stop, self.extend = stop, extend
         self.pace = console.Pace()
         self.seconds = 0.0  # spent on this run, earlier starts included
         self.best: dict[str, Any] | None = None  # {'step', 'accuracy'} on the validation split
@@ -89,7 +99,10 @@ class _Run:
         self.pending: list[dict[str, float]] = []  # metrics of the steps since the last row
         self.evaluation: dict[str, Any] = {}  # the latest row of the split evaluated during training
         self.evaluation_seconds = 0.0
+        self.evaluation_due = False  # the evaluation after this step was interrupted
         self.saved_step = -1
+        self.rollbacks = 0  # times that the run has diverged and gone on at half the rate
+        self.grad_norm: float | None = None  # of the latest step
         selects = f' (of the hardest {100 * self.config["selected_fraction"]:g} % of each batch)'
         self.selects = selects if experiment.proxy else ''  # what loss and accuracy in training are of
         self.bar = console.ProgressBar(experiment.total_steps, self.config['model'])
@@ -98,41 +111,56 @@ class _Run:
         """Trains from the latest checkpoint, or from the start, to the last step; returns the result."""
         experiment, folder = self.experiment, self.folder
         processes.check_same('data set', experiment.describe_dataset())
-        self.state = self._restore()
-        self.step = int(self.state.step)
         self.split = 'validation' if experiment.validation else 'test'
-        if folder.primary:
-            folder.start(self.step, environment(), ('train', 'gradients', self.split))
+        self._begin()
         self._describe()
         self.evaluator = self._create_evaluator(experiment.validation or experiment.dataset.test)
         self.started = time.monotonic() - self.seconds
-        with StopSignal() as self.stop:
-            try:
-                self._run_epochs()
-            except jax.errors.JaxRuntimeError as error:
-                if 'RESOURCE_EXHAUSTED' not in str(error):
-                    raise
-                raise out_of_memory(self.config['batch_size'], 0) from None
-            finally:
-                self._plot()
+        try:
+            while not self._run_epochs():
+                self._begin()
+        except RuntimeError as error:
+            if 'RESOURCE_EXHAUSTED' not in str(error):
+                raise
+            raise out_of_memory(self.config['batch_size'], 0) from None
+        finally:
+            self._plot()
         result = self._result()
         if folder.primary:
             self._record()
+            folder.flush()
+            failpoints.reach('result')
             folder.write_json('result.json', result)
+            failpoints.reach('report')
             write_run_report(folder.path)
         return result
+
+    def _begin(self) -> None:
+        """Takes up the run at its latest checkpoint, or at the start."""
+        self.state = self._restore()
+        self.step = self.saved_step = int(self.state.step)
+        if self.rollbacks:
+            config = {**self.config, 'learning_rate': self.config['learning_rate'] * 0.5**self.rollbacks}
+            self.experiment = create_experiment(config)
+        if self.folder.primary:
+            again = self.split if self.evaluation_due else None
+            self.folder.start(self.step, environment(), ('train', 'gradients', self.split), again)
 
     def _restore(self) -> TrainState:
         template = jax.eval_shape(self.experiment.create_state)
         self.memory = check_state_fits(template, self.config['model'])
-        path = checkpoint.latest(self.folder.checkpoints) if self.folder.primary else None
+        path = None
+        if self.folder.primary:
+            checkpoint.clean(self.folder.checkpoints)
+            path = checkpoint.latest(self.folder.checkpoints)
         step = processes.agree(int(path.name) if path else -1)
+        failpoints.reach('restore')
         if step < 0:
+            self.best, self.best_saved, self.pending, self.evaluation, self.evaluation_due = None, None, [], {}, False
             return replicate(self.experiment.create_state())
         path = self.folder.checkpoints / str(step)
         metadata = checkpoint.read_metadata(path)
-        if changes := difference(metadata['config'], self.config):
-            raise ConfigError(f'{path} was trained with another config ({"; ".join(changes)}); choose another --workdir')
+        check_continues(metadata['config'], self.config, self.extend, str(path))
         here = self.experiment.describe_dataset()
         if metadata['dataset'] != here:
             keys = [key for key in here if metadata['dataset'].get(key) != here[key]]
@@ -141,8 +169,35 @@ class _Run:
             )
         self.best = self.best_saved = metadata['best']
         self.pending, self.evaluation, self.seconds = metadata['pending'], metadata['evaluation'], metadata['seconds']
+        self.evaluation_due = metadata.get('evaluation_due', False)
+        self.rollbacks = max(self.rollbacks, metadata.get('rollbacks', 0))
+        self._check_best()
         logger.info('Continuing %s after iteration %d.', self.folder.path, step)
         return replicate(checkpoint.restore(path, template))
+
+    def _check_best(self) -> None:
+        """Sees that the best checkpoint is whole; if it is not, takes the best of those that are left."""
+        while self.best:
+            path = self.folder.checkpoints / str(self.best['step'])
+            try:
+                checkpoint.verify(path)
+                return
+            except InputFileError as error:
+                lost = self.best
+                if self.folder.primary and path.exists():
+                    checkpoint.set_aside(path)
+                processes.agree(0)  # before the others look
+                left = set(checkpoint.steps(self.folder.checkpoints))
+                rows = [row for row in self.folder.read_metrics() if row['split'] == 'validation' and row['step'] in left]
+                rows.sort(key=lambda row: (-row['accuracy'], row['step']))
+                self.best = self.best_saved = {key: rows[0][key] for key in ('step', 'accuracy')} if rows else None
+                logger.warning(
+                    '%s. It was the best on validation, %.2f %% after iteration %d, and was set aside; now the best is %s.',
+                    error,
+                    100 * lost['accuracy'],
+                    lost['step'],
+                    f'that of iteration {rows[0]["step"]}, {100 * rows[0]["accuracy"]:.2f} %' if rows else 'yet to come',
+                )
 
     def _describe(self) -> None:
         experiment, config = self.experiment, self.config
@@ -184,11 +239,31 @@ class _Run:
             test_views=self.config['test_views'],
         )
 
-    def _run_epochs(self) -> None:
+    def _run_epochs(self) -> bool:
+        """Trains to the last step; returns False if the run has diverged and is to go back to its last checkpoint."""
+        try:
+            if self.evaluation_due:
+                self._evaluate_and_save()
+            if self.step < self.experiment.total_steps:
+                self._run_steps()
+        except DivergedError as error:
+            if self.rollbacks >= self.config['divergence_retries']:
+                raise
+            self.rollbacks += 1
+            self.stop.unsaved = False
+            logger.warning(
+                '%s. Retry %d of %d: back to the last checkpoint, at %g times the learning rate.',
+                str(error).partition(';')[0],
+                self.rollbacks,
+                self.config['divergence_retries'],
+                0.5**self.rollbacks,
+            )
+            return False
+        return True
+
+    def _run_steps(self) -> None:
         experiment, config = self.experiment, self.config
         per_epoch, batch_size = experiment.steps_per_epoch, config['batch_size']
-        if self.step == experiment.total_steps:
-            return
         positions, key = device_positions(batch_size), seed_key(config['seed'])
         data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
         compiled, epoch, dispatches = None, None, 0
@@ -200,7 +275,10 @@ class _Run:
                     order = replicate(epoch_order(config['seed'], epoch, len(experiment.train.label), batch_size))
                 arguments = (self.state, positions, data, order, key)
                 if compiled is None:
+                    failpoints.reach('compile')
                     before = time.monotonic()
+                    # Both programs now, so that the state is saved whenever XLA compiles and hears no signal.
+                    self.evaluator.compile(self.state.variables)
                     compiled = compile_parallel(parallel_train_steps(experiment), *arguments, np.int32(0), np.int32(0))
                     unit = jax.device_count() * experiment.accumulation
                     self.memory['scratch_bytes'] = check_fits(compiled, batch_size, unit)
@@ -212,7 +290,10 @@ class _Run:
                         console.seconds_since_start(),
                         time.monotonic() - before,
                     )
+                    failpoints.reach('compiled')
                 count, before = self.pace.size(self._steps_to_evaluation(per_epoch - start)), time.monotonic()
+                self.stop.unsaved = True
+                failpoints.reach('dispatch')
                 self.state, metrics = compiled(*arguments, np.int32(start), np.int32(count))
                 metrics = jax.device_get(metrics)  # waits for the device
                 self.pace.measured(count, time.monotonic() - before)
@@ -221,19 +302,26 @@ class _Run:
                 if dispatches == 2:
                     self._forecast()
                 self._evaluate_and_save()
-                if (number := processes.agree_to_stop(self.stop.number)) is not None:
-                    if self.saved_step != self.step:
-                        self._save()
-                    raise Interrupted(number)
+                self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if (number := processes.agree_to_stop(self.stop.number)) is not None:
+            self.stop.number = number
+            if self.saved_step != self.step:
+                self._save()
+            raise Interrupted(number)
 
     def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of `count` steps: checks them, and writes a row every `log_every` steps."""
         for i in range(start, start + count):
             values = {name: float(metrics[name][i]) for name in metrics if name != 'layer_grad_norms'}
             self.step += 1
+            self.grad_norm = values['grad_norm']
+            failpoints.reach('step')
             if not np.isfinite(list(values.values())).all():
-                proxy = f', proxy loss {values["proxy_loss"]:g}' if self.selects else ''
-                raise self._diverged(f'loss {values["loss"]:g}, gradient norm {values["grad_norm"]:g}{proxy}')
+                raise self._diverged(
+                    f'loss {values["loss"]:g}' + (f', proxy loss {values["proxy_loss"]:g}' if self.selects else '')
+                )
             self.pending.append(values)
             due = self.step % self.config['log_every'] == 0 or self.step == self.experiment.total_steps
             if 'layer_grad_norms' in metrics and (due or self.step == 1):
@@ -268,9 +356,11 @@ class _Run:
         return float(self.experiment.schedule(self.step - 1))  # of the step just done
 
     def _diverged(self, what: str) -> DivergedError:
+        norm = '' if self.grad_norm is None else f', gradient norm {self.grad_norm:g}'
         return DivergedError(
-            f'training diverged at iteration {self.step}: {what}, learning rate {self._learning_rate():g}; '
-            'lower learning_rate or set clip_norm, and use another --workdir'
+            f'training diverged at iteration {self.step}: {what}{norm}, learning rate {self._learning_rate():g}; '
+            'lower learning_rate or set clip_norm, and use another --workdir; or go on from the last checkpoint at half the '
+            f'rate: --config.divergence_retries={self.rollbacks + 1}'
         )
 
     def _write_row(self, split: str, step: int, values: Mapping[str, Any], **timing: float) -> None:
@@ -309,12 +399,15 @@ class _Run:
     def _evaluate_and_save(self) -> None:
         """Evaluates and saves if that is due after this step: each by itself, and both after the last one."""
         epoch, within = divmod(self.step, self.experiment.steps_per_epoch)
+        if not within:
+            failpoints.reach('epoch')
         config, last = self.config, self.step == self.experiment.total_steps
         improved, every = False, config['eval_every_steps']
         if last or (self.step % every == 0 if every else not within and epoch % config['eval_every_epochs'] == 0):
-            before = time.monotonic()
-            self.evaluation = row = self._evaluate(self.evaluator, self.state.variables, self.state.ema)
+            before, self.evaluation_due = time.monotonic(), True
+            row = self._evaluate(self.evaluator, self.state.variables, self.state.ema)
             self.evaluation_seconds = time.monotonic() - before
+            self.evaluation, self.evaluation_due = row, False
             self._write_row(self.split, self.step, row)
             logger.info(
                 'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s%s',
@@ -334,12 +427,17 @@ class _Run:
     def _evaluate(self, evaluator: Evaluator, variables: Any, ema: Any) -> dict[str, Any]:
         def progress(done, batches):
             self.bar.update(self.step, f'evaluating, batch {done} of {batches}')
+            failpoints.reach('evaluation')
+            if jax.process_count() == 1:  # several would have to agree on it
+                self._stop_if_asked()
 
         metrics = evaluator(variables, progress)
         row = {name: metrics[name] for name in ('loss', 'accuracy', 'count')}
         if ema:
             average = evaluator(ema, progress)
             row.update(ema_loss=average['loss'], ema_accuracy=average['accuracy'])
+        if failpoints.reach('metric'):
+            row['loss'] = float('nan')
         if not np.isfinite(list(row.values())).all():
             raise self._diverged(f'loss {row["loss"]:g} in the evaluation')
         if self.config['test_views'] != 'none':
@@ -350,6 +448,7 @@ class _Run:
         # The loss of a step says nothing about the update that follows it.
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(self.state))):
             raise self._diverged('the parameters are no longer finite')
+        saved = True
         if self.folder.primary:
             self.seconds = time.monotonic() - self.started
             metadata = {
@@ -358,26 +457,42 @@ class _Run:
                 'best': self.best,
                 'pending': self.pending,
                 'evaluation': self.evaluation,
+                'evaluation_due': self.evaluation_due,
+                'rollbacks': self.rollbacks,
                 'seconds': self.seconds,
                 'environment': environment(),
             }
+            saved = self._write_checkpoint(metadata)
+        if processes.agree(int(saved)):  # and nobody goes on before it is written
+            self.saved_step, self.best_saved, self.stop.unsaved = self.step, self.best, False
+        else:
+            self.best = self.best_saved  # an epoch that no checkpoint has cannot be the result
+
+    def _write_checkpoint(self, metadata: Mapping[str, Any]) -> bool:
+        """Returns False, with a warning, if it cannot be written and there will be another."""
+        try:
+            self.folder.flush()  # the rows before the checkpoint that counts on them
             checkpoint.save(self.folder.checkpoints, self.state, metadata)
+            failpoints.reach('saved')
             # The one before the latest stays, for the day the latest is damaged, and so does the best one at that time.
             kept = checkpoint.steps(self.folder.checkpoints)[-2:]
             best = [best['step'] for best in (self.best, self.best_saved) if best]
             checkpoint.keep_only(self.folder.checkpoints, [*kept, *best])
-            self.best_saved = self.best
-        self.saved_step = self.step
-        processes.agree(self.step)  # nobody goes on before it is written
+        except ResourceError as error:
+            if self.step == self.experiment.total_steps or self.stop.number is not None:
+                raise
+            logger.warning('%s. The run goes on and tries again at the end of an epoch', error)
+            return False
+        return True
 
     def _result(self) -> dict[str, Any]:
         """Evaluates what the run has come to on the test set, unless that has just been done."""
         row, selected, step = self.evaluation, 'last', self.step
         self.result_variables = self.state.variables
+        self._check_best()
         if self.best:
             selected, step = 'validation', self.best['step']
             path = self.folder.checkpoints / str(step)
-            checkpoint.verify(path)
             parts = {'params': self.state.params, 'batch_stats': self.state.batch_stats, 'ema': self.state.ema}
             variables = checkpoint.restore(path, jax.eval_shape(lambda: parts))
             ema = variables.pop('ema')

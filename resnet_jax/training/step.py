@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from resnet_jax import kernels
+from resnet_jax import failpoints, kernels
 from resnet_jax.data.augment import augment, mirrored_in_epoch, normalize, over_views
 from resnet_jax.training.state import TrainState
 
@@ -185,25 +185,34 @@ def train_steps(
       start, count: int32 scalars. They are traced, so that one compiled program serves for any number of steps.
       layer_norms: `step_fn` returns 'layer_grad_norms' too.
 
-    Returns:
-      The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count`;
-      'layer_grad_norms' is `[steps_per_epoch, kernels]`.
-    """
-    key = jax.random.wrap_key_data(key)
+    A step whose loss or gradient is not finite changes nothing of the state, and no step follows it.
 
-    def body(i, carry):
-        state, metrics = carry
+    Returns:
+      The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count` or to the step
+      that was not finite; 'layer_grad_norms' is `[steps_per_epoch, kernels]`.
+    """
+    key, bad_step = jax.random.wrap_key_data(key), failpoints.traced_at('image')
+    names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
+
+    def body(carry):
+        i, _, state, metrics = carry
         batch = load_fn(data['image'], data['label'], order[i], positions, state.step, key)
+        if bad_step is not None:
+            batch['image'] += jnp.where(state.step == bad_step, jnp.nan, 0.0).astype(batch['image'].dtype)
         # Dropout alone differs from device to device: its mask belongs to the device's part of the batch.
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
-        state, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
-        return state, {name: _put(values, new[name], i) for name, values in metrics.items()}
+        updated, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
+        # The same on every device, for all of them are averages over all devices.
+        finite = jnp.isfinite(jnp.stack([new[name] for name in names])).all()
+        state = jax.tree.map(lambda after, before: jnp.where(finite, after, before), updated, state)
+        return i + 1, finite, state, {name: _put(values, new[name], i) for name, values in metrics.items()}
 
-    names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
     empty = {name: jnp.zeros(order.shape[0]) for name in names}
     if layer_norms:
         empty['layer_grad_norms'] = jnp.zeros((order.shape[0], len(kernel_paths(state.params))))
-    return jax.lax.fori_loop(start, start + count, body, (state, empty))
+    carry = (start, jnp.bool_(True), state, empty)
+    _, _, state, metrics = jax.lax.while_loop(lambda carry: (carry[0] < start + count) & carry[1], body, carry)
+    return state, metrics
 
 
 def _put(values: jax.Array, value: jax.Array, i: jax.Array) -> jax.Array:

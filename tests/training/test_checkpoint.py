@@ -13,8 +13,10 @@ import pytest
 
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.training import checkpoint
+from resnet_jax.training.config import complete
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import replicate
+from resnet_jax.training.sums import sums_text
 
 
 def make_state(step=7, width=3):
@@ -92,7 +94,7 @@ def test_a_part_can_be_restored(folder):
 
 def test_metadata(folder):
     metadata = checkpoint.read_metadata(folder / '7')
-    assert metadata == {'format': checkpoint.FORMAT, 'step': 7, **METADATA}
+    assert metadata == {'format': checkpoint.FORMAT, 'step': 7, **METADATA, 'config': complete(METADATA['config'])}
 
 
 def test_the_sums_are_those_of_sha256sum(folder):
@@ -369,7 +371,7 @@ def test_every_difference_in_structure_shape_or_dtype_is_an_error(folder, change
 def rewrite_metadata(path, **values):
     """Changes metadata.json and the sums with it, as another version of the program might have written them."""
     (path / 'metadata.json').write_text(json.dumps({**json.loads((path / 'metadata.json').read_text()), **values}))
-    (path / 'SHA256SUMS').write_text(checkpoint._sums_text(path))
+    (path / 'SHA256SUMS').write_text(sums_text(path))
 
 
 def test_a_newer_format(folder):
@@ -413,5 +415,5 @@ def test_what_json_cannot_hold_is_no_checkpoint(folder):
 
 def test_who_only_reads_passes_a_damaged_one_over_and_leaves_it(folder, messages):
     flip_middle(folder / '7' / 'metadata.json')
-    assert checkpoint.latest(folder, set_aside=False) == folder / '5'
+    assert checkpoint.latest(folder, rename=False) == folder / '5'
     assert entries(folder) == ['5', '7'] and 'passed over' in messages[0]

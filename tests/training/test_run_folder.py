@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -103,8 +104,10 @@ def test_a_refusal_leaves_the_folder_unlocked(tmp_path, config):
 
 def test_what_does_not_define_the_run_may_change(tmp_path, config):
     path = with_checkpoint(tmp_path / 'run', config)
+    logging.getLogger('resnet_jax').setLevel(logging.INFO)
     with RunFolder(path, {**config, 'log_every': 7, 'data_dir': '/elsewhere'}):
         pass
+    assert 'log_every: 2 -> 7' in (path / 'run.log').read_text()
 
 
 def test_before_the_first_checkpoint_the_config_may_be_corrected(tmp_path, config):
@@ -129,11 +132,58 @@ def test_unwritable(tmp_path, config):
 
 
 def test_a_full_disk_while_metrics_are_written(tmp_path, config):
+    """The rows wait, one warning says so, and nothing is half written."""
+    logging.getLogger('resnet_jax').setLevel(logging.INFO)
     with RunFolder(tmp_path, config) as folder:
         folder.start(0, {}, ('train',))
+        folder.write_metrics(rows_of(1))
+        (tmp_path / 'metrics.jsonl').rename(tmp_path / 'kept')
         (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
+        folder.write_metrics(rows_of(2))
+        folder.write_metrics(rows_of(4))
         with pytest.raises(ResourceError, match='No space left on device'):
-            folder.write_metrics(rows_of(1))
+            folder.flush()
+        (tmp_path / 'kept').replace(tmp_path / 'metrics.jsonl')
+        folder.flush()
+        assert folder.read_metrics() == rows_of(1, 2, 4)
+    log = (tmp_path / 'run.log').read_text()
+    assert log.count('No space left on device') == 1 and 'can be written again' in log
+
+
+def test_a_folder_that_is_removed_is_made_again_and_locked(tmp_path, config):
+    path = tmp_path / 'run'
+    with RunFolder(path, config) as folder:
+        folder.start(0, {}, ('train',))
+        folder.write_metrics(rows_of(1))
+        shutil.rmtree(path)
+        folder.write_metrics(rows_of(2))
+        assert folder.read_metrics() == rows_of(2) and folder.read_json('config.json') == config
+        assert 'was removed while the run goes on' in (path / 'run.log').read_text()
+        with pytest.raises(RunFolderInUseError):
+            RunFolder(path, config).__enter__()
+
+
+def test_what_an_interrupted_write_left_is_removed_and_nothing_else(tmp_path, config):
+    for name in ('.config.json.partial', '.report.html.partial', '.holiday.mov.partial'):
+        (tmp_path / name).write_text('x')
+    with RunFolder(tmp_path, config):
+        pass
+    assert entries(tmp_path) == {'.lock', 'run.log', '.holiday.mov.partial'}
+
+
+def test_more_epochs_only_when_asked_for(tmp_path, config):
+    path = with_checkpoint(tmp_path / 'run', config)
+    (path / 'result.json').write_text('{}')
+    longer = {**config, 'num_epochs': config['num_epochs'] + 1}
+    with pytest.raises(ConfigError, match=r'num_epochs: 4 -> 5\); give --extend to train it longer'):
+        RunFolder(path, longer).__enter__()
+    with pytest.raises(ConfigError, match='learning_rate'):
+        RunFolder(path, {**longer, 'learning_rate': 1.0}, extend=True).__enter__()
+    with pytest.raises(ConfigError, match=r'num_epochs: 4 -> 3\); choose another'):
+        RunFolder(path, {**config, 'num_epochs': 3}, extend=True).__enter__()
+    assert (path / 'result.json').exists()
+    with RunFolder(path, longer, extend=True):
+        assert not (path / 'result.json').exists() and (path / 'result-4-epochs.json').exists()
 
 
 def test_a_full_disk_while_json_is_written(tmp_path, config):

@@ -1,0 +1,41 @@
+"""A compilation cache that is damaged or cannot be written: the run succeeds, with the same bits."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from faults_support import assert_same_outcome, outcome, train
+
+pytestmark = pytest.mark.slow
+
+
+def damaged(data):
+    return bytes(data[: len(data) // 2])
+
+
+def flipped(data):
+    data[len(data) // 2] ^= 1
+    return bytes(data)
+
+
+def empty(data):
+    return b''
+
+
+@pytest.mark.parametrize('damage', [damaged, flipped, empty], ids=lambda damage: damage.__name__)
+def test_a_damaged_cache(damage, undisturbed, expected, tmp_path):
+    cache = shutil.copytree(os.environ['JAX_COMPILATION_CACHE_DIR'], tmp_path / 'cache')
+    entries = [path for path in cache.rglob('*') if path.is_file()]
+    assert len(entries) >= 4
+    for path in entries:
+        path.write_bytes(damage(bytearray(path.read_bytes())))
+    train(tmp_path / 'run', JAX_COMPILATION_CACHE_DIR=str(cache))
+    assert_same_outcome(outcome(tmp_path / 'run'), expected)
+
+
+def test_a_cache_that_cannot_be_written(undisturbed, expected, tmp_path):
+    (tmp_path / 'file').write_text('in the place of the folder')
+    train(tmp_path / 'run', JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'file' / 'cache'))
+    assert_same_outcome(outcome(tmp_path / 'run'), expected)
+    assert Path(tmp_path / 'file').read_text() == 'in the place of the folder'

@@ -1,0 +1,162 @@
+"""Files that come from elsewhere are data: nothing in them is run, and nothing they name leaves their folder."""
+
+import ast
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import tensorstore
+from faults_support import ROOT
+
+from resnet_jax.errors import ConfigError, InputFileError
+from resnet_jax.evaluation.run import load_run
+from resnet_jax.npz import read_npz
+from resnet_jax.training import checkpoint
+from resnet_jax.training.sums import sums_text
+
+SOURCES = [path for folder in ('resnet_jax', 'bin', 'configs') for path in sorted((ROOT / folder).rglob('*.py'))]
+MODULES = {'pickle', '_pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'jsonpickle'}
+CALLS = {'eval', 'exec', '__import__', 'os.system', 'os.popen', 'yaml.load', 'yaml.unsafe_load', 'yaml.full_load', 'torch.load'}
+CALLS |= {'np.loadtxt', 'np.genfromtxt', 'np.fromregex', 'pd.read_pickle', 'pandas.read_pickle', 'shutil.unpack_archive'}
+
+
+def problems(source):
+    """Whatever in a program could run what a file says, by line."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or '']
+            yield from (f'{node.lineno}: imports {name}' for name in names if name.partition('.')[0] in MODULES)
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in CALLS or name.endswith('.extractall'):
+                yield f'{node.lineno}: calls {name}'
+            for keyword in node.keywords:
+                value = ast.unparse(keyword.value)
+                if (keyword.arg, value) in (('allow_pickle', 'True'), ('shell', 'True'), ('weights_only', 'False')):
+                    yield f'{node.lineno}: {keyword.arg}={value}'
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_source_runs_what_a_file_says(path):
+    assert list(problems(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    'source',
+    [
+        'import pickle', 'from pickle import loads', 'import joblib.numpy_pickle', 'eval(text)', 'exec(text)', 'yaml.load(f)',
+        'np.load(f, allow_pickle=True)', 'torch.load(f, weights_only=False)', 'os.system(c)', 'run(c, shell=True)',
+        'tarfile.open(f).extractall(d)',
+    ],
+)  # fmt: skip
+def test_the_search_finds_what_it_looks_for(source):
+    assert list(problems(source))
+
+
+def npz(path, **entries):
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(f'{name}.npy', data)
+    return path
+
+
+def header(shape, dtype='<f4', data=b''):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {'descr': dtype, 'fortran_order': False, 'shape': shape})
+    return file.getvalue() + data
+
+
+def test_an_npz_file_that_claims_more_than_it_has(tmp_path):
+    with pytest.raises(ValueError, match=r'claims .*1099511627776.* and has'):
+        read_npz(npz(tmp_path / 'a.npz', x=header((2**40,))))
+
+
+def test_an_npz_file_of_objects_is_not_run(tmp_path):
+    ran = []
+
+    class Bad:
+        def __reduce__(self):
+            return (ran.append, (1,))
+
+    np.savez(tmp_path / 'a.npz', x=np.array([Bad()], object))
+    with pytest.raises(ValueError):
+        read_npz(tmp_path / 'a.npz')
+    assert not ran
+
+
+@pytest.mark.parametrize('data', [b'', b'PK\x03\x04', b'no zip'])
+def test_an_npz_file_that_is_none(data, tmp_path):
+    (tmp_path / 'a.npz').write_bytes(data)
+    with pytest.raises(ValueError):
+        read_npz(tmp_path / 'a.npz')
+
+
+def test_a_sound_npz_file(tmp_path):
+    np.savez(tmp_path / 'a.npz', x=np.arange(6).reshape(2, 3), name=np.array('text'))
+    found = read_npz(tmp_path / 'a.npz')
+    np.testing.assert_array_equal(found['x'], [[0, 1, 2], [3, 4, 5]])
+    assert str(found['name']) == 'text'
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A checkpoint whose sums fit, whoever wrote it; `edit` changes its metadata."""
+    shutil.copytree(ROOT / 'tests' / 'faults' / 'format1' / 'checkpoints', tmp_path / 'run' / 'checkpoints')
+
+    def edit(change):
+        path = tmp_path / 'run' / 'checkpoints' / '10'
+        metadata = json.loads((path / 'metadata.json').read_text())
+        change(metadata)
+        (path / 'metadata.json').write_text(json.dumps(metadata))
+        (path / 'SHA256SUMS').write_text(sums_text(path))
+        return path
+
+    return edit
+
+
+@pytest.mark.parametrize('step', ['../../secret', '10/../../..', -1, 1.5, None, [10]])
+def test_a_step_in_a_checkpoint_is_a_number_and_no_path(step, hostile, tmp_path):
+    hostile(lambda metadata: metadata.update(best={'step': step, 'accuracy': 1.0}))
+    with pytest.raises(InputFileError, match='as best'):
+        load_run(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('name', ['../outside', '/etc/passwd', 'arrays/../../../outside'])
+def test_a_name_in_the_sums_does_not_leave_the_folder(name, hostile, tmp_path):
+    (tmp_path / 'outside').write_text('x')
+    path = hostile(lambda metadata: None)
+    lines = (path / 'SHA256SUMS').read_text().rpartition('# ')[0] + f'{"0" * 64}  {name}\n'
+    (path / 'SHA256SUMS').write_text(lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n')
+    with pytest.raises(InputFileError, match='is missing'):
+        checkpoint.verify(path)
+
+
+@pytest.mark.parametrize('value', [[], 'text', 7, {}])
+def test_metadata_of_another_kind(value, hostile):
+    path = hostile(lambda metadata: None)
+    (path / 'metadata.json').write_text(json.dumps(value))
+    with pytest.raises(InputFileError, match=r'metadata\.json'):
+        checkpoint.read_metadata(path)
+
+
+@pytest.mark.parametrize('other', ['params/fc/bias', 'opt_state/1/0/trace/fc/bias'])
+def test_arrays_that_claim_terabytes_take_no_memory(other, tmp_path):
+    """An array of which hardly a chunk is there, as zarr allows: refused by its shape, or not read if nobody asked for it."""
+    folder = shutil.copytree(ROOT / 'tests' / 'faults' / 'format1' / 'checkpoints', tmp_path / 'run' / 'checkpoints')
+    spec = {
+        'driver': 'zarr',
+        'kvstore': {'driver': 'ocdbt', 'base': f'file://{folder}/10/arrays', 'path': other.replace('/', '.') + '/'},
+        'metadata': {'shape': [2**40], 'chunks': [2**20], 'dtype': '<f4', 'fill_value': None},
+    }
+    tensorstore.open(spec, create=True, delete_existing=True).result()
+    (folder / '10' / 'SHA256SUMS').write_text(sums_text(folder / '10'))
+    checkpoint.verify(folder / '10')
+    if other.startswith('params'):
+        with pytest.raises(ConfigError, match=r'params/fc/bias is float32\[1099511627776\] there, expected float32\[10\]'):
+            load_run(tmp_path / 'run')
+    else:
+        assert load_run(tmp_path / 'run').step == 10
