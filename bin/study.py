@@ -37,6 +37,8 @@ def main(arguments):
     package = logging.getLogger('resnet_jax')
     package.addHandler(logging.StreamHandler())
     package.propagate = False
+    if not sys.stdout.isatty():
+        package.setLevel(logging.INFO)  # plain lines instead of the bar
     spec = importlib.util.spec_from_file_location('study_config', _CONFIG.value)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

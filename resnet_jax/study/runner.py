@@ -13,6 +13,7 @@ from pathlib import Path
 
 from resnet_jax.errors import Interrupted
 from resnet_jax.study.entries import Run
+from resnet_jax.training.console import duration
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def make_runs(
     """
     waiting = [run for run in runs if status(run) in ('new', 'started')]
     free: list[str | None] = list(devices) or [None]
-    started = time.monotonic()
+    started, before = time.monotonic(), sum(map(epochs_done, runs))
     active: dict[subprocess.Popen, tuple[Run, str | None]] = {}
     failed: dict[Run | str, int] = {}
     stopped: list[int] = []
@@ -63,6 +64,7 @@ def make_runs(
             while waiting and free and not stopped:
                 run, device = waiting.pop(0), free.pop(0)
                 active[_start(run, train, device)] = run, device
+                logger.info('%s starts; its output goes to output.log there', run.folder)
             time.sleep(0.2)
             if stopped:
                 for process in active:
@@ -79,12 +81,22 @@ def make_runs(
                 elif process.returncode:
                     failed[str(run.folder)] = process.returncode
                     _note(run, process.returncode)
+                else:
+                    accuracy = json.loads((run.folder / 'result.json').read_text())['accuracy']
+                    logger.info('%s: test accuracy %.2f %%; %s', run.folder, 100 * accuracy, _left(runs, before, started))
             if progress:
                 progress(sum(map(epochs_done, runs)))
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return failed
+
+
+def _left(runs: Sequence[Run], before: float, started: float) -> str:
+    """Says what is left, at the rate of epochs since the start."""
+    done, total = sum(map(epochs_done, runs)), sum(run.config['num_epochs'] for run in runs)
+    seconds = (total - done) * (time.monotonic() - started) / max(done - before, 1e-9)
+    return f'{done:.0f} of {total} epochs done, about {duration(seconds)} left'
 
 
 def _start(run: Run, train: Path, device: str | None) -> subprocess.Popen:

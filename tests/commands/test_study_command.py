@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import signal
 import subprocess
 import time
@@ -28,7 +29,9 @@ def test_a_study_is_made_reported_and_not_made_again(tmp_path):
     dry = run('study.py', *flags, '--dry_run', timeout=300).stdout
     assert '2 of 2 runs are left: about 0 minutes' in dry and 'measured now' in dry and 'slow-seed0: new, resnet8' in dry
     assert not out.exists()
-    assert 'diverged at iteration' in run('study.py', *flags, '--devices=0,1', timeout=300).stderr  # both at once
+    lines = run('study.py', *flags, '--devices=0,1', timeout=300).stderr  # both at once
+    assert 'diverged at iteration' in lines and f'{out}/slow-seed0 starts' in lines
+    assert re.search(r'slow-seed0: test accuracy [\d.]+ %; \d of 4 epochs done, about 0:0\d:\d\d left', lines)
     results = json.loads((out / 'results.json').read_text())
     assert {name: entry['status'] for name, entry in results['entries'].items()} == {'slow': 'run', 'diverges': 'failed'}
     assert 'diverged' in json.loads((out / 'diverges-seed0' / 'failed.json').read_text())['reason']
