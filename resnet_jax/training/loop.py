@@ -1,4 +1,4 @@
-"""A run, from the first step to the last: train, evaluate, log, checkpoint, continue where it stopped."""
+"""A run, from the first step to the last: train, evaluate, checkpoint, continue where it stopped."""
 
 import logging
 import time
@@ -22,8 +22,9 @@ from resnet_jax.training.config import check_continues, validate
 from resnet_jax.training.experiment import Experiment, check_names, create_experiment, epoch_order, parallel_train_steps
 from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
 from resnet_jax.training.run_folder import RunFolder, environment
+from resnet_jax.training.run_log import RunLog, report_result
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import compile_parallel, device_positions, kernel_paths, replicate, seed_key
+from resnet_jax.training.step import compile_parallel, device_positions, replicate, seed_key
 from resnet_jax.training.stop import StopSignal
 
 logger = logging.getLogger(__name__)
@@ -60,30 +61,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, extend: bool 
             logger.info('%s is finished; nothing to do.', folder.path)
             if folder.primary and not (folder.path / 'report.html').exists():  # a run that was killed in between
                 write_run_report(folder.path)
-        _report(folder.path, result)
+        report_result(folder.path, result)
         return result
-
-
-def _report(path: Path, result: Mapping[str, Any]) -> None:
-    which = 'best on validation' if result['selected'] == 'validation' else 'the last'
-    logger.info(
-        '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)%s',
-        result['split'].capitalize(),
-        100 * result['accuracy'],
-        round(result['accuracy'] * result['count']),
-        result['count'],
-        result['loss'],
-        result['epoch'],
-        which,
-        _averaged(result.get('test_views', 'none')),
-    )
-    if 'ema_accuracy' in result:
-        logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
-    logger.info('Files: %s', ', '.join(str(p) for p in sorted(path.iterdir()) if not p.name.startswith('.')))
-
-
-def _averaged(test_views: str) -> str:
-    return '' if test_views == 'none' else f', logits averaged over views ({test_views})'
 
 
 class _Run:
@@ -92,20 +71,14 @@ class _Run:
     def __init__(self, experiment: Experiment, folder: RunFolder, stop: StopSignal, extend: bool = False):
         self.experiment, self.folder, self.config = experiment, folder, experiment.config
         self.stop, self.extend = stop, extend
-        self.pace = console.Pace()
-        self.seconds = 0.0  # spent on this run, earlier starts included
+        self.log = RunLog(experiment, folder)
         self.best: dict[str, Any] | None = None  # {'step', 'accuracy'} on the validation split
         self.best_saved: dict[str, Any] | None = None  # the same, as the latest checkpoint has it
-        self.pending: list[dict[str, float]] = []  # metrics of the steps since the last row
         self.evaluation: dict[str, Any] = {}  # the latest row of the split evaluated during training
-        self.evaluation_seconds = 0.0
         self.evaluation_due = False  # the evaluation after this step was interrupted
         self.saved_step = -1
         self.rollbacks = 0  # times that the run has diverged and gone on at half the rate
         self.grad_norm: float | None = None  # of the latest step
-        selects = f' (of the hardest {100 * self.config["selected_fraction"]:g} % of each batch)'
-        self.selects = selects if experiment.proxy else ''  # what loss and accuracy in training are of
-        self.bar = console.ProgressBar(experiment.total_steps, self.config['model'])
 
     def train(self) -> dict[str, Any]:
         """Trains from the latest checkpoint, or from the start, to the last step; returns the result."""
@@ -113,9 +86,8 @@ class _Run:
         processes.check_same('data set', experiment.describe_dataset())
         self.split = 'validation' if experiment.validation else 'test'
         self._begin()
-        self._describe()
+        self.log.describe(self.state)
         self.evaluator = self._create_evaluator(experiment.validation or experiment.dataset.test)
-        self.started = time.monotonic() - self.seconds
         try:
             while not self._run_epochs():
                 self._begin()
@@ -156,7 +128,8 @@ class _Run:
         step = processes.agree(int(path.name) if path else -1)
         failpoints.reach('restore')
         if step < 0:
-            self.best, self.best_saved, self.pending, self.evaluation, self.evaluation_due = None, None, [], {}, False
+            self.best, self.best_saved, self.evaluation, self.evaluation_due = None, None, {}, False
+            self.log.pending = []
             return replicate(self.experiment.create_state())
         path = self.folder.checkpoints / str(step)
         metadata = checkpoint.read_metadata(path)
@@ -168,7 +141,8 @@ class _Run:
                 f'{path} was trained on other data ({", ".join(keys)} differ); use the same data, or another --workdir'
             )
         self.best = self.best_saved = metadata['best']
-        self.pending, self.evaluation, self.seconds = metadata['pending'], metadata['evaluation'], metadata['seconds']
+        self.evaluation = metadata['evaluation']
+        self.log.resume(metadata['pending'], metadata['seconds'])
         self.evaluation_due = metadata.get('evaluation_due', False)
         self.rollbacks = max(self.rollbacks, metadata.get('rollbacks', 0))
         self._check_best()
@@ -198,33 +172,6 @@ class _Run:
                     lost['step'],
                     f'that of iteration {rows[0]["step"]}, {100 * rows[0]["accuracy"]:.2f} %' if rows else 'yet to come',
                 )
-
-    def _describe(self) -> None:
-        experiment, config = self.experiment, self.config
-        parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        if experiment.proxy:
-            logger.info(
-                '%s, %s parameters, selects what %s trains on: %d of %d images on each device',
-                config['proxy_model'],
-                f'{sum(x.size for x in jax.tree.leaves(self.state.proxy["params"])):,}',
-                config['model'],
-                experiment.selected_count,
-                config['batch_size'] // jax.device_count(),
-            )
-        held_out = f', {len(experiment.validation.label):,} held out' if experiment.validation else ''
-        logger.info(
-            '%s, %s parameters, %s; %s: %s training images%s; %d epochs of %d iterations, batch %d; %s',
-            config['model'],
-            f'{parameters:,}',
-            config['dtype'],
-            config['dataset'],
-            f'{len(experiment.train.label):,}',
-            held_out,
-            config['num_epochs'],
-            experiment.steps_per_epoch,
-            config['batch_size'],
-            f'{jax.device_count()} {jax.local_devices()[0].platform} device(s)',
-        )
 
     def _create_evaluator(self, split: Split) -> Evaluator:
         dataset = self.experiment.dataset
@@ -267,7 +214,7 @@ class _Run:
         positions, key = device_positions(batch_size), seed_key(config['seed'])
         data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
         compiled, epoch, dispatches = None, None, 0
-        with self.bar:
+        with self.log.bar:
             while self.step < experiment.total_steps:
                 start = self.step % per_epoch
                 if epoch != self.step // per_epoch:
@@ -284,23 +231,18 @@ class _Run:
                     self.memory['scratch_bytes'] = check_fits(compiled, batch_size, unit)
                     if self.folder.primary:
                         self.folder.write_json('memory.json', self.memory)
-                    logger.info(
-                        'Iteration %d starts %.1f s after the process; compiling it, or reading it compiled, took %.1f s.',
-                        self.step + 1,
-                        console.seconds_since_start(),
-                        time.monotonic() - before,
-                    )
+                    self.log.compiled(self.step + 1, time.monotonic() - before)
                     failpoints.reach('compiled')
-                count, before = self.pace.size(self._steps_to_evaluation(per_epoch - start)), time.monotonic()
+                count, before = self.log.pace.size(self._steps_to_evaluation(per_epoch - start)), time.monotonic()
                 self.stop.unsaved = True
                 failpoints.reach('dispatch')
                 self.state, metrics = compiled(*arguments, np.int32(start), np.int32(count))
                 metrics = jax.device_get(metrics)  # waits for the device
-                self.pace.measured(count, time.monotonic() - before)
+                self.log.pace.measured(count, time.monotonic() - before)
                 self._log(start, count, metrics)
                 dispatches += 1
                 if dispatches == 2:
-                    self._forecast()
+                    self.log.forecast(self.step)
                 self._evaluate_and_save()
                 self._stop_if_asked()
 
@@ -312,45 +254,18 @@ class _Run:
             raise Interrupted(number)
 
     def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Takes the metrics of `count` steps: checks them, and writes a row every `log_every` steps."""
+        """Takes the metrics of `count` steps and hands them on, if they are finite."""
         for i in range(start, start + count):
             values = {name: float(metrics[name][i]) for name in metrics if name != 'layer_grad_norms'}
             self.step += 1
             self.grad_norm = values['grad_norm']
             failpoints.reach('step')
             if not np.isfinite(list(values.values())).all():
-                raise self._diverged(
-                    f'loss {values["loss"]:g}' + (f', proxy loss {values["proxy_loss"]:g}' if self.selects else '')
-                )
-            self.pending.append(values)
-            due = self.step % self.config['log_every'] == 0 or self.step == self.experiment.total_steps
-            if 'layer_grad_norms' in metrics and (due or self.step == 1):
-                norms = dict(zip(kernel_paths(self.state.params), metrics['layer_grad_norms'][i].tolist(), strict=True))
-                self._write_row('gradients', self.step, {'norms': norms})
-            if due:
-                learning_rate = self._learning_rate()
-                means = {name: float(np.mean([step[name] for step in self.pending])) for name in values}
-                self.pending = []
-                row = {**means, 'learning_rate': learning_rate}
-                if self.selects:
-                    row['selected_fraction'] = self.config['selected_fraction']
-                self._write_row('train', self.step, row, images_per_second=self._images_per_second())
-                logger.info(
-                    'Iteration %d of %d, loss %.4f, accuracy %.2f %%%s, learning rate %.3g, %.0f images/s, %s left',
-                    self.step,
-                    self.experiment.total_steps,
-                    means['loss'],
-                    100 * means['accuracy'],
-                    self.selects,
-                    learning_rate,
-                    self._images_per_second(),
-                    console.duration(self._seconds_left()),
-                )
-        self.bar.update(
-            self.step,
-            f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %{self.selects}  '
-            f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left())} left',
-        )
+                proxy = f', proxy loss {values["proxy_loss"]:g}' if self.experiment.proxy else ''
+                raise self._diverged(f'loss {values["loss"]:g}{proxy}')
+            layer_norms = metrics['layer_grad_norms'][i] if 'layer_grad_norms' in metrics else None
+            self.log.step(self.step, values, self._learning_rate(), layer_norms)
+        self.log.progress(self.step, values)
 
     def _learning_rate(self) -> float:
         return float(self.experiment.schedule(self.step - 1))  # of the step just done
@@ -362,34 +277,6 @@ class _Run:
             'lower learning_rate or set clip_norm, and use another --workdir; or go on from the last checkpoint at half the '
             f'rate: --config.divergence_retries={self.rollbacks + 1}'
         )
-
-    def _write_row(self, split: str, step: int, values: Mapping[str, Any], **timing: float) -> None:
-        row = {'step': step, 'epoch': step / self.experiment.steps_per_epoch, 'split': split, **values}
-        if self.folder.primary:
-            self.folder.write_metrics([row], seconds=time.monotonic() - self.started, **timing)
-
-    def _images_per_second(self) -> float:
-        # 0 before the first measurement, as after the first of several processes' dispatches, which compiles.
-        return self.config['batch_size'] / self.pace.per_step if self.pace.per_step else 0.0
-
-    def _seconds_left(self) -> float:
-        steps = self.experiment.total_steps - self.step
-        every = self.config['eval_every_steps'] or self.experiment.steps_per_epoch * self.config['eval_every_epochs']
-        evaluations = steps / every
-        return steps * self.pace.per_step + evaluations * self.evaluation_seconds
-
-    def _forecast(self) -> None:
-        seconds, platform = self._seconds_left(), jax.local_devices()[0].platform
-        logger.info(
-            'At about %.0f images/s the training takes about %s, evaluation not counted.',
-            self._images_per_second(),
-            console.duration(seconds),
-        )
-        if platform == 'cpu' and seconds > 3 * 3600:
-            logger.info(
-                'That is long: this config is meant for a GPU. On a CPU configs/d2l_resnet18.py is practical '
-                '(about half an hour on 2 cores), and configs/quickstart.py takes less than a minute.'
-            )
 
     def _steps_to_evaluation(self, steps: int) -> int:
         """Returns how many of `steps` may be made before the next evaluation within an epoch."""
@@ -406,18 +293,8 @@ class _Run:
         if last or (self.step % every == 0 if every else not within and epoch % config['eval_every_epochs'] == 0):
             before, self.evaluation_due = time.monotonic(), True
             row = self._evaluate(self.evaluator, self.state.variables, self.state.ema)
-            self.evaluation_seconds = time.monotonic() - before
             self.evaluation, self.evaluation_due = row, False
-            self._write_row(self.split, self.step, row)
-            logger.info(
-                'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s%s',
-                self.step / self.experiment.steps_per_epoch,
-                self.split,
-                row['loss'],
-                100 * row['accuracy'],
-                f'; with averaged parameters {100 * row["ema_accuracy"]:.2f} %' if 'ema_accuracy' in row else '',
-                _averaged(config['test_views']),
-            )
+            self.log.evaluation(self.split, self.step, row, time.monotonic() - before)
             accuracy = row['accuracy']
             if self.split == 'validation' and (self.best is None or accuracy > self.best['accuracy']):
                 self.best, improved = {'step': self.step, 'accuracy': accuracy}, True
@@ -426,7 +303,7 @@ class _Run:
 
     def _evaluate(self, evaluator: Evaluator, variables: Any, ema: Any) -> dict[str, Any]:
         def progress(done, batches):
-            self.bar.update(self.step, f'evaluating, batch {done} of {batches}')
+            self.log.bar.update(self.step, f'evaluating, batch {done} of {batches}')
             failpoints.reach('evaluation')
             if jax.process_count() == 1:  # several would have to agree on it
                 self._stop_if_asked()
@@ -450,16 +327,15 @@ class _Run:
             raise self._diverged('the parameters are no longer finite')
         saved = True
         if self.folder.primary:
-            self.seconds = time.monotonic() - self.started
             metadata = {
                 'config': self.config,
                 'dataset': self.experiment.describe_dataset(),
                 'best': self.best,
-                'pending': self.pending,
+                'pending': self.log.pending,
                 'evaluation': self.evaluation,
                 'evaluation_due': self.evaluation_due,
                 'rollbacks': self.rollbacks,
-                'seconds': self.seconds,
+                'seconds': self.log.seconds,
                 'environment': environment(),
             }
             saved = self._write_checkpoint(metadata)
@@ -498,7 +374,7 @@ class _Run:
             ema = variables.pop('ema')
             self.result_variables = variables
             row = self._evaluate(self._create_evaluator(self.experiment.dataset.test), variables, ema)
-            self._write_row('test', step, row)
+            self.log.row('test', step, row)
             self._plot()
         return {
             'split': 'test',
@@ -507,7 +383,7 @@ class _Run:
             'step': step,
             'epoch': -(-step // self.experiment.steps_per_epoch),  # the one it lies in
             **row,
-            'seconds': time.monotonic() - self.started,
+            'seconds': self.log.seconds,
         }
 
     def _record(self) -> None:

@@ -16,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import resnet_jax.data
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
-from resnet_jax.training import checkpoint, experiment, loop, step
+from resnet_jax.training import checkpoint, experiment, loop, run_log, step
 from resnet_jax.training.config import ADDED_FIELDS, validate
 from resnet_jax.training.experiment import create_experiment, epoch_order
 from resnet_jax.training.loop import train_and_evaluate
@@ -522,7 +522,7 @@ def test_the_last_epoch_is_always_evaluated_and_saved(script, tmp_path, monkeypa
 
 def test_an_estimate_that_is_long_for_a_cpu_says_what_is_practical_there(script, tmp_path, monkeypatch):
     script(*5 * [0.5])
-    monkeypatch.setattr(loop._Run, '_seconds_left', lambda run: 4.0 * 3600)
+    monkeypatch.setattr(run_log.RunLog, '_seconds_left', lambda log, step: 4.0 * 3600)
     train_and_evaluate(config(), tmp_path)
     log = (tmp_path / 'run.log').read_text()
     assert 'the training takes about 4:00:00' in log and 'configs/d2l_resnet18.py is practical' in log
