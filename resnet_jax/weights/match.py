@@ -139,16 +139,24 @@ def nearest_model(there: Mapping[str, Shape], image_shape: Shape) -> tuple[str, 
             continue
         if candidate.score > (best[2].score if best else 0):
             best = name, kwargs, candidate
+            if not (candidate.missing or candidate.unmatched or candidate.misshapen):
+                break
     return best
 
 
 def _candidates(there: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every model with every stem; not those with far fewer or far more convolutions, to save time."""
+    """Every model with every stem, the likely ones first; not those with far fewer or far more convolutions: each takes time."""
     convolutions = sum(len(shape) == 4 for shape in there.values())
-    # A plain network has the names and shapes of a ResNet with shortcut option A: of the two the ResNet is meant.
-    for name in sorted(available_models(), key=lambda name: name.startswith('plain')):
-        model = create_model(name)
-        blocks = sum(getattr(model, 'stage_sizes', ()))
+
+    def blocks_of(name: str) -> int:
+        return sum(getattr(create_model(name), 'stage_sizes', ()))
+
+    def order(name: str) -> tuple[bool, int]:
+        # A plain network has the names and shapes of a ResNet with shortcut option A: of the two the ResNet is meant.
+        return name.startswith('plain'), min(abs(size * blocks_of(name) + 1 - convolutions) for size in (2, 3))
+
+    for name in sorted(available_models(), key=order):
+        model, blocks = create_model(name), blocks_of(name)
         if blocks and not blocks <= convolutions <= 6 * blocks + 6:
             continue
         yield name, {}
