@@ -3,12 +3,27 @@
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """tensorboardX imports torch if it is there, which takes a second, and does without if it is not."""
+    absent = object()
+    before = sys.modules.get('torch', absent)
+    if before is absent:
+        sys.modules['torch'] = None  # type: ignore[assignment]  # `import torch` raises ImportError
+    try:
+        yield
+    finally:
+        if before is absent:
+            del sys.modules['torch']
 
 
 class EventFile:
@@ -28,9 +43,9 @@ class EventFile:
         """Appends numbers by name; where that fails, a warning says so, and no more is written."""
         if self._given_up:
             return
-        # tensorboardX imports torch if it is there: not before the first step.
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
+        with _without_torch():
+            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.summary import scalar
 
         with self._or_give_up():
             writer = self._open()

@@ -145,7 +145,7 @@ def nearest_model(there: Mapping[str, Shape], image_shape: Shape) -> tuple[str, 
 
 
 def _candidates(there: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every model with every stem, the likely ones first; not those with far fewer or far more convolutions: each takes time."""
+    """Every model with every stem, the likely ones first; not those with far fewer or far more convolutions, to save time."""
     convolutions = sum(len(shape) == 4 for shape in there.values())
 
     def blocks_of(name: str) -> int:

@@ -199,7 +199,11 @@ def totals(name, **kwargs):
     return sum(layer.params for layer in found), sum(layer.multiply_adds for layer in found)
 
 
-@pytest.mark.parametrize(('name', 'kwargs', 'expected', 'source'), PARAMETERS)
+def deepest_slow(rows):
+    return [pytest.param(*row, marks=pytest.mark.slow if row[0] in ('resnet1001', 'resnet1202') else ()) for row in rows]
+
+
+@pytest.mark.parametrize(('name', 'kwargs', 'expected', 'source'), deepest_slow(PARAMETERS))
 def test_published_parameter_counts(name, kwargs, expected, source):
     assert totals(name, **kwargs)[0] == expected, source
     assert f'{expected:,}' in resnet_jax.models.__doc__
@@ -215,7 +219,7 @@ def test_published_multiply_adds(name, kwargs, expected, source):
     assert abs(totals(name, **kwargs)[1] / expected - 1) < 0.01, source
 
 
-@pytest.mark.parametrize(('name', 'kwargs', 'expected', 'source'), MULTIPLY_ADDS_AND_BATCH_NORM)
+@pytest.mark.parametrize(('name', 'kwargs', 'expected', 'source'), deepest_slow(MULTIPLY_ADDS_AND_BATCH_NORM))
 def test_published_multiply_adds_with_batch_norm(name, kwargs, expected, source):
     batch_norm = sum(2 * math.prod(layer.shape) for layer in layers_of(name, **kwargs) if layer.kind == 'BatchNorm')
     assert abs((totals(name, **kwargs)[1] + batch_norm) / expected - 1) < 0.01, source

@@ -19,6 +19,7 @@ def test_two_processes_end_with_the_state_of_one_with_two_devices(undisturbed, t
     assert [row['step'] for row in rows(tmp_path / 'one')] == [row['step'] for row in rows(undisturbed)]
 
 
+@pytest.mark.slow
 def test_stopped_by_a_signal_and_by_a_loss_a_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
     workdir = tmp_path / 'run'
     pair = Pair(workdir, *SHORT)
