@@ -2,7 +2,7 @@
 
 Command:  python bin/train.py --config=configs/speedrun_cpu.py
           beside plain recipes of the same cost: python bin/study.py --config=configs/study/speedrun.py
-Expected: not yet run.
+Expected: 86.61 % on the JPEG copy of CIFAR-10 (one seed), 85.35 % with one view; about 5 minutes on 2 cores. docs/study.md.
 """
 
 from configs import speedrun94

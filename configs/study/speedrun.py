@@ -5,7 +5,7 @@ and a last layer that starts as PyTorch's. 'resnet20' is the default recipe on R
 'sgd' is the recipe with the plain optimizer alone.
 
 Command:  python bin/study.py --config=configs/study/speedrun.py [--size=full]
-Expected: not yet run. The size 'cpu' is one seed.
+Expected: docs/study.md; the size 'cpu', one seed, 25 minutes on 2 cores. The size 'full' has not been run.
 """
 
 # The usual optimizer. The head's kernel has variance 1 where PyTorch's has 1 / (3 * 96): so it learns at its rate there.
