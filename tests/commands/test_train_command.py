@@ -91,7 +91,7 @@ def test_another_config_in_the_same_folder_is_refused_with_a_diff(tiny_run):
     assert 'learning_rate: 0.1 -> 0.2' in error_line(done) and 'batch_size: 64 -> 32' in error_line(done)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tiny_run, tmp_path, number):
     undisturbed, _ = tiny_run
     workdir = tmp_path / 'run'
@@ -114,6 +114,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tiny_run, tmp_path, numbe
     assert (workdir / 'metrics.jsonl').read_bytes() == (undisturbed / 'metrics.jsonl').read_bytes()
 
 
+@pytest.mark.slow  # test_kill.py does it in make test
 def test_a_killed_run_continues_from_its_last_checkpoint(tiny_run, tmp_path):
     undisturbed, _ = tiny_run
     workdir = tmp_path / 'run'
