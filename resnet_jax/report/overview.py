@@ -23,7 +23,7 @@ def study(results: Mapping[str, Any]) -> str:
         reasons = ''.join(f'<br>{escape(why)}' for why in dict.fromkeys(map(reason, entry['failed'].values())))
         marks = escape(''.join({views(run): None for run in entry['runs'].values()}))
         mean = f'{100 * found["mean"]:.2f} % (n = {found["n"]}){marks}' if found else '-'
-        row = [escape(name), entry['status'] + reasons, training(entry['config']), mean, interval]
+        row = [escape(name), entry['status'] + reasons, escape(training(entry['config'])), mean, interval]
         if expected:
             row.insert(3, _expected(entry.get('expected')))
         rows.append([*row, difference(results['comparisons'].get(name))])

@@ -113,7 +113,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -127,7 +127,7 @@ def _read_rows(path: Path) -> list[dict]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:  # half written
+        except (ValueError, RecursionError):  # half written
             continue
         if isinstance(row, dict) and isinstance(row.get('step'), int):
             rows.append({name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()})

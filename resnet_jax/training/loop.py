@@ -29,6 +29,8 @@ from resnet_jax.training.stop import StopSignal
 
 logger = logging.getLogger(__name__)
 
+_RESULT = {'split', 'selected', 'accuracy', 'loss', 'count', 'step', 'epoch'}
+
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, extend: bool = False) -> dict[str, Any]:
     """Trains a config in a run folder, or continues it there, and returns its result.
@@ -55,6 +57,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, extend: bool 
         processes.check_shared(folder.path / '.lock')
         failpoints.reach('start')
         result = folder.read_json('result.json')
+        if result is not None and not (isinstance(result, dict) and result.keys() >= _RESULT):
+            raise InputFileError(
+                f'{folder.path / "result.json"} is not what a run ends with; delete it to evaluate the run again'
+            )
         if result is None:
             result = _Run(create_experiment(values), folder, stop, extend).train()
         else:

@@ -223,7 +223,7 @@ class RunFolder:
             return None
         try:
             return json.loads(path.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputFileError(f'{path} is not valid JSON ({error}); restore it or choose another --workdir') from None
 
     def write_json(self, name: str, value: Any) -> None:

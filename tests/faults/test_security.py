@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import tensorstore
-from faults_support import ROOT
+from faults_support import ROOT, error_line, run
 
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.run import load_run
@@ -20,24 +20,36 @@ from resnet_jax.training.sums import sums_text
 
 SOURCES = [path for folder in ('resnet_jax', 'bin', 'configs') for path in sorted((ROOT / folder).rglob('*.py'))]
 MODULES = {'pickle', '_pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'jsonpickle'}
-CALLS = {'eval', 'exec', '__import__', 'os.system', 'os.popen', 'yaml.load', 'yaml.unsafe_load', 'yaml.full_load', 'torch.load'}
-CALLS |= {'np.loadtxt', 'np.genfromtxt', 'np.fromregex', 'pd.read_pickle', 'pandas.read_pickle', 'shutil.unpack_archive'}
+CALLS = {'eval', 'exec', '__import__', 'os.system', 'os.popen', 'torch.load', 'pandas.read_pickle', 'shutil.unpack_archive'}
+CALLS |= {f'yaml.{name}' for name in ('load', 'load_all', 'unsafe_load', 'unsafe_load_all', 'full_load', 'full_load_all')}
+CALLS |= {'numpy.loadtxt', 'numpy.genfromtxt', 'numpy.fromregex'}
+METHODS = ('.extract', '.extractall')
 
 
 def problems(source):
     """Whatever in a program could run what a file says, by line."""
-    for node in ast.walk(ast.parse(source)):
+    full = {}  # what a name in the program stands for
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            full.update({a.asname or a.name: a.name for a in node.names})
+        elif isinstance(node, ast.ImportFrom):
+            full.update({a.asname or a.name: f'{node.module}.{a.name}' for a in node.names})
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or '']
             yield from (f'{node.lineno}: imports {name}' for name in names if name.partition('.')[0] in MODULES)
         elif isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
-            if name in CALLS or name.endswith('.extractall'):
+            first, dot, rest = ast.unparse(node.func).partition('.')
+            name = full.get(first, first) + dot + rest
+            if name in CALLS or name.endswith(METHODS):
                 yield f'{node.lineno}: calls {name}'
-            for keyword in node.keywords:
-                value = ast.unparse(keyword.value)
-                if (keyword.arg, value) in (('allow_pickle', 'True'), ('shell', 'True'), ('weights_only', 'False')):
-                    yield f'{node.lineno}: {keyword.arg}={value}'
+            arguments = [(keyword.arg, ast.unparse(keyword.value)) for keyword in node.keywords]
+            if name == 'numpy.load' and len(node.args) > 2:
+                arguments.append(('allow_pickle', ast.unparse(node.args[2])))
+            for argument in arguments:
+                if argument in (('allow_pickle', 'True'), ('shell', 'True'), ('weights_only', 'False')):
+                    yield f'{node.lineno}: {argument[0]}={argument[1]}'
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -50,7 +62,8 @@ def test_no_source_runs_what_a_file_says(path):
     [
         'import pickle', 'from pickle import loads', 'import joblib.numpy_pickle', 'eval(text)', 'exec(text)', 'yaml.load(f)',
         'np.load(f, allow_pickle=True)', 'torch.load(f, weights_only=False)', 'os.system(c)', 'run(c, shell=True)',
-        'tarfile.open(f).extractall(d)',
+        'tarfile.open(f).extractall(d)', 'tar.extract(m, d)', 'import numpy as np; np.load(f, None, True)', 'yaml.load_all(f)',
+        'from yaml import load; load(f)', 'from os import system as s; s(c)', 'import os as o; o.system(c)',
     ],
 )  # fmt: skip
 def test_the_search_finds_what_it_looks_for(source):
@@ -133,6 +146,37 @@ def test_a_name_in_the_sums_does_not_leave_the_folder(name, hostile, tmp_path):
     (path / 'SHA256SUMS').write_text(lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n')
     with pytest.raises(InputFileError, match='is missing'):
         checkpoint.verify(path)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'image_shape': [2**20, 2**20, 3]},
+        {'image_shape': [8, 8]},
+        {'image_shape': '8x8'},
+        {'class_names': 10},
+        {'class_names': [1, 2]},
+        {'mean': []},
+        {'std': ['1']},
+    ],
+    ids=str,
+)
+def test_a_data_set_that_claims_what_no_run_has(change, hostile, tmp_path):
+    hostile(lambda metadata: metadata['dataset'].update(change))
+    line = error_line(run('evaluate.py', f'--workdir={tmp_path / "run"}', code=3)) if 'image_shape' in change else ''
+    assert not line or 'does not describe its data set' in line
+    with pytest.raises(InputFileError, match='does not describe its data set'):
+        load_run(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('name', ['dataset', 'best', 'config'])
+def test_metadata_without_a_part(name, hostile, tmp_path):
+    hostile(lambda metadata: metadata.pop(name))
+    if name == 'best':
+        assert load_run(tmp_path / 'run').step == 10
+    else:
+        with pytest.raises((InputFileError, ConfigError)):
+            load_run(tmp_path / 'run')
 
 
 @pytest.mark.parametrize('value', [[], 'text', 7, {}])

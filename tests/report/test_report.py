@@ -107,6 +107,54 @@ def test_every_section_is_there_and_what_a_run_says_is_text(nasty_page):
     assert not outline.outside
 
 
+def leaves(value, path=()):
+    """Every place in a JSON value, keys included: (path, whether it is the key that is meant)."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(value, dict):
+                yield (*path, key), True
+            yield from leaves(part, (*path, key))
+    else:
+        yield path, False
+
+
+def test_no_text_in_any_place_of_a_run_becomes_markup(tmp_path):
+    folder, tried = write_folder(tmp_path / 'run'), 0
+    for file in sorted([*folder.glob('*.json'), *folder.glob('*.jsonl')]):
+        before = file.read_text()
+        lines = file.suffix == '.jsonl'
+        whole = [json.loads(line) for line in before.splitlines() if line.endswith('}')] if lines else json.loads(before)
+        for path, key in leaves(whole):
+            changed = json.loads(json.dumps(whole))
+            place = changed
+            for part in path[:-1]:
+                place = place[part]
+            if key:
+                place[NASTY] = place.pop(path[-1])
+            else:
+                place[path[-1]] = NASTY
+            file.write_text(''.join(json.dumps(row) + '\n' for row in changed) if lines else json.dumps(changed))
+            try:
+                runs = [read_run(folder)]
+                page = render(runs, 'run', collect({'name': 'study'}, {'e': {0: runs[0]}}))
+            except (TypeError, ValueError, KeyError, AttributeError):  # a text where a number belongs
+                continue
+            finally:
+                file.write_text(before)
+            outline = Outline(page)
+            assert outline.scripts == 2 and not outline.outside, (file.name, path)
+            tried += 1
+    assert tried > 80
+
+
+def test_names_of_a_study_are_text(tmp_path):
+    runs = [read_run(write_folder(tmp_path / name)) for name in 'ab']
+    expected = {NASTY: {'expected': {'accuracy': 90.0, 'source': NASTY}}}
+    study = {'name': NASTY, 'entries': expected, 'published': {NASTY: {'accuracy': [[2, 30.0]]}}}
+    outline = Outline(render(runs, NASTY, collect(study, {NASTY: dict(enumerate(runs))})))
+    assert outline.scripts == 2 and not outline.outside
+
+
 def test_figures_of_the_run_are_in_the_page(tmp_path):
     page = render([read_run(write_folder(tmp_path / 'run'))], 'run')
     for text in ('60.00 %', '75,290', '12,000', '100', 'fog', '54.0%', 'ECE', 'jax 0.10.2', '3 MiB', '<td>500.0</td>'):

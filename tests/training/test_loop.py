@@ -520,6 +520,14 @@ def test_the_last_epoch_is_always_evaluated_and_saved(script, tmp_path, monkeypa
     assert (result['epoch'], result['accuracy']) == (3, 0.7)
 
 
+@pytest.mark.parametrize('text', ['{}', '[1]', '{"split": "test"}', '[' * 100_000], ids=len)
+def test_a_result_that_is_none_is_told_and_stays(text, tmp_path):
+    (tmp_path / 'result.json').write_text(text)
+    with pytest.raises(InputFileError, match=r'result\.json is not'):
+        train_and_evaluate(config(), tmp_path)
+    assert (tmp_path / 'result.json').read_text() == text
+
+
 def test_an_estimate_that_is_long_for_a_cpu_says_what_is_practical_there(script, tmp_path, monkeypatch):
     script(*5 * [0.5])
     monkeypatch.setattr(run_log.RunLog, '_seconds_left', lambda log, step: 4.0 * 3600)
