@@ -3,6 +3,9 @@
 They are used in what is traced inside `with kernels.enabled():`, as the training and evaluation steps are, where the default
 backend is a CPU and a C compiler is found; float32, NHWC. Elsewhere, and in whatever is exported,
 `resnet_jax.models.convolution` has forms that consist of XLA's own operations.
+
+All arrays are float32; the functions raise ValueError where they are not, where channels are no multiple of `lanes()`, and
+where `lanes()` is 0.
 """
 
 import contextlib
@@ -44,10 +47,21 @@ def lanes() -> int:
 
 def _call(name: str, shapes: Sequence[Sequence[int]], *arguments: jax.Array, geometry: Sequence[int]) -> jax.Array:
     library = build.library()
-    assert library is not None
+    if library is None:
+        raise ValueError('there are no kernels; expected to be called where lanes() is above 0')
+    # C trusts its arguments: with others it would write beyond its result.
+    if shapes[0][-1] % library.lanes:
+        raise ValueError(f'{shapes[0][-1]} channels of the result; expected a multiple of {library.lanes}')
+    if any(a.dtype != jnp.float32 for a in arguments):
+        raise ValueError(f'arguments are {[a.dtype.name for a in arguments]}; expected float32')
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     call = jax.ffi.ffi_call(library.target(name), results, vmap_method='sequential')
     return call(*arguments, geometry=np.asarray(geometry, np.int64))[0]
+
+
+def _check_inputs(x: jax.Array) -> None:
+    if not lanes() or x.shape[3] % lanes():
+        raise ValueError(f'{x.shape[3]} channels of the images; expected a multiple of {lanes()}')
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -103,13 +117,15 @@ def winograd(x: jax.Array, transformed: jax.Array, padding: Padding) -> jax.Arra
 
     i and o must be multiples of `lanes()`.
     """
+    _check_inputs(x)
     (top, bottom), (left, right) = padding
     shape = (x.shape[0], x.shape[1] + top + bottom - 2, x.shape[2] + left + right - 2, transformed.shape[2])
     return _call('winograd', [shape], x, transformed, geometry=[top, left])
 
 
 def winograd_kernel_gradient(g: jax.Array, x: jax.Array, padding: Padding) -> jax.Array:
-    """The gradient for the kernel of `winograd` before its transformation, `[3, 3, i, o]`."""
+    """The gradient for the kernel of `winograd` before its transformation, `[3, 3, i, o]`, from that for the output."""
+    _check_inputs(x)
     (top, _), (left, _) = padding
     shape = (3, 3, x.shape[3], g.shape[3])
     return _in_parts('winograd_kernel_gradient', shape, 36 * x.shape[3] * g.shape[3], x, g, geometry=[top, left])

@@ -204,7 +204,11 @@ def _in_c(kernel: jax.Array, strides: Pair) -> bool:
     return bool(kernels.lanes() and kernel.shape[3] % kernels.lanes() == 0 and strides[0] == strides[1])
 
 
-def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> Callable:
+def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> Callable:
+    """The form in which each group of channels is computed."""
+    if groups > 1:
+        x = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[2]), x.dtype)  # type: ignore[assignment]
+        kernel = jax.ShapeDtypeStruct((*kernel.shape[:3], kernel.shape[3] // groups), kernel.dtype)  # type: ignore[assignment]
     if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         return _pointwise
     if x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]:
@@ -257,7 +261,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, group
       `[b, (h + top + bottom - kh) // strides[0] + 1, (w + ...) ..., o]` in x's type.
     """
     native = functools.partial(_native, strides=strides, padding=padding, groups=groups)
-    form = _cpu_form(x, kernel, strides, padding)
+    form = _cpu_form(x, kernel, strides, padding, groups)
     if form is _native and groups == 1:
         return native(x, kernel)
 

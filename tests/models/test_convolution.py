@@ -78,6 +78,8 @@ SHAPES = [
     ((9, 12), (3, 8), 11, 4),
     ((8, 8), (32, 32), 3, 1, 8),  # groups: of each form
     ((8, 7), (12, 24), 3, 2, 3),
+    ((8, 8), (32, 32), 3, 2, 4),  # a multiple of C's vector only before it is split
+    ((8, 8), (256, 256), 3, 2, 32),  # ResNeXt's
     ((2, 2), (8, 8), 3, 1, 4),
     ((4, 4), (8, 4), 1, 2, 4),
     ((4, 4), (6, 6), 3, 1, 6),
@@ -101,7 +103,7 @@ def test_output_and_gradients(shape, form):
         np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=WINOGRAD_TOLERANCE if winograd else TOLERANCE)
 
 
-@pytest.mark.parametrize('shape', [SHAPES[3], SHAPES[4], SHAPES[6], SHAPES[12], SHAPES[22], SHAPES[26]])
+@pytest.mark.parametrize('shape', [SHAPES[3], SHAPES[4], SHAPES[6], SHAPES[12], SHAPES[22], SHAPES[28]])
 def test_bfloat16_is_rounded_once(shape, form):
     # 2^-8 is half the spacing of bfloat16, relatively; XLA's own convolution may round its partial sums besides.
     args = arguments(*shape, dtype=jnp.bfloat16)
@@ -183,7 +185,7 @@ def test_convolutions_in_a_loop_are_canonical(dtype):
         text = loop.lower([arguments(*shape, dtype=dtype) for shape in shapes], 2).compile().as_text()
         return [numbers == 'b01f_01io->b01f' for numbers in re.findall(r'dim_labels=([\w>-]+)', text)]
 
-    ours = canonical(conv, [*SHAPES[:2], *SHAPES[4:7], SHAPES[12], *SHAPES[21:25]])  # every form
+    ours = canonical(conv, [*SHAPES[:2], *SHAPES[4:7], SHAPES[12], *SHAPES[21:27]])  # every form
     assert ours
     assert all(ours)
     assert not all(canonical(native, SHAPES[3:4]))
@@ -205,3 +207,22 @@ def test_what_is_not_supported_is_refused(kwargs):
         conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), **kwargs)
     with pytest.raises(ValueError, match='only explicit padding'):
         conv_general_dilated(x, kernel, (1, 1), 'SAME')
+
+
+@pytest.mark.parametrize(
+    ('x', 'kernel', 'text'),
+    [
+        (jnp.zeros((1, 4, 4, 16)), jnp.zeros((3, 3, 16, 8)), '8 channels of the result'),
+        (jnp.zeros((1, 4, 4, 16), jnp.bfloat16), jnp.zeros((3, 3, 16, 16)), 'expected float32'),
+    ],
+)
+def test_the_kernels_in_c_refuse_what_they_would_overrun(x, kernel, text):
+    with kernels.enabled():
+        if not kernels.lanes():
+            pytest.skip('needs a C compiler')
+        if kernel.shape[3] % kernels.lanes() == 0 and 'channels' in text:
+            pytest.skip('fits the vectors of this CPU')
+        with pytest.raises(ValueError, match=text):
+            kernels.conv(x, kernel, 1, ((1, 1), (1, 1)))
+        with pytest.raises(ValueError, match='15 channels of the images'):
+            kernels.winograd(jnp.zeros((1, 4, 4, 15)), jnp.zeros((36, 15, 16)), ((1, 1), (1, 1)))
