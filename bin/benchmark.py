@@ -3,10 +3,11 @@
 The training and evaluation steps are the very ones of bin/train.py, on random data of the shape of the config's. Also:
 
 python bin/benchmark.py --suite=cpu --json=cpu.json            # six networks beside PyTorch; continues what the file has
-python bin/benchmark.py --suite=gpu --json=gpu.json            # all that is to be known of a GPU, in --minutes
+python bin/benchmark.py --suite=gpu --json=gpu.json            # a GPU's training step, start-up, speedruns, in --minutes
 python bin/benchmark.py --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a list of them
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -34,7 +35,9 @@ _SPEEDRUNS = flags.DEFINE_list(
 )
 _MINUTES = flags.DEFINE_float('minutes', 8.5, 'With --suite=gpu: the time for everything.', lower_bound=0.1)
 _LAYERS = flags.DEFINE_list('layers', None, 'Shapes of convolutions, HEIGHTxINxOUT[xKERNEL[xSTRIDE]], or all.')
-_JSON = flags.DEFINE_string('json', None, 'File to write: all numbers, versions and hardware.')
+_JSON = flags.DEFINE_string('json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
+for _flag in (_SECONDS, _MINUTES):
+    flags.register_validator(_flag, lambda value: value <= 10_000, message='expected a number of at most 10,000')
 
 
 def main(arguments):
@@ -44,6 +47,7 @@ def main(arguments):
     from resnet_jax.benchmark import report, suites
     from resnet_jax.benchmark.measure import Effort
 
+    _check_flags()
     effort = Effort(_ROUNDS.value, _SECONDS.value, tuple(dict.fromkeys(_STEPS.value)))
     sizes = command_line.parse_counts('batch_sizes', _BATCH_SIZES.value)
     if len(sizes) > 1 and (_SUITE.value or _LAYERS.value):
@@ -55,7 +59,9 @@ def main(arguments):
 
         config = _config()[1] if _CONFIG.present else suites.load_config('resnet18', batch_size=512, dtype='bfloat16')
         runs = {Path(path).stem: suites.find_config(path) for path in _SPEEDRUNS.value}
-        gpu_suite(_JSON.value, config, runs, seconds=60 * _MINUTES.value, effort=effort, progress=_say)
+        path = _JSON.value or 'gpu.json'
+        gpu_suite(path, config, runs, seconds=60 * _MINUTES.value, effort=effort, progress=_say)
+        print(path)
         return
     elif _LAYERS.value:
         from resnet_jax.benchmark.layers import measure_layers, parse_shapes, table
@@ -69,6 +75,21 @@ def main(arguments):
         rows = _measure(effort, command_line.parse_counts('devices', _DEVICES.value), sizes)
         print('\n' + report.details(rows[-1]))
     print('\n' + report.table(rows))
+
+
+def _check_flags():
+    """What a suite or single layers would ignore, and a file that cannot be written, are told before anything is measured."""
+    what = f'--suite={_SUITE.value}' if _SUITE.value else '--layers' if _LAYERS.value else ''
+    given = {'--devices': _DEVICES.value, '--startup': _STARTUP.value, '--peer': _PEER.value, '--variants': _VARIANTS.value}
+    if _SUITE.value == 'gpu':
+        given['--batch_sizes'] = _BATCH_SIZES.value
+    unused = [flag for flag, value in given.items() if what and value]
+    if _NETWORKS.value and _SUITE.value != 'cpu':
+        unused.append('--networks')
+    if unused:
+        raise ConfigError(f'{unused[0]} says nothing {"with " + what if what else "without --suite=cpu"}; expected without it')
+    if _JSON.value and not os.access(Path(_JSON.value).resolve().parent, os.W_OK):
+        raise ConfigError(f'--json={_JSON.value} cannot be written; expected a file in a folder that exists and may be written')
 
 
 def _measure(effort, devices, sizes):

@@ -42,8 +42,6 @@ _OPERATION = re.compile(r'^ +(?:ROOT )?%\S+ = \(?(\w+)\[.*? ([a-z][a-z-]+)\(.*?(
 class Subject:
     """A config's network, optimizer and steps on all devices of this process."""
 
-    variants = ('pmap',)
-
     def __init__(self, config: Mapping[str, Any]):
         jax.monitoring.register_event_listener(self._count_event)
         self._events: dict[str, int] = {}

@@ -106,7 +106,7 @@ def _earlier(path: str | None) -> list[dict[str, Any]]:
         return []
     try:
         rows = json.loads(Path(path).read_text())
-        if not all({'name', 'dtype', 'batch_size'} <= {*row} for row in rows):
+        if not all({'name', 'dtype', 'batch_size', 'time'} <= {*row} for row in rows):
             raise ValueError('rows are missing')
     except (OSError, ValueError, TypeError) as error:
         raise InputFileError(f'{path} is not what this suite writes ({error}); choose another --json, or delete it') from None

@@ -45,6 +45,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C ends this process, and with it the other
             env={**os.environ, **huge_pages.environment(), **environment, 'PYTHONPATH': path},  # both sides as the trainer
         )
         try:
@@ -106,7 +107,8 @@ def _serve(side: str) -> None:
         except UserError as error:
             reply.update(error=str(error), exit_code=error.exit_code)
         except Exception as error:
-            out_of_memory = 'RESOURCE_EXHAUSTED' in str(error) or 'out of memory' in str(error)
+            # JAX's words, PyTorch's for a GPU and for a CPU.
+            out_of_memory = any(text in str(error) for text in ('RESOURCE_EXHAUSTED', 'out of memory', "can't allocate memory"))
             if out_of_memory:
                 reply.update(error='out of device memory; expected less at once: lower batch_size', exit_code=5)
             else:

@@ -31,6 +31,13 @@ def test_both_steps_are_timed_beside_torch(tmp_path):
         ['--suite=cpu'],
         ['--suite=tpu'],
         ['--steps=test'],
+        ['--seconds=nan'],
+        ['--seconds=inf'],
+        ['--minutes=nan'],
+        ['--suite=gpu', '--devices=2'],
+        ['--layers=8x8x8', '--peer=torch'],
+        ['--networks=resnet18'],
+        ['--json=no/such/folder/rows.json'],
     ],
 )
 def test_bad_input_is_one_line(flags):
