@@ -7,6 +7,7 @@ place is passed, or with '*' every time:
     EIO, ENOSPC, ...         OSError with that number
     memory                   what JAX raises when a device's memory is full
     nan                      `reach` returns True, and the caller makes its number NaN
+    mark                     nothing but the line on standard error that every action writes
 """
 
 import errno
@@ -56,5 +57,5 @@ def _act(place: str, action: str) -> None:
         os.kill(os.getpid(), _SIGNALS[name])
     elif name == 'memory':
         raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory, says a failpoint.')
-    elif name != 'nan':
+    elif name not in ('nan', 'mark'):
         raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))

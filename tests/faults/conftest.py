@@ -1,7 +1,9 @@
 import shutil
+import signal
+import subprocess
 
 import pytest
-from faults_support import outcome, train
+from faults_support import TINY, command, outcome, steps, train
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -28,9 +30,16 @@ def expected(undisturbed):
     return outcome(undisturbed)
 
 
-@pytest.fixture
-def interrupted(undisturbed, tmp_path):
-    """A copy of it as it was after the third of four epochs: checkpoints 20 and 30, or those of its best epoch, no result."""
-    workdir = shutil.copytree(undisturbed, tmp_path / 'run')
-    (workdir / 'result.json').unlink()
+@pytest.fixture(scope='session')
+def killed(tmp_path_factory, compile_once):
+    workdir = tmp_path_factory.mktemp('killed') / 'run'
+    options = command('train.py', *TINY, f'--workdir={workdir}', failpoint='saved:3:kill')
+    assert subprocess.run(**options, capture_output=True, timeout=600).returncode == -signal.SIGKILL
+    assert steps(workdir) == [10, 20, 30]
     return workdir
+
+
+@pytest.fixture
+def interrupted(killed, tmp_path):
+    """A run that was killed after the third of four epochs: checkpoints 10, 20 and 30."""
+    return shutil.copytree(killed, tmp_path / 'run')

@@ -48,21 +48,21 @@ FIELDS = {  # --config.<key>=<value>, and a part of the line
     'divergence_retries=-1': "'divergence_retries' is -1; expected an integer from 0 to 100",
 }
 FLAGS = {  # the command line, and a part of the line
-    f'train.py {QUICK} --wrkdir=x': 'workdir',
+    f'train.py {QUICK} --wrkdir=x': "flag 'wrkdir'. Did you mean: workdir",
     f'train.py {QUICK} extra': "'extra'",
-    f'train.py {QUICK} --extend=maybe': 'extend',
+    f'train.py {QUICK} --extend=maybe': '--extend=maybe: expected True or False',
     f'train.py {QUICK} --num_processes=2': '--coordinator_address',
-    f'train.py {QUICK} --process_id=one': 'process_id',
+    f'train.py {QUICK} --process_id=one': '--process_id=one',
     f'train.py {QUICK} --config.model=alexnet --config.cross_device_batch_norm=True': 'alexnet has no BatchNorm',
     'train.py --config=configs/default.py --config.data_dir=gs://bucket/data': 'gs://bucket/data is a remote address',
     'train.py': '--config=FILE',
     'train.py --config=configs/resnet17.py': 'configs/resnet18.py',
     'train.py --config=README.md': 'the config could not be read',
     'evaluate.py': '--workdir=FOLDER',
-    'evaluate.py --wrkdir=x': 'workdir',
-    'predict.py --top=0 --workdir=x a.png': 'top',
+    'evaluate.py --wrkdir=x': "flag 'wrkdir'. Did you mean: workdir",
+    'predict.py --top=0 --workdir=x a.png': '--top=0: 0 is not a positive integer',
     'predict.py --workdir=x': 'image file',
-    'convert.py': '--out',
+    'convert.py': 'expected --out=FILE and either --from=FILE or --workdir=FOLDER',
 }
 CASES = {f'train.py {QUICK} --config.{field}': text for field, text in FIELDS.items()} | FLAGS
 
@@ -70,13 +70,15 @@ CASES = {f'train.py {QUICK} --config.{field}': text for field, text in FIELDS.it
 @pytest.mark.slow
 @pytest.mark.parametrize('case', CASES)
 def test_a_mistake_is_one_line_and_soon_told(case, tmp_path):
-    """Processor seconds, so that other work on the machine does not count; importing JAX takes one of the five."""
+    """In five processor seconds, so that other work on the machine does not count; waiting for something would take longer."""
     workdir = [] if '--workdir' in case or not case.startswith('train.py') else [f'--workdir={tmp_path / "run"}']
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    line = error_line(run(*case.split(), *workdir, code=2))
+    done = run(*case.split(), *workdir, code=2)
+    line = error_line(done)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert CASES[case] in line, line
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+    assert done.seconds < 30
     if not any(part in case for part in ('validation_size', 'batch_size=2000', 'data_dir')):  # which need the data
         assert not (tmp_path / 'run').exists()
 

@@ -32,7 +32,7 @@ def test_a_step_that_is_not_finite_ends_the_run(tmp_path, expected):
     assert '--config.divergence_retries=1' in line
     assert steps(workdir)[-1] == 20 and not (workdir / 'result.json').exists()
     assert_only_finite(workdir)
-    train(workdir)  # where it does not happen again
+    assert 'after iteration 20' in train(workdir).stdout  # where it does not happen again
     assert_same_outcome(outcome(workdir), expected)
 
 
@@ -63,8 +63,9 @@ def test_it_goes_back_and_retries_at_half_the_rate(tmp_path):
 def test_the_lower_rate_outlives_a_kill(tmp_path):
     options = ['--config.divergence_retries=1']
     train(tmp_path / 'one', *options, failpoint='image:25:nan')
-    train(tmp_path / 'two', *options, failpoint='image:25:nan,epoch:4:term', code=143)
-    assert 'after iteration 40' in train(tmp_path / 'two', *options).stdout or steps(tmp_path / 'two')[-1] > 30
+    # The epochs end at 10, 20, and after going back to 20 at 30 and 40.
+    train(tmp_path / 'two', *options, failpoint='image:25:nan,epoch:3:term', code=143)
+    assert 'after iteration 30' in train(tmp_path / 'two', *options).stdout
     assert outcome(tmp_path / 'two')[:3] == outcome(tmp_path / 'one')[:3]
 
 
@@ -82,18 +83,20 @@ def test_an_evaluation_that_is_not_a_number_leaves_the_best_as_it_was(tmp_path, 
     best = max(rows(workdir, 'validation'), key=lambda row: (row['accuracy'], -row['step']))
     metadata = checkpoint.read_metadata(workdir / 'checkpoints' / '20')
     assert metadata['best'] == {'step': best['step'], 'accuracy': best['accuracy']} and best['step'] in steps(workdir)
-    train(workdir)
+    assert steps(workdir)[-1] == 20
+    assert 'after iteration 20' in train(workdir).stdout
     assert_same_outcome(outcome(workdir), expected)
 
 
 @pytest.mark.slow
-def test_out_of_memory(tmp_path, expected):
+@pytest.mark.parametrize('point', ['evaluation:3:memory', 'dispatch:3:memory'])
+def test_out_of_memory(point, tmp_path, expected):
     workdir = tmp_path / 'run'
-    line = error_line(train(workdir, failpoint='evaluation:3:memory', code=5))
+    line = error_line(train(workdir, failpoint=point, code=5))
     assert 'out of device memory at batch_size 128' in line
     assert '--config.gradient_accumulation_steps=2' in line and '--config.dtype=bfloat16' in line
     assert steps(workdir) == [10]
-    train(workdir)
+    assert 'after iteration 10' in train(workdir).stdout
     assert_same_outcome(outcome(workdir), expected)
 
 

@@ -128,6 +128,19 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def zeros(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def swap_with_another(path):
+    root = next(folder for folder in path.parents if (folder / 'SHA256SUMS').exists())
+    others = (p for p in sorted(root.rglob('*')) if p.is_file() and p.read_bytes() != path.read_bytes())
+    other = next(others)
+    content = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
 def empty(path):
     path.write_bytes(b'')
 
@@ -167,6 +180,8 @@ DAMAGES = (
     flip_middle,
     flip_last,
     truncate,
+    zeros,
+    swap_with_another,
     empty,
     extend,
     symlink_to_a_copy,
@@ -185,7 +200,7 @@ def test_every_damage_to_every_file_is_noticed(saved_once, tmp_path, damage):
     for index, name in enumerate(names):
         path = tmp_path / 'a' / 'b' / str(index)  # deep enough for symlink_to_a_copy to stay inside tmp_path
         shutil.copytree(saved_once / '7', path)
-        if damage in (flip_first, flip_middle, flip_last, truncate, empty) and not (path / name).stat().st_size:
+        if damage in (flip_first, flip_middle, flip_last, truncate, zeros, empty) and not (path / name).stat().st_size:
             continue
         damage(path / name)
         with pytest.raises(InputFileError, match='is damaged: ') as info:
