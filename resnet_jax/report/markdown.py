@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from resnet_jax.report.markup import views
+from resnet_jax.report.markup import p_value, views
 from resnet_jax.report.overview import reason, training
 
 _MARK = re.compile(r'(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)', re.DOTALL)
@@ -61,7 +61,7 @@ def _difference(compared: Mapping[str, Any] | None) -> str:
         interval = f', 95 % {100 * max(compared["low"], -1):+.2f} to {100 * min(compared["high"], 1):+.2f}'
     pairs = ''
     if compared['pairs']:
-        values = ', '.join(f'{pair["p_holm"]:.2g}' for pair in compared['pairs'].values())
+        values = ', '.join(p_value(pair['p_holm']) for pair in compared['pairs'].values())
         pairs = f'; McNemar by seed p = {values}'
     return f'{100 * compared["mean"]:+.2f} to {compared["baseline"]}{interval}: {compared["verdict"]}{pairs}'
 

@@ -38,6 +38,11 @@ def views(found: Mapping[str, Any]) -> str:
     return '' if averaged == 'none' else f' (views averaged: {averaged})'
 
 
+def p_value(value: float) -> str:
+    """Text, not HTML; a probability is never 0, but a float can be."""
+    return f'{value:.2g}' if value >= 1e-300 else 'below 1e-300'
+
+
 def each(runs: Runs, content: Callable[[RunFiles], str]) -> str:
     """The content of every run that has some; of several, all but the first two folded."""
     parts = [(run.name, content(run)) for run in runs]

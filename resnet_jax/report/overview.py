@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from resnet_jax.report.markup import Runs, number, section, table, views
+from resnet_jax.report.markup import Runs, number, p_value, section, table, views
 from resnet_jax.report.results import NOISE, ONE_SEED
 from resnet_jax.report.runs import RunFiles
 from resnet_jax.statistics import compare_answers, holm, wilson_interval
@@ -73,7 +73,7 @@ def difference(compared: Mapping[str, Any] | None) -> str:
             seeds = 'this seed' if len(pairs) == 1 else f'all {len(pairs)} seeds'
             text += f'; the networks trained with {seeds} are {way} on these test images, but so few seeds settle no recipe'
     if pairs:
-        values = ', '.join(f'{pair["p_holm"]:.2g}' for pair in pairs.values())
+        values = ', '.join(p_value(pair['p_holm']) for pair in pairs.values())
         text += f'<br><small>McNemar, by seed: p = {values}</small>'
     return text
 
