@@ -7,9 +7,11 @@ place is passed, or with '*' every time:
     EIO, ENOSPC, ...         OSError with that number
     memory                   what JAX raises when a device's memory is full
     nan                      `reach` returns True, and the caller makes its number NaN
+    stuck                    this thread stays in C for good, as it does in XLA for long, and Python gets to no signal
     mark                     nothing but the line on standard error that every action writes
 """
 
+import ctypes
 import errno
 import os
 import signal
@@ -57,5 +59,9 @@ def _act(place: str, action: str) -> None:
         os.kill(os.getpid(), _SIGNALS[name])
     elif name == 'memory':
         raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory, says a failpoint.')
+    elif name == 'stuck':
+        library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # of zeros, as a mutex begins on Linux
+        library.pthread_mutex_lock(mutex)
+        library.pthread_mutex_lock(mutex)
     elif name not in ('nan', 'mark'):
         raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))

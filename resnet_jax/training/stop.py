@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 from resnet_jax.errors import Interrupted
 
 GRACE_SECONDS = 5.0
+_SAVED = b'Interrupted; the state is saved. The same command continues.\n'
 
 
 class StopSignal:
@@ -46,6 +48,7 @@ class StopSignal:
             self._thread = threading.Thread(target=self._watch, name='stop', daemon=True)
             self._thread.start()
             self._old_pipe = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._old_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
                     self._old[number] = signal.signal(number, self._note)
@@ -55,6 +58,7 @@ class StopSignal:
         for number, handler in self._old.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was JAX's, in C
         if self._thread:
+            sys.unraisablehook = self._old_hook
             signal.set_wakeup_fd(self._old_pipe)
             os.write(self._write, b'\0')
             self._thread.join()
@@ -65,6 +69,12 @@ class StopSignal:
         self.number = self.number or number
         if self._alone and not self.unsaved:
             raise Interrupted(self.number)
+
+    def _unraisable(self, unraisable: Any) -> None:
+        """`Interrupted` raised where Python drops it, as in JAX's callback of the garbage collector, ends the process still."""
+        if isinstance(unraisable.exc_value, Interrupted):
+            _end(unraisable.exc_value.number, _SAVED)
+        self._old_hook(unraisable)
 
     def _watch(self) -> None:
         deadline = None
@@ -84,7 +94,7 @@ class StopSignal:
                 os.write(2, b'Stopping ' + what + b'. Interrupt again to stop at once.\n')
             late = deadline is not None and time.monotonic() > deadline
             if late and self.number and self._alone and not self.unsaved:
-                _end(self.number, b'Interrupted; the state is saved. The same command continues.\n')
+                _end(self.number, _SAVED)
 
 
 def _end(number: int, message: bytes) -> None:

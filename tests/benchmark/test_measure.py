@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+import torch
 
 from configs import quickstart, resnet20
 from resnet_jax.benchmark import measure, ours, peer, worker
@@ -45,11 +46,22 @@ def test_the_steps_that_are_timed_are_those_of_a_run():
     assert subject.eval(2) > 0
 
 
-def test_the_peer_takes_the_same_step_as_the_config_says():
+def test_the_peer_takes_steps():
     subject = peer.Subject(config(resnet20, batch_size=8), 'cpu', compiled=False)
     (variant,) = [name for name in subject.describe()['variants'] if 'channels_last' in name]
     for what in ('train', 'eval'):
         assert getattr(subject, what)(steps=2, variant=variant) > 0
+
+
+@pytest.mark.parametrize('all_decay', [True, False])
+def test_the_peer_has_the_optimizer_of_the_config(all_decay):
+    values = config(resnet20, momentum=0.8, nesterov=True, weight_decay=0.01, decay_norm_and_bias=all_decay)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    groups = peer._create_optimizer(model, values).param_groups
+    found = {p.ndim: group['weight_decay'] for group in groups for p in group['params']}
+    assert found == {2: 0.01, 1: 0.01 if all_decay else 0.0}
+    assert all(group['momentum'] == 0.8 and group['nesterov'] for group in groups)
+    assert sum(len(group['params']) for group in groups) == 4
 
 
 @pytest.mark.parametrize(('field', 'value'), [('ema_decay', 0.9), ('test_views', 'mirror'), ('proxy_model', 'resnet8')])
@@ -59,9 +71,9 @@ def test_the_peer_refuses_what_it_does_not_have(field, value):
 
 
 def test_a_worker_answers_hands_on_errors_and_ends():
-    with worker.Worker('torch', {}, config=config(resnet20), device='cpu', compiled=False) as torch:
-        assert torch('matrix_products', size=32, seconds=0.05)['float32'] > 0
-        process = torch._process
+    with worker.Worker('torch', {}, config=config(resnet20), device='cpu', compiled=False) as other:
+        assert other('matrix_products', size=32, seconds=0.05)['float32'] > 0
+        process = other._process
     assert process.poll() is not None
     with pytest.raises(UserError, match='no PyTorch network to compare'):
         worker.Worker('torch', {}, config=config(resnet20, model='lenet5', model_kwargs={}), device='cpu', compiled=False)

@@ -31,7 +31,7 @@ FIELDS = {  # --config.<key>=<value>, and a part of the line
     'step_factor=0.0': "'step_factor' is 0.0; expected a number above 0 and at most 1",
     'flip=maybe': '--config.flip=maybe: expected True or False',
     'dtype=float16': "'dtype' is 'float16'; expected one of float32, bfloat16",
-    'optimizer=adm': "'optimizer' is 'adm'; expected one of sgd, adam, adamw (did you mean 'adam'?)",
+    'optimizer=adm': "'optimizer' is 'adm'; expected one of sgd, adam, adamw, muon (did you mean 'adam'?)",
     'schedule=cosin': "did you mean 'cosine'?",
     'milestones=(0.75,0.5)': "'milestones' is (0.75, 0.5); expected increasing fractions of the run",
     'model=resnet19': "'resnet19'; did you mean 'resnet18'?",

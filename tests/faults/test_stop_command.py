@@ -77,15 +77,39 @@ def test_a_long_compilation_does_not_keep_the_process(number, tmp_path):
     assert 'Traceback' not in err and not steps(tmp_path / 'run')
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once(number, tmp_path):
-    process = compiling(tmp_path / 'run')
-    process.send_signal(number)
+def stuck(workdir, place):
+    """Starts a run and returns it when it has gone into C at a place, to stay there."""
+    options = command('train.py', *TINY, f'--workdir={workdir}', failpoint=f'{place}:stuck')
+    process = subprocess.Popen(**options, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == f'failpoint {place.split(":")[0]}: stuck\n'
     time.sleep(0.3)
-    assert process.poll() is None, 'it was not stuck in the compiler: the test shows nothing'
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_compiler_that_does_not_come_back_does_not_keep_the_process(number, tmp_path):
+    process = stuck(tmp_path / 'run', 'compile:1')
     before = time.monotonic()
     process.send_signal(number)
-    process.wait(timeout=60)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and 3 < time.monotonic() - before < 10, err
+    assert 'Traceback' not in err and err.rstrip().endswith('The same command continues.')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('place', ['compile:1', 'step:15', 'evaluation:3', 'save:2'])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(number, place, expected, tmp_path):
+    process = stuck(tmp_path / 'run', place)
+    process.send_signal(number)
+    time.sleep(0.5)
+    assert process.poll() is None
+    before = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and time.monotonic() - before < 1
-    assert 'Traceback' not in process.communicate()[1]
+    assert 'Traceback' not in err
+    train(tmp_path / 'run')
+    assert_same_outcome(outcome(tmp_path / 'run'), expected)
+    assert temporary_files(tmp_path / 'run') == []

@@ -24,7 +24,7 @@ def describe(path):
     }
     orders = [epoch_order(config['seed'], epoch, len(experiment.train.label), config['batch_size']) for epoch in range(3)]
     taken = [order[:, device_positions(config['batch_size']).reshape(-1)] for order in orders]
-    return {'leaves': leaves, 'order': hashlib.sha256(np.stack(taken)).hexdigest()}
+    return {'leaves': leaves, 'order': hashlib.sha256(np.stack(taken).tobytes()).hexdigest()}
 
 
 if __name__ == '__main__':

@@ -43,7 +43,7 @@ def test_a_thousand_steps_and_two_hundred_saves_leave_nothing_behind(tmp_path):
     process = subprocess.Popen(**options, stdout=subprocess.PIPE, text=True)
     found = []
     for line in process.stdout:
-        if line.startswith('Iteration '):
+        if re.match(r'Iteration \d+ of ', line):
             found.append(resources(process.pid))
     assert process.wait() == 0
     print('kB, threads, files at every 100 steps:', found)

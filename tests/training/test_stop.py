@@ -103,3 +103,19 @@ def test_a_second_signal_ends_it_at_once_even_then(number):
     _, err = process.communicate(timeout=20)
     assert process.returncode == 143 and time.monotonic() - before < 1
     assert 'the state is saved' in err and 'Stopped at once' in err
+
+
+DROPPED = """
+import gc, signal
+from resnet_jax.training.stop import StopSignal
+with StopSignal():
+    gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGTERM))
+    gc.collect()
+    print('went on')
+"""
+
+
+def test_a_signal_in_a_callback_whose_exceptions_python_drops_ends_the_process():
+    done = subprocess.run([sys.executable, '-c', DROPPED], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (143, ''), done.stderr
+    assert 'Traceback' not in done.stderr and done.stderr.rstrip().endswith('The same command continues.')
