@@ -89,7 +89,7 @@ def test_an_evaluation_that_is_not_a_number_leaves_the_best_as_it_was(tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('point', ['evaluation:3:memory', 'dispatch:3:memory'])
+@pytest.mark.parametrize('point', ['evaluation:3:memory', 'step:15:memory'])
 def test_out_of_memory(point, tmp_path, expected):
     workdir = tmp_path / 'run'
     line = error_line(train(workdir, failpoint=point, code=5))
