@@ -7,7 +7,7 @@ python bin/benchmark.py --suite=gpu --json=gpu.json            # a GPU's trainin
 python bin/benchmark.py --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a list of them
 """
 
-import os
+import functools
 import sys
 from pathlib import Path
 
@@ -30,12 +30,13 @@ _STEPS = flags.DEFINE_multi_enum('steps', ['train', 'eval'], ['train', 'eval'], 
 _STARTUP = flags.DEFINE_bool('startup', False, 'Also start bin/train.py with an empty compilation cache, and again.')
 _SUITE = flags.DEFINE_enum('suite', None, ['cpu', 'gpu'], 'Measure a list of things.')
 _NETWORKS = flags.DEFINE_list('networks', [], 'With --suite=cpu: only these.')
-_SPEEDRUNS = flags.DEFINE_list(
-    'speedruns', ['configs/speedrun94.py', 'configs/speedrun96.py'], 'With --suite=gpu: configs to train with several seeds.'
-)
+_RECIPES = ['configs/speedrun94.py', 'configs/speedrun96.py']
+_SPEEDRUNS = flags.DEFINE_list('speedruns', _RECIPES, 'With --suite=gpu: configs to train with several seeds.')
 _MINUTES = flags.DEFINE_float('minutes', 8.5, 'With --suite=gpu: the time for everything.', lower_bound=0.1)
 _LAYERS = flags.DEFINE_list('layers', None, 'Shapes of convolutions, HEIGHTxINxOUT[xKERNEL[xSTRIDE]], or all.')
 _JSON = flags.DEFINE_string('json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
+_say = functools.partial(print, flush=True)
+_ALL = _PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS, _LAYERS, _JSON
 for _flag in (_SECONDS, _MINUTES):
     flags.register_validator(_flag, lambda value: value <= 10_000, message='expected a number of at most 10,000')
 
@@ -45,13 +46,12 @@ def main(arguments):
         extra = arguments[0] if arguments else '--config'
         raise ConfigError(f'unexpected argument {extra!r}; expected flags only, and no --config with --suite=cpu')
     from resnet_jax.benchmark import report, suites
+    from resnet_jax.benchmark.command import check_flags
     from resnet_jax.benchmark.measure import Effort
 
-    _check_flags()
+    check_flags({flag.name: flag.value for flag in _ALL})
     effort = Effort(_ROUNDS.value, _SECONDS.value, tuple(dict.fromkeys(_STEPS.value)))
     sizes = command_line.parse_counts('batch_sizes', _BATCH_SIZES.value)
-    if len(sizes) > 1 and (_SUITE.value or _LAYERS.value):
-        raise ConfigError('several --batch_sizes; expected one with --suite=cpu and --layers')
     if _SUITE.value == 'cpu':
         rows = suites.cpu_suite(_JSON.value, effort, _NETWORKS.value, sizes[0] if sizes else 128, _say)
     elif _SUITE.value == 'gpu':
@@ -59,37 +59,19 @@ def main(arguments):
 
         config = _config()[1] if _CONFIG.present else suites.load_config('resnet18', batch_size=512, dtype='bfloat16')
         runs = {Path(path).stem: suites.find_config(path) for path in _SPEEDRUNS.value}
-        path = _JSON.value or 'gpu.json'
-        gpu_suite(path, config, runs, seconds=60 * _MINUTES.value, effort=effort, progress=_say)
-        print(path)
-        return
+        gpu_suite(_JSON.value or 'gpu.json', config, runs, seconds=60 * _MINUTES.value, effort=effort, progress=_say)
+        return print(_JSON.value or 'gpu.json')
     elif _LAYERS.value:
         from resnet_jax.benchmark.layers import measure_layers, parse_shapes, table
 
         dtype = _config()[1]['dtype'] if _CONFIG.present else 'float32'
         rows = measure_layers(parse_shapes(_LAYERS.value), sizes[0] if sizes else 128, dtype, effort, _say)
         report.save(_JSON.value, rows)
-        print('\n' + table(rows))
-        return
+        return print('\n' + table(rows))
     else:
         rows = _measure(effort, command_line.parse_counts('devices', _DEVICES.value), sizes)
         print('\n' + report.details(rows[-1]))
     print('\n' + report.table(rows))
-
-
-def _check_flags():
-    """What a suite or single layers would ignore, and a file that cannot be written, are told before anything is measured."""
-    what = f'--suite={_SUITE.value}' if _SUITE.value else '--layers' if _LAYERS.value else ''
-    given = {'--devices': _DEVICES.value, '--startup': _STARTUP.value, '--peer': _PEER.value, '--variants': _VARIANTS.value}
-    if _SUITE.value == 'gpu':
-        given['--batch_sizes'] = _BATCH_SIZES.value
-    unused = [flag for flag, value in given.items() if what and value]
-    if _NETWORKS.value and _SUITE.value != 'cpu':
-        unused.append('--networks')
-    if unused:
-        raise ConfigError(f'{unused[0]} says nothing {"with " + what if what else "without --suite=cpu"}; expected without it')
-    if _JSON.value and not os.access(Path(_JSON.value).resolve().parent, os.W_OK):
-        raise ConfigError(f'--json={_JSON.value} cannot be written; expected a file in a folder that exists and may be written')
 
 
 def _measure(effort, devices, sizes):
@@ -110,10 +92,6 @@ def _measure(effort, devices, sizes):
 def _config():
     name, config = command_line.load_config(_CONFIG)
     return name, validate(config)
-
-
-def _say(line):
-    print(line, flush=True)
 
 
 if __name__ == '__main__':

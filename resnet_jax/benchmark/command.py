@@ -1,4 +1,4 @@
-"""Runs the real bin/train.py, as a user does, and notes when it says what."""
+"""The flags of bin/benchmark.py; and the real bin/train.py, run as a user does, with when it says what."""
 
 import dataclasses
 import os
@@ -12,10 +12,30 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import ConfigError, UserError
 
 BIN = Path(__file__).resolve().parents[2] / 'bin'
 _STARTS = re.compile(r'Iteration \d+ starts .* took ([\d.]+) s\.$')
+
+
+def check_flags(given: Mapping[str, Any]) -> None:
+    """Checks the flags of bin/benchmark.py, {name: value}, before anything is measured.
+
+    Raises:
+      ConfigError: a suite, or the measurement of single layers, would ignore one; or the file of --json cannot be written.
+    """
+    suite, path = given['suite'], given['json']
+    what = f'with --suite={suite}' if suite else 'with --layers' if given['layers'] else ''
+    alone = ['devices', 'startup', 'peer', 'variants', *(['batch_sizes'] if suite == 'gpu' else [])]
+    unused = [(name, what) for name in alone if what and given[name]]
+    if given['networks'] and suite != 'cpu':
+        unused.append(('networks', 'without --suite=cpu'))
+    if what and len(given['batch_sizes'] or []) > 1:
+        raise ConfigError(f'several --batch_sizes {what}; expected one')
+    for name, where in unused:
+        raise ConfigError(f'--{name} says nothing {where}; expected without it')
+    if path and not os.access(Path(path).resolve().parent, os.W_OK):
+        raise ConfigError(f'--json={path} cannot be written; expected a file in a folder that exists and may be written')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,7 @@ class RunLog:
         self.pending: list[dict[str, float]] = []
         self._started = time.monotonic()
         self._evaluation_seconds = 0.0
+        self._status = ''
         selects = f' (of the hardest {100 * self._config["selected_fraction"]:g} % of each batch)'
         self._selects = selects if experiment.proxy else ''  # what loss and accuracy in training are of
         self._kernels: list[str] = []
@@ -135,15 +136,16 @@ class RunLog:
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Moves the bar; `values` are the last step's."""
-        self.bar.update(
-            step,
+        self._status = (
             f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %{self._selects}  '
-            f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left(step))} left',
+            f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left(step))} left'
         )
+        self.bar.update(step, self._status)
 
     def evaluation(self, split: str, step: int, row: Mapping[str, Any], seconds: float) -> None:
         """Writes what an evaluation found, which took so many seconds."""
         self._evaluation_seconds = seconds
+        self.bar.update(step, self._status)  # in place of how far the evaluation has come
         self.row(split, step, row)
         logger.info(
             'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s%s',

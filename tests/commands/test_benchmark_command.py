@@ -17,7 +17,7 @@ def test_both_steps_are_timed_beside_torch(tmp_path):
         ours, theirs, ratio = row[step]['images_per_second'], row[step]['torch']['images_per_second'], row[step]['ratio']
         assert ours['n'] == theirs['n'] and 0 < ours['low'] <= ours['median'] <= ours['high']
         assert ours['low'] / theirs['high'] <= ratio['median'] <= ours['high'] / theirs['low']
-        assert 0 < row[step]['share_of_matrix_product'] < 1
+        assert 0 < row[step]['share_of_matrix_product'] < 4  # Winograd's form needs down to a quarter of the multiplications
 
 
 @pytest.mark.parametrize(
