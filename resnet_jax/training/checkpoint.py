@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from resnet_jax import failpoints
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
@@ -62,7 +63,7 @@ def save(folder: Path, state: TrainState, metadata: Mapping[str, Any]) -> Path:
     """
     step = int(state.step)
     final, partial, old = folder / str(step), folder / f'{_PARTIAL}{step}', folder / f'{_PARTIAL}{step}-old'
-    nested = _nested({name: np.asarray(leaf) for name, leaf in leaves_by_name(state).items()})
+    nested = unflatten_dict({name: np.asarray(leaf) for name, leaf in leaves_by_name(state).items()}, sep='/')
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -179,23 +180,12 @@ def restore(path: Path, template: Any) -> Any:
         claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in wanted.values())
         if claimed > _LARGEST_ARRAYS:
             raise InputFileError(f'checkpoint {path} claims {claimed:,} bytes; expected at most {_LARGEST_ARRAYS:,}')
-        item = _nested({name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()})
+        shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
+        item = unflatten_dict(shapes, sep='/')
         as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         found = checkpointer.restore(arrays, args=ocp.args.PyTreeRestore(item, restore_args=as_arrays, partial_restore=True))
     read = leaves_by_name(found)
     return jax.tree.unflatten(jax.tree.structure(template), [np.asarray(read[name]) for name in wanted])
-
-
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {'a': {'b': 1}} for {'a/b': 1}."""
-    nested: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split('/')
-        branch = nested
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[last] = leaf
-    return nested
 
 
 def steps(folder: Path) -> list[int]:

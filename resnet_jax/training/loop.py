@@ -14,13 +14,12 @@ from resnet_jax import failpoints
 from resnet_jax.data import Split
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
-from resnet_jax.evaluation.predictions import Predictions, predictor
-from resnet_jax.evaluation.record import describe_model, write_record
 from resnet_jax.report.page import write_run_report
 from resnet_jax.training import checkpoint, console, processes
 from resnet_jax.training.config import check_continues, validate
 from resnet_jax.training.experiment import Experiment, check_names, create_experiment, epoch_order, parallel_train_steps
 from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
+from resnet_jax.training.run_files import plot, record
 from resnet_jax.training.run_folder import RunFolder, environment
 from resnet_jax.training.run_log import RunLog, report_result
 from resnet_jax.training.state import TrainState
@@ -102,10 +101,10 @@ class _Run:
                 raise
             raise out_of_memory(self.config['batch_size'], 0) from None
         finally:
-            self._plot()
+            plot(folder)
         result = self._result()
         if folder.primary:
-            self._record()
+            record(experiment, folder, self.result_variables)
             folder.flush()
             failpoints.reach('result')
             folder.write_json('result.json', result)
@@ -381,7 +380,7 @@ class _Run:
             self.result_variables = variables
             row = self._evaluate(self._create_evaluator(self.experiment.dataset.test), variables, ema)
             self.log.row('test', step, row)
-            self._plot()
+            plot(self.folder)
         return {
             'split': 'test',
             'selected': selected,
@@ -391,33 +390,3 @@ class _Run:
             **row,
             'seconds': self.log.seconds,
         }
-
-    def _record(self) -> None:
-        """Leaves the answers to the test set, and what the network is, for the report."""
-        dataset = self.experiment.dataset
-        height, _, channels = dataset.image_shape
-        try:
-            answer = predictor(
-                self.experiment.model,
-                self.result_variables,
-                mean=dataset.mean,
-                std=dataset.std,
-                dtype=self.experiment.dtype,
-                batch_size=self.config['eval_batch_size'],
-                test_views=self.config['test_views'],
-            )
-            answers = answer(dataset.test.image)
-            predictions = Predictions(answers, dataset.test.label, dataset.fingerprint, self.config['test_views'])
-            write_record(self.folder.path, predictions, dataset, self.result_variables)
-            self.folder.write_json('model.json', describe_model(self.experiment.model, height, channels))
-        except OSError as error:  # the run has its result without them
-            logger.warning('The files for the report could not be written: %s', error)
-
-    def _plot(self) -> None:
-        if self.folder.primary and (self.folder.path / 'metrics.jsonl').exists():
-            from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
-
-            try:
-                plot_training(self.folder.path)
-            except (OSError, ValueError) as error:  # it must not hide what ended the run, nor end it
-                logger.warning('The plot could not be drawn: %s', error)

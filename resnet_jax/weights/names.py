@@ -17,6 +17,7 @@ from typing import Any
 
 import flax.linen as nn
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from resnet_jax.models.blocks import D2LResNeXtBlock, ThreeConvBlock
 
@@ -177,11 +178,4 @@ def flatten(variables: Mapping[str, Any], prefix: str = '') -> dict[str, np.ndar
 
 def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The inverse of `flatten`; 'params' and 'batch_stats' are there even if empty."""
-    result: dict[str, Any] = {'params': {}, 'batch_stats': {}}
-    for name, array in arrays.items():
-        *parents, leaf = name.split('/')
-        node = result
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
-    return result
+    return {'params': {}, 'batch_stats': {}} | unflatten_dict(arrays, sep='/')

@@ -52,7 +52,7 @@ def replace_what_takes_long(patch):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     replace_what_takes_long(monkeypatch)
-    monkeypatch.setattr(loop._Run, '_plot', lambda run: None)
+    monkeypatch.setattr(loop, 'plot', lambda folder: None)
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -1,0 +1,43 @@
+"""What a run leaves for its report besides its rows: plots, its answers to the test set, what the network is."""
+
+import logging
+from typing import Any
+
+from resnet_jax.evaluation.predictions import Predictions, predictor
+from resnet_jax.evaluation.record import describe_model, write_record
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def record(experiment: Experiment, folder: RunFolder, variables: Any) -> None:
+    """Writes the answers of the network with these variables to the test set; without them, with a warning, if it cannot."""
+    dataset, config = experiment.dataset, experiment.config
+    height, _, channels = dataset.image_shape
+    try:
+        answer = predictor(
+            experiment.model,
+            variables,
+            mean=dataset.mean,
+            std=dataset.std,
+            dtype=experiment.dtype,
+            batch_size=config['eval_batch_size'],
+            test_views=config['test_views'],
+        )
+        predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint, config['test_views'])
+        write_record(folder.path, predictions, dataset, variables)
+        folder.write_json('model.json', describe_model(experiment.model, height, channels))
+    except OSError as error:  # the run has its result without them
+        logger.warning('The files for the report could not be written: %s', error)
+
+
+def plot(folder: RunFolder) -> None:
+    """Draws the metrics so far, if this process writes and there are any."""
+    if folder.primary and (folder.path / 'metrics.jsonl').exists():
+        from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
+
+        try:
+            plot_training(folder.path)
+        except (OSError, ValueError) as error:  # it must not hide what ended the run, nor end it
+            logger.warning('The plot could not be drawn: %s', error)

@@ -1,0 +1,31 @@
+import pytest
+import torch
+from benchmark_support import config
+
+from configs import resnet20
+from resnet_jax.benchmark import peer
+from resnet_jax.errors import ConfigError
+
+
+def test_the_peer_takes_steps():
+    subject = peer.Subject(config(resnet20, batch_size=8), 'cpu', compiled=False)
+    (variant,) = [name for name in subject.describe()['variants'] if 'channels_last' in name]
+    for what in ('train', 'eval'):
+        assert getattr(subject, what)(steps=2, variant=variant) > 0
+
+
+@pytest.mark.parametrize('all_decay', [True, False])
+def test_the_peer_has_the_optimizer_of_the_config(all_decay):
+    values = config(resnet20, momentum=0.8, nesterov=True, weight_decay=0.01, decay_norm_and_bias=all_decay)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    groups = peer._create_optimizer(model, values).param_groups
+    found = {p.ndim: group['weight_decay'] for group in groups for p in group['params']}
+    assert found == {2: 0.01, 1: 0.01 if all_decay else 0.0}
+    assert all(group['momentum'] == 0.8 and group['nesterov'] for group in groups)
+    assert sum(len(group['params']) for group in groups) == 4
+
+
+@pytest.mark.parametrize(('field', 'value'), [('ema_decay', 0.9), ('test_views', 'mirror'), ('proxy_model', 'resnet8')])
+def test_the_peer_refuses_what_it_does_not_have(field, value):
+    with pytest.raises(ConfigError, match=f'the PyTorch peer has no {field}'):
+        peer.Subject(config(**{field: value}), 'cpu', compiled=False)
