@@ -45,7 +45,7 @@ def verify_archive(path: Path, source: Source) -> None:
         with path.open('rb') as file:
             found = hashlib.file_digest(file, 'sha256').hexdigest()
     except OSError as error:
-        raise InputFileError(f'cannot read {path}: {error.strerror}; expected the file {source.archive_name}') from error
+        raise _unreadable(path, error, source) from error
     if found != source.sha256:
         raise InputFileError(f'{path} has SHA-256 {found}: expected {source.sha256}; {again}')
 
@@ -97,6 +97,8 @@ def _read_members(path: Path, source: Source, sizes: dict[str, int]) -> dict[str
             for member in tar:
                 if member.offset_data + member.size > most:
                     raise _wrong(path, member.name[-80:], f'{member.size} bytes', f'at most {most} in all members together')
+                if member.name.startswith('/') or '..' in member.name.split('/'):
+                    raise _wrong(path, member.name[-80:], 'a path out of the archive', f'names in {source.folder}')
                 folder, _, name = member.name.removeprefix('./').rpartition('/')
                 if folder != source.folder or name not in sizes.keys() | texts:
                     continue
@@ -107,11 +109,17 @@ def _read_members(path: Path, source: Source, sizes: dict[str, int]) -> dict[str
                     raise _wrong(path, name, f'{member.size} bytes', sizes.get(name, f'at most {_MAX_NAMES_BYTES}'))
                 members[name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:  # a file that is damaged inside has none
+            raise _unreadable(path, error, source) from error
         raise InputFileError(f'{path} is damaged: {error}; expected {source.archive_name}; get {source.url} again') from error
     missing = sorted((sizes.keys() | texts) - members.keys())
     if missing:
         raise _wrong(path, missing[0], 'no such member', f'{source.folder}/{missing[0]}')
     return members
+
+
+def _unreadable(path: Path, error: OSError, source: Source) -> InputFileError:
+    return InputFileError(f'cannot read {path}: {error.strerror}; expected the file {source.archive_name}')
 
 
 def _wrong(path: Path, name: str, found: str, expected: object) -> InputFileError:

@@ -17,8 +17,10 @@ def plot_study(results: Mapping[str, Any], runs: Sequence[RunFiles], folder: Pat
 
     accuracy and loss: on the test images by iteration, a line for each seed, dashed for the training images, and where what
     was published goes on beyond them once more up to its end; final: test accuracy of each seed, and their mean;
-    gradient_norms: by layer, at the first iteration and the last one logged; all as .png and .svg.
+    gradient_norms: by layer, at the first iteration and the last one logged; all as .png and .svg. A run that has not ended is
+    left out, as it is of the table.
     """
+    runs = [run for run in runs if run.result or run.failed]
     colours = {name: f'C{place % 10}' for place, name in enumerate(results['entries'])}
     figures = {
         'accuracy': _curves(results, runs, 'accuracy', 'accuracy (%)', 100, colours),

@@ -344,6 +344,7 @@ class _Run:
                 'environment': environment(),
             }
             saved = self._write_checkpoint(metadata)
+        failpoints.reach('agree')
         if processes.agree(int(saved)):  # and nobody goes on before it is written
             self.saved_step, self.best_saved, self.stop.unsaved = self.step, self.best, False
         else:

@@ -32,18 +32,19 @@ TINY = (
 
 
 def command(*arguments, failpoint='', devices=1, through=(), **environment):
-    """Returns the arguments of subprocess.Popen for `python [through] bin/<arguments>` with a failpoint set."""
+    """Returns the arguments of subprocess.Popen for `python [through] bin/<arguments>`; None unsets a variable."""
     script, *rest = map(str, arguments)
+    changed = {
+        **os.environ,
+        'JAX_NUM_CPU_DEVICES': str(devices),
+        'PYTHONUNBUFFERED': '1',
+        'RESNET_JAX_FAILPOINT': failpoint,
+        **environment,
+    }
     return {
         'args': [sys.executable, *map(str, through), str(ROOT / 'bin' / script), *rest],
         'cwd': ROOT,
-        'env': {
-            **os.environ,
-            'JAX_NUM_CPU_DEVICES': str(devices),
-            'PYTHONUNBUFFERED': '1',
-            'RESNET_JAX_FAILPOINT': failpoint,
-            **environment,
-        },
+        'env': {name: value for name, value in changed.items() if value is not None},
     }
 
 

@@ -34,6 +34,22 @@ def test_a_damaged_cache(damage, undisturbed, expected, tmp_path):
     assert_same_outcome(outcome(tmp_path / 'run'), expected)
 
 
+@pytest.mark.parametrize('damage', [damaged, flipped, empty], ids=lambda damage: damage.__name__)
+def test_a_damaged_cache_in_its_usual_place(damage, expected, tmp_path):
+    """There the commands keep checksums of their own, which the second start writes."""
+    usual = {'JAX_COMPILATION_CACHE_DIR': None, 'RESNET_JAX_CACHE_DIR': str(tmp_path / 'cache')}
+    for number in range(2):
+        train(tmp_path / f'run{number}', **usual)
+    entries = [path for path in (tmp_path / 'cache' / 'compiled').rglob('*') if path.is_file() and path.suffix != '.json']
+    before = {path: path.read_bytes() for path in entries}
+    assert len(entries) >= 4
+    for path, data in before.items():
+        path.write_bytes(damage(bytearray(data)))
+    train(tmp_path / 'run', **usual)
+    assert_same_outcome(outcome(tmp_path / 'run'), expected)
+    assert not any(path.exists() and path.read_bytes() == damage(bytearray(before[path])) for path in entries)
+
+
 def test_a_cache_that_cannot_be_written(undisturbed, expected, tmp_path):
     (tmp_path / 'file').write_text('in the place of the folder')
     train(tmp_path / 'run', JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'file' / 'cache'))

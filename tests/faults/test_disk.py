@@ -63,6 +63,7 @@ class Stopped:
         out = self.out.read()
         assert self.process.returncode == code, out + self.err
         assert 'Traceback' not in out + self.err
+        assert sum(line.startswith('error: ') for line in self.err.splitlines()) == (code != 0), self.err
         return out
 
 
@@ -146,5 +147,4 @@ def test_a_folder_that_cannot_be_made_again(disk):
     shutil.rmtree(workdir)
     workdir.write_text('a file in its place')
     stopped.end(5)
-    assert sum(line.startswith('error: ') for line in stopped.err.splitlines()) == 1
     assert workdir.read_text() == 'a file in its place'

@@ -70,6 +70,17 @@ def test_the_lower_rate_outlives_a_kill(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_has_ended_so_goes_on_with_retries(tmp_path):
+    workdir = tmp_path / 'run'
+    train(workdir, failpoint='image:25:nan', code=4)
+    done = train(workdir, '--config.divergence_retries=1', failpoint='image:25:nan')
+    assert done.stdout.count('after iteration 20') == 2 and 'Retry 1 of 1' in done.stdout
+    train(tmp_path / 'at once', '--config.divergence_retries=1', failpoint='image:25:nan')
+    assert outcome(workdir)[:3] == outcome(tmp_path / 'at once')[:3]
+    assert_only_finite(workdir)
+
+
+@pytest.mark.slow
 def test_retries_have_an_end(tmp_path):
     done = train(tmp_path / 'run', '--config.learning_rate=1e20', '--config.divergence_retries=2', code=4)
     assert 'Retry 2 of 2' in done.stdout and '--config.divergence_retries=3' in error_line(done)

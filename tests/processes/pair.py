@@ -33,13 +33,16 @@ class Pair:
 
     Args:
       arguments: of both; `first` and `second`: of one of them besides.
+      devices: of each.
+      failpoints: {rank: what goes wrong in that process}, see resnet_jax/failpoints.py.
 
     Attributes:
-      lines: of each, what it has printed so far; `errors`: of each, its standard error once it has ended.
+      lines, errors: of each, what it has printed so far, and its standard error.
+      failed_at: of each, when its failpoint was reached (time.monotonic()).
     """
 
-    def __init__(self, workdir, *arguments, first=(), second=(), **environment):
-        self.workdir, port = workdir, free_port()
+    def __init__(self, workdir, *arguments, first=(), second=(), devices=(1, 1), failpoints=None, **environment):
+        self.workdir, port, failpoints = workdir, free_port(), failpoints or {}
         self.processes = [
             subprocess.Popen(
                 **command(
@@ -50,6 +53,8 @@ class Pair:
                     f'--coordinator_address=localhost:{port}',
                     '--num_processes=2',
                     f'--process_id={rank}',
+                    devices=devices[rank],
+                    RESNET_JAX_FAILPOINT=failpoints.get(rank, ''),
                     **environment,
                 ),
                 stdout=subprocess.PIPE,
@@ -58,7 +63,7 @@ class Pair:
             )
             for rank, extra in enumerate((first, second))
         ]
-        self.lines, self.errors = ([], []), ['', '']
+        self.lines, self.errors, self.failed_at = ([], []), ['', ''], [None, None]
         readers = [(read, rank) for read in (self._read, self._read_errors) for rank in range(2)]
         self._threads = [threading.Thread(target=read, args=[rank], daemon=True) for read, rank in readers]
         for thread in self._threads:
@@ -69,7 +74,10 @@ class Pair:
             self.lines[rank].append(line)
 
     def _read_errors(self, rank):
-        self.errors[rank] = self.processes[rank].stderr.read()
+        for line in self.processes[rank].stderr:
+            self.errors[rank] += line
+            if line.startswith('failpoint '):
+                self.failed_at[rank] = time.monotonic()
 
     def until(self, condition, seconds=600):
         """Waits for a line of the first process that begins so, or for a function that returns True."""
@@ -80,6 +88,18 @@ class Pair:
                 self.kill()
                 raise AssertionError(([process.returncode for process in self.processes], self.lines, self.errors))
             time.sleep(0.005)
+
+    def until_failed(self, rank):
+        """Waits until a process has reached its failpoint, and returns when that was."""
+        end = time.monotonic() + 600
+        while self.failed_at[rank] is None:
+            if self.processes[rank].poll() is not None or time.monotonic() > end:
+                time.sleep(0.1)  # the line may still be read
+                if self.failed_at[rank] is None:
+                    self.kill()
+                    raise AssertionError(('the failpoint was not reached', self.lines, self.errors))
+            time.sleep(0.005)
+        return self.failed_at[rank]
 
     def wait(self, seconds=600, ranks=(0, 1)):
         """Waits for the end and returns the exit codes."""

@@ -1,7 +1,6 @@
 """One of two processes is killed, stopped or stuck: the other leaves in time, and starting both again ends as if nothing had
 happened."""
 
-import signal
 import time
 from pathlib import Path
 
@@ -14,39 +13,39 @@ pytestmark = pytest.mark.slow
 LIMIT = 12  # seconds, of the watchdog
 
 
-def lose(pair, rank, how, phase):
-    """Kills or stops a process in a phase of the second epoch."""
-    folder = pair.workdir / 'checkpoints'
-    if phase == 'training':
-        pair.until('Iteration 30 ')
-    elif phase == 'evaluation':
-        pair.until('Iteration 44 ')
-    else:
-        pair.until(lambda: (folder / '.partial-44').exists())
-    pair.processes[rank].send_signal(how)
-    evaluated = any(row['step'] == 44 and row['split'] == 'test' for row in rows(pair.workdir))
-    assert evaluated == (phase == 'saving'), f'too late for {phase}'
-    return time.monotonic()
+# In the second of two epochs of 22 iterations and 180 batches of evaluation each. Process 0 writes the checkpoint, while
+# process 1 waits for it to agree.
+PLACES = {
+    ('training', 0): 'step:30',
+    ('training', 1): 'step:30',
+    ('evaluation', 0): 'evaluation:270',
+    ('evaluation', 1): 'evaluation:270',
+    ('saving', 0): 'arrays:2',
+    ('saving', 1): 'agree:2',
+}
 
 
-@pytest.mark.parametrize('phase', ['training', 'evaluation', 'saving'])
-@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGSTOP], ids=['killed', 'stopped'])
-@pytest.mark.parametrize('rank', [0, 1])
+@pytest.mark.parametrize(('phase', 'rank'), PLACES)
+@pytest.mark.parametrize('how', ['kill', 'stop'])
 def test_the_survivor_leaves(undisturbed, tmp_path, rank, how, phase):
     workdir, other = tmp_path / 'run', 1 - rank
-    pair = Pair(workdir, *SHORT)
-    lost = lose(pair, rank, how, phase)
+    pair = Pair(workdir, *SHORT, failpoints={rank: f'{PLACES[phase, rank]}:{how}'})
+    lost = pair.until_failed(rank)
     assert pair.wait(30, [other]) == [75]
     seconds = time.monotonic() - lost
-    print(f'process {rank} {how.name} in {phase}: the other left after {seconds:.1f} s')
+    print(f'process {rank} {how} in {phase}: the other left after {seconds:.1f} s')
     assert seconds < 15
     pair.kill()
-    line = pair.error_line(other)
+    written = {(row['step'], row['split']) for row in rows(workdir)}
+    assert (22, 'test') in written and ((44, 'test') in written) <= (phase == 'saving')
     newest = checkpoint.steps(workdir / 'checkpoints')[-1]
+    assert newest == 22 or (newest == 44 and (phase, rank) == ('saving', 1))  # process 0 had finished writing
+    line = pair.error_line(other)
     assert f'process {rank} was lost' in line and f'continues from {workdir}/checkpoints/{newest}' in line
 
     again = Pair(workdir, *SHORT)
     assert again.wait() == [0, 0], again.errors
+    assert f'after iteration {newest}.' in ''.join(again.lines[0])
     assert_same_run(undisturbed, workdir)
 
 
@@ -66,9 +65,12 @@ def test_all_leave_one_that_is_stuck(undisturbed, tmp_path, rank, how):
     assert f'process {rank} is stuck' in pair.error_line(1 - rank)
     assert f'continues from {workdir}/checkpoints/22' in pair.error_line(1 - rank)
     assert 'in stick' in pair.errors[rank]
+    log = (workdir / 'run.log').read_text()
+    assert f'process {1 - rank}: Thread MainThread:' in log and 'in agree' in pair.errors[1 - rank]
     if how == 'python':
-        assert 'in stick' in (workdir / 'run.log').read_text()
+        assert f'process {rank}: Thread MainThread:' in log and 'in stick' in log
 
     again = Pair(workdir, *SHORT)
     assert again.wait() == [0, 0], again.errors
+    assert 'after iteration 22.' in ''.join(again.lines[0])
     assert_same_run(undisturbed, workdir)

@@ -1,6 +1,8 @@
+import re
 import signal
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,12 +48,76 @@ def test_stopped_by_a_signal_and_by_a_loss_a_run_ends_as_if_nothing_had_happened
     assert_same_run(undisturbed, workdir)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('rank', [0, 1])
+@pytest.mark.parametrize(
+    ('place', 'name'),
+    [('step:6', 'term'), ('step:6', 'int'), ('evaluation:90', 'term'), ('evaluation:90', 'int'), ('save', 'term')],
+)
+def test_a_signal_to_one_stops_both_after_the_same_step(undisturbed, tmp_path, place, name, rank):
+    workdir, code = tmp_path / 'run', 128 + {'term': signal.SIGTERM, 'int': signal.SIGINT}[name]
+    if place == 'save':  # process 0 writes, and process 1 waits for it
+        place = ('arrays:1', 'agree:1')[rank]
+    pair = Pair(workdir, *SHORT, failpoints={rank: f'{place}:{name}'})
+    sent = pair.until_failed(rank)
+    assert pair.wait(15) == [code, code], pair.errors
+    assert time.monotonic() - sent < 15
+    assert all('the state is saved' in text and 'Traceback' not in text for text in pair.errors)
+    (step,) = checkpoint.steps(workdir / 'checkpoints')
+    assert 6 <= step <= 22 if place == 'step:6' else step == 22
+
+    pair = Pair(workdir, *SHORT)
+    assert pair.wait() == [0, 0], pair.errors
+    assert f'after iteration {step}.' in ''.join(pair.lines[0])
+    assert_same_run(undisturbed, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rank', [0, 1])
+def test_a_second_signal_to_one_ends_it_at_once(undisturbed, tmp_path, rank):
+    workdir = tmp_path / 'run'
+    pair = Pair(workdir, *SHORT, failpoints={rank: 'step:30:stuck'})
+    pair.until_failed(rank)
+    time.sleep(0.3)  # until it is in C
+    pair.processes[rank].send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert pair.processes[rank].poll() is None
+    sent = time.monotonic()
+    pair.processes[rank].send_signal(signal.SIGTERM)
+    assert pair.wait(10, [rank]) == [143] and time.monotonic() - sent < 1
+    assert pair.wait(15, [1 - rank])[0] in (75, 134), pair.errors
+    pair.kill()
+
+    pair = Pair(workdir, *SHORT)
+    assert pair.wait() == [0, 0], pair.errors
+    assert 'after iteration 22.' in ''.join(pair.lines[0])
+    assert_same_run(undisturbed, workdir)
+
+
 def test_processes_with_different_configs_do_not_start(tmp_path):
     pair = Pair(tmp_path / 'run', *SHORT, second=['--config.learning_rate=0.2'])
     assert pair.wait() == [2, 2], pair.errors
     assert all('the config of process 1' in pair.error_line(rank) for rank in range(2))
     assert all('(learning_rate: 0.1 -> 0.2)' in pair.error_line(rank) for rank in range(2))
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('what', 'devices', 'text'),
+    [
+        ('version', (1, 1), r'the environment of process 1 .*\(resnet_jax: .* -> \'9.9\'\)'),
+        ('nothing', (1, 2), r'the environment of process 1 .*\(local devices: 1 -> 2\)'),
+        ('data', (1, 1), r'the data set of process 1 .*\(fingerprint: \'\w+\' -> \'\w+\''),
+    ],
+)
+def test_processes_with_different_versions_devices_or_data_do_not_start(what, devices, text, tmp_path):
+    flags = [flag for flag in SHORT if not flag.startswith('--config=')]
+    config = SHORT[0] if what == 'nothing' else f'--config={Path(__file__).with_name("different.py")}'
+    pair = Pair(tmp_path / 'run', config, *flags, devices=devices, DIFFERENT=what)
+    assert pair.wait() == [2, 2], pair.errors
+    assert all(re.search(text, pair.error_line(rank)) for rank in range(2)), pair.errors
+    assert not (tmp_path / 'run' / 'checkpoints').exists()
 
 
 def test_a_run_folder_that_is_not_shared_is_refused(tmp_path):

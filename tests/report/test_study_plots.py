@@ -42,3 +42,5 @@ def test_plots_are_files_that_are_the_same_every_time(runs, tmp_path):
 def test_what_there_is_nothing_of_is_not_drawn(runs, tmp_path):
     bare = {'a': {0: dataclasses.replace(runs['a'][0], metrics=[], result={})}}
     assert plot_study(collect({'name': ''}, bare), every(bare), tmp_path / 'plots') == []
+    under_way = {'a': {0: dataclasses.replace(runs['a'][0], result={})}}
+    assert plot_study(collect({'name': ''}, under_way), every(under_way), tmp_path / 'plots') == []
