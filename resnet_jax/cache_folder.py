@@ -1,6 +1,9 @@
 """Where the commands keep what only saves time: decoded images and compiled programs."""
 
+import contextlib
 import os
+import shutil
+import time
 from pathlib import Path
 
 
@@ -10,3 +13,11 @@ def cache_dir() -> Path:
         return Path(own)
     base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')  # noqa: PTH111 (Path's raises without a home)
     return Path(base) / 'resnet_jax'
+
+
+def delete_leftovers(folder: Path, pattern: str) -> None:
+    """Deletes what a killed process left half written: entries of that name that nobody has touched for an hour."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

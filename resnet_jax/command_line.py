@@ -153,6 +153,12 @@ def _guarded(main: Callable[[Sequence[str]], Any], arguments: Sequence[str]) -> 
         # The reader of our output has gone (`| head`). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except MemoryError:
+        _fail(ResourceError('out of memory; expected less to hold at once: lower batch_size, or close other programs'))
+    except OSError as error:
+        if not error.errno:
+            raise
+        _fail(ResourceError(f'{error.filename or "a file"}: {error.strerror}; check the disk and the permissions'))
     return 0
 
 

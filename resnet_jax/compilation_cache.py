@@ -15,7 +15,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from resnet_jax.cache_folder import cache_dir
+from resnet_jax.cache_folder import cache_dir, delete_leftovers
 
 # Room for some 400 training steps compiled for a CPU; reading so much takes 0.1 s.
 _MAX_BYTES = 256 * 2**20
@@ -85,6 +85,7 @@ def _check(folder: Path) -> None:
             sums[name] = crc
         else:
             path.unlink(missing_ok=True)
+    delete_leftovers(folder, f'.{_SUMS}.*')
     partial = folder / f'.{_SUMS}.{os.getpid()}'
     partial.write_text(json.dumps(sums))
     partial.replace(folder / _SUMS)

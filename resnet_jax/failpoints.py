@@ -3,7 +3,7 @@
 Unset, as it is outside tests, a place costs one look into an empty dict. The action is taken the COUNT-th time that the
 place is passed, or with '*' every time:
 
-    kill, term, int, stop    the process sends itself that signal; 'kill@0.05' does so 0.05 seconds later
+    kill, term, int, hup, stop    the process sends itself that signal; 'kill@0.05' does so 0.05 seconds later
     EIO, ENOSPC, ...         OSError with that number
     memory                   what JAX raises when a device's memory is full
     nan                      `reach` returns True, and the caller makes its number NaN
@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 
-_SIGNALS = {'kill': signal.SIGKILL, 'term': signal.SIGTERM, 'int': signal.SIGINT, 'stop': signal.SIGSTOP}
+_SIGNALS = {'kill': signal.SIGKILL, 'term': signal.SIGTERM, 'int': signal.SIGINT, 'hup': signal.SIGHUP, 'stop': signal.SIGSTOP}
 
 
 def _parse(text: str) -> dict[str, list[list[str]]]:

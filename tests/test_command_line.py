@@ -46,6 +46,19 @@ def test_ctrl_c_elsewhere_shows_no_traceback():
     assert (done.returncode, done.stderr) == (130, 'Interrupted.\n')
 
 
+@pytest.mark.parametrize(
+    ('body', 'text'),
+    [
+        ("open('/nowhere/a.json')", '/nowhere/a.json: No such file or directory; '),
+        ("raise OSError(5, 'Input/output error', 'a.npy')", 'a.npy: Input/output error; '),
+        ('raise MemoryError', 'out of memory; '),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(body, text):
+    done = run(body)
+    assert done.returncode == 5 and done.stderr.startswith(f'error: {text}') and done.stderr.count('\n') == 1
+
+
 def test_a_bug_shows_its_traceback():
     done = run('raise ZeroDivisionError')
     assert done.returncode == 1 and 'Traceback' in done.stderr

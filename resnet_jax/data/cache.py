@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.cache_folder import cache_dir
+from resnet_jax.cache_folder import cache_dir, delete_leftovers
 from resnet_jax.data.split import Split
 
 _log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ def _describe(array: np.ndarray) -> list:
 def _store(folder: Path, train: Split, test: Split) -> None:
     """Writes into a temporary folder and renames it, so that another process sees all of it or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    delete_leftovers(folder.parent, f'.{folder.name}.*')
     temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
     try:
         arrays = dict(zip(_ARRAYS, (train.image, train.label, test.image, test.label), strict=True))

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from resnet_jax.cache_folder import delete_leftovers
 from resnet_jax.data.archive import Archive, read_archive, verify_archive
 from resnet_jax.data.download import download, require_reachable
 from resnet_jax.data.messages import writing
@@ -46,6 +47,7 @@ def prepare_folder(source: Source, root: Path, archive: str | os.PathLike | None
             download(source, root, path)
         contents = read_archive(path, source)
         with writing(root):
+            delete_leftovers(root / source.name, f'incomplete.*_{VERSION}')  # of tfds
             _write(source, root, contents)
     return root / source.name / VERSION
 

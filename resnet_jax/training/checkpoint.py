@@ -34,6 +34,18 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _PARTIAL = '.partial-'
+_KINDS = {  # of what metadata.json must hold, and since the second release may
+    'step': int,
+    'config': dict,
+    'dataset': dict,
+    'best': dict | None,
+    'pending': list,
+    'evaluation': dict,
+    'seconds': int | float,
+    'evaluation_due': bool,
+    'rollbacks': int,
+}
+_SINCE = ('evaluation_due', 'rollbacks')
 _LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim: a sum over a few files can claim any number
 
 
@@ -144,14 +156,18 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if found > FORMAT:
         raise InputFileError(f'checkpoint {path} has format {found}; this version reads up to {FORMAT}: upgrade resnet_jax')
     # A step becomes a path, a shape an array: neither may be anything else.
-    kinds = {'step': int, 'config': dict, 'dataset': dict, 'pending': list, 'evaluation': dict, 'seconds': int | float}
-    for name, kind in kinds.items():
-        if name in metadata and (not isinstance(metadata[name], kind) or isinstance(metadata[name], bool)):
-            raise wrong(f'has {str(metadata[name])[:80]!r} as {name}')
-    best = metadata.get('best')
-    if best is not None and (type(best) is not dict or type(best.get('step')) is not int or best['step'] < 0):
+    for name, kind in _KINDS.items():
+        if name not in metadata and name not in _SINCE:
+            raise wrong(f'has no {name}')
+        value = metadata.get(name)
+        if name in metadata and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise wrong(f'has {str(value)[:80]!r} as {name}')
+    best = metadata['best']
+    if best and (type(best.get('step')) is not int or best['step'] < 0 or not isinstance(best.get('accuracy'), float)):
         raise wrong(f'has {str(best)[:80]!r} as best')
-    return {**metadata, 'config': complete(metadata.get('config', {}))}
+    if str(metadata['step']) != path.name:
+        raise wrong(f'is of step {metadata["step"]}')
+    return {**metadata, 'config': complete(metadata['config'])}
 
 
 def restore(path: Path, template: Any) -> Any:

@@ -307,6 +307,8 @@ class _Run:
             self._save()
 
     def _evaluate(self, evaluator: Evaluator, variables: Any, ema: Any) -> dict[str, Any]:
+        failpoints.reach('evaluate')
+
         def progress(done, batches):
             self.log.bar.update(self.step, f'evaluating, batch {done} of {batches}')
             failpoints.reach('evaluation')

@@ -265,7 +265,7 @@ class RunFolder:
           ResourceError: they cannot be; they are kept.
         """
         with self._writing():
-            if not (self.path / '.lock').exists():
+            if not self._is_ours():
                 self._make_again()
             for name, text in self._backlog.items():
                 if text:
@@ -274,6 +274,13 @@ class RunFolder:
         if self._failing:
             self._failing = False
             logger.warning('%s can be written again.', self.path)
+
+    def _is_ours(self) -> bool:
+        """Whether the folder is the one that this process has locked, and not one that another has put in its place."""
+        try:
+            return os.path.samestat(os.fstat(self._lock.fileno()), (self.path / '.lock').stat())
+        except FileNotFoundError:
+            return False
 
     def _make_again(self) -> None:
         """The end of a long run is worth having, even where somebody has deleted its folder."""

@@ -1,4 +1,5 @@
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -27,6 +28,18 @@ def test_second_time_decodes_nothing():
     _same(cached('key', _splits))
     _same(cached('key', _never))
     assert [path.name for path in cache_dir().iterdir()] == ['key']
+
+
+def test_what_a_killed_process_left_is_deleted_and_what_another_writes_is_not():
+    cache_dir().mkdir(parents=True)
+    left, written, other = (cache_dir() / name for name in ('.key.abc', '.key.def', '.other.abc'))
+    for path in (left, written, other):
+        path.mkdir()
+        (path / 'train_image.npy').write_bytes(b'half')
+    for path in (left, other):
+        os.utime(path, (0, 0))
+    cached('key', _splits)
+    assert not left.exists() and written.exists() and other.exists()
 
 
 def test_arrays_are_mapped_and_read_only():

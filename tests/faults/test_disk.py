@@ -3,13 +3,26 @@
 The disk is a tmpfs of 700 kB where the system lets us mount one (root in its own mount namespace). Elsewhere these are skipped.
 """
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 
 import pytest
-from faults_support import TINY, assert_same_outcome, command, error_line, outcome, rows, run, steps, temporary_files, train
+from faults_support import (
+    TINY,
+    assert_same_outcome,
+    command,
+    error_line,
+    hashes,
+    outcome,
+    rows,
+    run,
+    steps,
+    temporary_files,
+    train,
+)
 
 from resnet_jax.training import checkpoint
 
@@ -131,8 +144,8 @@ def test_a_folder_that_may_not_be_written(disk, undisturbed):
     assert 'accuracy' in run('evaluate.py', f'--workdir={disk / "run"}').stdout
 
 
-def test_a_folder_that_is_removed_is_made_again(disk, expected):
-    workdir = disk / 'run'
+def test_a_folder_that_is_removed_is_made_again(tmp_path, expected):
+    workdir = tmp_path / 'disk' / 'run'
     stopped = Stopped(workdir, 'saved:2:stop')
     shutil.rmtree(workdir)
     out = stopped.end(0)
@@ -141,8 +154,20 @@ def test_a_folder_that_is_removed_is_made_again(disk, expected):
     assert (number, state) == expected[:2]
 
 
-def test_a_folder_that_cannot_be_made_again(disk):
-    workdir = disk / 'run'
+def test_a_folder_in_which_another_run_has_begun_is_its_own(tmp_path):
+    workdir = tmp_path / 'disk' / 'run'
+    stopped = Stopped(workdir, 'saved:2:stop')
+    shutil.rmtree(workdir)
+    train(workdir, '--config.num_epochs=1')
+    before = hashes(workdir)
+    other = (workdir / '.lock').open('a+')
+    fcntl.flock(other, fcntl.LOCK_EX)
+    stopped.end(6)
+    assert f'run folder {workdir} is in use' in stopped.err and hashes(workdir) == before
+
+
+def test_a_folder_that_cannot_be_made_again(tmp_path):
+    workdir = tmp_path / 'disk' / 'run'
     stopped = Stopped(workdir, 'saved:2:stop')
     shutil.rmtree(workdir)
     workdir.write_text('a file in its place')

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from faults_support import arrays, assert_same_outcome, error_line, outcome, rows, steps, train
+from faults_support import arrays, assert_same_outcome, edit, error_line, hashes, outcome, rows, steps, train
 
 from resnet_jax.training import checkpoint
 from resnet_jax.training.state import TrainState
@@ -40,7 +40,21 @@ def test_a_step_that_is_not_finite_ends_the_run(tmp_path, expected):
 def test_a_learning_rate_that_is_far_too_large(tmp_path):
     line = error_line(train(tmp_path / 'run', '--config.learning_rate=1e20', code=4))
     assert re.search(r'diverged at iteration \d+: .*gradient norm [\w.+]+, learning rate [\d.]+e\+\d+; ', line)
-    assert_only_finite(tmp_path / 'run')
+    assert steps(tmp_path / 'run') == []
+
+
+@pytest.mark.slow
+def test_a_learning_rate_that_is_far_too_large_from_one_epoch_on(interrupted):
+    """As if the run had been started with it: what was saved before, the best epoch among it, stays."""
+    for number in steps(interrupted):
+        edit(interrupted / 'checkpoints' / str(number), lambda metadata: metadata['config'].update(learning_rate=1e20))
+    config = json.loads((interrupted / 'config.json').read_text())
+    (interrupted / 'config.json').write_text(json.dumps({**config, 'learning_rate': 1e20}))
+    before = hashes(interrupted / 'checkpoints')
+    line = error_line(train(interrupted, '--config.learning_rate=1e20', code=4))
+    assert re.search(r'diverged at iteration 3\d: .*gradient norm [\w.+]+, learning rate [\d.]+e\+\d+; ', line)
+    assert hashes(interrupted / 'checkpoints') == before and not (interrupted / 'result.json').exists()
+    assert_only_finite(interrupted)
 
 
 def test_it_goes_back_and_retries_at_half_the_rate(tmp_path):

@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from faults_support import TINY, assert_same_outcome, command, error_line, hashes, outcome, rows, steps, train
+from faults_support import TINY, assert_same_outcome, command, edit, error_line, hashes, outcome, rows, steps, train
 
 from resnet_jax.training.sums import sums_text
 
@@ -38,14 +38,6 @@ def test_more_epochs_only_when_asked_for(undisturbed, tmp_path):
     assert steps(workdir)[-1] == 50 and rows(workdir, 'validation')[-1]['step'] == 50
     assert (workdir / 'result-4-epochs.json').read_bytes() == result
     assert 'is finished' in train(workdir, longer).stdout
-
-
-def edit(path, change):
-    """Changes a checkpoint's metadata and makes its sums fit."""
-    metadata = json.loads((path / 'metadata.json').read_text())
-    change(metadata)
-    (path / 'metadata.json').write_text(json.dumps(metadata))
-    (path / 'SHA256SUMS').write_text(sums_text(path))
 
 
 OTHERS = {

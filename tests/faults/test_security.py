@@ -169,14 +169,21 @@ def test_a_data_set_that_claims_what_no_run_has(change, hostile, tmp_path):
         load_run(tmp_path / 'run')
 
 
-@pytest.mark.parametrize('name', ['dataset', 'best', 'config'])
+@pytest.mark.parametrize('name', ['step', 'config', 'dataset', 'best', 'pending', 'evaluation', 'seconds'])
 def test_metadata_without_a_part(name, hostile, tmp_path):
     hostile(lambda metadata: metadata.pop(name))
-    if name == 'best':
-        assert load_run(tmp_path / 'run').step == 10
-    else:
-        with pytest.raises((InputFileError, ConfigError)):
-            load_run(tmp_path / 'run')
+    with pytest.raises(InputFileError, match=f'has no {name}'):
+        load_run(tmp_path / 'run')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [{'rollbacks': 'one'}, {'evaluation_due': 1}, {'best': {'step': 10}}, {'best': []}, {'seconds': True}, {'step': 9}],
+)
+def test_metadata_with_an_odd_part(change, hostile, tmp_path):
+    hostile(lambda metadata: metadata.update(change))
+    with pytest.raises(InputFileError, match=r'metadata\.json (has|is of step 9)'):
+        load_run(tmp_path / 'run')
 
 
 @pytest.mark.parametrize('value', [[], 'text', 7, {}])

@@ -94,9 +94,8 @@ class Pair:
         end = time.monotonic() + 600
         while self.failed_at[rank] is None:
             if self.processes[rank].poll() is not None or time.monotonic() > end:
-                time.sleep(0.1)  # the line may still be read
+                self.kill()  # and what it has written is read to its end
                 if self.failed_at[rank] is None:
-                    self.kill()
                     raise AssertionError(('the failpoint was not reached', self.lines, self.errors))
             time.sleep(0.005)
         return self.failed_at[rank]

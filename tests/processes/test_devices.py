@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,13 +32,8 @@ def saved(tmp_path_factory):
     folders = {}
     for devices in DEVICES:
         folders[devices] = workdir = tmp_path_factory.mktemp('saved') / str(devices)
-        options = command('train.py', *ARGUMENTS, f'--workdir={workdir}', devices=devices)
-        process = subprocess.Popen(**options, stdout=subprocess.PIPE, text=True)
-        for line in process.stdout:
-            if line.startswith('Iteration 23 '):
-                process.kill()
-                break
-        process.communicate()
+        options = command('train.py', *ARGUMENTS, f'--workdir={workdir}', devices=devices, RESNET_JAX_FAILPOINT='step:23:kill')
+        assert subprocess.run(**options, capture_output=True).returncode == -signal.SIGKILL
         assert (workdir / 'checkpoints' / '22' / 'SHA256SUMS').exists() and not (workdir / 'checkpoints' / '44').exists()
     return folders
 

@@ -24,10 +24,8 @@ def test_two_processes_end_with_the_state_of_one_with_two_devices(undisturbed, t
 @pytest.mark.slow
 def test_stopped_by_a_signal_and_by_a_loss_a_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
     workdir = tmp_path / 'run'
-    pair = Pair(workdir, *SHORT)
-    pair.until('Iteration 6 ')
-    sent = time.monotonic()
-    pair.processes[1].send_signal(signal.SIGTERM)
+    pair = Pair(workdir, *SHORT, failpoints={1: 'step:6:term'})
+    sent = pair.until_failed(1)
     assert pair.wait(15) == [143, 143], pair.errors
     assert time.monotonic() - sent < 15
     assert all('the state is saved' in text for text in pair.errors)
@@ -35,10 +33,9 @@ def test_stopped_by_a_signal_and_by_a_loss_a_run_ends_as_if_nothing_had_happened
     (step,) = checkpoint.steps(workdir / 'checkpoints')
     assert 6 <= step <= 22  # many steps may be in one dispatch, but none of the next epoch
 
-    pair = Pair(workdir, *SHORT)
-    pair.until('Iteration 30 ')
+    pair = Pair(workdir, *SHORT, failpoints={0: 'step:20:kill'})  # of those after the start
+    pair.until_failed(0)
     assert f'after iteration {step}.' in ''.join(pair.lines[0])
-    pair.processes[0].kill()
     assert pair.wait(15) == [-signal.SIGKILL, 75], pair.errors
     assert 'process 0 was lost' in pair.error_line(1) and f'continues from {workdir}/checkpoints/22' in pair.error_line(1)
     assert 'process 0 was lost' in (workdir / 'run.log').read_text()
@@ -52,10 +49,10 @@ def test_stopped_by_a_signal_and_by_a_loss_a_run_ends_as_if_nothing_had_happened
 @pytest.mark.parametrize('rank', [0, 1])
 @pytest.mark.parametrize(
     ('place', 'name'),
-    [('step:6', 'term'), ('step:6', 'int'), ('evaluation:90', 'term'), ('evaluation:90', 'int'), ('save', 'term')],
+    [('step:6', 'term'), ('step:6', 'int'), ('step:6', 'hup'), ('evaluate:1', 'term'), ('evaluate:1', 'int'), ('save', 'term')],
 )
 def test_a_signal_to_one_stops_both_after_the_same_step(undisturbed, tmp_path, place, name, rank):
-    workdir, code = tmp_path / 'run', 128 + {'term': signal.SIGTERM, 'int': signal.SIGINT}[name]
+    workdir, code = tmp_path / 'run', 128 + {'term': signal.SIGTERM, 'int': signal.SIGINT, 'hup': signal.SIGHUP}[name]
     if place == 'save':  # process 0 writes, and process 1 waits for it
         place = ('arrays:1', 'agree:1')[rank]
     pair = Pair(workdir, *SHORT, failpoints={rank: f'{place}:{name}'})
@@ -107,7 +104,7 @@ def test_processes_with_different_configs_do_not_start(tmp_path):
     ('what', 'devices', 'text'),
     [
         ('version', (1, 1), r'the environment of process 1 .*\(resnet_jax: .* -> \'9.9\'\)'),
-        ('nothing', (1, 2), r'the environment of process 1 .*\(local devices: 1 -> 2\)'),
+        ('nothing', (1, 3), r'the environment of process 1 .*\(local devices: 1 -> 3\)'),
         ('data', (1, 1), r'the data set of process 1 .*\(fingerprint: \'\w+\' -> \'\w+\''),
     ],
 )
@@ -137,10 +134,11 @@ def test_an_error_of_the_first_process_ends_the_second(tmp_path):
     assert 'process 0 has failed' in pair.error_line(1) and 'cannot be written' in pair.error_line(1)
 
 
-def test_a_process_that_is_alone_gives_up(tmp_path):
+@pytest.mark.parametrize(('rank', 'text'), [(0, 'not all of the other processes came'), (1, 'process 0 was not reached at')])
+def test_a_process_that_is_alone_gives_up(rank, text, tmp_path):
     flags = [*SHORT, f'--workdir={tmp_path / "run"}', f'--coordinator_address=localhost:{free_port()}', '--num_processes=2']
-    done = run('train.py', *flags, '--process_id=1', '--initialization_timeout=2', code=75)
-    assert 'process 0 was not reached at localhost:' in error_line(done)
+    done = run('train.py', *flags, f'--process_id={rank}', '--initialization_timeout=2', code=75)
+    assert text in error_line(done)
     assert done.seconds < 15
 
 

@@ -35,7 +35,14 @@ def make_state(step=7, width=3):
     return TrainState(np.int32(step), params, stats, opt_state, {'params': params, 'batch_stats': stats})
 
 
-METADATA = {'config': {'seed': 3, 'milestones': [0.5]}, 'best': None, 'pending': [{'loss': 0.1 + 0.2}]}
+METADATA = {
+    'config': {'seed': 3, 'milestones': [0.5]},
+    'dataset': {},
+    'best': None,
+    'pending': [{'loss': 0.1 + 0.2}],
+    'evaluation': {},
+    'seconds': 1.5,
+}
 
 
 @pytest.fixture(scope='module')
@@ -338,9 +345,9 @@ def test_damaged_ones_are_kept(folder):
 
 
 def test_saving_a_step_again_replaces_it(folder):
-    checkpoint.save(folder, make_state(7), {'again': True})
+    checkpoint.save(folder, make_state(7), {**METADATA, 'seconds': 2.5})
     checkpoint.verify(folder / '7')
-    assert checkpoint.read_metadata(folder / '7')['again'] and entries(folder) == ['5', '7']
+    assert checkpoint.read_metadata(folder / '7')['seconds'] == 2.5 and entries(folder) == ['5', '7']
 
 
 def test_saving_over_what_an_interrupted_save_left(folder):
