@@ -18,18 +18,18 @@ def main(arguments):
     if not arguments:
         raise ConfigError('expected run folders, as bin/train.py makes them: python bin/compare.py runs/a runs/b')
     from resnet_jax.report.page import write_report
-    from resnet_jax.report.runs import read_run
+    from resnet_jax.report.runs import read_runs
 
-    runs = []
-    for folder in arguments:
-        run = read_run(folder)
-        if not run.config:
-            raise InputFileError(f'no run in {folder}: expected a folder with config.json, as bin/train.py makes it')
-        runs.append(run)
+    runs = read_runs(arguments)
     try:
         print(write_report(runs, Path(_OUT.value), _TITLE.value))
     except OSError as error:
         raise ResourceError(f'{_OUT.value} cannot be written: {error.strerror or error}; choose another --out') from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:  # of files that no run has written
+        raise InputFileError(
+            f'a file of {", ".join(arguments)} is not what bin/train.py writes ({type(error).__name__}: {error}); '
+            'leave that run out, or delete the file'
+        ) from None
 
 
 if __name__ == '__main__':

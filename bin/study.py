@@ -4,7 +4,6 @@ A study that was interrupted continues with the same command; --dry_run says wha
 devices to those of the runs.
 """
 
-import importlib.util
 import logging
 import sys
 from pathlib import Path
@@ -29,9 +28,9 @@ def main(arguments):
         raise ConfigError(f'no study {arguments[0] if arguments else _CONFIG.value!r}; expected --config=configs/study/NAME.py')
     from ml_collections import ConfigDict
 
-    from resnet_jax.study.entries import expand
+    from resnet_jax.study.entries import expand, load_study
     from resnet_jax.study.report import write_study_report
-    from resnet_jax.study.runner import make_runs, status
+    from resnet_jax.study.runner import check_made_alike, make_runs, status, weigh
     from resnet_jax.training.config import validate
 
     package = logging.getLogger('resnet_jax')
@@ -39,32 +38,32 @@ def main(arguments):
     package.propagate = False
     if not sys.stdout.isatty():
         package.setLevel(logging.INFO)  # plain lines instead of the bar
-    spec = importlib.util.spec_from_file_location('study_config', _CONFIG.value)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    study, name = module.get_study(), Path(_CONFIG.value).stem
+    study, name = load_study(_CONFIG.value), Path(_CONFIG.value).stem
     size = _SIZE.value or next(iter(study['sizes']))
     folder = Path(_WORKDIR.value or Path('runs', 'study', f'{name}-{size}'))
     runs = expand(study, size, folder)
     for run in runs:
         validate(ConfigDict(run.config))
+    check_made_alike(runs)
     if _DRY_RUN.value:
         for run in runs:
             print(f'{run.folder}: {status(run)}, {run.config["model"]}, {run.config["num_epochs"]} epochs')
         from resnet_jax.study.forecast import estimate
 
-        print(estimate(runs))
+        print(estimate(runs, at_once=max(len(_DEVICES.value), 1)))
         return
     failed = {}
     if not _REPORT_ONLY.value:
         from rich.progress import Progress
 
-        with Progress(disable=not sys.stdout.isatty(), refresh_per_second=2) as bar:  # with the time left
-            task = bar.add_task('epochs', total=sum(run.config['num_epochs'] for run in runs))
-            train = Path(__file__).parent / 'train.py'
-            failed = make_runs(runs, train, _DEVICES.value, lambda done: bar.update(task, completed=done))
+        here = Path(__file__).resolve().parent
+        weights = weigh(runs, here.parent)
+        # With the time left, from the speed of an hour: a run may say nothing of itself for minutes.
+        with Progress(disable=not sys.stdout.isatty(), refresh_per_second=2, speed_estimate_period=3600) as bar:
+            task = bar.add_task(name, total=1.0)
+            failed = make_runs(runs, here / 'train.py', _DEVICES.value, lambda done: bar.update(task, completed=done), weights)
     print(write_study_report({'name': f'{name}, size {size}', **study}, runs, folder))
-    unexpected = [f'{run} (exit code {code})' for run, code in failed.items() if code not in (4, 5)]
+    unexpected = [f'{run} (exit code {code})' for run, code in failed.items() if not Path(run, 'failed.json').is_file()]
     if unexpected:
         raise UserError(f'{", ".join(unexpected)} did not finish; see output.log there; the same command tries again')
 

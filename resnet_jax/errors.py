@@ -42,6 +42,10 @@ class ResourceError(UserError):
     exit_code = 5
 
 
+class OutOfMemoryError(ResourceError):
+    """The device's memory does not suffice, and would not at another try."""
+
+
 class RunFolderInUseError(UserError):
     """Another process trains in the same run folder."""
 

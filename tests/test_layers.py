@@ -42,7 +42,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here
         'benchmark',
     ),
     'resnet_jax.training.loop': ('errors', 'failpoints', 'models', 'data', 'training', 'evaluation', 'report'),  # all
-    'resnet_jax.training.run_files': ('training', 'evaluation', 'report'),
+    'resnet_jax.training.run_files': ('errors', 'training', 'evaluation', 'report'),
 }
 
 

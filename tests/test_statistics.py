@@ -8,10 +8,12 @@ from resnet_jax.statistics import (
     bootstrap_difference,
     compare_answers,
     holm,
+    image_interval,
     mcnemar,
     mean_interval,
     paired_interval,
     t_quantile,
+    t_test,
     wilson_interval,
 )
 
@@ -27,20 +29,43 @@ def test_mean_interval_by_hand():
     interval = mean_interval([3.0, 5.0, 7.0])
     assert (interval.mean, interval.sd, interval.n, interval.kind) == (5.0, 2.0, 3, 't')
     assert interval.high - 5 == pytest.approx(4.9683, abs=1e-4) == 5 - interval.low
-    assert not interval.excludes(0.5) and interval.excludes(0.0) and interval.excludes(10.0)
 
 
-def test_one_seed_has_no_interval_and_excludes_nothing():
+def test_one_seed_has_no_interval():
     interval = mean_interval([0.8])
     assert (interval.mean, interval.low, interval.high, interval.sd, interval.n) == (0.8, None, None, None, 1)
-    assert not interval.excludes(0.0)
 
 
 def test_pairs_take_out_what_seeds_share():
     paired = paired_interval([0.71, 0.75, 0.79], [0.70, 0.74, 0.78])
-    assert paired.mean == pytest.approx(0.01) and paired.excludes(0.0)
+    assert paired.mean == pytest.approx(0.01) and paired.low > 0
     with pytest.raises(ValueError):
         paired_interval([1.0, 2.0], [1.0])
+
+
+def test_differences_of_rounded_figures_deviate_at_least_by_rounding():
+    """Twice 0.01 apart, of multiples of 0.01: sd 0.01 / sqrt(6), t(1) = 12.706, half width 12.706 * 0.004082 / sqrt(2)."""
+    coarse = paired_interval([0.71, 0.72], [0.70, 0.71], step=0.01)
+    assert coarse.high - coarse.mean == pytest.approx(0.03668, abs=1e-5) and coarse.low < 0
+    fine = paired_interval([0.71, 0.75], [0.70, 0.71], step=0.01)
+    assert fine == paired_interval([0.71, 0.75], [0.70, 0.71])
+
+
+def test_t_test_is_scipys():
+    first, second = [0.81, 0.79, 0.84, 0.80], [0.78, 0.79, 0.80, 0.79]
+    assert t_test(paired_interval(first, second)) == pytest.approx(scipy.stats.ttest_rel(first, second).pvalue)
+    assert t_test(paired_interval([0.5, 0.6], [0.5, 0.6])) == 1.0 and t_test(paired_interval([1.0, 2.0], [0.0, 1.0])) == 0.0
+    with pytest.raises(ValueError):
+        t_test(mean_interval([0.5]))
+
+
+def test_an_interval_over_images_by_hand():
+    """1, 0, 0, -1/2, 0: mean 0.1, squared deviations 0.81, 0.01, 0.01, 0.36, 0.01."""
+    found = image_interval(np.array([1.0, 0.0, 0.0, -0.5, 0.0]))
+    assert (found.mean, found.n) == (pytest.approx(0.1), 5)
+    assert found.high - found.mean == pytest.approx(1.96 * math.sqrt(1.2 / 4 / 5), rel=1e-4)
+    with pytest.raises(ValueError):
+        image_interval(np.array([]))
 
 
 @pytest.mark.parametrize(('correct', 'count'), [(0, 10), (10, 10), (7512, 10_000), (1, 3)])

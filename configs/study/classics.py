@@ -1,9 +1,10 @@
 """The classic residual networks for CIFAR-10 with their papers' recipes, for whoever has a GPU.
 
 Command:  python bin/study.py --config=configs/study/classics.py [--devices=0,1,2,3]
+          with --size=cpu one epoch of 2,560 images, which shows that all of them train and what they cost, and nothing more
           with --report_only the published figures alone, and 'not run' beside what has not been run
 Expected: 'expected' of each entry, test accuracy in per cent, 100 less the error that its source prints; not yet run here.
-Hardware: a GPU. There is no size for a CPU: --dry_run tells the time. On a GPU with bfloat16 the overrides may say so:
+Hardware: a GPU; --dry_run tells the time. On a GPU with bfloat16 the overrides may say so:
           a copy of this file with 'dtype': 'bfloat16' in 'full' is another study, as any change is.
 
 He et al. is arXiv:1512.03385, the pre-activation networks are arXiv:1603.05027, Wide ResNets arXiv:1605.07146, version 4,
@@ -48,5 +49,8 @@ def get_study():
                 'expected': {'accuracy': 96.35, 'source': 'Xie et al., table 7: mean of 10'},
             },
         },
-        'sizes': {'full': {'seeds': [0, 1, 2]}},
+        'sizes': {
+            'full': {'seeds': [0, 1, 2]},
+            'cpu': {'seeds': [0], 'overrides': {'num_epochs': 1, 'train_size': 2560, 'warmup_epochs': 0.5}},
+        },
     }

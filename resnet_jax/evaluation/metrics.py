@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.errors import InputFileError
+
 CALIBRATION_BINS = 15
 
 
@@ -38,8 +40,13 @@ def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any
     Returns:
       `summarize`'s entries ('loss' is the negative log-likelihood, in nats), and 'top5_accuracy' (None with 5 classes or
       fewer), 'per_class_precision', 'calibration' (see `calibration`), and 'confusion', int `[num_classes, num_classes]`.
+
+    Raises:
+      InputFileError: an answer is not a number.
     """
     n, classes = log_probabilities.shape
+    if np.isnan(log_probabilities).any():
+        raise InputFileError('the network answers with what is not a number; expected weights that are finite: train it again')
     values, rows = log_probabilities.astype(np.float64), np.arange(n)
     right = values[rows, labels][:, None]
     # Of classes that are equal the first counts as the more probable, as in argmax.

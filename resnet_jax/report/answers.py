@@ -1,6 +1,8 @@
 """Sections of a report on the answers to the test set: by class, confused, wrong, calibrated, corrupted."""
 
+from collections.abc import Sequence
 from html import escape
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,11 @@ def classes(runs: Runs) -> str:
             rows.append([escape(str(name)), *(_percent(value) for value in (accuracy, precision)), bar])
         content = table(['class', 'accuracy', 'precision', ''], rows, 'bars')
     else:
-        rows = []
-        for place, name in enumerate(known[0].evaluation.get('class_names', []) if known else []):
-            shares = [run.evaluation['per_class_accuracy'] for run in known]
-            rows.append([escape(str(name)), *(_percent(share[place] if place < len(share) else None) for share in shares)])
+        shares = [
+            dict(zip(map(str, run.evaluation.get('class_names', [])), run.evaluation['per_class_accuracy'], strict=False))
+            for run in known
+        ]
+        rows = [[escape(name), *(_percent(share.get(name)) for share in shares)] for name in dict.fromkeys(chain(*shares))]
         content = table(['class', *(escape(run.name) for run in known)], rows) if rows else ''
     caption = 'Accuracy: share of a class that is recognised. Precision: share of the answers naming it that are right.'
     return section('classes', 'By class', caption, content)
@@ -35,8 +38,10 @@ def _percent(value: float | None) -> str:
 def confusion(runs: Runs) -> str:
     def one(run):
         matrix, names = run.evaluation.get('confusion'), run.evaluation.get('class_names', [])
-        if not matrix or len(names) > 20:
+        if not matrix:
             return ''
+        if len(names) > 20:
+            return _confused(matrix, names)
         rows = []
         for name, counts in zip(names, matrix, strict=True):
             total = max(sum(counts), 1)
@@ -48,8 +53,18 @@ def confusion(runs: Runs) -> str:
         head = ''.join(f'<th>{escape(str(name)[:10])}</th>' for name in names)
         return f'<div class="scroll"><table><tr><th>true \\ predicted</th>{head}</tr>{"".join(rows)}</table></div>'
 
-    caption = 'Counts of test images. Off the diagonal: which classes are taken for which.'
+    caption = (
+        'Counts of test images. Off the diagonal: which classes are taken for which. Of more than 20 classes the 20 pairs that '
+        'are confused most often.'
+    )
     return section('confusion', 'Confusion matrix', caption, each(runs, one))
+
+
+def _confused(matrix: Sequence[Sequence[int]], names: Sequence[Any]) -> str:
+    pairs = [(count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if count and i != j]
+    pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
+    rows = [[escape(str(names[i])), escape(str(names[j])), str(count), str(sum(matrix[i]))] for count, i, j in pairs[:20]]
+    return table(['true', 'predicted', 'images', 'of'], rows)
 
 
 def wrong(runs: Runs) -> str:

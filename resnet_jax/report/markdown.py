@@ -41,7 +41,10 @@ def _entries(found: Mapping[str, Any]) -> str:
         if accuracy:
             spread = f' ± {100 * accuracy["sd"]:.2f}' if accuracy['sd'] is not None else ''
             marks = ''.join({views(run): None for run in entry['runs'].values()})
-            result = f'{100 * accuracy["mean"]:.2f}{spread} % (n = {accuracy["n"]}){marks}'
+            interval = ''
+            if accuracy['low'] is not None:
+                interval = f', 95 % {100 * max(accuracy["low"], 0):.2f} to {100 * min(accuracy["high"], 1):.2f}'
+            result = f'{100 * accuracy["mean"]:.2f}{spread} % (n = {accuracy["n"]}{interval}){marks}'
         elif entry['failed']:
             result = reason(next(iter(entry['failed'].values())))
         rows.append([name, training(entry['config']), _mean(entry, 'train_loss', '{:.3f}'), result, _difference(compared)])
@@ -70,6 +73,7 @@ def _cost(found: Mapping[str, Any]) -> str:
     rows = [
         [
             name,
+            str(len(entry['runs'])),
             _mean(entry, 'parameters', '{:,.0f}'),
             _mean(entry, 'multiply_adds', '{:,.0f}'),
             _mean(entry, 'state_bytes', '{:,.0f} MiB', 2**-20),
@@ -81,7 +85,17 @@ def _cost(found: Mapping[str, Any]) -> str:
         for name, entry in found['entries'].items()
         if entry['runs']
     ]
-    header = ['entry', 'parameters', 'multiply-adds', 'state', 'scratch', 'images/s', 'ms per iteration', 'time of a run']
+    header = [
+        'entry',
+        'runs',
+        'parameters',
+        'multiply-adds',
+        'state',
+        'scratch',
+        'images/s',
+        'ms per iteration',
+        'time of a run',
+    ]
     return _table(header, rows) if rows else ''
 
 

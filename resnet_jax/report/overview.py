@@ -31,10 +31,11 @@ def study(results: Mapping[str, Any]) -> str:
     if expected:
         header.insert(3, 'published')
     caption = (
-        'Mean test accuracy of the last epoch over seeds with its t interval. The difference is to the baseline, seed by seed, '
-        'with its interval; one is called better or worse only where that excludes 0. The p of each seed is that of the exact '
-        'McNemar test on the same test images, corrected for all pairs of this study (Holm): it speaks of those two trained '
-        'networks, not of what another seed would give.'
+        'Mean test accuracy over seeds, of the last epoch or of the best on a validation split where there is one, with its t '
+        'interval. The difference is to the baseline, seed by seed, with its interval; one is called better or worse only '
+        'where the t test over seeds, corrected for all entries (Holm), has p below 0.05, and the choice of test images does '
+        'not account for it either. The p of each seed is that of the exact McNemar test on the same test images, corrected '
+        'for all pairs of this study (Holm): it speaks of those two trained networks, not of what another seed would give.'
     )
     return section('study', 'Entries', caption, table(header, rows, 'text entries'))
 
@@ -121,10 +122,13 @@ def _summary(run: RunFiles) -> list[str]:
 def agreement(runs: Runs) -> str:
     """Differences between any two of up to eight runs."""
     known = [(run, run.correct) for run in runs[:8]]
-    pairs = []
+    pairs, apart = [], 0
     for (a, right), (b, other) in itertools.combinations(known, 2):
         if right is not None and other is not None and a.fingerprint == b.fingerprint and right.shape == other.shape:
-            pairs.append((f'{escape(a.name)} - {escape(b.name)}', compare_answers(right, other)))
+            title = ' - '.join(escape(run.name + views(run.result)) for run in (a, b))
+            pairs.append((title, compare_answers(right, other)))
+        else:
+            apart += 1
     if len(runs) < 2:
         return ''
     rows = []
@@ -137,6 +141,10 @@ def agreement(runs: Runs) -> str:
         'is also given corrected for all pairs here (Holm). They compare trained networks; whether a recipe is better takes '
         'several seeds.'
     )
+    if len(runs) > 8:
+        caption += f' The first 8 of {len(runs)} runs.'
+    if apart:
+        caption += f' {apart} pairs are left out: of other test images, or without the answers of both.'
     content = table(['runs', 'points', '95 % interval', 'p', 'p, corrected', ''], rows) if rows else ''
     return section('agreement', 'Differences', caption, content)
 

@@ -3,12 +3,15 @@
 import csv
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resnet_jax.report.runs import RunFiles
-from resnet_jax.statistics import compare_answers, holm, mean_interval, paired_interval
+from resnet_jax.statistics import compare_answers, holm, image_interval, mean_interval, paired_interval, t_test
 
 BETTER, WORSE = 'better', 'worse'
 ONE_SEED = 'one seed: says nothing of the recipe'
@@ -44,8 +47,10 @@ def collect(study: Mapping[str, Any], entries: Mapping[str, Mapping[int, RunFile
       'name', 'data', 'entries': {entry: {'status': 'run', 'partly run', 'not run' or 'failed', 'config', 'runs': {seed:
       figures}, 'failed': {seed: why}, 'accuracy': mean, sd and 95 % t interval over seeds, or None, 'expected'}};
       'comparisons': {entry: {'baseline', 'seeds', the mean difference and its t interval, 'pairs': {seed: `compare_answers`
-      of the two networks, with 'p_holm', p corrected for all pairs of the study (Holm 1979)}, 'verdict'}}. A verdict names a
-      winner only if the interval over seeds excludes 0.
+      of the two networks, with 'p_holm', p corrected for all pairs of the study (Holm 1979)}, 'images': the difference of
+      all these seeds' networks and its interval over test images, 'p': of the t test over seeds, 'p_holm': the same
+      corrected for all entries of the study, 'verdict'}}. A verdict names a winner only if `p_holm` is below 0.05, and the
+      interval over images too excludes 0.
     """
     first = study.get('baseline') or next(iter(entries))
     finished = {name: {seed: run for seed, run in runs.items() if run.result} for name, runs in entries.items()}
@@ -71,6 +76,12 @@ def collect(study: Mapping[str, Any], entries: Mapping[str, Mapping[int, RunFile
     pairs = [pair for one in found['comparisons'].values() for pair in one['pairs'].values()]
     for pair, corrected in zip(pairs, holm([pair['p'] for pair in pairs]), strict=True):
         pair['p_holm'] = corrected
+    several = [one for one in found['comparisons'].values() if one['p'] is not None]
+    for one, corrected in zip(several, holm([one['p'] for one in several]), strict=True):
+        one['p_holm'] = corrected
+        images = one['images']
+        certain = images is None or images['low'] > 0 or images['high'] < 0
+        one['verdict'] = (BETTER if one['mean'] > 0 else WORSE) if corrected < 0.05 and certain else NOISE
     return found
 
 
@@ -100,18 +111,28 @@ def _ends(rows: Sequence[Any]) -> list[Any]:
 
 
 def _compare(runs: Mapping[int, RunFiles], baseline: Mapping[int, RunFiles], seeds: Sequence[int]) -> dict[str, Any]:
-    accuracies = [[part[seed].result['accuracy'] for seed in seeds] for part in (runs, baseline)]
-    interval = paired_interval(*accuracies)
-    verdict = ONE_SEED if interval.n == 1 else NOISE
-    if interval.excludes(0.0):
-        verdict = BETTER if interval.mean > 0 else WORSE
-    pairs = {}
+    first, second = ([part[seed].result['accuracy'] for seed in seeds] for part in (runs, baseline))
+    interval = paired_interval(first, second, step=1 / min(runs[seed].result.get('count', math.inf) for seed in seeds))
+    pairs, differences = {}, []
     for seed in seeds:
         a, b = runs[seed], baseline[seed]
         right, other = a.correct, b.correct
         if right is not None and other is not None and a.fingerprint == b.fingerprint and right.shape == other.shape:
             pairs[str(seed)] = compare_answers(right, other)
-    return {**dataclasses.asdict(interval), 'seeds': list(seeds), 'verdict': verdict, 'pairs': pairs}
+            differences.append(right.astype(float) - other)
+    images = None
+    if differences and len({len(one) for one in differences}) == 1:
+        images = dataclasses.asdict(image_interval(np.mean(differences, axis=0)))
+    p = t_test(interval) if interval.n > 1 else None
+    return {
+        **dataclasses.asdict(interval),
+        'seeds': list(seeds),
+        'pairs': pairs,
+        'images': images,
+        'p': p,
+        'p_holm': None,
+        'verdict': ONE_SEED,
+    }
 
 
 def write_results(found: Mapping[str, Any], folder: Path) -> list[Path]:

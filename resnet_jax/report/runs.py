@@ -4,12 +4,14 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.npz import read_npz
 
 
@@ -106,16 +108,40 @@ def read_run(folder: str | Path) -> RunFiles:
     )
 
 
+def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
+    """Reads several run folders; of those with the same name each gets as much of its path as tells them apart.
+
+    Raises:
+      ConfigError: a folder is given twice.
+      InputFileError: a folder holds no run.
+    """
+    paths = [Path(folder).resolve() for folder in folders]
+    runs = []
+    for folder, path in zip(folders, paths, strict=True):
+        if paths.count(path) > 1:
+            raise ConfigError(f'{folder} is given {paths.count(path)} times; expected different run folders')
+        run = read_run(path)
+        if not run.config:
+            raise InputFileError(f'no run in {folder}: expected a folder with config.json, as bin/train.py makes it')
+        length = next(n for n in range(1, len(path.parts) + 1) if [p.parts[-n:] for p in paths].count(path.parts[-n:]) == 1)
+        runs.append(dataclasses.replace(run, name='/'.join(path.parts[-length:])))
+    return runs
+
+
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f'{name} is no number that a run writes')
 
 
 def _read_rows(path: Path) -> list[dict]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import importlib.util
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import ConfigError
+from resnet_jax.errors import ConfigError, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,52 @@ def sweep(config: str, points: Sequence[Mapping[str, Any]]) -> dict[str, dict[st
     Args:
       config: the name of a file in configs/.
       points: {field: value}, as `grid`, `zipped` and `cross` make them.
+
+    Raises:
+      ConfigError: two of them have the same name.
     """
     entries = {}
     for point in points:
-        name = ','.join(f'{field.removeprefix("model_kwargs.")}={value}' for field, value in point.items())
-        entries[re.sub(r'[^\w.+,=-]', '', name)] = {'config': config, 'overrides': dict(point)}
+        text = ','.join(f'{field.removeprefix("model_kwargs.")}={value}' for field, value in point.items())
+        name = re.sub(r'[^\w.+,=-]', '', text)
+        if name in entries:
+            raise ConfigError(f'two points of a sweep would have the folder {name!r}: write them as entries with names')
+        entries[name] = {'config': config, 'overrides': dict(point)}
     return entries
+
+
+def load_study(path: str | Path) -> dict[str, Any]:
+    """Returns what a file's `get_study()` returns.
+
+    Raises:
+      ConfigError: it cannot be run, or what it returns has no entries or sizes, or they are not of the form in `expand`.
+    """
+
+    def wrong(what: str) -> ConfigError:
+        return ConfigError(f'{path}: {what}; see docs/study.md and configs/study/ for the form of a study')
+
+    spec = importlib.util.spec_from_file_location('study_config', path)
+    if spec is None or spec.loader is None:
+        raise wrong('expected a Python file')
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        study = module.get_study()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a file of a user raises
+        raise wrong(f'could not be read ({type(error).__name__}: {error})') from None
+    for name in ('entries', 'sizes'):
+        found = study.get(name) if isinstance(study, dict) else None
+        if not isinstance(found, dict) or not found or not all(isinstance(value, dict) for value in found.values()):
+            raise wrong(f'expected a dict with {name!r}, which is a dict of dicts and not empty')
+    for name, entry in study['entries'].items():
+        if not isinstance(entry.get('config'), str):
+            raise wrong(f"entry {name!r} has no 'config'; expected the name of a file in configs/")
+    sizes = [study['sizes'], *(entry.get('sizes', {}) for entry in study['entries'].values())]
+    if empty := [name for one in sizes for name, size in one.items() if not size.get('seeds', [0])]:
+        raise wrong(f'size {empty[0]!r} has no seeds')
+    return study
 
 
 def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[Run]:

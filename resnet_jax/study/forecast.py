@@ -1,6 +1,7 @@
 """How long the rest of a study takes: from its finished runs, or from a short measurement and each network's multiply-adds."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -53,8 +54,8 @@ def measure(config: Mapping[str, Any], seconds: float = 3.0) -> float:
     return config['batch_size'] / median(times)
 
 
-def estimate(runs: Sequence[Run], measured: Callable[[Mapping[str, Any]], float] = measure) -> str:
-    """Returns how long the rest takes, one run after the other, and what that is derived from.
+def estimate(runs: Sequence[Run], measured: Callable[[Mapping[str, Any]], float] = measure, at_once: int = 1) -> str:
+    """Returns how long the rest takes, so many runs at once, and what that is derived from.
 
     A run of an entry of which one has finished takes as long as that. Others take what their multiply-adds come to at the
     rate of the finished runs or, if there are none, at the rate that the cheapest network is measured to train at now.
@@ -91,4 +92,9 @@ def estimate(runs: Sequence[Run], measured: Callable[[Mapping[str, Any]], float]
                 'compilation is not counted'
             )
         seconds += sum(map(works, others)) / rate
-    return f'{text}: about {seconds / 60:.0f} minutes one after the other, from {" and ".join(sources)}'
+    how = f'{at_once} at once' if at_once > 1 else 'one after the other'
+    return f'{text}: about {seconds / 60 / at_once:.0f} minutes {how}, from {" and ".join(sources)}'
+
+
+if __name__ == '__main__':  # see runner.weigh
+    print(json.dumps([work(config) for config in json.load(sys.stdin)]))

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from resnet_jax.errors import Interrupted
 from resnet_jax.study.entries import Run
+from resnet_jax.training.config import check_continues, complete, validate
 from resnet_jax.training.console import duration
 
 logger = logging.getLogger(__name__)
 
-_FINDINGS = (4, 5)  # diverged, out of memory: what came of the run, and what would come of it again
 _IN_USE = 6
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 _PATIENCE = 300.0  # seconds that a run may take to save its state after its study was killed
@@ -32,19 +34,58 @@ def status(run: Run) -> str:
     return 'started' if (run.folder / 'metrics.jsonl').is_file() else 'new'
 
 
+def check_made_alike(runs: Sequence[Run]) -> None:
+    """Checks that what is in the folders was made with the configs that the study has now.
+
+    Raises:
+      ConfigError: names a folder and the fields that differ.
+    """
+    for run in runs:
+        try:
+            old = json.loads((run.folder / 'config.json').read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(old, dict):
+            check_continues(complete(old), validate(ConfigDict(run.config)), False, str(run.folder))
+
+
+def weigh(runs: Sequence[Run], root: Path) -> list[float]:
+    """Returns what each run costs: its multiply-adds, counted by a process of its own, which leaves the devices alone; or 1
+    for each where that fails.
+
+    Args:
+      root: the folder of the package.
+    """
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')]))
+    done = subprocess.run(
+        [sys.executable, '-m', 'resnet_jax.study.forecast'],
+        input=json.dumps([run.config for run in runs]),
+        env={**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu'},
+        capture_output=True,
+        text=True,
+    )
+    weights = json.loads(done.stdout) if done.returncode == 0 else []
+    return weights if any(weights) else [1.0] * len(runs)
+
+
 def make_runs(
-    runs: Sequence[Run], train: Path, devices: Sequence[str] = (), progress: Callable[[float], None] | None = None
+    runs: Sequence[Run],
+    train: Path,
+    devices: Sequence[str] = (),
+    progress: Callable[[float], None] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> dict[Run | str, int]:
     """Makes the runs that are not finished, one after the other, or as many at once as there are `devices`.
 
     An interrupted run continues, by itself, as its command does. A run that diverged or found too little memory is not
-    repeated: its folder says so in failed.json. The config that a run was made with is in its folder as study_config.py,
+    repeated: it has left failed.json in its folder. The config that a run was made with is in its folder as study_config.py,
     so that `python bin/train.py --config=FOLDER/study_config.py --workdir=FOLDER` makes it alone.
 
     Args:
       train: bin/train.py.
       devices: ids of GPUs; each gets one run at a time, through CUDA_VISIBLE_DEVICES.
-      progress: is called several times a second with the epochs done of all runs.
+      progress: is called several times a second with the share done of the whole.
+      weights: what each run costs, see `weigh`.
 
     Returns:
       {folder: exit code} of the runs that did not finish.
@@ -54,7 +95,8 @@ def make_runs(
     """
     waiting = [run for run in runs if status(run) in ('new', 'started')]
     free: list[str | None] = list(devices) or [None]
-    started, before = time.monotonic(), sum(map(epochs_done, runs))
+    weights = weights or [1.0] * len(runs)
+    started, before = time.monotonic(), _share(runs, weights)
     active: dict[subprocess.Popen, tuple[Run, str | None]] = {}
     failed: dict[Run | str, int] = {}
     stopped: list[int] = []
@@ -82,21 +124,21 @@ def make_runs(
                     failed[str(run.folder)] = process.returncode
                     _note(run, process.returncode)
                 else:
-                    accuracy = json.loads((run.folder / 'result.json').read_text())['accuracy']
-                    logger.info('%s: test accuracy %.2f %%; %s', run.folder, 100 * accuracy, _left(runs, before, started))
+                    accuracy, share = json.loads((run.folder / 'result.json').read_text())['accuracy'], _share(runs, weights)
+                    left = (1 - share) * (time.monotonic() - started) / max(share - before, 1e-9)
+                    done = f'{100 * share:.0f} % of the whole done, about {duration(left)} left'
+                    logger.info('%s: test accuracy %.2f %%; %s', run.folder, 100 * accuracy, done)
             if progress:
-                progress(sum(map(epochs_done, runs)))
+                progress(_share(runs, weights))
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return failed
 
 
-def _left(runs: Sequence[Run], before: float, started: float) -> str:
-    """Says what is left, at the rate of epochs since the start."""
-    done, total = sum(map(epochs_done, runs)), sum(run.config['num_epochs'] for run in runs)
-    seconds = (total - done) * (time.monotonic() - started) / max(done - before, 1e-9)
-    return f'{done:.0f} of {total} epochs done, about {duration(seconds)} left'
+def _share(runs: Sequence[Run], weights: Sequence[float]) -> float:
+    done = (weight * epochs_done(run) / run.config['num_epochs'] for run, weight in zip(runs, weights, strict=True))
+    return sum(done) / sum(weights)
 
 
 def _start(run: Run, train: Path, device: str | None) -> subprocess.Popen:
@@ -128,8 +170,6 @@ def _note(run: Run, code: int) -> None:
     lines = (run.folder / 'output.log').read_text(errors='replace').splitlines()
     reason = next((line for line in reversed(lines) if line.startswith('error: ')), f'exit code {code}')
     logger.warning('%s: %s', run.folder, reason)
-    if code in _FINDINGS:
-        (run.folder / 'failed.json').write_text(json.dumps({'exit_code': code, 'reason': reason}) + '\n')
 
 
 def epochs_done(run: Run) -> float:

@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 
 from resnet_jax import failpoints
 from resnet_jax.data import Split
-from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
+from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, OutOfMemoryError, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.report.page import write_run_report
 from resnet_jax.training import checkpoint, console, processes
 from resnet_jax.training.config import check_continues, validate
 from resnet_jax.training.experiment import Experiment, check_names, create_experiment, epoch_order, parallel_train_steps
 from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
-from resnet_jax.training.run_files import plot, record
+from resnet_jax.training.run_files import leave_failed, plot, record
 from resnet_jax.training.run_folder import RunFolder, environment
 from resnet_jax.training.run_log import RunLog, report_result
 from resnet_jax.training.state import TrainState
@@ -61,7 +61,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, extend: bool 
                 f'{folder.path / "result.json"} is not what a run ends with; delete it to evaluate the run again'
             )
         if result is None:
-            result = _Run(create_experiment(values), folder, stop, extend).train()
+            run = _Run(create_experiment(values), folder, stop, extend)
+            try:
+                result = run.train()
+            except (DivergedError, OutOfMemoryError) as error:
+                leave_failed(folder, error)
+                raise
         else:
             logger.info('%s is finished; nothing to do.', folder.path)
             if folder.primary and not (folder.path / 'report.html').exists():  # a run that was killed in between

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from resnet_jax.errors import ResourceError
+from resnet_jax.errors import OutOfMemoryError
 
 
 def available_bytes() -> int | None:
@@ -42,12 +42,12 @@ def check_state_fits(state: Any, name: str) -> dict[str, int | None]:
       'state_bytes', 'gradient_bytes' and 'available_bytes' (None if nobody says).
 
     Raises:
-      ResourceError: they do not, whatever the batch size.
+      OutOfMemoryError: they do not, whatever the batch size.
     """
     size, gradients = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(x)) for x in (state, state.params))
     available = available_bytes()
     if available is not None and size + gradients > available:
-        raise ResourceError(
+        raise OutOfMemoryError(
             f'out of device memory: the parameters of {name}, their gradients and the state of the optimizer take '
             f'{(size + gradients) / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are free; use a smaller network'
         )
@@ -65,7 +65,7 @@ def check_fits(compiled: Any, batch_size: int, unit: int) -> int | None:
       Its bytes, gradients included; None if nobody says.
 
     Raises:
-      ResourceError: names a batch size that fits, if there is one, and the options that save memory.
+      OutOfMemoryError: names a batch size that fits, if there is one, and the options that save memory.
     """
     analysis = compiled.memory_analysis() if hasattr(compiled, 'memory_analysis') else None
     if analysis is None:  # as among several processes, where it is not compiled yet
@@ -78,11 +78,11 @@ def check_fits(compiled: Any, batch_size: int, unit: int) -> int | None:
     return needed
 
 
-def out_of_memory(batch_size: int, fitting: int, needed: int = 0, available: int = 0) -> ResourceError:
+def out_of_memory(batch_size: int, fitting: int, needed: int = 0, available: int = 0) -> OutOfMemoryError:
     """Returns the error, with the batch size that would fit if it is not 0."""
     figures = f' (about {needed / 2**30:.1f} GiB needed, {available / 2**30:.1f} GiB free)' if needed else ''
     smaller = f'--config.batch_size={fitting} should fit; ' if fitting else ''
-    return ResourceError(
+    return OutOfMemoryError(
         f'out of device memory at batch_size {batch_size}{figures}; {smaller}'
         '--config.gradient_accumulation_steps=2 (or more) and --config.dtype=bfloat16 save memory too'
     )

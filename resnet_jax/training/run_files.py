@@ -1,10 +1,13 @@
 """What a run leaves for its report besides its rows: plots, its answers to the test set, what the network is."""
 
+import contextlib
 import logging
 from typing import Any
 
+from resnet_jax.errors import ResourceError, UserError
 from resnet_jax.evaluation.predictions import Predictions, predictor
 from resnet_jax.evaluation.record import describe_model, write_record
+from resnet_jax.report.page import write_run_report
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.run_folder import RunFolder
 
@@ -30,6 +33,15 @@ def record(experiment: Experiment, folder: RunFolder, variables: Any) -> None:
         folder.write_json('model.json', describe_model(experiment.model, height, channels))
     except OSError as error:  # the run has its result without them
         logger.warning('The files for the report could not be written: %s', error)
+
+
+def leave_failed(folder: RunFolder, error: UserError) -> None:
+    """Leaves what came of a run that the same command would end in the same way: failed.json, until it starts again, and the
+    report of what it has done."""
+    if folder.primary:
+        with contextlib.suppress(ResourceError):  # the error that is on its way says more
+            folder.write_json('failed.json', {'exit_code': error.exit_code, 'reason': f'error: {error}'})
+            write_run_report(folder.path)
 
 
 def plot(folder: RunFolder) -> None:

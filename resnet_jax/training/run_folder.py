@@ -24,8 +24,8 @@ _PACKAGES = ('resnet_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
 
 # Each is written under the name .<name>.partial first, which an interrupted run may leave.
 _FILES = (
-    *('config.json', 'environment.json', 'result.json', 'metrics.jsonl', 'timing.jsonl', 'model.json', 'evaluation.json'),
-    *('corruptions.json', 'predictions.npz', 'samples.npz', 'report.html'),
+    *('config.json', 'environment.json', 'result.json', 'failed.json', 'metrics.jsonl', 'timing.jsonl', 'model.json'),
+    *('evaluation.json', 'corruptions.json', 'predictions.npz', 'samples.npz', 'report.html'),
 )
 
 
@@ -115,8 +115,8 @@ class RunFolder:
             self._lock = (self.path / '.lock').open('a+')
             self._take_lock()
             changes = self._check_config()
-            for name in _FILES:
-                (self.path / f'.{name}.partial').unlink(missing_ok=True)
+            for name in (*(f'.{name}.partial' for name in _FILES), 'failed.json'):
+                (self.path / name).unlink(missing_ok=True)
             self._handler = _LogFile(self.path / 'run.log')
         self._handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
         logging.getLogger('resnet_jax').addHandler(self._handler)

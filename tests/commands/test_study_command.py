@@ -31,7 +31,7 @@ def test_a_study_is_made_reported_and_not_made_again(tmp_path):
     assert not out.exists()
     lines = run('study.py', *flags, '--devices=0,1', timeout=300).stderr  # both at once
     assert 'diverged at iteration' in lines and f'{out}/slow-seed0 starts' in lines
-    assert re.search(r'slow-seed0: test accuracy [\d.]+ %; \d of 4 epochs done, about 0:0\d:\d\d left', lines)
+    assert re.search(r'slow-seed0: test accuracy [\d.]+ %; \d+ % of the whole done, about 0:0\d:\d\d left', lines)
     results = json.loads((out / 'results.json').read_text())
     assert {name: entry['status'] for name, entry in results['entries'].items()} == {'slow': 'run', 'diverges': 'failed'}
     assert 'diverged' in json.loads((out / 'diverges-seed0' / 'failed.json').read_text())['reason']
@@ -47,6 +47,23 @@ def test_a_study_is_made_reported_and_not_made_again(tmp_path):
     run('study.py', *flags, '--report_only', JAX_PLATFORMS='none_such')
     run('study.py', *flags, JAX_PLATFORMS='none_such')
     assert (out / 'slow-seed0' / 'result.json').stat().st_mtime == before
+    assert 'not finished' not in (out / 'diverges-seed0' / 'report.html').read_text()  # its own, with what it has done
+    study.write_text(study.read_text().replace('0.02', '0.03'))
+    done = run('study.py', *flags, code=2)
+    assert 'slow-seed0 holds a run of another config (learning_rate: 0.02 -> 0.03)' in error_line(done)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_no_finding(tmp_path):
+    study, out = tmp_path / 'tiny.py', tmp_path / 'out'
+    study.write_text(STUDY.replace('EPOCHS', '2').replace('1e30', '0.01'))
+    flags = (f'--config={study}', f'--workdir={out}')
+    done = run('study.py', *flags, code=2, timeout=300, RESNET_JAX_FAILPOINT='save:*:ENOSPC')
+    assert error_line(done).count('(exit code 5)') == 2 and 'the same command tries again' in error_line(done)
+    assert not list(out.rglob('failed.json'))
+    run('study.py', *flags, timeout=300)
+    entries = json.loads((out / 'results.json').read_text())['entries']
+    assert {entry['status'] for entry in entries.values()} == {'run'}
 
 
 @pytest.fixture

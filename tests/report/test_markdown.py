@@ -44,10 +44,10 @@ def results(tmp_path):
 def test_tables_say_what_results_hold(results):
     text = tables(results)
     for line in (
-        '| a | 3 epochs of 5,000 images, batch 100 | 2.302 | 51.00 ± 1.41 % (n = 2) | - | - |',
+        '| a | 3 epochs of 5,000 images, batch 100 | 2.302 | 51.00 ± 1.41 % (n = 2, 95 % 38.29 to 63.71) | - | - |',
         '| 2.302 | 60.00 % (n = 1) | 91.25 % (table 6) | +10.00 to a: one seed: says nothing of the recipe |',
         '| c | - | - | out of memory / here | - | - |',
-        '| a | 1,234,567 | 40 | 3 MiB | - | 400 | 250.0 | 60 s |',
+        '| a | 2 | 1,234,567 | 40 | 3 MiB | - | 400 | 250.0 | 60 s |',
         '| iteration | paper | a | b |',
         '| 250 | 39.7 | 51.0 | 60.0 |',
         '| a | 1 | 0.5 | 2 | 0.25 |',

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from run_files import write_folder
 
 from resnet_jax.report.page import render, write_report, write_run_report
 from resnet_jax.report.results import collect
@@ -26,55 +27,6 @@ SECTIONS = [
     'configs',
     'environment',
 ]
-
-
-def write_folder(folder, seed=0, class_name='frog'):
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    names = ['cat', 'dog', class_name]
-    answers = rng.normal(size=(30, 3)).astype(np.float32)
-    answers -= np.log(np.exp(answers).sum(1, keepdims=True))
-    bins = [{'low': 0.5, 'high': 0.75, 'count': 20, 'confidence': 0.7, 'accuracy': 0.6}]
-    files = {
-        'config': {'model': 'resnet8', 'seed': seed, 'dataset': class_name, 'batch_size': 50},
-        'environment': {'device': class_name, 'packages': {'jax': '0.10.2'}},
-        'result': {'accuracy': 0.6, 'count': 30, 'epoch': 2, 'seconds': 12.5},
-        'model': {
-            'parameters': 75290,
-            'multiply_adds': 12000,
-            'layers': [
-                {'path': path, 'kind': kind} for path, kind in (('conv1', 'Conv'), ('bn1', 'BatchNorm'), ('fc', 'Dense'))
-            ],
-        },
-        'memory': {'state_bytes': 2**20, 'scratch_bytes': 2**21},
-        'evaluation': {
-            'class_names': names,
-            'per_class_accuracy': [0.5, None, 0.7],
-            'per_class_precision': [0.5, 0.25, None],
-            'confusion': [[5, 5, 0], [0, 0, 0], [3, 3, 14]],
-            'calibration': {'ece': 0.1, 'confidence': 0.7, 'bins': bins},
-            'wrong': [{'index': 1, 'label': 2, 'predicted': 0, 'confidence': 0.9, 'label_probability': 0.05}],
-        },
-        'corruptions': {
-            'errors': {'fog': [0.4, 0.5, 0.5, 0.6, 0.7]},
-            'corruption_errors': {'fog': 0.54},
-            'mean_corruption_error': 0.54,
-            'clean_error': 0.4,
-        },
-    }
-    for name, value in files.items():
-        (folder / f'{name}.json').write_text(json.dumps(value))
-    rows = [
-        {'step': s, 'split': k, 'loss': 2 / s, 'accuracy': s / 9, 'grad_norm': 1.5} for s in (2, 4) for k in ('train', 'test')
-    ]
-    norms = {'conv1': 0.5, 'fc': 2.0}
-    rows += [{'step': s, 'split': 'gradients', 'norms': {k: v / s for k, v in norms.items()}} for s in (1, 4)]
-    (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows) + '{"half')
-    times = [{'step': s, 'split': 'train', 'seconds': 3.0 * s, 'images_per_second': 100.0} for s in (2, 4)]
-    (folder / 'timing.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in times))
-    np.savez(folder / 'samples.npz', wrong=np.full((1, 8, 8, 3), 9, np.uint8), filters=rng.normal(size=(3, 3, 3, 4)))
-    np.savez(folder / 'predictions.npz', log_probabilities=answers, labels=np.arange(30) % 3, fingerprint=np.array('x'))
-    return folder
 
 
 @pytest.fixture
@@ -145,6 +97,33 @@ def test_no_text_in_any_place_of_a_run_becomes_markup(tmp_path):
             assert outline.scripts == 2 and not outline.outside, (file.name, path)
             tried += 1
     assert tried > 80
+
+
+def test_classes_are_matched_by_name(tmp_path):
+    runs = [read_run(write_folder(tmp_path / name, class_name=name)) for name in ('frog', 'lion')]
+    page = render(runs, 'two data sets')
+    rows = [f'<tr><td>{name}</td><td>{a}</td><td>{b}</td></tr>' for name, a, b in (
+        ('cat', '50.0 %', '50.0 %'), ('dog', '-', '-'), ('frog', '70.0 %', '-'), ('lion', '-', '70.0 %'),
+    )]  # fmt: skip
+    assert ''.join(rows) in page
+
+
+def test_of_many_classes_the_pairs_most_often_confused_are_named(tmp_path):
+    matrix = np.eye(25, dtype=int) * 9
+    matrix[3, 7], matrix[8, 2] = 4, 6
+    run = read_run(write_folder(tmp_path / 'run'))
+    names = [f'class {i}' for i in range(25)]
+    many = dataclasses.replace(run, evaluation={**run.evaluation, 'class_names': names, 'confusion': matrix.tolist()})
+    rows = [('class 8', 'class 2', 6, 15), ('class 3', 'class 7', 4, 13)]
+    text = ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in row) + '</tr>' for row in rows)
+    assert text + '</table>' in render([many], 'run')
+
+
+def test_what_is_left_out_of_the_differences_is_said(tmp_path):
+    runs = [read_run(write_folder(tmp_path / str(seed), seed)) for seed in range(9)]
+    runs[1] = dataclasses.replace(runs[1], fingerprint='other', result={**runs[1].result, 'test_views': 'mirror'})
+    page = render(runs, 'nine')
+    assert 'The first 8 of 9 runs. 7 pairs are left out: of other test images' in page and '<td>0 - 2</td>' in page
 
 
 def test_names_of_a_study_are_text(tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from resnet_jax.report.overview import difference, study
 from resnet_jax.report.results import collect, write_results
@@ -63,6 +64,34 @@ def test_networks_are_compared_on_the_same_images_with_p_corrected_for_all_of_th
     assert [pair['p'] for pair in pairs] == [mcnemar(20, 0), mcnemar(1, 0), mcnemar(0, 15), mcnemar(24, 0)]
     p24, p20, p15 = mcnemar(24, 0), mcnemar(20, 0), mcnemar(15, 0)
     assert [pair['p_holm'] for pair in pairs] == pytest.approx([3 * p20, 1.0, 2 * p15, 4 * p24])
+
+
+def test_the_same_difference_twice_is_no_certainty(run):
+    """Of a hundred images one more is right with each seed: equal differences, without deviation."""
+    entries = {'base': {0: run(0.70), 1: run(0.71)}, 'one': {0: run(0.71), 1: run(0.72)}}
+    noise = collect({'name': ''}, entries)['comparisons']['one']
+    assert noise['verdict'] == 'no difference beyond the noise' and noise['low'] < 0 < noise['high']
+    assert noise['sd'] == pytest.approx(0.01 / 6**0.5)
+
+
+def test_seeds_that_agree_on_the_choice_of_images_alone_settle_nothing(run):
+    """Three images of a hundred, with each of five seeds: certain over seeds, but not over test images."""
+    entries = {name: {seed: run(right) for seed in range(5)} for name, right in (('base', 0.7), ('three', 0.73))}
+    found = collect({'name': ''}, entries)['comparisons']['three']
+    assert found['p_holm'] < 1e-3 and found['images']['low'] < 0 and found['verdict'] == 'no difference beyond the noise'
+
+
+def test_differences_are_corrected_for_how_many_there_are(run):
+    def seeds(*gains):
+        return {seed: run(0.5 + gain) for seed, gain in enumerate(gains)}
+
+    near = {f'near{i}': seeds(0.0, 0.02, -0.02) for i in range(9)}
+    entries = {'base': seeds(0.0, 0.0, 0.0), 'up': seeds(0.14, 0.2, 0.26)}
+    alone = collect({'name': ''}, entries)['comparisons']['up']
+    among = collect({'name': ''}, {**entries, **near})['comparisons']['up']
+    t_test = scipy.stats.ttest_1samp([0.14, 0.2, 0.26], 0).pvalue
+    assert alone['p'] == among['p'] == pytest.approx(t_test) and alone['verdict'] == 'better'
+    assert among['p_holm'] == pytest.approx(10 * t_test) and among['verdict'] == 'no difference beyond the noise'
 
 
 def test_what_is_said_of_a_difference_claims_no_more_than_it_shows(run):

@@ -1,11 +1,13 @@
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.study.entries import cross, expand, grid, sweep, zipped
+from resnet_jax.study.entries import cross, expand, grid, load_study, sweep, zipped
+from resnet_jax.study.runner import check_made_alike
 from resnet_jax.training.config import validate
 from resnet_jax.training.experiment import build_model
 
@@ -78,3 +80,44 @@ def test_what_does_not_exist_is_refused(entry, tmp_path):
         expand(study, 'cpu', tmp_path)
     with pytest.raises(ConfigError, match='folder'):
         expand({**study, 'entries': {'../up': entry}}, 'cpu', tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('def get_study(', r'could not be read \(SyntaxError'),
+        ('', r'could not be read \(AttributeError: .*get_study'),
+        ('def get_study():\n    return 1 / 0', r'could not be read \(ZeroDivisionError'),
+        ('def get_study():\n    return []', "expected a dict with 'entries'"),
+        ("def get_study():\n    return {'entries': {'a': {'config': 'quickstart'}}}", "expected a dict with 'sizes'"),
+        ("def get_study():\n    return {'entries': {'a': {}}, 'sizes': {'cpu': {}}}", "entry 'a' has no 'config'"),
+        (
+            "def get_study():\n    return {'entries': {'a': {'config': 'quickstart'}}, 'sizes': {'cpu': {'seeds': []}}}",
+            "size 'cpu' has no seeds",
+        ),
+    ],
+)
+def test_a_file_that_is_no_study_is_one_line(text, message, tmp_path):
+    (tmp_path / 'mine.py').write_text(text)
+    with pytest.raises(ConfigError, match=message) as info:
+        load_study(tmp_path / 'mine.py')
+    assert str(tmp_path / 'mine.py') in str(info.value)
+
+
+def test_points_that_would_share_a_folder_are_refused():
+    with pytest.raises(ConfigError, match=r"'learning_rate=0\.1'"):
+        sweep('quickstart', [{'learning_rate': 0.1}, {'learning_rate': '0.1'}])
+
+
+def test_a_study_that_has_changed_since_its_runs_were_made(tmp_path):
+    def runs(**overrides):
+        entries = {'a': {'config': 'quickstart', 'overrides': overrides}}
+        return expand({'entries': entries, 'sizes': {'cpu': {'seeds': [0]}}}, 'cpu', tmp_path)
+
+    (run,) = runs(learning_rate=0.1)
+    check_made_alike([run])  # nothing there yet
+    run.folder.mkdir()
+    (run.folder / 'config.json').write_text(json.dumps(validate(ConfigDict(run.config))))
+    check_made_alike(runs(learning_rate=0.1, eval_batch_size=10))  # a field that may change
+    with pytest.raises(ConfigError, match=r'a-seed0 holds a run of another config \(learning_rate: 0.1 -> 0.2\)'):
+        check_made_alike(runs(learning_rate=0.2))

@@ -5,6 +5,7 @@ import pytest
 
 from resnet_jax.study.entries import expand
 from resnet_jax.study.forecast import estimate, measure, work
+from resnet_jax.study.runner import weigh
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,3 +64,15 @@ def test_the_time_of_a_study(runs):
 
 def test_a_measurement_is_one(runs):
     assert measure(runs[0].config, seconds=0.0) > 1
+
+
+def test_runs_are_weighed_in_a_process_of_its_own(runs, monkeypatch):
+    assert weigh(runs, ROOT) == [work(run.config) for run in runs]
+    monkeypatch.setattr('sys.executable', '/bin/false')
+    assert weigh(runs, ROOT) == [1.0] * 4
+
+
+def test_several_at_once_take_a_part_of_the_time(runs):
+    texts = [estimate(runs, lambda config: 1.0, at_once) for at_once in (1, 4)]
+    one, four = (float(text.split('about ')[1].split()[0].replace(',', '')) for text in texts)
+    assert one == pytest.approx(4 * four, abs=3) and '4 at once' in texts[1]
