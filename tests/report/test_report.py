@@ -205,20 +205,23 @@ window.addEventListener('load', () => {
   const tip = charts[0].querySelector('.tip').textContent;
   const text = charts[0].querySelector('svg').textContent;
   const found = {problems, before, hidden, after: lines(), time: text.includes('seconds'), hacked: window.hacked || 0, tip,
-    charts: charts.length, drawn: document.querySelectorAll('svg').length};
+    charts: charts.length, drawn: document.querySelectorAll('svg').length,
+    beyond: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    ground: getComputedStyle(document.body).backgroundColor};
   document.body.setAttribute('data-found', JSON.stringify(found));
 });
 </script>
 """
 
 
-@pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium on the PATH')
-def test_in_a_browser_nothing_fails_and_toggles_work(nasty_page, tmp_path):
-    page = nasty_page.read_text()
+def browse(path, profile, *more):
+    """Opens a page in Chromium and returns what CHECK finds there."""
+    page = path.read_text()
     policy = page[page.index('<meta http-equiv') : page.index('<meta name="viewport"')]
     # The probe is a script of the test's own: it comes before the policy, which does not undo what has run.
-    nasty_page.write_text(page.replace(policy, CHECK + policy))
+    path.write_text(page.replace(policy, CHECK + policy))
     flags = [
+        *more,
         '--headless',
         '--no-sandbox',
         '--disable-gpu',
@@ -227,7 +230,7 @@ def test_in_a_browser_nothing_fails_and_toggles_work(nasty_page, tmp_path):
         '--disable-background-networking',
     ]
     flags += ['--disable-component-update', '--disable-sync', '--enable-logging=stderr', '--virtual-time-budget=3000']
-    command = ['chromium', *flags, f'--user-data-dir={tmp_path / "profile"}', '--dump-dom', nasty_page.as_uri()]
+    command = ['chromium', *flags, f'--user-data-dir={profile}', '--dump-dom', path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert 'CONSOLE' not in done.stderr, done.stderr
 
@@ -238,8 +241,35 @@ def test_in_a_browser_nothing_fails_and_toggles_work(nasty_page, tmp_path):
 
     parser = Found()
     parser.feed(done.stdout)
-    found = parser.found
+    return parser.found
+
+
+browser = pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium on the PATH')
+
+
+@browser
+def test_in_a_browser_nothing_fails_and_toggles_work(nasty_page, tmp_path):
+    found = browse(nasty_page, tmp_path / 'profile')
     assert found['problems'] == [] and found['hacked'] == 0
     assert (found['before'], found['hidden'], found['after']) == (4, 2, 4)
     assert found['time'] and found['charts'] == found['drawn'] == 8
     assert 'first, test: 44.44 at 12' in found['tip'] and 'second, train' in found['tip']
+
+
+@browser
+def test_a_study_on_a_small_dark_screen(tmp_path):
+    entries = {
+        name: {
+            seed: dataclasses.replace(read_run(write_folder(tmp_path / f'{name}{seed}', seed)), entry=name) for seed in (0, 1)
+        }
+        for name in ('base', 'a rather long name of an entry')
+    }
+    runs = [run for seeds in entries.values() for run in seeds.values()]
+    failed = {0: dataclasses.replace(read_run(tmp_path), failed={'reason': 'error: diverged'})}
+    results = collect({'name': 'study', 'baseline': 'base'}, {**entries, 'broken': failed})
+    page = write_report(runs, tmp_path / 'study.html', 'study', results)
+    dark = ('--window-size=500,900', '--blink-settings=preferredColorScheme=0')
+    found = browse(page, tmp_path / 'profile', *dark)
+    assert found['problems'] == [] and found['charts'] == found['drawn'] > 0
+    assert found['beyond'] == 0  # wide tables scroll, the page does not
+    assert found['ground'] == 'rgb(20, 23, 28)'
