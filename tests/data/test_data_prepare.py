@@ -1,5 +1,6 @@
 import fcntl
 import json
+import os
 import resource
 import threading
 import time
@@ -43,6 +44,16 @@ def test_features_and_version_are_those_of_tfds(name, tmp_path, request):
     assert folder == tmp_path / 'root' / name / str(theirs.VERSION)
     theirs(data_dir=tmp_path / 'elsewhere').info.features.save_config(tmp_path)
     assert json.loads((folder / 'features.json').read_text()) == json.loads((tmp_path / 'features.json').read_text())
+
+
+def test_what_a_killed_preparation_left_is_deleted(tmp_path, tiny):
+    left, other = (tmp_path / 'root' / tiny.source.name / f'incomplete.{name}' for name in ('ABC123_3.0.2', 'ABC123_9.9.9'))
+    for folder in (left, other):
+        folder.mkdir(parents=True)
+        (folder / 'half').write_text('x')
+        os.utime(folder, (0, 0))
+    prepare.prepare_folder(tiny.source, tmp_path / 'root', tiny.path)
+    assert not left.exists() and other.exists()
 
 
 def test_a_folder_that_is_there_is_left_alone(prepared, tiny):
