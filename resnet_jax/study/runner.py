@@ -51,11 +51,13 @@ def check_made_alike(runs: Sequence[Run]) -> None:
 
 def weigh(runs: Sequence[Run], root: Path) -> list[float]:
     """Returns what each run costs: its multiply-adds, counted by a process of its own, which leaves the devices alone; or 1
-    for each where that fails.
+    for each where that fails or nothing is left to do.
 
     Args:
       root: the folder of the package.
     """
+    if all(status(run) in ('finished', 'failed') for run in runs):
+        return [1.0] * len(runs)
     path = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')]))
     done = subprocess.run(
         [sys.executable, '-m', 'resnet_jax.study.forecast'],
