@@ -45,7 +45,7 @@ def gpu_suite(
       seconds: for everything.
 
     Returns:
-      'versions', 'config' and under 'parts', for 'step', 'peer', each of the speedruns and 'startup', the 'seconds' it took
+      'versions', 'config' and under 'parts', for 'step', 'peer', 'startup' and each of the speedruns, the 'seconds' it took
       and what was measured, or 'error', or 'skipped' with the reason.
     """
     started = time.monotonic()
@@ -73,11 +73,10 @@ def gpu_suite(
     # Of PyTorch's variants the one of the speed records: weights in half precision too. Each takes a minute to compile.
     peer = ['--peer=torch', '--steps=train', f'--variants={config["dtype"]}']
     begin('peer', 0.45, lambda limit: _epoch(_measure(config, effort, limit, peer)))
-    for number, (name, speedrun) in enumerate(speedruns.items()):
-        # What is left over goes to the seeds, but for some time to start twice.
-        share = 0.8 / (len(speedruns) - number)
+    begin('startup', 0.35, lambda limit: measure_startup(on_random_data(config), limit=limit / 2, progress=progress))
+    for number, (name, speedrun) in enumerate(speedruns.items()):  # all that is left over goes to the seeds
+        share = 0.95 / (len(speedruns) - number)
         begin(name, share, lambda limit, name=name, speedrun=speedrun: _seeds(name, speedrun, limit, progress))  # type: ignore[misc]
-    begin('startup', 1.0, lambda limit: measure_startup(on_random_data(config), limit=limit / 2, progress=progress))
     return result
 
 
@@ -122,6 +121,8 @@ def _seeds(name: str, config: Mapping[str, Any] | str, limit: float, progress: P
     """Trains seeds 0, 1, ... to the end, each in a process, as many as there is time for."""
     if isinstance(config, str):
         return {'skipped': config}
+    # Evaluated and saved at the end alone, as the records are.
+    once = {'eval_every_steps': 0, 'eval_every_epochs': config['num_epochs'], 'checkpoint_every_epochs': config['num_epochs']}
     started = time.monotonic()
     runs: list[dict[str, float]] = []
     ended = 'no time for another'
@@ -131,7 +132,7 @@ def _seeds(name: str, config: Mapping[str, Any] | str, limit: float, progress: P
             if runs and left < 1.2 * runs[-1]['process_seconds']:
                 break
             try:
-                run = time_to_accuracy({**config, 'seed': len(runs)}, Path(folder, str(len(runs))), left)
+                run = time_to_accuracy({**config, **once, 'seed': len(runs)}, Path(folder, str(len(runs))), left)
             except UserError as error:
                 if not runs:
                     return {'skipped': str(error)}

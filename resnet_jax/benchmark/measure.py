@@ -134,10 +134,8 @@ def _measure_steps(row, config, ours: Worker, torch: Worker | None, effort: Effo
     """Adds 'train' and 'eval' to the row."""
     peak = max(rates[config['dtype']] for rates in row['matrix_products'].values())
     for what in effort.steps:
-        work = 3 if what == 'train' else 1  # a training step has about two more products of the size of the first
-        images = config['batch_size' if what == 'train' else 'eval_batch_size']
-        if what == 'eval':
-            images = min(images, 10_000)
+        work = row['facts'][f'{what}_multiply_adds']
+        images = config['batch_size'] if what == 'train' else row['facts']['eval_batch_size']
 
         def speed(worker: Worker, variant: str, what: str = what, images: int = images) -> Callable[[], float]:
             worker(what, steps=1, variant=variant)
@@ -154,17 +152,20 @@ def _measure_steps(row, config, ours: Worker, torch: Worker | None, effort: Effo
 
         variant, other = '', None
         if torch:
-            speeds = {}
-            for candidate in row['torch']['variants']:
-                candidate_speed = speed(torch, candidate)
-                speeds[candidate] = candidate_speed(), candidate_speed
-                progress(f'{row["name"]}: PyTorch {what} {candidate}: {speeds[candidate][0]:,.0f} images/s')
-            variant = max(speeds, key=lambda candidate: speeds[candidate][0])
-            other = speeds[variant][1]
+            candidates = {candidate: speed(torch, candidate) for candidate in row['torch']['variants']}
+            speeds: dict[str, list[float]] = {candidate: [] for candidate in candidates}
+            for _ in range(min(3, effort.rounds) if len(candidates) > 1 else 0):  # by turns, as all that is compared
+                for candidate, measured in candidates.items():
+                    speeds[candidate].append(measured())
+            for candidate, found in speeds.items():
+                if found:
+                    progress(f'{row["name"]}: PyTorch {what} {candidate}: {statistics.median(found):,.0f} images/s')
+            variant = max(candidates, key=lambda candidate: statistics.median(speeds[candidate] or [0.0]))
+            other = candidates[variant]
             torch('forget', what=what, keep=variant)
         first, second, ratios = interleave(speed(ours, ''), other, effort.rounds)
         row[what] = {'images_per_second': summary(first)}
-        row[what]['multiply_adds_per_second'] = work * row['facts']['multiply_adds'] * row[what]['images_per_second']['median']
+        row[what]['multiply_adds_per_second'] = work * row[what]['images_per_second']['median']
         row[what]['share_of_matrix_product'] = row[what]['multiply_adds_per_second'] / peak
         line = f'{row["name"]}: {what} {row[what]["images_per_second"]["median"]:,.0f} images/s'
         if torch:

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import kernels
+from resnet_jax.data.augment import TEST_VIEWS
+from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.models import convolution
 from resnet_jax.models.introspection import layers
-from resnet_jax.training.experiment import create_experiment, epoch_order, parallel_train_steps
+from resnet_jax.training.experiment import create_experiment, epoch_order, parallel_train_steps, select_count
 from resnet_jax.training.run_folder import environment
 from resnet_jax.training.step import compile_parallel, device_positions, replicate, seed_key
 
@@ -72,9 +74,20 @@ class Subject:
         experiment = self._experiment
         height, _, channels = experiment.dataset.image_shape
         found = layers(experiment.model, height, channels)
+        multiply_adds = sum(layer.multiply_adds for layer in found)
+        # Of a training step: about two more products of the size of the first.
+        train, batch_size = 3.0 * multiply_adds, experiment.config['batch_size']
+        if experiment.proxy:  # which sees the whole batch; it and the network then train on a part
+            size = batch_size // jax.device_count()
+            part = select_count(size, experiment.config['selected_fraction'], experiment.accumulation) / size
+            proxy = sum(layer.multiply_adds for layer in layers(experiment.proxy[0], height, channels))
+            train = part * train + proxy * (1 + 2 / experiment.config['proxy_update_every'])
         return {
             'environment': environment(),
-            'multiply_adds': sum(layer.multiply_adds for layer in found),
+            'multiply_adds': multiply_adds,
+            'train_multiply_adds': train,  # for each image of a batch
+            'eval_multiply_adds': multiply_adds * max(1, 2 * len(TEST_VIEWS[experiment.config['test_views']])),
+            'eval_batch_size': self._evaluator.batch_size,
             'parameters': sum(layer.params for layer in found),
             'devices': jax.device_count(),
             'steps_per_epoch': self._per_epoch,
@@ -107,8 +120,10 @@ class Subject:
         while steps:
             count = min(steps, self._per_epoch)
             self._state, metrics = self._train(self._state, *self._arguments, np.int32(0), np.int32(count))
-            jax.device_get(metrics)
+            values = jax.device_get(metrics)
             steps -= count
+            if not all(np.isfinite(values[name][:count]).all() for name in ('loss', 'grad_norm')):
+                raise UserError('training diverges, and no step is made after that; expected a lower learning_rate')
         return time.monotonic() - before
 
     def eval(self, steps: int, variant: str = '') -> float:

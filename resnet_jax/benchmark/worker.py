@@ -3,9 +3,11 @@
 `python -m resnet_jax.benchmark.worker SIDE` answers requests, one line of JSON each, on standard output.
 """
 
+import ctypes
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -89,6 +91,8 @@ def _error(message: str, exit_code: int) -> UserError:
 
 
 def _serve(side: str) -> None:
+    if sys.platform == 'linux':  # this process ends with its parent, also where that is killed in the middle of a request
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
     replies = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print
     subject: Any = None

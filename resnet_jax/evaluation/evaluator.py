@@ -45,7 +45,7 @@ class Evaluator:
         devices = jax.device_count()
         self._size = len(split.label)
         batch_size = -(-min(batch_size, self._size) // devices) * devices  # the last batch is padded and masked anyway
-        self.batches = -(-self._size // batch_size)
+        self.batch_size, self.batches = batch_size, -(-self._size // batch_size)
         self._positions = device_positions(batch_size)
         self._data = replicate({'image': split.image, 'label': split.label})
         self._run = parallel_eval_steps(model, mean, std, dtype, batch_size, num_classes, test_views)

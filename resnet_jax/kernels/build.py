@@ -79,7 +79,12 @@ def _build() -> Library:
 
 def _compiler() -> list[str]:
     if os.environ.get('CC'):
-        return shlex.split(os.environ['CC'])
+        try:
+            return shlex.split(os.environ['CC'])
+        except ValueError as error:
+            raise RuntimeError(
+                f'CC is {os.environ["CC"]!r}, which is no command ({error}); expected one, such as gcc'
+            ) from None
     for name in ('cc', 'gcc', 'clang'):
         if found := shutil.which(name):
             return [found]

@@ -25,15 +25,15 @@ def test_random_data_take_the_place_of_the_config_s():
 
 
 def test_multiply_adds_by_hand():
-    # A share of the matrix product's rate: 3 times the multiply-adds for a training step.
-    row, rates = {'name': '', 'matrix_products': {'ours': {'float32': 1000.0}}, 'facts': {'multiply_adds': 2.0}}, []
+    facts = {'train_multiply_adds': 6.0, 'eval_multiply_adds': 2.0, 'eval_batch_size': 10}
+    row, rates = {'name': '', 'matrix_products': {'ours': {'float32': 1000.0}}, 'facts': facts}, []
 
     def side(what, steps, variant):
         rates.append(what)
         return steps * 0.5
 
     effort = measure.Effort(rounds=1, seconds=0.5, steps=('train', 'eval'))
-    measure._measure_steps(row, {'dtype': 'float32', 'batch_size': 10, 'eval_batch_size': 10}, side, None, effort, print)
+    measure._measure_steps(row, {'dtype': 'float32', 'batch_size': 10}, side, None, effort, print)
     assert row['train']['images_per_second']['median'] == 20 == row['eval']['images_per_second']['median']
     assert np.isclose(row['train']['share_of_matrix_product'], 3 * 2 * 20 / 1000)
     assert np.isclose(row['eval']['share_of_matrix_product'], 2 * 20 / 1000)

@@ -95,7 +95,7 @@ def suite(tmp_path, speedruns, seconds=60.0):
 def test_a_gpu_is_measured_part_by_part(programs, tmp_path):
     programs(fails=2)
     parts, said = suite(tmp_path, {'fast': CONFIG, 'absent': 'there is no config file absent.py'})
-    assert list(parts) == ['step', 'peer', 'fast', 'absent', 'startup']
+    assert list(parts) == ['step', 'peer', 'startup', 'fast', 'absent']
     assert parts['step']['epoch_seconds'] == 0.5 and parts['step']['flags'].keys() == {'config', 'json', 'rounds', 'seconds'}
     assert parts['peer']['flags'] | {'peer': 'torch', 'variants': 'bfloat16', 'steps': 'train'} == parts['peer']['flags']
     fast = parts['fast']

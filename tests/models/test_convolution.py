@@ -126,6 +126,31 @@ def test_other_paddings_and_strides(padding, strides, size, form):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=10 * WINOGRAD_TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ('image', 'kernel', 'stride', 'pad'),
+    [
+        ((33, 31, 3), (11, 11, 3, 64), 4, 2),  # AlexNet's first
+        ((14, 14, 6), (5, 5, 6, 16), 1, 0),  # LeNet's second
+        ((14, 13, 64), (5, 5, 64, 192), 1, 2),  # AlexNet's second
+        ((9, 8, 3), (2, 2, 3, 24), 1, 0),  # whitening
+    ],
+)
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_the_large_even_and_unpadded_kernels_of_the_networks(image, kernel, stride, pad, dtype, form):
+    rng = np.random.default_rng(0)
+    x, weights = (jnp.asarray(rng.normal(size=size) / 4, dtype) for size in ((4, *image), kernel))
+    padding = ((pad, pad), (pad, pad))
+    expected, native_pullback = jax.vjp(
+        lambda x, w: native(x, w, (stride, stride), padding), x.astype(jnp.float32), weights.astype(jnp.float32)
+    )
+    actual, pullback = jax.vjp(lambda x, w: conv(x, w, (stride, stride), padding), x, weights)
+    g = jnp.asarray(rng.normal(size=expected.shape), dtype)
+    rounding = {'rtol': 1e-5, 'atol': 1e-3} if dtype == jnp.float32 else {'rtol': 2**-7, 'atol': 0.05}
+    for a, b in zip((actual, *pullback(g)), (expected, *native_pullback(g.astype(jnp.float32))), strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a.astype(jnp.float32), b, **rounding)
+
+
 @pytest.mark.parametrize('batch', [1, 7, 8, 20])
 @pytest.mark.parametrize('channels', [(4, 5), (256, 64)])
 def test_batches_that_are_no_multiple_of_the_block(channels, batch, form):

@@ -9,8 +9,12 @@ import numpy as np
 import optax
 import pytest
 
+from configs import speedrun94, speedrun96
 from resnet_jax.models import create_model
 from resnet_jax.models.pooling import max_pool
+from resnet_jax.training.config import validate
+from resnet_jax.training.experiment import create_experiment
+from resnet_jax.training.experiment import parallel_train_steps as whole_train_steps
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import (
     device_positions,
@@ -99,3 +103,22 @@ def test_max_pool_has_a_gradient_without_scatter(window, strides, padding):
     pool = jax.grad(lambda x: max_pool(x, window, strides, padding).sum())
     text = lowered(pool, shape(8, 31, 31, 16, dtype=jax.numpy.bfloat16))
     assert not operations(text).keys() & {'scatter', 'select_and_scatter', 'reduce_window'}
+
+
+@pytest.mark.parametrize(('config', 'kernels'), [(speedrun94, 7), (speedrun96, 10)])
+def test_the_steps_of_the_speedruns(config, kernels):
+    """Muon, lookahead, the proxy's choice: in bfloat16 on native operations, without scatter; Muon's products besides."""
+    values = config.get_config()
+    values.dataset = 'synthetic_cifar10'
+    experiment = create_experiment(validate(values))
+    data = {'image': shape(SIZE, 32, 32, 3, dtype=np.uint8), 'label': shape(SIZE)}
+    state = jax.eval_shape(experiment.create_state)
+    order = shape(STEPS, values.batch_size)
+    positions, key = device_positions(values.batch_size), shape(2, dtype=np.uint32)
+    text = lowered(whole_train_steps(experiment), state, positions, data, order, key, shape(), shape())
+    found = operations(text)
+    assert not found.keys() & {'scatter', 'select_and_scatter', 'infeed', 'outfeed', 'send', 'recv'}
+    assert not set(re.findall(r'custom_call @(\w+)', text)) - {'TopK', 'mhlo.topk'}
+    assert all(operand.endswith('xbf16>') for operands in convolutions(text) for operand in operands)
+    assert sum(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params)) == kernels
+    assert len(convolutions(text)) >= 3 * kernels - 2  # the first layer is frozen: no gradient
