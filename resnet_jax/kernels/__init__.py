@@ -29,7 +29,11 @@ _PARTS = 8
 
 @contextlib.contextmanager
 def enabled() -> Iterator[None]:
-    """Lets convolutions that are traced within use these kernels, if the default backend is a CPU."""
+    """Lets convolutions that are traced within use these kernels, if the default backend is a CPU.
+
+    JAX keeps the trace of a jitted function for the next call with the same shapes: one that was first called outside keeps
+    XLA's convolutions within, and the other way round.
+    """
     token = _enabled.set(True)
     try:
         yield

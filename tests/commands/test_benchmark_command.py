@@ -4,6 +4,10 @@ import re
 import pytest
 from commands_support import error_line, run
 
+from configs import resnet18
+from resnet_jax.benchmark.command import measure_startup
+from resnet_jax.training.config import validate
+
 TINY = '--config=configs/resnet20.py', '--config.model=resnet8', '--config.batch_size=8', '--config.eval_batch_size=8'
 
 
@@ -88,6 +92,15 @@ def test_the_gpu_suite_on_a_cpu(tmp_path):
     assert parts['quickstart']['accuracy']['mean'] > 0.98 and parts['quickstart']['accuracy']['n'] >= 2
     assert parts['none']['skipped'] == 'there is no config file configs/none.py'
     assert parts['startup']['warm']['starts'] < parts['startup']['cold']['starts']
+
+
+@pytest.mark.slow
+def test_the_second_start_of_resnet18_takes_less_than_ten_seconds():
+    """About 4 on two idle cores."""
+    values = resnet18.get_config()
+    values.dataset = 'synthetic_cifar10'
+    start = measure_startup(validate(values), {'JAX_NUM_CPU_DEVICES': '1'})
+    assert start['warm']['starts'] < 10, start
 
 
 @pytest.mark.slow
