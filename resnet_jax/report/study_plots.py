@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -59,10 +60,11 @@ def _curves(results, runs: Sequence[RunFiles], key: str, label: str, scale: floa
     beyond = any(points[-1][0] > ours for points in published.values())
     figure = Figure(figsize=(12 if beyond else 9, 4.5), layout='constrained')
     for place, axis in enumerate(figure.subplots(1, 2 if beyond else 1, sharey=True, squeeze=False)[0]):
-        named = _Named()
+        named, drawn = _Named(), []
         for run in runs:
             for split, style in (('train', '--'), ('test', '-')):
                 rows = [(step, scale * value) for step, value in run.rows(split, key) if isinstance(value, int | float)]
+                drawn += [value for _, value in rows]
                 if rows:
                     axis.plot(
                         *zip(*rows, strict=True),
@@ -70,12 +72,16 @@ def _curves(results, runs: Sequence[RunFiles], key: str, label: str, scale: floa
                         color=colours[run.entry],
                         alpha=0.4 if split == 'train' else 0.9,
                         linewidth=0.8 if split == 'train' else 1.5,
-                        label=named(run.entry) if split == 'test' else None,
+                        label=named(run.entry) if split == 'test' or not run.rows('test', key) else None,
                     )
         for (name, points), marker in zip(published.items(), itertools.cycle('ox+'), strict=False):
             axis.plot(*zip(*points, strict=True), ':', color='black', marker=marker, markersize=4, label=name)
         if key == 'loss':  # one that has collapsed would flatten all others
+            top = 10 * float(np.quantile(drawn, 0.9))
             axis.set_yscale('log')
+            if max(drawn) > top:
+                axis.set_ylim(top=top)
+                label = f'{label}, cut off at the top'
         if beyond and not place:
             axis.set_xlim(0, 1.02 * ours)
         _finish(figure, axis, xlabel='iteration', ylabel='' if place else label)

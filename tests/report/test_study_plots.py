@@ -39,6 +39,14 @@ def test_plots_are_files_that_are_the_same_every_time(runs, tmp_path):
     assert {path: path.read_bytes() for path in paths} == before
 
 
+def test_a_loss_that_has_exploded_is_cut_off_and_named(runs, tmp_path):
+    rows = [{'step': step, 'split': 'train', 'loss': 10.0 ** (3 * step), 'accuracy': 0.1} for step in (1, 2, 3)]
+    runs['up'] = {0: dataclasses.replace(runs['a'][0], entry='up', metrics=rows, result={}, failed={'reason': 'diverged'})}
+    plot_study(collect({'name': 's'}, runs), every(runs), tmp_path)
+    loss, accuracy = ((tmp_path / f'{name}.svg').read_text() for name in ('loss', 'accuracy'))
+    assert '<!-- loss (nats), cut off at the top -->' in loss and '<!-- up -->' in loss and 'cut off' not in accuracy
+
+
 def test_what_there_is_nothing_of_is_not_drawn(runs, tmp_path):
     bare = {'a': {0: dataclasses.replace(runs['a'][0], metrics=[], result={})}}
     assert plot_study(collect({'name': ''}, bare), every(bare), tmp_path / 'plots') == []
