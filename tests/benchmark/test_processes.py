@@ -39,7 +39,7 @@ row = {{'flags': flags, 'train': {{'images_per_second': {{'median': 100_000}}}}}
 open(flags['json'], 'w').write(json.dumps([row]))
 """
 
-CONFIG = {'dataset': 'digits', 'seed': 0, 'log_every': 5, 'dtype': 'bfloat16'}
+CONFIG = {'dataset': 'digits', 'seed': 0, 'num_epochs': 2, 'log_every': 5, 'dtype': 'bfloat16'}
 
 
 @pytest.fixture

@@ -96,8 +96,11 @@ def test_links_are_refused(tiny):
 
 
 def test_nothing_is_extracted(tiny, tmp_path):
-    outside = tarfile.TarInfo('../outside')
-    tiny.write(extra=[outside])
+    tiny.write(extra=[tarfile.TarInfo('notes'), tarfile.TarInfo(f'{tiny.source.folder}/more')])
     before = sorted(tmp_path.rglob('*'))
     read_archive(tiny.path, tiny.source)
+    for name in ('../outside', '/outside', f'{tiny.source.folder}/../../outside'):
+        tiny.write(extra=[tarfile.TarInfo(name)])
+        with pytest.raises(InputFileError, match='outside: found a path out of the archive'):
+            read_archive(tiny.path, tiny.source)
     assert sorted(tmp_path.rglob('*')) == before
