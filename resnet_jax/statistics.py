@@ -59,8 +59,11 @@ def _t_probability(t: float, degrees: int) -> float:
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
+def mean_interval(values: Sequence[float], least_sd: float = 0.0) -> Interval:
     """Mean, standard deviation and 95 % t interval of independent observations, such as one accuracy for each seed.
+
+    Args:
+      least_sd: what the standard deviation is taken for at least.
 
     Raises:
       ValueError: there are none.
@@ -71,7 +74,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     mean = math.fsum(values) / n
     if n == 1:
         return Interval(mean, None, None, None, 1, 'none')
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    sd = max(least_sd, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)))
     half = t_quantile(n - 1) * sd / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, sd, n, 't')
 
@@ -86,12 +89,7 @@ def paired_interval(first: Sequence[float], second: Sequence[float], step: float
     Raises:
       ValueError: there are none, or not as many of each.
     """
-    found = mean_interval([a - b for a, b in zip(first, second, strict=True)])
-    if found.sd is None or found.sd >= step / math.sqrt(6):
-        return found
-    sd = step / math.sqrt(6)
-    half = t_quantile(found.n - 1) * sd / math.sqrt(found.n)
-    return Interval(found.mean, found.mean - half, found.mean + half, sd, found.n, 't')
+    return mean_interval([a - b for a, b in zip(first, second, strict=True)], step / math.sqrt(6))
 
 
 def t_test(found: Interval) -> float:

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import tensorstore
-from faults_support import ROOT, error_line, run
+from faults_support import ROOT, edit, error_line, run
 
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.run import load_run
@@ -117,18 +117,16 @@ def test_a_sound_npz_file(tmp_path):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """A checkpoint whose sums fit, whoever wrote it; `edit` changes its metadata."""
+    """A checkpoint whose sums fit, whoever wrote it; what is returned changes its metadata."""
     shutil.copytree(ROOT / 'tests' / 'faults' / 'format1' / 'checkpoints', tmp_path / 'run' / 'checkpoints')
 
-    def edit(change):
-        path = tmp_path / 'run' / 'checkpoints' / '10'
-        metadata = json.loads((path / 'metadata.json').read_text())
-        change(metadata)
-        (path / 'metadata.json').write_text(json.dumps(metadata))
-        (path / 'SHA256SUMS').write_text(sums_text(path))
+    path = tmp_path / 'run' / 'checkpoints' / '10'
+
+    def edited(change):
+        edit(path, change)
         return path
 
-    return edit
+    return edited
 
 
 @pytest.mark.parametrize('step', ['../../secret', '10/../../..', -1, 1.5, None, [10]])
