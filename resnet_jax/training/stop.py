@@ -14,6 +14,7 @@ from resnet_jax.errors import Interrupted
 
 GRACE_SECONDS = 5.0
 _SAVED = b'Interrupted; the state is saved. The same command continues.\n'
+_speaking = threading.Lock()  # held for good by what ends the process: nothing is written after its line
 
 
 class StopSignal:
@@ -91,13 +92,15 @@ class StopSignal:
                 self.number, deadline = self.number or number, time.monotonic() + GRACE_SECONDS
                 # Not print or a logger: the main thread may be in the middle of one.
                 what = b'after this dispatch; the state is saved' if self.unsaved else b'(nothing is lost)'
-                os.write(2, b'Stopping ' + what + b'. Interrupt again to stop at once.\n')
+                with _speaking:
+                    os.write(2, b'Stopping ' + what + b'. Interrupt again to stop at once.\n')
             late = deadline is not None and time.monotonic() > deadline
             if late and self.number and self._alone and not self.unsaved:
                 _end(self.number, _SAVED)
 
 
 def _end(number: int, message: bytes) -> None:
+    _speaking.acquire()
     if os.isatty(1):
         os.write(1, b'\x1b[?25h\n')  # the cursor, which the progress bar hides
     os.write(2, message)
