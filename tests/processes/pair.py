@@ -1,6 +1,8 @@
 """Two processes of bin/train.py on this machine, and what their run folder holds."""
 
+import contextlib
 import json
+import secrets
 import socket
 import subprocess
 import threading
@@ -23,9 +25,12 @@ SHORT = (
 
 
 def free_port():
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        return free.getsockname()[1]
+    """Below the ports that the kernel hands out by itself: one of those may be taken again before the coordinator has it."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(('localhost', port))
+            return port
 
 
 class Pair:
