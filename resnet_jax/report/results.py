@@ -15,7 +15,7 @@ from resnet_jax.statistics import compare_answers, holm, image_interval, mean_in
 
 BETTER, WORSE = 'better', 'worse'
 ONE_SEED = 'one seed: says nothing of the recipe'
-NOISE = 'no difference beyond the noise'
+NOISE = 'no difference established'
 _COLUMNS = (
     *(
         'accuracy',

@@ -44,7 +44,7 @@ def test_means_over_seeds_and_no_winner_inside_the_noise(run, tmp_path):
     verdicts = {name: one['verdict'] for name, one in found['comparisons'].items()}
     assert verdicts == {
         'up': 'better',
-        'noise': 'no difference beyond the noise',
+        'noise': 'no difference established',
         'single': 'one seed: says nothing of the recipe',
     }
     paths = write_results(found, tmp_path)
@@ -70,7 +70,7 @@ def test_the_same_difference_twice_is_no_certainty(run):
     """Of a hundred images one more is right with each seed: equal differences, without deviation."""
     entries = {'base': {0: run(0.70), 1: run(0.71)}, 'one': {0: run(0.71), 1: run(0.72)}}
     noise = collect({'name': ''}, entries)['comparisons']['one']
-    assert noise['verdict'] == 'no difference beyond the noise' and noise['low'] < 0 < noise['high']
+    assert noise['verdict'] == 'no difference established' and noise['low'] < 0 < noise['high']
     assert noise['sd'] == pytest.approx(0.01 / 6**0.5)
 
 
@@ -78,7 +78,7 @@ def test_seeds_that_agree_on_the_choice_of_images_alone_settle_nothing(run):
     """Three images of a hundred, with each of five seeds: certain over seeds, but not over test images."""
     entries = {name: {seed: run(right) for seed in range(5)} for name, right in (('base', 0.7), ('three', 0.73))}
     found = collect({'name': ''}, entries)['comparisons']['three']
-    assert found['p_holm'] < 1e-3 and found['images']['low'] < 0 and found['verdict'] == 'no difference beyond the noise'
+    assert found['p_holm'] < 1e-3 and found['images']['low'] < 0 and found['verdict'] == 'no difference established'
 
 
 def test_differences_are_corrected_for_how_many_there_are(run):
@@ -91,16 +91,16 @@ def test_differences_are_corrected_for_how_many_there_are(run):
     among = collect({'name': ''}, {**entries, **near})['comparisons']['up']
     t_test = scipy.stats.ttest_1samp([0.14, 0.2, 0.26], 0).pvalue
     assert alone['p'] == among['p'] == pytest.approx(t_test) and alone['verdict'] == 'better'
-    assert among['p_holm'] == pytest.approx(10 * t_test) and among['verdict'] == 'no difference beyond the noise'
+    assert among['p_holm'] == pytest.approx(10 * t_test) and among['verdict'] == 'no difference established'
 
 
 def test_what_is_said_of_a_difference_claims_no_more_than_it_shows(run):
     two = {'base': {0: run(0.5), 1: run(0.5)}, 'apart': {0: run(0.7), 1: run(0.9)}, 'near': {0: run(0.5), 1: run(0.52)}}
     found = collect({'name': ''}, two)['comparisons']
-    assert found['apart']['verdict'] == 'no difference beyond the noise'  # 2 seeds: t is 12.7
+    assert found['apart']['verdict'] == 'no difference established'  # 2 seeds: t is 12.7
     text = difference(found['apart'])
     assert 'trained with all 2 seeds are better on these test images, but so few seeds settle no recipe' in text
-    assert text.startswith('+30.00 to base (-97.06 to +100.00): no difference beyond the noise')
+    assert text.startswith('+30.00 to base (-97.06 to +100.00): no difference established')
     assert 'better' not in difference(found['near']) and 'worse' not in difference(found['near'])
     one = collect({'name': ''}, {'base': {0: run(0.9)}, 'other': {0: run(0.5)}})['comparisons']['other']
     assert 'one seed: says nothing of the recipe; the networks trained with this seed are worse' in difference(one)
