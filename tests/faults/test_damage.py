@@ -60,7 +60,7 @@ DAMAGES = [  # one for each kind, over all kinds of files
     (swap, 'metadata.json'),
     (symlink, 'arrays/manifest.ocdbt'),
     (fifo, 'ocdbt.process_0/manifest.ocdbt'),
-    (directory, 'commit_success.txt'),
+    (directory, 'arrays/_METADATA'),  # not commit_success.txt, which Orbax 0.12.0 does not write
 ]
 
 

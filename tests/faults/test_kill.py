@@ -9,7 +9,7 @@ from faults_support import PER_EPOCH, TINY, assert_same_outcome, command, outcom
 # By phase: where, as 'place:n', the n-th time that the run passes there, '@' a delay in seconds; for a delay a place in the
 # next phase, not to be reached; and the step that the run goes on from, where it does not depend on time.
 KILLS = {
-    'start': (('start:1:kill', None, 0), ('start:1:kill@0.2', 'compile:1', 0)),
+    'start': (('start:1:kill', None, 0), ('start:1:kill@0.05', 'compile:1', 0)),
     'compile': (('compile:1:kill', None, 0), ('compile:1:kill@0.1', 'compiled:1', 0), ('compiled:1:kill', None, 0)),
     'mid-epoch': (('step:5:kill', None, 0), ('dispatch:3:kill@0.002', 'epoch:4', None), ('step:27:kill', None, 20)),
     'epoch end': (('epoch:1:kill', None, 0), ('epoch:3:kill', None, 20)),
