@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,8 @@ def _plainly(message: str) -> str:
 
 def _guarded(main: Callable[[Sequence[str]], Any], arguments: Sequence[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell absl what they do, at length
+    # After a save that failed, tasks that Orbax gave up: asyncio prints a traceback for each when it is collected.
+    getLogger('asyncio').setLevel(CRITICAL)
     use_compilation_cache()
     try:
         main(arguments)

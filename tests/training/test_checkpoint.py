@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -5,6 +7,9 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -410,7 +415,6 @@ def test_unwritable(tmp_path):
     assert entries(tmp_path) == ['file']
 
 
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # from a thread that Orbax gave up
 @pytest.mark.parametrize('limit', [0, 200, 2000])
 def test_a_disk_that_is_full_sooner_or_later(folder, limit):
     """A limit on the size of files stands for the full disk."""
@@ -426,6 +430,38 @@ def test_a_disk_that_is_full_sooner_or_later(folder, limit):
     assert {name: (folder / name).read_bytes() for name in files(folder)} == before
     assert entries(folder) == ['5', '7']
     checkpoint.verify(checkpoint.save(folder, make_state(9), METADATA))  # and goes on when there is room
+
+
+def test_threads_that_outlive_the_error_leave_nothing_and_say_nothing(folder, monkeypatch, capfd):
+    """TensorStore goes on writing for a while after Orbax has raised, and reports to an event loop that is closed by then."""
+
+    class Report:
+        def __del__(self):
+            raise RuntimeError('Event loop is closed')
+
+    class Checkpointer(contextlib.AbstractContextManager):
+        def __exit__(self, *_):
+            return None
+
+        def save(self, path, nested):
+            def go_on():
+                time.sleep(0.1)
+                (path / 'd').mkdir(parents=True)
+                Report()
+
+            self.thread = threading.Thread(target=go_on)
+            self.thread.start()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    checkpointer = Checkpointer()
+    monkeypatch.setattr(checkpoint, '_checkpointer', lambda: checkpointer)
+    monkeypatch.setattr(sys, 'unraisablehook', sys.__unraisablehook__)  # as a command has it
+    with pytest.raises(ResourceError, match='No space left on device'):
+        checkpoint.save(folder, make_state(9), METADATA)
+    checkpointer.thread.join()
+    assert entries(folder) == ['5', '7'] and capfd.readouterr().err == ''
+    Report()
+    assert 'Event loop is closed' in capfd.readouterr().err  # elsewhere such an error is no secret
 
 
 def test_what_json_cannot_hold_is_no_checkpoint(folder):
