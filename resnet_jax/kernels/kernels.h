@@ -207,7 +207,8 @@ DEFINE(all_outer, outer, 1)
 
 /* Answers a question for the version, or returns 0. */
 static int metadata(XLA_FFI_CallFrame *frame) {
-  XLA_FFI_Extension_Base *extension = frame->extension_start;
+  /* Not by its name, which XLA_FFI_API_MINOR 5 (jax 0.12) changed. */
+  __typeof__(frame->extension_start) extension = frame->extension_start;
   if (!extension || extension->type != XLA_FFI_Extension_Metadata) return 0;
   XLA_FFI_Metadata *answer = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
   answer->api_version.major_version = XLA_FFI_API_MAJOR;
