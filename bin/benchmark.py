@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # config files 
 
 from absl import flags
 
-from resnet_jax import command_line
+from resnet_jax.cli import command_line
+from resnet_jax.config import validate
 from resnet_jax.errors import ConfigError
-from resnet_jax.training.config import validate
 
 _CONFIG = command_line.define_config_flag()
 _PEER = flags.DEFINE_enum('peer', None, ['torch'], 'Also measure the same network there, in turns.')

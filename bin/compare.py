@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from resnet_jax import command_line
+from resnet_jax.cli import command_line
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 
 _OUT = flags.DEFINE_string('out', 'compare.html', 'The file to write.')
@@ -18,7 +18,7 @@ def main(arguments):
     if not arguments:
         raise ConfigError('expected run folders, as bin/train.py makes them: python bin/compare.py runs/a runs/b')
     from resnet_jax.report.page import write_report
-    from resnet_jax.report.runs import read_runs
+    from resnet_jax.runs.reader import read_runs
 
     runs = read_runs(arguments)
     try:

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from resnet_jax import command_line
+from resnet_jax.cli import command_line
 from resnet_jax.errors import ConfigError
 
 _FROM = flags.DEFINE_string('from', None, 'File of weights: .pth, .pt, .th or .safetensors.')
@@ -34,7 +34,7 @@ def main(arguments):
     to = _TO.value or _FORMATS.get(Path(_OUT.value).suffix)
     if to not in _FORMATS.values():
         raise ConfigError(f'unknown format of {_OUT.value!r}; expected --to=torch or --to=safetensors')
-    from resnet_jax.training.console import log_to_console
+    from resnet_jax.runtime.console import log_to_console
     from resnet_jax.weights import save_safetensors, save_torch
 
     log_to_console('stderr')

@@ -13,13 +13,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if __name__ == '__main__':
-    from resnet_jax import huge_pages
+    from resnet_jax.runtime import huge_pages
 
     huge_pages.use()
 
 from absl import flags
 
-from resnet_jax import command_line
+from resnet_jax.cli import command_line
 from resnet_jax.errors import ConfigError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder, as bin/train.py makes it.')
@@ -50,7 +50,7 @@ def main(arguments):
     from resnet_jax.evaluation.predictions import load_predictions
     from resnet_jax.evaluation.subject import evaluate_subject
     from resnet_jax.evaluation.text import format_evaluation
-    from resnet_jax.training.console import log_to_console
+    from resnet_jax.runtime.console import log_to_console
 
     log_to_console('stderr')
     other = load_predictions(_COMPARE.value) if _COMPARE.value else None

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from absl import flags
 
-from resnet_jax import command_line
+from resnet_jax.cli import command_line
 from resnet_jax.errors import ConfigError, InputFileError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder, as bin/train.py makes it.')

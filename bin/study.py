@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from resnet_jax import command_line
+from resnet_jax.cli import command_line
 from resnet_jax.errors import ConfigError, UserError
 
 _CONFIG = flags.DEFINE_string('config', None, 'Study, e.g. configs/study/paper.py')
@@ -28,10 +28,10 @@ def main(arguments):
         raise ConfigError(f'no study {arguments[0] if arguments else _CONFIG.value!r}; expected --config=configs/study/NAME.py')
     from ml_collections import ConfigDict
 
+    from resnet_jax.config import validate
     from resnet_jax.study.entries import expand, load_study
     from resnet_jax.study.report import write_study_report
     from resnet_jax.study.runner import check_made_alike, make_runs, status, weigh
-    from resnet_jax.training.config import validate
 
     package = logging.getLogger('resnet_jax')
     package.addHandler(logging.StreamHandler())

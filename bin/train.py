@@ -7,15 +7,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # config files import configs.default
 
 if __name__ == '__main__':
-    from resnet_jax import huge_pages
+    from resnet_jax.runtime import huge_pages
 
     huge_pages.use()
 
 from absl import flags
 
-from resnet_jax import command_line
+from resnet_jax.cli import command_line
+from resnet_jax.config import validate
 from resnet_jax.errors import ConfigError
-from resnet_jax.training.config import validate
 
 _CONFIG = command_line.define_config_flag()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder; default runs/<config name>.')
@@ -37,9 +37,9 @@ def main(arguments):
     if (_NUM_PROCESSES.value is not None or _PROCESS_ID.value is not None) and not _COORDINATOR.value:
         raise ConfigError('--num_processes and --process_id need --coordinator_address=HOST:PORT of process 0')
     if _DISTRIBUTED.value or _COORDINATOR.value:
-        from resnet_jax.training import processes
+        from resnet_jax.runtime import distributed
 
-        processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value)
+        distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value)
     from resnet_jax.training.loop import train_and_evaluate
 
     train_and_evaluate(config, _WORKDIR.value or Path('runs', name), extend=_EXTEND.value)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
+from resnet_jax.classifier import build_model
+from resnet_jax.config import validate
 from resnet_jax.data import available_datasets
 from resnet_jax.models import available_models
-from resnet_jax.training.config import validate
-from resnet_jax.training.experiment import build_model, check_batch_size
+from resnet_jax.training.experiment import check_batch_size
 
 FILES = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
 EXAMPLES = {'cifar10': (50_000, 32, 3), 'cifar100': (50_000, 32, 3), 'digits': (1437, 8, 1)}

@@ -18,7 +18,7 @@ from resnet_jax.benchmark.command import BIN, measure_startup, time_to_accuracy,
 from resnet_jax.benchmark.measure import Effort, on_random_data
 from resnet_jax.benchmark.report import save
 from resnet_jax.errors import UserError
-from resnet_jax.statistics import mean_interval
+from resnet_jax.significance import mean_interval
 
 Progress = Callable[[str], None]
 

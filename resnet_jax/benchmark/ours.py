@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax import kernels
 from resnet_jax.data.augment import TEST_VIEWS
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluator import Evaluator
-from resnet_jax.models import convolution
 from resnet_jax.models.introspection import layers
-from resnet_jax.training.experiment import create_experiment, epoch_order, parallel_train_steps, select_count
-from resnet_jax.training.run_folder import environment
-from resnet_jax.training.step import compile_parallel, device_positions, replicate, seed_key
+from resnet_jax.ops import convolution, kernels
+from resnet_jax.runtime.devices import compile_parallel, device_positions, replicate
+from resnet_jax.runtime.environment import environment
+from resnet_jax.training.experiment import create_experiment, parallel_train_steps, select_count
+from resnet_jax.training.program import epoch_order, seed_key
 
 
 def inspect_program(text: str) -> dict[str, int]:

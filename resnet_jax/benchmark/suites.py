@@ -11,8 +11,8 @@ from typing import Any
 
 from resnet_jax.benchmark.measure import Effort, measure
 from resnet_jax.benchmark.report import save
+from resnet_jax.config import validate
 from resnet_jax.errors import ConfigError, InputFileError, UserError
-from resnet_jax.training.config import validate
 
 # Config file and model of each network.
 _CPU = {

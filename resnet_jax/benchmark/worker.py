@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax import huge_pages
 from resnet_jax.errors import ConfigError, ResourceError, UserError
+from resnet_jax.runtime import huge_pages
 
 _SUBJECTS = {
     'ours': ('resnet_jax.benchmark.ours', 'Subject'),

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.cache_folder import cache_dir, delete_leftovers
 from resnet_jax.data.split import Split
+from resnet_jax.runtime.cache_folder import cache_dir, delete_leftovers
 
 _log = logging.getLogger(__name__)
 _ARRAYS = ('train_image', 'train_label', 'test_image', 'test_label')

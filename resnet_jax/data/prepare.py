@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnet_jax.cache_folder import delete_leftovers
 from resnet_jax.data.archive import Archive, read_archive, verify_archive
 from resnet_jax.data.download import download, require_reachable
 from resnet_jax.data.messages import writing
 from resnet_jax.data.progress import progress
 from resnet_jax.data.sources import IMAGE_SHAPE, Source
 from resnet_jax.data.tfds_folder import find_folder
+from resnet_jax.runtime.cache_folder import delete_leftovers
 
 _log = logging.getLogger(__name__)
 VERSION = '3.0.2'

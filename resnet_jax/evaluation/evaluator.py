@@ -14,8 +14,9 @@ from resnet_jax.data import Dataset, Split, load_dataset
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.evaluation.run import TrainedRun
-from resnet_jax.training.console import Pace
-from resnet_jax.training.step import compile_parallel, device_positions, parallel_eval_steps, replicate
+from resnet_jax.evaluation.step import parallel_eval_steps
+from resnet_jax.runtime.devices import compile_parallel, device_positions, replicate
+from resnet_jax.runtime.dispatch import Pace
 
 logger = logging.getLogger(__name__)
 

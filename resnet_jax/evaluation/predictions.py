@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from resnet_jax import kernels
 from resnet_jax.data.augment import normalize, over_views
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.metrics import describe
-from resnet_jax.npz import read_npz
+from resnet_jax.ops import kernels
+from resnet_jax.runs.npz import read_npz
 
 FILE = 'predictions.npz'
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax.classifier import build_model
+from resnet_jax.config import complete, validate
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import ConfigError, InputFileError
-from resnet_jax.training import checkpoint
-from resnet_jax.training.config import complete, validate
-from resnet_jax.training.experiment import build_model
+from resnet_jax.runs import checkpoint
 
 _LARGEST_SIDE = 4096  # pixels, and channels
 _MOST_CLASSES = 100_000

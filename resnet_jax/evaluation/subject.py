@@ -17,7 +17,7 @@ from resnet_jax.evaluation.record import write_json, write_record
 from resnet_jax.evaluation.robustness import evaluate_corruptions
 from resnet_jax.evaluation.run import TrainedRun
 from resnet_jax.report.plots import plot_confusion, plot_corruptions
-from resnet_jax.statistics import compare_answers
+from resnet_jax.significance import compare_answers
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int
 from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
-from resnet_jax.models.pooling import adaptive_average_pool, max_pool
+from resnet_jax.ops.pooling import adaptive_average_pool, max_pool
 
 STEMS = ('cifar', 'imagenet')
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.checks import check_positive_int
-from resnet_jax.models.pooling import average_pool
+from resnet_jax.ops.pooling import average_pool
 
 ModuleDef = Callable[..., Any]
 

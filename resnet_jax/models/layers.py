@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from resnet_jax.models.convolution import conv_general_dilated
+from resnet_jax.ops.convolution import conv_general_dilated
 
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 # A uniform distribution within +-limit has variance limit^2 / 3.

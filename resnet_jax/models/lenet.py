@@ -28,7 +28,7 @@ from jax.typing import DTypeLike
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int
 from resnet_jax.models.layers import conv2d, sow_features
-from resnet_jax.models.pooling import average_pool, max_pool
+from resnet_jax.ops.pooling import average_pool, max_pool
 
 POOLS = ('average', 'max')
 

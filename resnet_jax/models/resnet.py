@@ -48,17 +48,10 @@ from resnet_jax.models.blocks import (
     projection_shortcut,
     squeeze_excite,
 )
-from resnet_jax.models.checks import (
-    check_choice,
-    check_dtype,
-    check_images,
-    check_positive_int,
-    check_rate,
-    check_stage_sizes,
-)
+from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int, check_rate, check_stage_sizes
 from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
-from resnet_jax.models.pooling import max_pool
 from resnet_jax.models.whitening import SIZE, whitening_conv
+from resnet_jax.ops.pooling import max_pool
 
 STEMS = ('cifar', 'imagenet', 'd2l', 'deep', 'whitening')
 SHORTCUTS = ('projection', 'identity', 'average', 'none')

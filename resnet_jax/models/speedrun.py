@@ -29,8 +29,8 @@ from resnet_jax.errors import ConfigError
 from resnet_jax.models.blocks import ModuleDef
 from resnet_jax.models.checks import check_dtype, check_images, check_positive, check_positive_int, check_rate
 from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
-from resnet_jax.models.pooling import max_pool
 from resnet_jax.models.whitening import SIZE, whitening_conv
+from resnet_jax.ops.pooling import max_pool
 
 gelu = functools.partial(nn.gelu, approximate=False)  # as PyTorch's GELU
 

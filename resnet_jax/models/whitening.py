@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.models.convolution import conv_general_dilated
+from resnet_jax.ops.convolution import conv_general_dilated
 
 LAYER = 'whiten'  # the layer's name in params of every network that has it
 SIZE = 2  # height and width of a patch

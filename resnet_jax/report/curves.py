@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.report.markup import Charts, Runs, chart, each, picture, section, views
-from resnet_jax.report.runs import RunFiles
+from resnet_jax.runs.reader import RunFiles
 
 _MEASURES = (('accuracy', 'accuracy (%)', 100), ('loss', 'loss (nats)', 1))
 

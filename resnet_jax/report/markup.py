@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnet_jax.report.runs import RunFiles
+from resnet_jax.runs.reader import RunFiles
 
 Runs = Sequence[RunFiles]
 Charts = dict[str, Any]

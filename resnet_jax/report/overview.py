@@ -7,8 +7,8 @@ from typing import Any
 
 from resnet_jax.report.markup import Runs, number, p_value, section, table, views
 from resnet_jax.report.results import NOISE, ONE_SEED
-from resnet_jax.report.runs import RunFiles
-from resnet_jax.statistics import compare_answers, holm, wilson_interval
+from resnet_jax.runs.reader import RunFiles
+from resnet_jax.significance import compare_answers, holm, wilson_interval
 
 
 def study(results: Mapping[str, Any]) -> str:

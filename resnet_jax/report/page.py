@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.report import answers, curves, overview
-from resnet_jax.report.runs import RunFiles, read_run
+from resnet_jax.runs.reader import RunFiles, read_run
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.report.runs import RunFiles
-from resnet_jax.statistics import compare_answers, holm, image_interval, mean_interval, paired_interval, t_test
+from resnet_jax.runs.reader import RunFiles
+from resnet_jax.significance import compare_answers, holm, image_interval, mean_interval, paired_interval, t_test
 
 BETTER, WORSE = 'better', 'worse'
 ONE_SEED = 'one seed: says nothing of the recipe'

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resnet_jax.report.runs import RunFiles
+from resnet_jax.runs.reader import RunFiles
 
 
 def plot_study(results: Mapping[str, Any], runs: Sequence[RunFiles], folder: Path) -> list[Path]:

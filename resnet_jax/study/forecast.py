@@ -13,11 +13,11 @@ from resnet_jax.benchmark.measure import on_random_data
 from resnet_jax.benchmark.ours import Subject
 from resnet_jax.errors import ResourceError
 from resnet_jax.evaluation.record import describe_model
-from resnet_jax.report.runs import read_run
+from resnet_jax.runs.reader import read_run
+from resnet_jax.runtime.memory import check_state_fits
 from resnet_jax.study.entries import Run
 from resnet_jax.study.runner import status
 from resnet_jax.training.experiment import Experiment, create_experiment
-from resnet_jax.training.memory import check_state_fits
 
 
 def work(config: Mapping[str, Any]) -> int:

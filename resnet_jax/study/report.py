@@ -7,8 +7,8 @@ from typing import Any
 
 from resnet_jax.report.page import write_report
 from resnet_jax.report.results import collect, write_results
-from resnet_jax.report.runs import RunFiles, read_run
 from resnet_jax.report.study_plots import plot_study
+from resnet_jax.runs.reader import RunFiles, read_run
 from resnet_jax.study.entries import Run
 
 

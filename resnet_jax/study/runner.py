@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from resnet_jax.config import check_continues, complete, validate
 from resnet_jax.errors import Interrupted
+from resnet_jax.runtime.console import duration
 from resnet_jax.study.entries import Run
-from resnet_jax.training.config import check_continues, complete, validate
-from resnet_jax.training.console import duration
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import numpy as np
 import optax
 
 from resnet_jax import data
+from resnet_jax.classifier import build_model
 from resnet_jax.errors import ConfigError
-from resnet_jax.models import create_model
 from resnet_jax.models.whitening import whitening_kernel
-from resnet_jax.training import lookahead, step
+from resnet_jax.training import lookahead, program, step
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState, create_train_state
@@ -26,7 +26,7 @@ _DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 WHITENING_IMAGES = 2000  # the first of the training images; airbench94_muon.py takes 5000, cifar10_speedrun.py 960
 
-# Fields that `step.load_batch` takes under their own names.
+# Fields that `program.load_batch` takes under their own names.
 AUGMENTATION = (
     'crop_padding',
     'crop_mode',
@@ -210,25 +210,6 @@ def _subset(train: data.Split, size: int) -> data.Split:
     return data.hold_out(train, size, seed=0)[1] if 0 < size < len(train.label) else train
 
 
-def build_model(config: Mapping[str, Any], num_classes: int, prefix: str = '') -> nn.Module:
-    """Returns the config's network; with the prefix 'proxy_' its proxy.
-
-    Raises:
-      ConfigError: see `create_model`; or `model_kwargs` holds what another field says.
-    """
-    name, kwargs = config[f'{prefix}model'], config[f'{prefix}model_kwargs']
-    elsewhere = {'name': f'{prefix}model', 'num_classes': 'dataset', 'dtype': 'dtype', 'axis_name': 'cross_device_batch_norm'}
-    for field in kwargs:
-        if field in elsewhere:
-            raise ConfigError(f'{prefix}model_kwargs has {field}; remove it, expected it from config.{elsewhere[field]} alone')
-    model = create_model(name, num_classes=num_classes, dtype=jnp.dtype(config['dtype']), **kwargs)
-    if not config['cross_device_batch_norm']:
-        return model
-    if getattr(model, 'norm', 'batch') == 'none' or not hasattr(model, 'axis_name'):
-        raise ConfigError(f'{name} has no BatchNorm; expected --config.cross_device_batch_norm=False')
-    return model.clone(axis_name=step.AXIS)
-
-
 def check_batch_size(batch_size: int, devices: int, accumulation: int, examples: int) -> None:
     """Checks that the global batch divides and that the training set fills one.
 
@@ -268,19 +249,8 @@ def select_count(size: int, fraction: float, accumulation: int) -> int:
     return count
 
 
-def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
-    """Returns int32 `[steps_per_epoch, batch_size]`: the examples of each batch of an epoch, a function of seed and epoch.
-
-    Philox's raw integers and a stable sort, since NumPy's own permutations may change between versions.
-    """
-    keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(examples)
-    order = np.argsort(keys, kind='stable').astype(np.int32)
-    steps = examples // batch_size
-    return order[: steps * batch_size].reshape(steps, batch_size)
-
-
 def parallel_train_steps(experiment: Experiment) -> Callable:
-    """Returns the experiment's training step for all devices, many steps per call: see `step.train_steps`."""
+    """Returns the experiment's training step for all devices, many steps per call: see `program.train_steps`."""
     config, dataset = experiment.config, experiment.dataset
     lookahead_fn = None
     if every := config['lookahead_every']:
@@ -307,7 +277,7 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         select_fn=select_fn,
     )
     load_fn = functools.partial(
-        step.load_batch,
+        program.load_batch,
         num_classes=dataset.num_classes,
         mean=dataset.mean,
         std=dataset.std,
@@ -315,4 +285,4 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         steps_per_epoch=experiment.steps_per_epoch,
         **{name: config[name] for name in AUGMENTATION},
     )
-    return step.parallel_train_steps(step_fn, load_fn, layer_norms=config['log_gradient_norms'])
+    return program.parallel_train_steps(step_fn, load_fn, layer_norms=config['log_gradient_norms'])

@@ -10,21 +10,23 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax import failpoints
+from resnet_jax.config import check_continues, validate
 from resnet_jax.data import Split
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, OutOfMemoryError, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.report.page import write_run_report
-from resnet_jax.training import checkpoint, console, processes
-from resnet_jax.training.config import check_continues, validate
-from resnet_jax.training.experiment import Experiment, check_names, create_experiment, epoch_order, parallel_train_steps
-from resnet_jax.training.memory import check_fits, check_state_fits, out_of_memory
+from resnet_jax.runs import checkpoint
+from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runtime import console, distributed, failpoints
+from resnet_jax.runtime.devices import compile_parallel, device_positions, replicate
+from resnet_jax.runtime.environment import environment
+from resnet_jax.runtime.memory import check_fits, check_state_fits, out_of_memory
+from resnet_jax.runtime.signals import StopSignal
+from resnet_jax.training.experiment import Experiment, check_names, create_experiment, parallel_train_steps
+from resnet_jax.training.log import RunLog, report_result
+from resnet_jax.training.program import epoch_order, seed_key
 from resnet_jax.training.run_files import leave_failed, plot, record
-from resnet_jax.training.run_folder import RunFolder, environment
-from resnet_jax.training.run_log import RunLog, report_result
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import compile_parallel, device_positions, replicate, seed_key
-from resnet_jax.training.stop import StopSignal
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +54,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, extend: bool 
     values = validate(config)
     check_names(values)  # before there is a folder
     folder = RunFolder(workdir, values, extend=extend)
-    with StopSignal() as stop, processes.together(values, folder.path), folder:
-        processes.check_shared(folder.path / '.lock')
+    with StopSignal() as stop, distributed.process_group(values, folder.path, folder.newest_checkpoint), folder:
+        distributed.assert_shared(folder.path / '.lock')
         failpoints.reach('start')
         result = folder.read_json('result.json')
         if result is not None and not (isinstance(result, dict) and result.keys() >= _RESULT):
@@ -93,7 +95,7 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """Trains from the latest checkpoint, or from the start, to the last step; returns the result."""
         experiment, folder = self.experiment, self.folder
-        processes.check_same('data set', experiment.describe_dataset())
+        distributed.assert_equal('data set', experiment.describe_dataset())
         self.split = 'validation' if experiment.validation else 'test'
         self._begin()
         self.log.describe(self.state)
@@ -135,7 +137,7 @@ class _Run:
         if self.folder.primary:
             checkpoint.clean(self.folder.checkpoints)
             path = checkpoint.latest(self.folder.checkpoints)
-        step = processes.agree(int(path.name) if path else -1)
+        step = distributed.broadcast(int(path.name) if path else -1)
         failpoints.reach('restore')
         if step < 0:
             self.best, self.best_saved, self.evaluation, self.evaluation_due = None, None, {}, False
@@ -170,7 +172,7 @@ class _Run:
                 lost = self.best
                 if self.folder.primary and path.exists():
                     checkpoint.set_aside(path)
-                processes.agree(0)  # before the others look
+                distributed.barrier()  # before the others look
                 left = set(checkpoint.steps(self.folder.checkpoints))
                 rows = [row for row in self.folder.read_metrics() if row['split'] == 'validation' and row['step'] in left]
                 rows.sort(key=lambda row: (-row['accuracy'], row['step']))
@@ -257,7 +259,7 @@ class _Run:
                 self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if (number := processes.agree_to_stop(self.stop.number)) is not None:
+        if (number := distributed.any_signal(self.stop.number)) is not None:
             self.stop.number = number
             if self.saved_step != self.step:
                 self._save()
@@ -352,7 +354,7 @@ class _Run:
             }
             saved = self._write_checkpoint(metadata)
         failpoints.reach('agree')
-        if processes.agree(int(saved)):  # and nobody goes on before it is written
+        if distributed.broadcast(int(saved)):  # and nobody goes on before it is written
             self.saved_step, self.best_saved, self.stop.unsaved = self.step, self.best, False
         else:
             self.best = self.best_saved  # an epoch that no checkpoint has cannot be the result

@@ -8,8 +8,8 @@ from resnet_jax.errors import ResourceError, UserError
 from resnet_jax.evaluation.predictions import Predictions, predictor
 from resnet_jax.evaluation.record import describe_model, write_record
 from resnet_jax.report.page import write_run_report
+from resnet_jax.runs.folder import RunFolder
 from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

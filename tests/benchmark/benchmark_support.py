@@ -1,6 +1,6 @@
 from configs import quickstart
 from resnet_jax.benchmark.measure import on_random_data
-from resnet_jax.training.config import validate
+from resnet_jax.config import validate
 
 
 def config(source=quickstart, **changes):

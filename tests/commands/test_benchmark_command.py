@@ -6,7 +6,7 @@ from commands_support import error_line, run
 
 from configs import resnet18
 from resnet_jax.benchmark.command import measure_startup
-from resnet_jax.training.config import validate
+from resnet_jax.config import validate
 
 TINY = '--config=configs/resnet20.py', '--config.model=resnet8', '--config.batch_size=8', '--config.eval_batch_size=8'
 

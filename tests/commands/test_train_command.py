@@ -11,7 +11,7 @@ import pytest
 from commands_support import ROOT, TINY, command, error_line, run
 from tensorboardX.proto.event_pb2 import Event
 
-from resnet_jax.training import checkpoint
+from resnet_jax.runs import checkpoint
 
 
 def rows(workdir):

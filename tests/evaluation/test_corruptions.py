@@ -7,15 +7,7 @@ from resnet_jax.data import Split
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, shot_noise
 from resnet_jax.evaluation.robustness import evaluate_corruptions
-from resnet_jax.evaluation.warping import (
-    Randomness,
-    convolve,
-    gaussian_blur,
-    motion_blur,
-    plasma,
-    sample,
-    zoom,
-)
+from resnet_jax.evaluation.warping import Randomness, convolve, gaussian_blur, motion_blur, plasma, sample, zoom
 
 
 def photographs(n=6, channels=3, size=32):

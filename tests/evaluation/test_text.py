@@ -3,7 +3,7 @@ import pytest
 
 from resnet_jax.evaluation.predictions import Predictions
 from resnet_jax.evaluation.text import format_evaluation
-from resnet_jax.statistics import compare_answers
+from resnet_jax.significance import compare_answers
 
 
 @pytest.mark.parametrize('test_views', ['none', 'mirror'])

@@ -11,7 +11,7 @@ import pytest
 from resnet_jax.errors import ConfigError, ExportError, InputFileError, ResourceError
 from resnet_jax.evaluation.run import TrainedRun
 from resnet_jax.models import create_model, resnet
-from resnet_jax.models.pooling import max_pool
+from resnet_jax.ops.pooling import max_pool
 
 REASON = "not installed; pip install 'resnet_jax[export]'"
 yaml = pytest.importorskip('yaml', reason=f'pyyaml {REASON}')

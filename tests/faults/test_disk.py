@@ -24,7 +24,7 @@ from faults_support import (
     train,
 )
 
-from resnet_jax.training import checkpoint
+from resnet_jax.runs import checkpoint
 
 pytestmark = pytest.mark.slow
 

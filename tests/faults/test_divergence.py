@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from faults_support import arrays, assert_same_outcome, edit, error_line, hashes, outcome, rows, steps, train
 
-from resnet_jax.training import checkpoint
+from resnet_jax.runs import checkpoint
+from resnet_jax.training.program import seed_key, train_steps
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import seed_key, train_steps
 
 
 def assert_only_finite(workdir):

@@ -11,7 +11,7 @@ import pytest
 from faults_support import arrays, rows, steps, train
 
 from resnet_jax.evaluation.run import load_run
-from resnet_jax.training import checkpoint
+from resnet_jax.runs import checkpoint
 
 FORMAT1 = Path(__file__).parent / 'format1'
 FLAGS = ('--config.num_epochs=3', '--config.log_every=7')

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from faults_support import TINY, assert_same_outcome, command, edit, error_line, hashes, outcome, rows, steps, train
 
-from resnet_jax.training.sums import sums_text
+from resnet_jax.runs.checksums import sums_text
 
 pytestmark = pytest.mark.slow
 

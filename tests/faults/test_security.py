@@ -14,9 +14,9 @@ from faults_support import ROOT, edit, error_line, run
 
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.run import load_run
-from resnet_jax.npz import read_npz
-from resnet_jax.training import checkpoint
-from resnet_jax.training.sums import sums_text
+from resnet_jax.runs import checkpoint
+from resnet_jax.runs.checksums import sums_text
+from resnet_jax.runs.npz import read_npz
 
 SOURCES = [path for folder in ('resnet_jax', 'bin', 'configs') for path in sorted((ROOT / folder).rglob('*.py'))]
 MODULES = {'pickle', '_pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'jsonpickle'}

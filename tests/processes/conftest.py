@@ -1,10 +1,4 @@
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'commands'))  # for commands_support
-
 from pair import SHORT, Pair
 
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 from commands_support import TINY, command
 
-from resnet_jax.training import checkpoint
+from resnet_jax.runs import checkpoint
 
 # 44 iterations, with a checkpoint at 22.
 SHORT = (

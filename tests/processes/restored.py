@@ -8,9 +8,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from resnet_jax.training import checkpoint
-from resnet_jax.training.experiment import create_experiment, epoch_order
-from resnet_jax.training.step import device_positions, replicate
+from resnet_jax.runs import checkpoint
+from resnet_jax.runtime.devices import device_positions, replicate
+from resnet_jax.training.experiment import create_experiment
+from resnet_jax.training.program import epoch_order
 
 
 def describe(path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pair import SHORT, Pair, assert_same_run, rows
 
-from resnet_jax.training import checkpoint
+from resnet_jax.runs import checkpoint
 
 pytestmark = pytest.mark.slow
 LIMIT = 12  # seconds, of the watchdog

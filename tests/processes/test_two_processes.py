@@ -9,7 +9,7 @@ import pytest
 from commands_support import error_line, run
 from pair import SHORT, Pair, arrays, assert_same_run, free_port, rows
 
-from resnet_jax.training import checkpoint
+from resnet_jax.runs import checkpoint
 
 
 def test_two_processes_end_with_the_state_of_one_with_two_devices(undisturbed, tmp_path):

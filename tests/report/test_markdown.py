@@ -7,7 +7,7 @@ import pytest
 
 from resnet_jax.report.markdown import fill, tables
 from resnet_jax.report.results import collect
-from resnet_jax.report.runs import read_run
+from resnet_jax.runs.reader import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ from run_files import write_folder
 
 from resnet_jax.report.page import render, write_report, write_run_report
 from resnet_jax.report.results import collect
-from resnet_jax.report.runs import read_run
+from resnet_jax.runs.reader import read_run
 
 NASTY = '</script><script>window.hacked=1</script>"\'&<img src=x onerror=hack()>'
 SECTIONS = [

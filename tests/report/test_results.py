@@ -8,8 +8,8 @@ import scipy.stats
 
 from resnet_jax.report.overview import difference, study
 from resnet_jax.report.results import collect, write_results
-from resnet_jax.report.runs import read_run
-from resnet_jax.statistics import mcnemar
+from resnet_jax.runs.reader import read_run
+from resnet_jax.significance import mcnemar
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from resnet_jax.report.results import collect
-from resnet_jax.report.runs import read_run
 from resnet_jax.report.study_plots import plot_study
+from resnet_jax.runs.reader import read_run
 
 
 @pytest.fixture

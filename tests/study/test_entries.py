@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from resnet_jax.classifier import build_model
+from resnet_jax.config import validate
 from resnet_jax.errors import ConfigError
 from resnet_jax.study.entries import cross, expand, grid, load_study, sweep, zipped
 from resnet_jax.study.runner import check_made_alike
-from resnet_jax.training.config import validate
-from resnet_jax.training.experiment import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted((ROOT / 'configs' / 'study').glob('*.py'))

@@ -41,7 +41,7 @@ def test_work_by_hand(runs):
 
 
 def test_what_will_be_refused_takes_no_time(runs, monkeypatch):
-    monkeypatch.setattr('resnet_jax.training.memory.available_bytes', lambda: 100)
+    monkeypatch.setattr('resnet_jax.runtime.memory.available_bytes', lambda: 100)
     assert work(runs[0].config) == 0
 
 

@@ -5,18 +5,14 @@ import pytest
 import tiny
 
 import resnet_jax.data
+from resnet_jax.classifier import build_model
+from resnet_jax.config import validate
 from resnet_jax.errors import ConfigError
-from resnet_jax.training import step
-from resnet_jax.training.config import validate
-from resnet_jax.training.experiment import (
-    build_model,
-    check_batch_size,
-    create_experiment,
-    epoch_order,
-    parallel_train_steps,
-)
+from resnet_jax.runtime.devices import AXIS
+from resnet_jax.training import program, step
+from resnet_jax.training.experiment import check_batch_size, create_experiment, parallel_train_steps
 from resnet_jax.training.lookahead import pull
-from resnet_jax.training.step import AXIS
+from resnet_jax.training.program import epoch_order
 
 FIRST_OF_SEED_0 = [47848, 34552, 24994, 32827, 31943, 24289]
 FIRST_OF_EPOCH_1 = [12569, 42502, 35289, 26576, 22685, 6123]
@@ -204,7 +200,7 @@ def test_a_part_of_the_training_set_is_the_same_for_every_seed_and_as_many_of_ea
 
 
 def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
-    monkeypatch.setattr(step, 'parallel_train_steps', lambda *args, **kwargs: (*args, kwargs))
+    monkeypatch.setattr(program, 'parallel_train_steps', lambda *args, **kwargs: (*args, kwargs))
     options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': True, 'cutout_size': 5}
     options |= {'crop_mode': 'reflect', 'alternating_flip': True, 'brightness': 0.14, 'contrast': 0.13}
     options_of_step = {'accumulation': 2, 'ema_decay': 0.9, 'layer_norms': True}
@@ -214,13 +210,13 @@ def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
     assert step_fn.func is step.train_step
     expected = {'model': experiment.model, 'tx': experiment.tx, 'lookahead_fn': None, 'select_fn': None, **options_of_step}
     assert step_fn.keywords == expected
-    assert load_fn.func is step.load_batch
+    assert load_fn.func is program.load_batch
     data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16, 'steps_per_epoch': 3}
     assert load_fn.keywords == {**options, **data}
 
 
 def test_lookahead_gets_what_the_config_says(monkeypatch):
-    monkeypatch.setattr(step, 'parallel_train_steps', lambda *args, **kwargs: args)
+    monkeypatch.setattr(program, 'parallel_train_steps', lambda *args, **kwargs: args)
     experiment = create(lookahead_every=3, lookahead_decay=0.5)
     lookahead_fn = parallel_train_steps(experiment)[0].keywords['lookahead_fn']
     assert lookahead_fn.func is pull

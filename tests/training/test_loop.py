@@ -14,13 +14,16 @@ import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
 import resnet_jax.data
+from resnet_jax.config import ADDED_FIELDS, validate
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
-from resnet_jax.training import checkpoint, experiment, loop, run_log, step
-from resnet_jax.training.config import ADDED_FIELDS, validate
-from resnet_jax.training.experiment import create_experiment, epoch_order
+from resnet_jax.runs import checkpoint
+from resnet_jax.runs.checksums import SUMS, sums_text
+from resnet_jax.runtime import dispatch
+from resnet_jax.training import experiment, log, loop, step
+from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.loop import train_and_evaluate
-from resnet_jax.training.sums import SUMS, sums_text
+from resnet_jax.training.program import epoch_order
 
 TRAIN, VALIDATION, TEST = 60, 12, 19  # examples; a batch of 16 makes 3 steps an epoch, with the validation split or without
 STRIPES = tiny.dataset(TRAIN, TEST)
@@ -100,7 +103,7 @@ def before_step(monkeypatch, number, action):
         log(run, start, count, metrics)
 
     monkeypatch.setattr(loop._Run, '_log', log_after_action)
-    monkeypatch.setattr(loop.console.Pace, 'size', lambda pace, remaining: 1)
+    monkeypatch.setattr(dispatch.Pace, 'size', lambda pace, remaining: 1)
 
 
 def crash():
@@ -170,7 +173,7 @@ def test_a_fast_epoch_is_one_dispatch_and_its_metrics_are_fetched_once(monkeypat
 
     monkeypatch.setattr(loop, 'compile_parallel', counted_compile)
     monkeypatch.setattr(jax, 'device_get', counted_get)
-    monkeypatch.setattr(loop.console, 'Pace', functools.partial(loop.console.Pace, seconds=1e6))  # a fast device
+    monkeypatch.setattr(log, 'Pace', functools.partial(log.Pace, seconds=1e6))  # a fast device
     train_and_evaluate(config(), tmp_path)
     assert counts == [1, 2, 3, 3, 3] and len(fetched) == len(counts)
 
@@ -325,7 +328,7 @@ def test_evaluation_by_iterations_and_gradient_norms_go_on_after_an_interruption
 
 
 def test_parameters_that_exceed_the_memory_are_told_before_there_are_any(tmp_path, monkeypatch):
-    monkeypatch.setattr('resnet_jax.training.memory.available_bytes', lambda: 1000)
+    monkeypatch.setattr('resnet_jax.runtime.memory.available_bytes', lambda: 1000)
     with pytest.raises(ResourceError, match=r'out of device memory: the parameters of resnet8, .* 0\.0 GiB are free'):
         train_and_evaluate(config(), tmp_path)
     assert not (tmp_path / 'checkpoints').exists() and not (tmp_path / 'metrics.jsonl').exists()
@@ -530,10 +533,10 @@ def test_a_result_that_is_none_is_told_and_stays(text, tmp_path):
 
 def test_an_estimate_that_is_long_for_a_cpu_says_what_is_practical_there(script, tmp_path, monkeypatch):
     script(*5 * [0.5])
-    monkeypatch.setattr(run_log.RunLog, '_seconds_left', lambda log, step: 4.0 * 3600)
+    monkeypatch.setattr(log.RunLog, '_seconds_left', lambda log, step: 4.0 * 3600)
     train_and_evaluate(config(), tmp_path)
-    log = (tmp_path / 'run.log').read_text()
-    assert 'the training takes about 4:00:00' in log and 'configs/d2l_resnet18.py is practical' in log
+    text = (tmp_path / 'run.log').read_text()
+    assert 'the training takes about 4:00:00' in text and 'configs/d2l_resnet18.py is practical' in text
 
 
 def strictly(line):

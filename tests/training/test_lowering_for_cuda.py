@@ -10,19 +10,16 @@ import optax
 import pytest
 
 from configs import speedrun94, speedrun96
+from resnet_jax.config import validate
+from resnet_jax.evaluation.step import parallel_eval_steps
 from resnet_jax.models import create_model
-from resnet_jax.models.pooling import max_pool
-from resnet_jax.training.config import validate
+from resnet_jax.ops.pooling import max_pool
+from resnet_jax.runtime.devices import device_positions
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.experiment import parallel_train_steps as whole_train_steps
+from resnet_jax.training.program import load_batch, parallel_train_steps
 from resnet_jax.training.state import create_train_state
-from resnet_jax.training.step import (
-    device_positions,
-    load_batch,
-    parallel_eval_steps,
-    parallel_train_steps,
-    train_step,
-)
+from resnet_jax.training.step import train_step
 
 SIZE, STEPS, BATCH_SIZE = 1000, 3, 64
 DATA = {'mean': (0.5,) * 3, 'std': (0.25,) * 3, 'dtype': jax.numpy.bfloat16}

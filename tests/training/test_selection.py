@@ -9,13 +9,16 @@ import tiny
 import torch
 
 import resnet_jax.data
+from resnet_jax.config import validate
 from resnet_jax.errors import ConfigError
+from resnet_jax.evaluation.step import eval_step
 from resnet_jax.models import create_model
-from resnet_jax.training.config import validate
+from resnet_jax.runtime.devices import AXIS
 from resnet_jax.training.experiment import create_experiment, select_count
+from resnet_jax.training.program import load_batch
 from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import create_train_state
-from resnet_jax.training.step import AXIS, eval_step, load_batch, train_step
+from resnet_jax.training.step import train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 

@@ -17,12 +17,14 @@ from torch_speedrun import Lookahead, Muon
 
 import resnet_jax.data
 from resnet_jax.benchmark.torch_networks import create_torch_model
+from resnet_jax.config import validate
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import Interrupted
 from resnet_jax.evaluation.run import load_run
-from resnet_jax.training import checkpoint, experiment, loop, step
-from resnet_jax.training.checkpoint import leaves_by_name
-from resnet_jax.training.config import validate
+from resnet_jax.runs import checkpoint
+from resnet_jax.runs.checkpoint import leaves_by_name
+from resnet_jax.runtime import dispatch
+from resnet_jax.training import experiment, loop, step
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.loop import train_and_evaluate
 from resnet_jax.weights.names import flatten, to_torch, torch_name
@@ -224,7 +226,7 @@ def test_stopped_and_resumed_is_bitwise_the_same_on_four_devices_in_bfloat16(tmp
     result = train_and_evaluate(config, whole)
     with monkeypatch.context() as patch:
         patch.setattr(loop._Run, '_log', stop_at_13)
-        patch.setattr(loop.console.Pace, 'size', lambda pace, remaining: 1)
+        patch.setattr(dispatch.Pace, 'size', lambda pace, remaining: 1)
         with pytest.raises(Interrupted):
             train_and_evaluate(config, stopped)
     assert checkpoint.latest(stopped / 'checkpoints').name == '13'

@@ -10,18 +10,13 @@ import pytest
 import tiny
 import torch
 
+from resnet_jax.evaluation.step import eval_step
 from resnet_jax.models import create_model
-from resnet_jax.training.experiment import AUGMENTATION, epoch_order
+from resnet_jax.runtime.devices import AXIS, device_positions, replicate
+from resnet_jax.training.experiment import AUGMENTATION
+from resnet_jax.training.program import epoch_order, load_batch
 from resnet_jax.training.state import create_train_state
-from resnet_jax.training.step import (
-    AXIS,
-    device_positions,
-    eval_step,
-    kernel_paths,
-    load_batch,
-    replicate,
-    train_step,
-)
+from resnet_jax.training.step import kernel_paths, train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 

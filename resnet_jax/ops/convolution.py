@@ -1,0 +1,325 @@
+"""A convolution that is fast on a CPU, gradients and loops included; on every other platform it is XLA's own.
+
+XLA:CPU (jax 0.10.2) has four weaknesses. Inside a loop, such as the one over training steps, a convolution whose
+dimension numbers are not NHWC, HWIO runs as naive loops, and JAX's own convolution gradients have others. An image
+smaller than the kernel runs as naive loops anywhere. The gradient for the kernel is slow for large images. And with 16 or 32
+channels a convolution runs at half the speed of the others. So on a CPU:
+
+  rule, in this order     | output              | gradient for the input       | gradient for the kernel
+  1x1 kernel              | matrix product      | its transpose                | its transpose; C for large images
+  image < kernel          | product with a      | its transpose                | its transpose
+                          | block-Toeplitz one  |                              |
+  3x3 without stride, of  | Winograd's F(4x4, 3x3), winograd.py: in C up to 256 channels, above in XLA's operations
+  16 channels and more    |                     |                              |
+  channels out (for the   | direct, in C        | direct, in C                 | direct, in C
+  input's gradient: in) a |                     |                              |
+  multiple of the lanes   |                     |                              |
+  else                    | XLA's convolution   | one NHWC, HWIO convolution   | matrix products over patches,
+                          |                     | for each phase of the stride | 8 images at a time
+  any of them with groups | one group after another, each by its rule
+
+The rows in C hold inside `kernels.enabled()` and where there is a C compiler: see resnet_jax/kernels. Elsewhere Winograd's form
+begins at 64 channels and the last row takes the place of the one before.
+
+Milliseconds for float32 at batch 128 on 2 shared cores of an AMD EPYC (Zen 5): XLA's own outside a loop / inside a loop
+(another run) / this one, which is as fast in either. -: not measured; a single number: the two are the same operation.
+All without C; and the rows 32, 64, 64 and 8, 64, 64 without Winograd's form. Their times are in docs/performance.md.
+
+  height, in, out, kernel, stride | output        | gradient for input | gradient for kernel
+  32, 64, 64, 3, 1                | 82            | 81 / 488 / 81      | 191 / 20550 / 67
+  32, 16, 32, 3, 2                | 3.2           | 8.7 / - / 3.6      | 6.1 / - / 6.0
+  8, 64, 64, 3, 1                 | 3.4           | 3.2 / 12 / 3.2     | 5.9 / 315 / 7.0
+  4, 128, 256, 3, 2               | 1.7           | 41 / - / 2.1       | 1.5 / - / 1.8
+  2, 256, 256, 3, 1               | 99 / 91 / 0.9 | 100 / 7 / 0.9      | 2.0 / 123 / 0.9
+  1, 512, 512, 3, 1               | 29 / 24 / 0.5 | 31 / 1.2 / 0.4     | 2.4 / 27 / 0.5
+  8, 64, 256, 1, 1                | 1.7 / - / 1.0 | 1.8 / - / 1.1      | 5.1 / - / 1.3
+
+XLA:CPU computes a grouped convolution as if it had one group, and its kernel's gradient as naive loops. Milliseconds, in
+the same way but at batch 4 (first line) and 16, busy machine: XLA's own / this one / PyTorch 2.13.
+
+  height, channels, groups, stride | output           | both gradients
+  32, 512, 8, 1                    | 91 / 21 / 40     | 2103 / 84 / 124
+  16, 256, 32, 1                   | 28 / 6.8 / 1.3   | 3655 / 7.6 / 12
+  8, 512, 8, 1                     | 14 / 4.3 / 1.6   | 488 / 12 / 21
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.ops import kernels, winograd
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+# Images per matrix product of the kernel's gradient, so that their patches stay in the cache. For 32, 64, 64, 3, 1 blocks
+# of 2, 8 and 32 images take 172, 153 and 183 ms on a busy machine; at stride 1 8 was never more than 10 % from the best.
+_BLOCK = 8
+
+# Pixels of the output from which C is faster for a 1x1 kernel's gradient: XLA's product has one long sum per element, which
+# it does not divide among the cores. Milliseconds at batch 128, XLA / C: 32, 256, 64: 56 / 32; 16, 512, 128: 43 / 30; 8, 1024,
+# 256: 36 / 28; 4, 512, 2048: 24 / 65.
+_POINTWISE_PIXELS = 64
+
+# Channels, in and out, and images from which Winograd's form is faster. With fewer its transforms take more time than they
+# save: at batch 1 a convolution 4, 512, 512 takes 1.04 ms instead of 0.42, and 8, 256, 256 takes 0.30 instead of 0.51.
+_WINOGRAD_CHANNELS = 64
+_WINOGRAD_BATCH = 8
+
+
+def _native(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> jax.Array:
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+    cut = [(min(low, 0), min(high, 0), 0) for low, high in padding]
+    if any(low or high for low, high, _ in cut):
+        # XLA:CPU (jax 0.10.2) gives wrong numbers for some convolutions with a negative padding: that is cut off first.
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+        padding = ((max(padding[0][0], 0), max(padding[0][1], 0)), (max(padding[1][0], 0), max(padding[1][1], 0)))
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """`_native` for an unpadded 1x1 kernel."""
+    x = x[:, :: strides[0], :: strides[1]]
+    # Without the reshapes the transposed product has three contracted axes and is four times slower.
+    return (x.reshape(-1, x.shape[3]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
+
+
+def _toeplitz(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """`_native` as a product with a matrix `[h * w * i, oh * ow * o]`: every output pixel sees every input pixel."""
+    (h, w), (kh, kw) = x.shape[1:3], kernel.shape[:2]
+    (top, bottom), (left, right) = padding
+    zero = jnp.zeros((), kernel.dtype)
+
+    def place(row: int, column: int) -> jax.Array:
+        """The kernel with its corner at a pixel of the image `[h, w, i, o]`; negative padding cuts what is outside."""
+        return jax.lax.pad(kernel, zero, ((row, h - kh - row, 0), (column, w - kw - column, 0), (0, 0, 0), (0, 0, 0)))
+
+    rows = range(-top, h + bottom - kh + 1, strides[0])
+    columns = range(-left, w + right - kw + 1, strides[1])
+    matrix = jnp.stack([place(row, column) for row in rows for column in columns], 3)
+    out = x.reshape(x.shape[0], -1) @ matrix.reshape(h * w * x.shape[3], -1)
+    return out.reshape(x.shape[0], len(rows), len(columns), -1)
+
+
+def _winograd(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """`_native` for a 3x3 kernel without stride."""
+    return winograd.conv(x, kernel, padding)
+
+
+def _winograd_gradients(x: jax.Array, kernel: jax.Array, padding: Padding, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradients for x and kernel of `_winograd`."""
+    before = [2 - low for low, _ in padding]
+    back = [(low, size + 2 - n - low) for low, size, n in zip(before, x.shape[1:3], g.shape[1:3], strict=True)]
+    dx = winograd.conv(g, kernel[::-1, ::-1].swapaxes(2, 3), back)
+    return dx, winograd.kernel_gradient(g, x, padding)
+
+
+def _direct(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """`_native` in C."""
+    return kernels.conv(x, kernel, strides[0], padding)
+
+
+def _direct_gradients(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients for x and kernel of `_direct`."""
+    if x.shape[3] % kernels.lanes():
+        dx = _input_gradient(g, kernel, (x.shape[1], x.shape[2]), strides, padding)
+    else:
+        dx = kernels.input_gradient(g, kernel, x.shape[1:3], strides[0], padding)
+    return dx, kernels.kernel_gradient(g, x, kernel.shape[:2], strides[0], padding)
+
+
+def _transposes(form: Callable, x, kernel, strides, padding, g) -> tuple[jax.Array, jax.Array]:
+    """The gradients for x and kernel of a form that is linear in either, as JAX derives them."""
+    (dx,) = jax.linear_transpose(lambda x: form(x, kernel, strides, padding), x)(g)
+    (dkernel,) = jax.linear_transpose(lambda kernel: form(x, kernel, strides, padding), kernel)(g)
+    return dx, dkernel
+
+
+def _input_gradient(g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair, padding: Padding) -> jax.Array:
+    """The gradient for x, `[b, *image, i]`.
+
+    Pixels whose position has the same remainder by the stride, a phase, are reached by the same taps of the kernel, so
+    each phase is a convolution of g without stride; one convolution with `lhs_dilation` would multiply by zeros.
+    """
+    counts = tuple(-(-size // stride) for size, stride in zip(image, strides, strict=True))
+
+    def taps(axis: int, phase: int) -> tuple[slice, int, Pair]:
+        """The taps that reach a phase, how many they are, and the padding of g."""
+        stride, position = strides[axis], phase + padding[axis][0]
+        number = len(range(position % stride, kernel.shape[axis], stride))
+        before = number - 1 - position // stride
+        after = counts[axis] + number - 1 - g.shape[1 + axis] - before
+        return slice(position % stride, None, stride), number, (before, after)
+
+    phases = []
+    for row in range(strides[0]):
+        for column in range(strides[1]):
+            (h_taps, kh, h_padding), (w_taps, kw, w_padding) = taps(0, row), taps(1, column)
+            part = kernel[h_taps, w_taps][::-1, ::-1].swapaxes(2, 3)
+            if kh and kw:
+                phases.append(_native(g, part, (1, 1), (h_padding, w_padding)))
+            else:
+                phases.append(jnp.zeros((g.shape[0], *counts, kernel.shape[2]), g.dtype))
+    if len(phases) == 1:
+        return phases[0]
+    dx = jnp.stack(phases, 3).reshape(-1, *counts, *strides, kernel.shape[2]).transpose(0, 1, 3, 2, 4, 5)
+    dx = dx.reshape(-1, counts[0] * strides[0], counts[1] * strides[1], kernel.shape[2])
+    return dx[:, : image[0], : image[1]]
+
+
+def _kernel_gradient(g: jax.Array, x: jax.Array, kernel_size: Pair, strides: Pair, padding: Padding) -> jax.Array:
+    """The gradient for the kernel, `[*kernel_size, i, o]`, in float32 as its arguments are.
+
+    For each row of the kernel one product of its patches `[pixels, kw * i]`, transposed, with g `[pixels, o]`. They are
+    slices of one array with the patches of all rows, 3 times the size of x for a 3x3 kernel instead of 9 times.
+    """
+    kh, kw = kernel_size
+    _, oh, ow, o = g.shape
+    h_span, w_span = (oh - 1) * strides[0] + 1, (ow - 1) * strides[1] + 1
+    block = min(g.shape[0], _BLOCK)
+
+    def add_block(total, images):
+        x, g = images
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        patches = jnp.concatenate([x[:, :, column : column + w_span : strides[1]] for column in range(kw)], -1)
+        rows = (patches[:, row : row + h_span : strides[0]].reshape(-1, patches.shape[3]) for row in range(kh))
+        return total + jnp.stack([row.T @ g.reshape(-1, o) for row in rows]), None
+
+    def blocks(a):
+        a = jnp.pad(a, ((0, -a.shape[0] % block), (0, 0), (0, 0), (0, 0)))
+        return a.reshape(-1, block, *a.shape[1:])
+
+    total = jnp.zeros((kh, kw * x.shape[3], o), g.dtype)
+    total, _ = jax.lax.scan(add_block, total, (blocks(x), blocks(g)))
+    return total.reshape(kh, kw, x.shape[3], o)
+
+
+def _in_c(kernel: jax.Array, strides: Pair) -> bool:
+    """Whether C computes a convolution, and the gradient for its kernel."""
+    return bool(kernels.lanes() and kernel.shape[3] % kernels.lanes() == 0 and strides[0] == strides[1])
+
+
+def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> Callable:
+    """The form in which each group of channels is computed."""
+    if groups > 1:
+        x = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[2]), x.dtype)  # type: ignore[assignment]
+        kernel = jax.ShapeDtypeStruct((*kernel.shape[:3], kernel.shape[3] // groups), kernel.dtype)  # type: ignore[assignment]
+    if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+        return _pointwise
+    if x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]:
+        return _toeplitz
+    large = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS and x.shape[0] >= _WINOGRAD_BATCH
+    in_c = _in_c(kernel, strides)
+    if kernel.shape[:2] == (3, 3) and strides == (1, 1) and (large or (in_c and winograd.in_c(x, kernel, padding))):
+        return _winograd
+    return _direct if in_c else _native
+
+
+def _split(a: jax.Array, groups: int) -> jax.Array:
+    """The groups of channels of `[..., groups * channels]` as `[groups, ..., channels]`."""
+    return jnp.moveaxis(a.reshape(*a.shape[:-1], groups, -1), -2, 0)
+
+
+def _merge(a: jax.Array) -> jax.Array:
+    """Undoes `_split`."""
+    a = jnp.moveaxis(a, 0, -2)
+    return a.reshape(*a.shape[:-2], -1)
+
+
+def _by_group(function: Callable, groups: int) -> Callable:
+    """`function`, of arrays with channels last, for each group of channels."""
+    if groups == 1:
+        return function
+
+    def mapped(*arrays):
+        results = jax.lax.map(lambda parts: function(*parts), [_split(a, groups) for a in arrays])
+        return jax.tree.map(_merge, results)
+
+    return mapped
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> jax.Array:
+    """Convolves as PyTorch's `conv2d`, in a form chosen by platform and shape.
+
+    Differentiable once, in reverse; not forward (`jax.jvp`) and not twice.
+
+    Args:
+      x: float32 or bfloat16, `[b, h, w, i]`. On a CPU bfloat16 is computed in float32 and rounded at the end, except
+        that a plain convolution is left to XLA.
+      kernel: of the same type, `[kh, kw, i / groups, o]`.
+      strides: for height and width.
+      padding: pixels of zero, ((top, bottom), (left, right)).
+      groups: of channels, each seen by its own `o / groups` outputs alone.
+
+    Returns:
+      `[b, (h + top + bottom - kh) // strides[0] + 1, (w + ...) ..., o]` in x's type.
+    """
+    native = functools.partial(_native, strides=strides, padding=padding, groups=groups)
+    form = _cpu_form(x, kernel, strides, padding, groups)
+    if form is _native and groups == 1:
+        return native(x, kernel)
+
+    def cpu(x, kernel):
+        of_group = _by_group(functools.partial(form, strides=strides, padding=padding), groups)
+        return of_group(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
+
+    # Decided when the program is lowered, so that a program exported or compiled here for a GPU is right too.
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+
+
+def _forward(x, kernel, strides, padding, groups):
+    return conv(x, kernel, strides, padding, groups), (x, kernel)
+
+
+def _backward(strides, padding, groups, residuals, g):
+    def native(x, kernel, g):
+        return _transposes(functools.partial(_native, groups=groups), x, kernel, strides, padding, g)
+
+    def of_group(x, kernel, g):
+        form = _cpu_form(x, kernel, strides, padding)
+        if form is _winograd:
+            return _winograd_gradients(x, kernel, padding, g)
+        if form is _direct:
+            return _direct_gradients(x, kernel, strides, padding, g)
+        if form is not _native:
+            dx, dkernel = _transposes(form, x, kernel, strides, padding, g)
+            if form is _pointwise and _in_c(kernel, strides) and g.shape[1] * g.shape[2] >= _POINTWISE_PIXELS:
+                dkernel = kernels.kernel_gradient(g, x, (1, 1), strides[0], padding)  # the other one is not computed then
+            return dx, dkernel
+        dx = _input_gradient(g, kernel, x.shape[1:3], strides, padding)
+        return dx, _kernel_gradient(g, x, kernel.shape[:2], strides, padding)
+
+    def cpu(x, kernel, g):
+        dx, dkernel = _by_group(of_group, groups)(*(a.astype(jnp.float32) for a in (x, kernel, g)))
+        return dx.astype(g.dtype), dkernel.astype(g.dtype)
+
+    return jax.lax.platform_dependent(*residuals, g, cpu=cpu, default=native)
+
+
+conv.defvjp(_forward, _backward)
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: Sequence[Pair],
+    lhs_dilation: Sequence[int] = (1, 1),
+    rhs_dilation: Sequence[int] = (1, 1),
+    dimension_numbers: jax.lax.ConvDimensionNumbers | None = None,
+    feature_group_count: int = 1,
+    precision: jax.lax.PrecisionLike = None,
+) -> jax.Array:
+    """`conv` as `nn.Conv(conv_general_dilated=...)` calls it.
+
+    Raises:
+      ValueError: an argument that `conv` has no equivalent of.
+    """
+    if {*lhs_dilation, *rhs_dilation} != {1} or precision is not None or isinstance(padding, str):
+        raise ValueError('only explicit padding, no dilation and default precision are supported')
+    return conv(lhs, rhs, tuple(window_strides), tuple((low, high) for low, high in padding), feature_group_count)

@@ -1,0 +1,140 @@
+"""Convolutions in C for the CPU, which XLA calls through its foreign function interface.
+
+They are used in what is traced inside `with kernels.enabled():`, as the training and evaluation steps are, where the default
+backend is a CPU and a C compiler is found; float32, NHWC. Elsewhere, and in whatever is exported,
+`resnet_jax.ops.convolution` has forms that consist of XLA's own operations.
+
+All arrays are float32; the functions raise ValueError where they are not, where channels are no multiple of `lanes()`, and
+where `lanes()` is 0.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.ops.kernels import build
+
+Pair = tuple[int, int]
+Padding = Sequence[Sequence[int]]
+
+_enabled = contextvars.ContextVar('enabled', default=False)
+
+# Parts, each on one thread, in which a kernel's gradient is summed: as many as keep them below 16 MB, up to this.
+_PARTS = 8
+
+
+@contextlib.contextmanager
+def enabled() -> Iterator[None]:
+    """Lets convolutions that are traced within use these kernels, if the default backend is a CPU.
+
+    JAX keeps the trace of a jitted function for the next call with the same shapes: one that was first called outside keeps
+    XLA's convolutions within, and the other way round.
+    """
+    token = _enabled.set(True)
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
+
+
+def lanes() -> int:
+    """Returns what channels must be a multiple of to be computed here; 0 if these kernels are not to be used."""
+    if not _enabled.get() or jax.default_backend() != 'cpu':
+        return 0
+    library = build.library()
+    return library.lanes if library else 0
+
+
+def _call(name: str, shapes: Sequence[Sequence[int]], *arguments: jax.Array, geometry: Sequence[int]) -> jax.Array:
+    library = build.library()
+    if library is None:
+        raise ValueError('there are no kernels; expected to be called where lanes() is above 0')
+    # C trusts its arguments: with others it would write beyond its result.
+    if shapes[0][-1] % library.lanes:
+        raise ValueError(f'{shapes[0][-1]} channels of the result; expected a multiple of {library.lanes}')
+    if any(a.dtype != jnp.float32 for a in arguments):
+        raise ValueError(f'arguments are {[a.dtype.name for a in arguments]}; expected float32')
+    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    call = jax.ffi.ffi_call(library.target(name), results, vmap_method='sequential')
+    return call(*arguments, geometry=np.asarray(geometry, np.int64))[0]
+
+
+def _check_inputs(x: jax.Array) -> None:
+    if not lanes() or x.shape[3] % lanes():
+        raise ValueError(f'{x.shape[3]} channels of the images; expected a multiple of {lanes()}')
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """`[b, h, w, i]` and `[kh, kw, i, o]` to `[b, oh, ow, o]`, float32; o must be a multiple of `lanes()`."""
+    (top, bottom), (left, right) = padding
+    batch, height, width, _ = x.shape
+    kh, kw, _, o = kernel.shape
+    padded = (height + top + bottom, width + left + right)
+    shape = (batch, (padded[0] - kh) // stride + 1, (padded[1] - kw) // stride + 1, o)
+    return _call('conv', [shape], x, kernel, geometry=[stride, 1, top, left, *padded, 1, kh, kw, 0, 0, 0, 0, 0])
+
+
+def input_gradient(g: jax.Array, kernel: jax.Array, image: Sequence[int], stride: int, padding: Padding) -> jax.Array:
+    """The gradient for x, `[b, *image, i]`, from that for the output; i must be a multiple of `lanes()`.
+
+    Pixels whose position has the same remainder by the stride, a phase, are reached by the same taps of the kernel, so each
+    phase is a convolution of g without stride.
+    """
+    phases, parts, offset = [], [], 0
+    spans: list[list[Pair]] = [[], []]  # of g's rows and columns, those outside of it included
+    for position in np.ndindex(stride, stride):
+        taps, first = [], []
+        for axis in (0, 1):
+            reach = position[axis] + padding[axis][0]
+            taps.append(range(reach % stride, kernel.shape[axis], stride)[::-1])
+            first.append((reach - taps[axis][0]) // stride if taps[axis] else 0)
+        size = [len(t) for t in taps] if all(taps) else [0, 0]
+        phases.append([*size, *position, *first, offset])
+        if all(taps) and all(p < n for p, n in zip(position, image, strict=True)):
+            parts.append(kernel[np.ix_(*taps)].swapaxes(2, 3).reshape(-1))
+            offset += parts[-1].size
+            for axis in (0, 1):
+                pixels = len(range(position[axis], image[axis], stride))
+                spans[axis].append((first[axis], first[axis] + pixels - 1 + size[axis] - 1))
+    low = [min(start for start, _ in span) for span in spans]
+    padded = [max(end for _, end in span) - start + 1 for span, start in zip(spans, low, strict=True)]
+    for phase in phases:
+        phase[4:6] = [phase[4] - low[0], phase[5] - low[1]]
+    geometry = [1, stride, -low[0], -low[1], *padded, len(phases), *np.ravel(phases)]
+    return _call('conv', [(g.shape[0], *image, kernel.shape[2])], g, jnp.concatenate(parts), geometry=geometry)
+
+
+def kernel_gradient(g: jax.Array, x: jax.Array, kernel_size: Sequence[int], stride: int, padding: Padding) -> jax.Array:
+    """The gradient for the kernel, `[*kernel_size, i, o]`, from that for the output; o must be a multiple of `lanes()`."""
+    (top, bottom), (left, right) = padding
+    padded = (x.shape[1] + top + bottom, x.shape[2] + left + right)
+    shape = (*kernel_size, x.shape[3], g.shape[3])
+    return _in_parts('kernel_gradient', shape, int(np.prod(shape)), x, g, geometry=[stride, 1, top, left, *padded])
+
+
+def winograd(x: jax.Array, transformed: jax.Array, padding: Padding) -> jax.Array:
+    """`[b, h, w, i]` and a transformed 3x3 kernel `[36, i, o]` to `[b, h + top + bottom - 2, w + ... - 2, o]`, float32.
+
+    i and o must be multiples of `lanes()`.
+    """
+    _check_inputs(x)
+    (top, bottom), (left, right) = padding
+    shape = (x.shape[0], x.shape[1] + top + bottom - 2, x.shape[2] + left + right - 2, transformed.shape[2])
+    return _call('winograd', [shape], x, transformed, geometry=[top, left])
+
+
+def winograd_kernel_gradient(g: jax.Array, x: jax.Array, padding: Padding) -> jax.Array:
+    """The gradient for the kernel of `winograd` before its transformation, `[3, 3, i, o]`, from that for the output."""
+    _check_inputs(x)
+    (top, _), (left, _) = padding
+    shape = (3, 3, x.shape[3], g.shape[3])
+    return _in_parts('winograd_kernel_gradient', shape, 36 * x.shape[3] * g.shape[3], x, g, geometry=[top, left])
+
+
+def _in_parts(name: str, shape: Sequence[int], size: int, *arguments: jax.Array, geometry: Sequence[int]) -> jax.Array:
+    parts = min(_PARTS, max(2, 2**22 // size))
+    return _call(name, [shape, (parts, size)], *arguments, geometry=geometry)

@@ -1,0 +1,310 @@
+"""Checkpoints: Orbax writes the arrays; this module makes them atomic, checked byte for byte, and bounded in number.
+
+A checkpoint is a folder named by its step:
+
+    checkpoints/391/arrays/...      Orbax's files: every leaf of the TrainState, by name
+    checkpoints/391/metadata.json   format, step, config, data set, best evaluation so far, versions
+    checkpoints/391/SHA256SUMS      of every file above, as `sha256sum -c` reads it
+
+It does not depend on the number of devices. It is written under a temporary name and renamed when it is whole.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from resnet_jax.config import complete
+from resnet_jax.errors import ConfigError, InputFileError, ResourceError
+from resnet_jax.runs.checksums import LARGEST_TEXT, SUMS, sums_text, verify
+from resnet_jax.runtime import failpoints
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_PARTIAL = '.partial-'
+_KINDS = {  # of what metadata.json must hold, and since the second release may
+    'step': int,
+    'config': dict,
+    'dataset': dict,
+    'best': dict | None,
+    'pending': list,
+    'evaluation': dict,
+    'seconds': int | float,
+    'evaluation_due': bool,
+    'rollbacks': int,
+}
+_SINCE = ('evaluation_due', 'rollbacks')
+_LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim: a sum over a few files can claim any number
+
+
+def _checkpointer():
+    import orbax.checkpoint as ocp  # takes a second: only when it is needed
+
+    # One process writes and each reads for itself, so Orbax must not wait for the others.
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f'process{process}'
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+def leaves_by_name(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by path, e.g. 'params/conv1/kernel'."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's threads from printing tracebacks beside the error that it raises, and after it."""
+    absl, hook = logging.getLogger('absl'), sys.unraisablehook
+    level = absl.level
+
+    def not_of_a_closed_loop(unraisable: Any) -> None:  # TensorStore reports to Orbax, which no longer listens
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            hook(unraisable)
+
+    absl.setLevel(logging.CRITICAL)
+    sys.unraisablehook = not_of_a_closed_loop
+    try:
+        yield
+    finally:
+        absl.setLevel(level)
+        sys.unraisablehook = hook
+
+
+@_quiet()
+def save(folder: Path, state: Any, metadata: Mapping[str, Any]) -> Path:
+    """Writes a TrainState to `folder/<step>` and returns the path. Call it in one process.
+
+    Raises:
+      ResourceError: no space or no permission; nothing is left behind.
+    """
+    step = int(state.step)
+    final, partial, old = folder / str(step), folder / f'{_PARTIAL}{step}', folder / f'{_PARTIAL}{step}-old'
+    nested = unflatten_dict({name: np.asarray(leaf) for name, leaf in leaves_by_name(state).items()}, sep='/')
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        failpoints.reach('save')
+        with _checkpointer() as checkpointer:
+            checkpointer.save((partial / 'arrays').absolute(), nested)
+        failpoints.reach('arrays')
+        text = json.dumps({'format': FORMAT, 'step': step, **metadata}, indent=1)
+        (partial / 'metadata.json').write_text(text)
+        (partial / SUMS).write_text(sums_text(partial))
+        for path in sorted(partial.rglob('*')):
+            _sync(path)
+        _sync(partial)
+        failpoints.reach('written')
+        if final.exists():  # of the same step: a run that was interrupted at the end of an epoch
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+            failpoints.reach('swap')
+        partial.rename(final)
+        failpoints.reach('renamed')
+        _sync(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException as error:
+        _remove(partial)
+        if old.exists() and not final.exists():
+            old.rename(final)
+        # TensorStore reports what the system says as a ValueError, with the number in the text.
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if not number and not isinstance(error, OSError):
+            raise
+        reason = os.strerror(int(number[1])) if number else str(error)
+        raise ResourceError(
+            f'checkpoint {final} could not be written: {reason}; free space or choose another --workdir'
+        ) from None
+    return final
+
+
+def _remove(partial: Path) -> None:
+    """Removes what a failed save wrote.
+
+    TensorStore's threads go on for a while after Orbax has raised (measured: 20 ms on a busy machine) and make the folder
+    again, so it must have stayed away for 0.2 s. What cannot be removed is removed by the next save or start.
+    """
+    quiet, end = 0, time.monotonic() + 2
+    while quiet < 10 and time.monotonic() < end:
+        quiet = 0 if partial.exists() else quiet + 1
+        shutil.rmtree(partial, ignore_errors=True)
+        time.sleep(0.02)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Returns the metadata of a checkpoint that `verify` has passed.
+
+    Raises:
+      InputFileError: it was written in a newer format, or is not what `save` writes.
+    """
+
+    def wrong(what: str):
+        return InputFileError(f'checkpoint {path}: metadata.json {what}; it is not of this program, or was edited')
+
+    file = path / 'metadata.json'
+    if not file.is_file() or file.stat().st_size > LARGEST_TEXT:
+        raise wrong('is missing or has more bytes than any')
+    try:
+        metadata = json.loads(file.read_text())
+    except (ValueError, RecursionError):
+        raise wrong('is not JSON') from None
+    found = metadata.get('format') if isinstance(metadata, dict) else None
+    if type(found) is not int or found < 1:
+        raise wrong('has no format; expected a number from 1')
+    if found > FORMAT:
+        raise InputFileError(f'checkpoint {path} has format {found}; this version reads up to {FORMAT}: upgrade resnet_jax')
+    # A step becomes a path, a shape an array: neither may be anything else.
+    for name, kind in _KINDS.items():
+        if name not in metadata and name not in _SINCE:
+            raise wrong(f'has no {name}')
+        value = metadata.get(name)
+        if name in metadata and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise wrong(f'has {str(value)[:80]!r} as {name}')
+    best = metadata['best']
+    if best and (type(best.get('step')) is not int or best['step'] < 0 or not isinstance(best.get('accuracy'), float)):
+        raise wrong(f'has {str(best)[:80]!r} as best')
+    if str(metadata['step']) != path.name:
+        raise wrong(f'is of step {metadata["step"]}')
+    return {**metadata, 'config': complete(metadata['config'])}
+
+
+def restore(path: Path, template: Any) -> Any:
+    """Reads arrays into the structure of `template` (arrays or ShapeDtypeStructs); may be a part of a TrainState.
+
+    What the arrays claim to be is compared with the template before memory is taken for them.
+
+    Raises:
+      ConfigError: a leaf is missing, extra, or has another shape or dtype: the checkpoint is of another network.
+      InputFileError: the arrays claim more bytes than any network has.
+    """
+    import orbax.checkpoint as ocp
+
+    arrays = (path / 'arrays').absolute()
+    wanted = leaves_by_name(template)
+    parts = {name.split('/')[0] for name in wanted}
+    with _quiet(), _checkpointer() as checkpointer:
+        stored = leaves_by_name(checkpointer.metadata(arrays).item_metadata.tree)
+        for name in sorted({*wanted, *(name for name in stored if name.split('/')[0] in parts)}):
+            there, here = (
+                f'{np.dtype(tree[name].dtype)}{list(tree[name].shape)}' if name in tree else 'nothing'
+                for tree in (stored, wanted)
+            )
+            if there != here:
+                raise ConfigError(f'checkpoint {path} is of another network: {name} is {there} there, expected {here}')
+        claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in wanted.values())
+        if claimed > _LARGEST_ARRAYS:
+            raise InputFileError(f'checkpoint {path} claims {claimed:,} bytes; expected at most {_LARGEST_ARRAYS:,}')
+        shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
+        item = unflatten_dict(shapes, sep='/')
+        as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        found = checkpointer.restore(arrays, args=ocp.args.PyTreeRestore(item, restore_args=as_arrays, partial_restore=True))
+    read = leaves_by_name(found)
+    return jax.tree.unflatten(jax.tree.structure(template), [np.asarray(read[name]) for name in wanted])
+
+
+def steps(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, oldest first; other entries are ignored."""
+    if not folder.is_dir():
+        return []
+    numbered = [p for p in folder.iterdir() if p.name.isdecimal() and p.name == str(int(p.name))]
+    ours = ('arrays', 'metadata.json', SUMS)  # any of them: a folder without is somebody else's
+    return sorted(int(p.name) for p in numbered if p.is_dir() and any(os.path.lexists(p / name) for name in ours))
+
+
+def latest(folder: Path, *, rename: bool = True) -> Path | None:
+    """Returns the newest whole checkpoint, or None if the folder has none.
+
+    A damaged one is passed over with a warning, and the one before it is taken.
+
+    Args:
+      rename: rename a damaged one to `<step>.damaged`. For the run itself; who only reads leaves the folder as it is.
+
+    Raises:
+      InputFileError: there were checkpoints and all of them are damaged. Training does not start over by itself.
+      ResourceError: one cannot be read, which is no reason to pass it over.
+    """
+    damaged = [p.name for p in folder.glob('*.damaged*')]
+    for step in reversed(steps(folder)):
+        path = folder / str(step)
+        try:
+            verify(path)
+            return path
+        except InputFileError as error:
+            if not path.exists():  # the run that is in training has just deleted it
+                continue
+            damaged.append(set_aside(path) if rename else path.name)
+            logger.warning('%s. It was %s.', error, f'set aside as {damaged[-1]}' if rename else 'passed over')
+    if damaged:
+        raise InputFileError(
+            f'all checkpoints in {folder} are damaged ({", ".join(sorted(damaged))}); to start over, choose another --workdir'
+        )
+    return None
+
+
+def set_aside(path: Path) -> str:
+    """Renames a damaged checkpoint to `<step>.damaged` and returns its new name.
+
+    Raises:
+      ResourceError: it cannot be renamed.
+    """
+    name, number = f'{path.name}.damaged', 1
+    while (path.parent / name).exists():
+        number += 1
+        name = f'{path.name}.damaged{number}'
+    try:
+        path.rename(path.parent / name)
+    except OSError as error:
+        raise ResourceError(f'{path} is damaged and cannot be renamed: {error.strerror}; check the permissions') from None
+    return name
+
+
+def keep_only(folder: Path, keep: Iterable[int]) -> None:
+    """Deletes the checkpoints whose step is not in `keep`, and what an interrupted save left."""
+    wanted = {str(step) for step in keep}
+    for step in steps(folder):
+        if str(step) not in wanted:
+            # Renamed first: an interrupted deletion must not look like a damaged checkpoint.
+            gone = folder / f'{_PARTIAL}{step}'
+            shutil.rmtree(gone, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a folder that cannot be written now; it is tried again after the next one
+                (folder / str(step)).rename(gone)
+            failpoints.reach('delete')
+    for path in folder.glob(f'{_PARTIAL}*'):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def clean(folder: Path) -> None:
+    """Deletes what an interrupted save or deletion left, after putting back a checkpoint that was about to be replaced.
+
+    For the process that holds the run folder.
+    """
+    for path in folder.glob(f'{_PARTIAL}*-old'):
+        final = folder / path.name.removeprefix(_PARTIAL).removesuffix('-old')
+        if not final.exists():
+            path.rename(final)
+    for path in folder.glob(f'{_PARTIAL}*'):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,75 @@
+"""SHA-256 sums of a checkpoint's files: written with it, and every byte compared before it is loaded."""
+
+import hashlib
+import time
+from pathlib import Path
+
+from resnet_jax.errors import InputFileError, ResourceError
+from resnet_jax.runtime import failpoints
+
+SUMS = 'SHA256SUMS'
+LARGEST_TEXT = 64 * 2**20  # bytes of metadata.json and of SHA256SUMS: far more than they ever have
+_ATTEMPTS = 3  # to read a file that cannot be read
+
+
+def _files(path: Path) -> list[str]:
+    return sorted(str(p.relative_to(path)) for p in path.rglob('*') if not p.is_dir() or p.is_symlink())
+
+
+def sums_text(path: Path) -> str:
+    """Returns the checksums of a folder, closed by their own, which `sha256sum -c` reads as a comment."""
+    lines = ''.join(f'{_sha256(path / name)}  {name}\n' for name in _files(path) if name != SUMS)
+    return lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n'
+
+
+def _sha256(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def verify(path: Path) -> None:
+    """Checks every byte of a checkpoint.
+
+    Raises:
+      InputFileError: names the first file that is missing, extra or changed.
+      ResourceError: a file cannot be read, which says nothing about its content.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            failpoints.reach('verify')
+            return _verify(path)
+        except OSError as error:
+            reason = f'{error.strerror or error}' + (f' ({error.filename})' if error.filename else '')
+            if not path.exists():
+                raise InputFileError(f'checkpoint {path} has gone; expected a folder') from None
+            if attempt < _ATTEMPTS - 1:
+                time.sleep(0.5)
+    raise ResourceError(
+        f'checkpoint {path} cannot be read: {reason}; nothing was changed: try again, or move it away to use the one before it'
+    )
+
+
+def _verify(path: Path) -> None:
+    def damaged(name: str, reason: str):
+        return InputFileError(f'checkpoint {path} is damaged: {name} {reason}; expected what {SUMS} lists')
+
+    names = _files(path)
+    for name in names:
+        if (path / name).is_symlink() or not (path / name).is_file():
+            raise damaged(name, 'is not a regular file')
+    if SUMS not in names:
+        raise damaged(SUMS, 'is missing')
+    if (path / SUMS).stat().st_size > LARGEST_TEXT:
+        raise damaged(SUMS, f'has more than {LARGEST_TEXT} bytes')
+    text = (path / SUMS).read_bytes().decode(errors='replace')
+    lines, _, _ = text.rpartition('# ')
+    if text != lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n':
+        raise damaged(SUMS, 'does not match its own checksum')
+    expected = {name: digest for digest, _, name in (line.partition('  ') for line in lines.splitlines())}
+    for name in sorted({*expected, *names} - {SUMS}):
+        if name not in names:
+            raise damaged(name, 'is missing')
+        if name not in expected:
+            raise damaged(name, 'does not belong to it')
+        if _sha256(path / name) != expected[name]:
+            raise damaged(name, 'has changed')

@@ -1,0 +1,277 @@
+"""The run folder (`workdir`): what a run leaves on disk besides its checkpoints, and the lock that keeps it to one process."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import logging.handlers
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from resnet_jax.config import check_continues, complete, difference
+from resnet_jax.errors import InputFileError, ResourceError, RunFolderInUseError
+from resnet_jax.runs import checkpoint
+from resnet_jax.runs.tensorboard import EventFile
+
+logger = logging.getLogger(__name__)
+
+# Each is written under the name .<name>.partial first, which an interrupted run may leave.
+_FILES = (
+    *('config.json', 'environment.json', 'result.json', 'failed.json', 'metrics.jsonl', 'timing.jsonl', 'model.json'),
+    *('evaluation.json', 'corruptions.json', 'predictions.npz', 'samples.npz', 'report.html'),
+)
+
+
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """run.log; opened again where the folder has been made again, and silent where it cannot be written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+class RunFolder:
+    """A run folder that this process holds; a context manager. Only the first process writes.
+
+    A disk that is full or gone for a while does not end the run: rows that cannot be written are kept and tried again.
+
+    Args:
+      extend: let a run go on to more epochs than it was started for.
+
+    Raises (on entry):
+      ConfigError: the folder holds checkpoints of a different config; names the fields.
+      ResourceError: it cannot be made or written.
+      RunFolderInUseError: another process holds it.
+    """
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any], *, extend: bool = False):
+        self.path = Path(path)
+        self.checkpoints = self.path / 'checkpoints'
+        self.primary = jax.process_index() == 0
+        self._config = config
+        self._extend = extend
+        self._description: Mapping[str, Any] = {}
+        self._backlog = {'metrics.jsonl': '', 'timing.jsonl': ''}
+        self._failing = False
+        self._lock: Any = None
+        self._events: Any = None
+        self._handler: logging.Handler | None = None
+
+    def __enter__(self) -> 'RunFolder':
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__()  # or the folder would stay locked for as long as somebody keeps the exception
+            raise
+        return self
+
+    def _open(self) -> None:
+        if not self.primary:
+            self._check_config()
+            return
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / '.lock').open('a+')
+            self._take_lock()
+            changes = self._check_config()
+            for name in (*(f'.{name}.partial' for name in _FILES), 'failed.json'):
+                (self.path / name).unlink(missing_ok=True)
+            self._handler = _LogFile(self.path / 'run.log')
+        self._handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
+        logging.getLogger('resnet_jax').addHandler(self._handler)
+        if changes:
+            logger.info('Of the config this has changed since the last start: %s.', '; '.join(changes))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ResourceError(
+                f'run folder {self.path} cannot be written: {error.strerror or error}; free space or choose another --workdir'
+            ) from None
+
+    def __exit__(self, *_) -> None:
+        if self._events:
+            self._events.close()
+        if self._handler:
+            logging.getLogger('resnet_jax').removeHandler(self._handler)
+        for file in (self._handler, self._lock):  # and with its file the lock, as also when the process is killed
+            if file:
+                with contextlib.suppress(OSError):  # a full disk must not hide what ended the run
+                    file.close()
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or 'unknown'
+            raise RunFolderInUseError(
+                f'run folder {self.path} is in use by process {holder}; wait for it or choose another --workdir'
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            logger.warning('%s cannot be locked (%s): start only one process there', self.path, error.strerror)
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def _check_config(self) -> list[str]:
+        """Returns what has changed and may."""
+        # A folder without a checkpoint has nothing to lose: a run that failed before its first one may start over, corrected.
+        started = (self.path / 'result.json').exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+        old = self.read_json('config.json')
+        if not started or not isinstance(old, dict):
+            return []
+        old = complete(old)
+        check_continues(old, self._config, self._extend, str(self.path))
+        if self._extend and self.primary and old.get('num_epochs', 0) < self._config['num_epochs']:
+            with contextlib.suppress(FileNotFoundError):  # no longer the result of this run, but still that of a part of it
+                (self.path / 'result.json').rename(self.path / f'result-{old["num_epochs"]}-epochs.json')
+        return difference(old, self._config, free=True)
+
+    def start(self, step: int, description: Mapping[str, Any], splits: Sequence[str], again: str | None = None) -> None:
+        """Writes config.json and environment.json and opens the metrics of a run that goes on after `step`.
+
+        Of the rows that an interrupted run wrote, those up to `step` and of `splits`, which it writes as it trains, are kept;
+        of the split `again` those before `step`.
+        """
+
+        def belongs(line: str) -> bool:
+            try:
+                row = json.loads(line)
+                last = step - 1 if row['split'] == again else step
+                return line.endswith('\n') and row['step'] <= last and row['split'] in splits
+            except (ValueError, KeyError, TypeError):  # half written, or what a power cut left
+                return False
+
+        self._description = description
+        self._backlog = dict.fromkeys(self._backlog, '')
+        self._describe()
+        with self._writing():
+            for name in self._backlog:
+                path = self.path / name
+                lines = path.read_text(errors='replace').splitlines(keepends=True) if path.exists() else []
+                kept = [line for line in lines if belongs(line)] if step else []
+                if kept != lines:
+                    self._replace(name, ''.join(kept))
+        if self._events:
+            self._events.close()
+        self._events = EventFile(self.path / 'tensorboard', step)
+
+    def _describe(self) -> None:
+        self.write_json('config.json', self._config)
+        self.write_json('environment.json', self._description)
+
+    def newest_checkpoint(self) -> Path | None:
+        """Returns the checkpoint with the highest step, checked or not; None without one."""
+        steps = checkpoint.steps(self.checkpoints)
+        return self.checkpoints / str(steps[-1]) if steps else None
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Returns the rows of metrics.jsonl, without what is damaged."""
+        rows, path = [], self.path / 'metrics.jsonl'
+        for line in path.read_text(errors='replace').splitlines() if path.exists() else []:
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+        return [row for row in rows if isinstance(row, dict) and {'step', 'split'} <= row.keys()]
+
+    def read_json(self, name: str) -> Any:
+        """Returns a JSON file's content, or None if it is not there.
+
+        Raises:
+          InputFileError: it is not JSON.
+        """
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except (ValueError, RecursionError) as error:
+            raise InputFileError(f'{path} is not valid JSON ({error}); restore it or choose another --workdir') from None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a JSON file so that a reader sees the old content or the new, never a part."""
+        with self._writing():
+            self._replace(name, json.dumps(value, indent=1) + '\n')
+
+    def _replace(self, name: str, text: str) -> None:
+        partial = self.path / f'.{name}.partial'
+        with partial.open('w') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path / name)
+
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]], **timing: float) -> None:
+        """Appends rows to metrics.jsonl, and to TensorBoard together with `timing`; or keeps them for `flush`, with a warning.
+
+        metrics.jsonl holds no times, which go to timing.jsonl, so that a run that was interrupted ends with the same file as
+        one that was not.
+        """
+        self._backlog['metrics.jsonl'] += ''.join(json.dumps(row) + '\n' for row in rows)
+        times = [{'step': row['step'], 'split': row['split'], **timing} for row in rows]
+        self._backlog['timing.jsonl'] += ''.join(json.dumps(row) + '\n' for row in times)
+        try:
+            self.flush()
+        except ResourceError as error:
+            if not self._failing:
+                logger.warning('%s. The run goes on; its rows are kept and tried again', error)
+            self._failing = True
+        for row in rows:
+            scalars = {name: v for name, v in {**row, **timing}.items() if isinstance(v, float) and name != 'epoch'}
+            self._events.write(row['step'], {f'{row["split"]}/{name}': value for name, value in scalars.items()})
+
+    def flush(self) -> None:
+        """Writes the rows that are not written yet.
+
+        Raises:
+          ResourceError: they cannot be; they are kept.
+        """
+        with self._writing():
+            if not self._is_ours():
+                self._make_again()
+            for name, text in self._backlog.items():
+                if text:
+                    _append(self.path / name, text)
+                    self._backlog[name] = ''
+        if self._failing:
+            self._failing = False
+            logger.warning('%s can be written again.', self.path)
+
+    def _is_ours(self) -> bool:
+        """Whether the folder is the one that this process has locked, and not one that another has put in its place."""
+        try:
+            return os.path.samestat(os.fstat(self._lock.fileno()), (self.path / '.lock').stat())
+        except FileNotFoundError:
+            return False
+
+    def _make_again(self) -> None:
+        """The end of a long run is worth having, even where somebody has deleted its folder."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock.close()
+        self._lock = (self.path / '.lock').open('a+')
+        self._take_lock()
+        self._describe()
+        logger.warning('%s was removed while the run goes on, and has been made again; what it held is lost', self.path)
+
+
+def _append(path: Path, text: str) -> None:
+    """Appends all of the text or nothing."""
+    with path.open('ab') as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint that comes after must not outlive it
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), size)
+            raise

@@ -1,0 +1,167 @@
+"""A run folder as a report reads it: whatever is there, and nothing else is asked of it."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.errors import ConfigError, InputFileError
+from resnet_jax.runs.npz import read_npz
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFiles:
+    """What a run folder holds; a file that is missing or damaged is an empty dict or list.
+
+    Attributes:
+      name: the folder's.
+      config, environment, result, model, memory, evaluation, corruptions, failed: the JSON files of these names.
+      metrics, timing: rows of the .jsonl files.
+      wrong: uint8 `[k, height, width, channels]`, the images of evaluation['wrong'], or None.
+      filters: float32 `[height, width, in, out]` of the first convolution, or None.
+      log_probabilities, labels: the answers to the test set, or None; `fingerprint`: of the data set.
+      entry: of a study, or ''.
+    """
+
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    result: dict[str, Any]
+    model: dict[str, Any]
+    memory: dict[str, Any]
+    evaluation: dict[str, Any]
+    corruptions: dict[str, Any]
+    failed: dict[str, Any]
+    metrics: list[dict]
+    timing: list[dict]
+    wrong: np.ndarray | None
+    filters: np.ndarray | None
+    log_probabilities: np.ndarray | None
+    labels: np.ndarray | None
+    fingerprint: str
+    entry: str = ''
+
+    @property
+    def group(self) -> str:
+        """What a chart shows it as: the entry of a study, which has a run for each seed, or the run itself."""
+        return self.entry or self.name
+
+    def rows(self, split: str, key: str) -> list[tuple[int, Any]]:
+        """(step, value) of the rows of metrics.jsonl that have it."""
+        rows = [row for row in self.metrics if row.get('split') == split]
+        return [(row['step'], row[key]) for row in rows if row.get(key) is not None]
+
+    @property
+    def correct(self) -> np.ndarray | None:
+        """Bool `[n]`: which test images were answered right; None where it is not known."""
+        answers, labels = self.log_probabilities, self.labels
+        if answers is None or labels is None or answers.ndim != 2 or labels.shape != answers.shape[:1] or not len(labels):
+            return None
+        return answers.argmax(axis=1) == labels
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The median over the rows of timing.jsonl."""
+        values = [row['images_per_second'] for row in self.timing if row.get('images_per_second')]
+        return median(values) if values else None
+
+    @property
+    def iteration_seconds(self) -> float | None:
+        """What one iteration takes, evaluation not counted: batch size / `images_per_second`."""
+        speed, batch_size = self.images_per_second, self.config.get('batch_size')
+        return batch_size / speed if speed and isinstance(batch_size, int) else None
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers with a kernel, in the order in which they are computed, or as a guess that of their names."""
+        known = self.model.get('layers', [])
+        if known:
+            return [layer['path'] for layer in known if layer['kind'] != 'BatchNorm']
+        names = {name for _, norms in self.rows('gradients', 'norms') for name in norms}
+        return sorted(names, key=lambda name: (name.startswith('fc'), 'layer' in name, _natural(name)))
+
+
+def read_run(folder: str | Path) -> RunFiles:
+    """Reads a run folder; no file in it is run or trusted."""
+    folder = Path(folder)
+    parts: dict[str, Any] = {
+        name: _read_json(folder / f'{name}.json')
+        for name in ('config', 'environment', 'result', 'model', 'memory', 'evaluation', 'corruptions', 'failed')
+    }
+    samples, answers = _read_arrays(folder / 'samples.npz'), _read_arrays(folder / 'predictions.npz')
+    return RunFiles(
+        folder.resolve().name,
+        **parts,
+        metrics=_read_rows(folder / 'metrics.jsonl'),
+        timing=_read_rows(folder / 'timing.jsonl'),
+        wrong=samples.get('wrong'),
+        filters=samples.get('filters'),
+        log_probabilities=answers.get('log_probabilities'),
+        labels=answers.get('labels'),
+        fingerprint=str(answers.get('fingerprint', '')),
+    )
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
+    """Reads several run folders; of those with the same name each gets as much of its path as tells them apart.
+
+    Raises:
+      ConfigError: a folder is given twice.
+      InputFileError: a folder holds no run.
+    """
+    paths = [Path(folder).resolve() for folder in folders]
+    runs = []
+    for folder, path in zip(folders, paths, strict=True):
+        if paths.count(path) > 1:
+            raise ConfigError(f'{folder} is given {paths.count(path)} times; expected different run folders')
+        run = read_run(path)
+        if not run.config:
+            raise InputFileError(f'no run in {folder}: expected a folder with config.json, as bin/train.py makes it')
+        length = next(n for n in range(1, len(path.parts) + 1) if [p.parts[-n:] for p in paths].count(path.parts[-n:]) == 1)
+        runs.append(dataclasses.replace(run, name='/'.join(path.parts[-length:])))
+    return runs
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f'{name} is no number that a run writes')
+
+
+def _read_rows(path: Path) -> list[dict]:
+    try:
+        lines = path.read_text(errors='replace').splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # half written
+            continue
+        if isinstance(row, dict) and isinstance(row.get('step'), int):
+            rows.append({name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()})
+    return rows
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return read_npz(path)
+    except (OSError, ValueError):
+        return {}

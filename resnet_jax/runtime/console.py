@@ -1,0 +1,80 @@
+"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints to whatever standard output is now: while a bar is shown, rich puts its own in place to print above it."""
+
+    def __init__(self, stream: str):
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = getattr(sys, self._stream)
+        if stream is None:  # closed before Python started
+            return
+        try:
+            print(self.format(record), file=stream, flush=True)
+        except OSError:  # The reader has gone (`| head`, a lost terminal): the run goes on, and run.log with it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def log_to_console(stream: str = 'stdout') -> None:
+    """Sends the package's messages to sys.stdout or sys.stderr, from the first process only."""
+    package = logging.getLogger('resnet_jax')
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    if jax.process_index() == 0 and not any(isinstance(h, _ConsoleHandler) for h in package.handlers):
+        package.addHandler(_ConsoleHandler(stream))
+
+
+_IMPORTED = time.monotonic()
+
+
+def seconds_since_start() -> float:
+    """Returns for how long this process has existed; where the system does not say, since this module was imported."""
+    try:
+        ticks = int(Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19])  # field 22 of proc(5), since boot
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf('SC_CLK_TCK')
+    except (OSError, AttributeError):
+        return time.monotonic() - _IMPORTED
+
+
+def duration(seconds: float) -> str:
+    """Returns e.g. '0:04:31' or '3 days 02:10:00'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return (f'{days} day{"s" if days > 1 else ""} {hours:02}' if days else f'{hours}') + f':{minutes:02}:{rest:02}'
+
+
+class ProgressBar:
+    """A bar over `total` steps, with the loss, the accuracy, images/s and the time left; nothing if this is no terminal."""
+
+    def __init__(self, total: int, description: str):
+        self._bar = None
+        if sys.stdout is not None and sys.stdout.isatty() and jax.process_index() == 0:
+            columns = [TextColumn('{task.description}'), BarColumn(bar_width=24), MofNCompleteColumn()]
+            self._bar = Progress(*columns, TextColumn('{task.fields[status]}'), refresh_per_second=4)
+            self._task = self._bar.add_task(description, total=total, status='compiling')
+
+    def __enter__(self) -> 'ProgressBar':
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, done: int, status: str) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=done, status=status)

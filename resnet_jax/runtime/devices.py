@@ -1,0 +1,48 @@
+"""Data parallelism over all devices of all processes; the one place that calls pmap."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = 'batch'  # the name of the mapped axis
+
+
+def parallel(function: Callable, in_axes: Sequence[int | None], donate_argnums: Sequence[int] = ()) -> Callable:
+    """Maps `function` over the devices, with `AXIS` as the mapped axis; results are those of the first device.
+
+    Args:
+      in_axes: 0 for an argument with a leading axis of local devices, None for one that is replicated.
+      donate_argnums: arguments whose memory the call may reuse.
+    """
+    # pmap does not check that the devices agree on the results: reduce them inside.
+    return jax.pmap(function, axis_name=AXIS, in_axes=tuple(in_axes), out_axes=None, donate_argnums=tuple(donate_argnums))
+
+
+def replicate(tree: Any) -> Any:
+    """Places arrays on every local device, the way pmap leaves its results, so that it compiles only once."""
+    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def device_positions(batch_size: int) -> np.ndarray:
+    """Returns int32 `[local devices, batch_size / devices]`: the places in the global batch that each local device takes."""
+    rows = np.arange(batch_size, dtype=np.int32).reshape(jax.device_count(), -1)
+    first = jax.process_index() * jax.local_device_count()
+    return rows[first : first + jax.local_device_count()]
+
+
+def put(values: jax.Array, value: jax.Array, i: jax.Array) -> jax.Array:
+    """Returns `values.at[i].set(value)`, written so that it does not lower to a scatter."""
+    return jax.lax.dynamic_update_index_in_dim(values, value, i, 0)
+
+
+def compile_parallel(run: Any, *arguments: Any) -> Callable:
+    """Compiles what `parallel` returned, for arguments like these.
+
+    Among several processes it returns `run` itself, which compiles when it is called: what is compiled ahead of time expects
+    the arguments of all processes together, not this one's.
+    """
+    return run.lower(*arguments).compile() if jax.process_count() == 1 else run

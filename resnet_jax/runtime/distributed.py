@@ -1,0 +1,194 @@
+"""Several processes in one run: they start alike, agree on numbers, and end together. A single process pays nothing for it."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+import resnet_jax
+from resnet_jax.errors import ConfigError, DivergedError, Interrupted, LostPeerError
+from resnet_jax.runtime import watchdog
+
+_LOCAL_FIELDS = ('data_dir', 'data_archive')  # may differ from machine to machine
+
+_watchdog: watchdog.Watchdog | None = None
+_joined = False  # by `initialize`, not by a program that uses the package
+
+
+def initialize(address: str | None, num_processes: int | None, process_id: int | None, timeout: int) -> None:
+    """Joins the other processes, before any other use of JAX. What is None comes from the cluster (SLURM, MPI, Kubernetes).
+
+    Args:
+      address: 'host:port' of process 0.
+      timeout: seconds to wait for the others.
+
+    Raises:
+      ConfigError: an argument is missing or wrong.
+      LostPeerError: another program has the port.
+    """
+    global _joined
+    if address:
+        port = _check_arguments(address, num_processes, process_id)
+        if process_id == 0 and 'JAX_COORDINATOR_BIND_ADDRESS' not in os.environ:
+            _check_free(port)
+    where = f' at {address}' if address else ''
+    missing = f'process 0 was not reached{where}' if process_id else f'not all of the other processes came to process 0{where}'
+    watchdog.catch_abort(
+        f'{missing} within --initialization_timeout={timeout} seconds; check that all were started, and start all again'
+    )
+    # JAX's own handler would take SIGTERM away from StopSignal, which saves the state.
+    jax.config.update('jax_enable_preemption_service', False)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would not run while JAX waits
+    try:
+        jax.distributed.initialize(
+            address,
+            num_processes,
+            process_id,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=watchdog.HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        raise ConfigError(f'--distributed: {error} Give --coordinator_address, --num_processes and --process_id.') from None
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+    _joined = True
+
+
+def _check_arguments(address: str, num_processes: int | None, process_id: int | None) -> int:
+    host, _, port = address.rpartition(':')
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f'--coordinator_address is {address!r}; expected HOST:PORT of process 0, as node1:1234')
+    if num_processes is not None and num_processes < 1:
+        raise ConfigError(f'--num_processes is {num_processes}; expected at least 1')
+    if process_id is not None and not 0 <= process_id < (num_processes or 2**31):
+        raise ConfigError(f'--process_id is {process_id} and --num_processes {num_processes}; expected 0 to one less')
+    return int(port)
+
+
+def _check_free(port: int) -> None:
+    # JAX ends with a segmentation fault where the port is taken.
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(('', port))
+            probe.listen()
+        except OSError as error:
+            raise LostPeerError(
+                f'process 0 cannot open port {port}: {error.strerror}; if it is not an earlier run that is just ending, '
+                'choose another in --coordinator_address; then start all processes again'
+            ) from None
+
+
+def broadcast(number: int) -> int:
+    """Returns process 0's number in every process; a barrier."""
+    if jax.process_count() == 1:
+        return number
+    with _waiting():
+        return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def barrier() -> None:
+    """Returns once every process has called it."""
+    broadcast(0)
+
+
+def any_signal(number: int | None) -> int | None:
+    """Returns the largest signal number that any process passes, in every process; None if all pass None. A barrier."""
+    if jax.process_count() == 1:
+        return number
+    with _waiting():
+        return int(multihost_utils.process_allgather(np.int32(number or 0)).max()) or None
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    if _watchdog:
+        _watchdog.waiting += 1
+    yield
+    if _watchdog:
+        _watchdog.moved = time.monotonic()
+
+
+def assert_equal(name: str, values: Mapping[str, Any]) -> None:
+    """Checks that JSON values are equal in all processes of the `process_group`.
+
+    Raises:
+      ConfigError: names a process, the fields that differ and what they are in process 0 and in it.
+    """
+    if _watchdog is None:
+        return
+    store, rank, key = watchdog.store(), jax.process_index(), f'{_watchdog.keys}{name}/'
+    store.key_value_set(f'{key}{rank}', json.dumps(values))
+    for other in range(1, jax.process_count()) if rank == 0 else (0,):
+        text = store.blocking_key_value_get(f'{key}{other}', 3_600_000)  # ms; JAX ends the wait if it dies
+        there = json.loads(text)
+        first, second, process = (values, there, other) if rank == 0 else (there, values, rank)
+        fields = [field for field in {**first, **second} if first.get(field) != second.get(field)]
+        if fields:
+            changes = '; '.join(f'{field}: {first.get(field)!r} -> {second.get(field)!r}' for field in fields)
+            raise ConfigError(
+                f'the {name} of process {process} is not that of process 0 ({changes}); expected the same in all: '
+                'start all with the same command'
+            )
+
+
+def assert_shared(path: Path) -> None:
+    """Checks that a file which process 0 has made is there in all processes.
+
+    Raises:
+      ConfigError: it is not.
+    """
+    barrier()
+    if not path.exists():
+        raise ConfigError(
+            f'process {jax.process_index()} does not see {path}, which process 0 has made; '
+            'expected a --workdir on a file system that all processes share'
+        )
+
+
+@contextlib.contextmanager
+def process_group(config: Mapping[str, Any], workdir: Path, resumes_from: Callable[[], Path | None]) -> Iterator[None]:
+    """Exits every process if any of them fails inside.
+
+    Args:
+      resumes_from: returns the checkpoint that a new start continues from, for the message; None if there is none.
+
+    Raises (on entry):
+      ConfigError: the processes have different configs, versions or numbers of devices.
+    """
+    global _watchdog
+    if jax.process_count() == 1:
+        yield
+        return
+    _watchdog = watchdog.Watchdog(workdir, config['watchdog_seconds'], resumes_from)
+    try:
+        _watchdog.start()
+        assert_equal('config', {field: value for field, value in config.items() if field not in _LOCAL_FIELDS})
+        versions = {'resnet_jax': resnet_jax.__version__, 'jax': jax.__version__}
+        assert_equal('environment', {**versions, 'local devices': jax.local_device_count()})
+        yield
+        barrier()  # nobody leaves before process 0 has written its last file
+        _watchdog.code = 0
+    except (Interrupted, DivergedError) as error:  # all processes raise it, at the same step
+        _watchdog.code = watchdog.exit_code(error)
+        with contextlib.suppress(Exception):  # a process that is lost now no longer matters
+            barrier()
+        raise
+    except BaseException as error:
+        told = _watchdog.fail(error)
+        if _joined:
+            watchdog.leave_at_exit(watchdog.exit_code(told))
+        if told is error:
+            raise
+        raise told from None
+    finally:
+        _watchdog.stop()

@@ -1,0 +1,42 @@
+"""The versions and the hardware that a process runs on."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = ('resnet_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
+
+
+def environment() -> dict[str, Any]:
+    """Returns the versions and the hardware that this process runs on."""
+    device = jax.local_devices()[0]
+    return {
+        'python': platform.python_version(),
+        'packages': {name: metadata.version(name) for name in _PACKAGES if _installed(name)},
+        'platform': device.platform,
+        'device': _cpu_name() if device.platform == 'cpu' else device.device_kind,
+        'devices': jax.device_count(),
+        'processes': jax.process_count(),
+        'cpu_cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+        'system': f'{platform.system()} {platform.machine()}',
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor() or 'cpu'
+    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), 'cpu')

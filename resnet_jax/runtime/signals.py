@@ -1,0 +1,107 @@
+"""Stopping a run that a person or a scheduler interrupts."""
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import jax
+
+from resnet_jax.errors import Interrupted
+
+GRACE_SECONDS = 5.0
+_SAVED = b'Interrupted; the state is saved. The same command continues.\n'
+_speaking = threading.Lock()  # held for good by what ends the process: nothing is written after its line
+
+
+class StopSignal:
+    """While entered, SIGINT, SIGTERM and SIGHUP end the run in order, and a second one ends the process at once.
+
+    While `unsaved` is set, the signal is only noted, and the run is expected to save and to raise `Interrupted`. Otherwise the
+    signal itself raises `Interrupted`, as soon as Python gets to it; if that takes longer than GRACE_SECONDS, because XLA is
+    compiling, the process ends without it.
+
+    Python runs signal handlers in the main thread and not before XLA gives it back. Hence the thread, which Python's own
+    C handler wakes through a pipe.
+
+    Only in the main thread: elsewhere Python allows no handler. Among several processes it is for `processes.any_signal`
+    to tell the others.
+
+    Attributes:
+      number: the signal that came, or None.
+      unsaved: whether there are steps which no checkpoint has.
+    """
+
+    def __init__(self):
+        self.number: int | None = None
+        self.unsaved = False
+        self._alone = jax.process_count() == 1  # several stop together, or not at all
+        self._old: dict[int, Any] = {}
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> 'StopSignal':
+        if threading.current_thread() is threading.main_thread():
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._write, False)
+            self._thread = threading.Thread(target=self._watch, name='stop', daemon=True)
+            self._thread.start()
+            self._old_pipe = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._old_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                    self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was JAX's, in C
+        if self._thread:
+            sys.unraisablehook = self._old_hook
+            signal.set_wakeup_fd(self._old_pipe)
+            os.write(self._write, b'\0')
+            self._thread.join()
+            os.close(self._read)
+            os.close(self._write)
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self.number = self.number or number
+        if self._alone and not self.unsaved:
+            raise Interrupted(self.number)
+
+    def _unraisable(self, unraisable: Any) -> None:
+        """`Interrupted` raised where Python drops it, as in JAX's callback of the garbage collector, ends the process still."""
+        if isinstance(unraisable.exc_value, Interrupted):
+            _end(unraisable.exc_value.number, _SAVED)
+        self._old_hook(unraisable)
+
+    def _watch(self) -> None:
+        deadline = None
+        while True:
+            ready, _, _ = select.select([self._read], [], [], None if deadline is None else 0.1)
+            numbers = os.read(self._read, 64) if ready else b''
+            if 0 in numbers:
+                return
+            for number in numbers:
+                if number not in self._old:  # a handler of somebody else
+                    continue
+                if deadline is not None:
+                    _end(number, b'Stopped at once.\n')
+                self.number, deadline = self.number or number, time.monotonic() + GRACE_SECONDS
+                # Not print or a logger: the main thread may be in the middle of one.
+                what = b'after this dispatch; the state is saved' if self.unsaved else b'(nothing is lost)'
+                with _speaking:
+                    os.write(2, b'Stopping ' + what + b'. Interrupt again to stop at once.\n')
+            late = deadline is not None and time.monotonic() > deadline
+            if late and self.number and self._alone and not self.unsaved:
+                _end(self.number, _SAVED)
+
+
+def _end(number: int, message: bytes) -> None:
+    _speaking.acquire()
+    if os.isatty(1):
+        os.write(1, b'\x1b[?25h\n')  # the cursor, which the progress bar hides
+    os.write(2, message)
+    os._exit(128 + number)

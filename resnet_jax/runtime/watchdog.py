@@ -1,0 +1,225 @@
+"""Leaving a run of several processes together when one of them is lost.
+
+A process that the others wait for can be lost in three ways.
+
+It dies or is stopped, or its network is gone: JAX's runtime misses its heartbeats and ends the others by abort(), which
+`_last_words` turns into an `error:` line and exit code 75.
+It fails with an error of its own: it leaves the message in the key-value store of JAX's coordination service, where each of
+the others looks once a second.
+It is alive but stuck: nobody has agreed on anything for `watchdog_seconds`, so every process writes down the stacks of its
+threads and leaves.
+
+In each case a process leaves by os._exit, because JAX's own end of a process waits for all the others.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import faulthandler
+import itertools
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax._src import distributed  # no public module gives the key-value store
+
+from resnet_jax.errors import Interrupted, LostPeerError
+
+HEARTBEAT_SECONDS = 10  # without a heartbeat for so long, JAX gives a process up
+_LATE_SECONDS = 5  # without a mark for so long, a process is named as the one that is missing
+_GRACE_SECONDS = 3  # in which a process may meet by itself the error that another has met
+_COMMUNICATION = ('gloo', 'nccl', 'rccl', 'coordination service', 'socket closed')  # in the errors of collectives
+
+_runs = itertools.count()  # of this program: each has its own keys in the store
+_watchdog: 'Watchdog | None' = None  # of the run that this process takes part in
+_joining = ''  # what to say if JAX aborts before there is one
+
+
+def store() -> Any:
+    """Returns JAX's client of the key-value store that all processes share."""
+    return distributed.global_state.client
+
+
+class Watchdog(threading.Thread):
+    """Looks once a second whether the other processes are there, and ends this one if not.
+
+    Attributes:
+      waiting: how often this process has begun to wait for the others; `moved`: when it last saw them come.
+      code: the exit code, once it is known that this process leaves.
+      keys: what the keys of this run in the store begin with.
+    """
+
+    def __init__(self, workdir: Path, limit: float, resumes_from: Callable[[], Path | None]):
+        super().__init__(name='watchdog', daemon=True)
+        global _watchdog
+        _watchdog = self
+        self._rank, self._count = jax.process_index(), jax.process_count()
+        self.keys = f'resnet_jax/{next(_runs)}/'
+        self._workdir, self._limit, self._resumes_from = workdir, limit, resumes_from
+        self.waiting, self.moved = 0, time.monotonic()
+        self.code: int | None = None
+        self._answered = time.monotonic()  # when the store last answered
+        # Of each process: 'ticks waiting', and since when it says so.
+        self._marks = {rank: ('0 0', time.monotonic()) for rank in range(self._count)}
+        self._ended = threading.Event()
+        catch_abort()
+
+    def run(self) -> None:
+        ticks = 0
+        while not self._ended.wait(1):
+            ticks += 1
+            # For a thread that keeps the interpreter's lock, or a file system that hangs: then nothing here runs any more.
+            faulthandler.dump_traceback_later(self._limit + 60, exit=True)
+            failure = None
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has gone: JAX is about to end this one
+                failure = self._look(ticks)
+            if failure and not self._ended.wait(_GRACE_SECONDS):
+                self._give_up(failure)
+            if time.monotonic() - self.moved > self._limit and not self._ended.is_set():
+                self._give_up(self._stuck())
+        faulthandler.cancel_dump_traceback_later()
+
+    def stop(self) -> None:
+        self._ended.set()
+        if self.is_alive():
+            self.join(5)  # seconds; the store may hang
+
+    def _look(self, ticks: int) -> str | None:
+        """Leaves a sign of life, and takes note of the others'; returns what another process has failed of."""
+        store().key_value_set(f'{self.keys}mark/{self._rank}', f'{ticks} {self.waiting}', allow_overwrite=True)
+        now = time.monotonic()
+        for rank, mark in self._read('mark'):
+            if self._marks[rank][0] != mark:
+                self._marks[rank] = (mark, now)
+        self._answered = now
+        failed = [f'process {rank} has failed: {message}' for rank, message in self._read('failed') if rank != self._rank]
+        return failed[0] if failed else None
+
+    def _read(self, kind: str) -> list[tuple[int, str]]:
+        """Returns what each process has left in the store."""
+        return [(int(key.rpartition('/')[2]), value) for key, value in store().key_value_dir_get(f'{self.keys}{kind}/')]
+
+    def _lost(self) -> str | None:
+        """Returns which processes give no sign of life, or None if all do."""
+        now = time.monotonic()
+        if self._rank and (now - self._answered > _LATE_SECONDS or not _coordinator_reachable()):
+            return 'process 0 was lost'
+        late = sorted(rank for rank, (_, since) in self._marks.items() if now - since > _LATE_SECONDS and rank != self._rank)
+        return f'process {", ".join(map(str, late))} was lost' if late else None
+
+    def _stuck(self) -> str:
+        """Writes the stacks of all threads; returns which process the others wait for."""
+        waiting = {rank: int(mark.split()[1]) for rank, (mark, _) in self._marks.items()}
+        waiting[self._rank] = self.waiting
+        behind = sorted(rank for rank in waiting if waiting[rank] < max(waiting.values()))
+        who = f'process {", ".join(map(str, behind))} is stuck' if behind else 'all processes are stuck'
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        for ident, frame in sys._current_frames().items():
+            self._write(f'Thread {names.get(ident, ident)}:\n{"".join(traceback.format_stack(frame))}')
+        return f'{who}: no step and no batch for {self._limit:g} s (config.watchdog_seconds), stacks of all threads above'
+
+    def _write(self, text: str) -> None:
+        """Writes to standard error and run.log; without a logger, whose lock a stuck thread may hold."""
+        os.write(2, f'{text}\n'.encode())
+        with contextlib.suppress(OSError), (self._workdir / 'run.log').open('a') as log:
+            log.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} process {self._rank}: {text}\n')
+
+    def _give_up(self, reason: str) -> None:
+        self.code = LostPeerError.exit_code if self.code is None else self.code
+        self._write(f'error: {reason}; {self._advice()}')
+        if self._rank == 0:
+            time.sleep(_GRACE_SECONDS)  # the store ends with this process: the others must read it before
+        os._exit(self.code)
+
+    def last_words(self) -> None:
+        """Ends this process, which JAX is about to abort; returns if no other process is the reason."""
+        if self.code is None and (lost := self._lost()):
+            self.code = LostPeerError.exit_code
+            self._write(f'error: {lost}: killed, stopped or cut off from the network; {self._advice()}')
+        if self.code is not None:  # or it was leaving anyway
+            os._exit(self.code)
+
+    def _advice(self) -> str:
+        path = self._resumes_from()
+        where = f'from {path}' if path else 'from the beginning: no checkpoint yet'
+        return f'start all processes again, which continues {where}'
+
+    def fail(self, error: BaseException) -> BaseException:
+        """Tells the others that this process leaves with an error, and sets `code`; returns the error to raise."""
+        text = ' '.join(str(error).split()) or type(error).__name__
+        if not hasattr(error, 'exit_code') and any(word in text.lower() for word in _COMMUNICATION):
+            # A peer has closed the connection. If it has died, JAX ends this process; if it has failed, `run` does.
+            time.sleep(HEARTBEAT_SECONDS + 3)
+            error = LostPeerError(f'the connection to the other processes broke: {text[:200]}; {self._advice()}')
+        self.code = exit_code(error)
+        self._ended.set()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            store().key_value_set(f'{self.keys}failed/{self._rank}', text)
+        return error
+
+
+def _coordinator_reachable() -> bool:
+    host, _, port = (distributed.global_state.coordinator_address or '').rpartition(':')
+    try:
+        socket.create_connection((host.strip('[]'), int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def exit_code(error: BaseException) -> int:
+    """Returns the exit code that the command is going to have."""
+    if isinstance(error, Interrupted):
+        return 128 + error.number
+    if 'RESOURCE_EXHAUSTED' in str(error):
+        return 5
+    return getattr(error, 'exit_code', 130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def leave_at_exit(code: int) -> None:
+    """Lets this process end with all that it prints, but without waiting for the others as JAX would."""
+
+    def leave():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, AttributeError, ValueError):
+                stream.flush()
+        if jax.process_index() == 0:
+            time.sleep(_GRACE_SECONDS + 2)  # the store ends with this process: the others must read it before
+        os._exit(code)
+
+    atexit.register(leave)  # the last one registered is the first that runs
+
+
+def catch_abort(joining: str = '') -> None:
+    """Has `_last_words` called when JAX aborts this process.
+
+    JAX takes a function of ours in place of the abort, but jaxlib 0.10 cannot hand the reason over to Python and aborts just
+    the same. Python's own signal handlers do not run inside abort(). A C function does, and it may wait for the interpreter's
+    lock, since a thread that calls abort() was not interrupted in anything.
+
+    Args:
+      joining: what to say if that happens before there is a `Watchdog`.
+    """
+    global _joining
+    _joining = joining
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(_last_words, ctypes.c_void_p))
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _last_words(_number: int) -> None:
+    if _watchdog:
+        _watchdog.last_words()
+    elif _joining:
+        os.write(2, f'error: {_joining}\n'.encode())
+        os._exit(LostPeerError.exit_code)
+    # Here abort() goes on.

@@ -1,0 +1,188 @@
+"""What a run tells: rows of metrics for its folder, lines and a progress bar for people."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runtime import console
+from resnet_jax.runtime.dispatch import Pace
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.step import kernel_paths
+
+logger = logging.getLogger(__name__)
+
+
+def report_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Logs what a run came to, and its files."""
+    which = 'best on validation' if result['selected'] == 'validation' else 'the last'
+    logger.info(
+        '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)%s',
+        result['split'].capitalize(),
+        100 * result['accuracy'],
+        round(result['accuracy'] * result['count']),
+        result['count'],
+        result['loss'],
+        result['epoch'],
+        which,
+        _averaged(result.get('test_views', 'none')),
+    )
+    if 'ema_accuracy' in result:
+        logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
+    logger.info('Files: %s', ', '.join(str(p) for p in sorted(path.iterdir()) if not p.name.startswith('.')))
+
+
+def _averaged(test_views: str) -> str:
+    return '' if test_views == 'none' else f', logits averaged over views ({test_views})'
+
+
+class RunLog:
+    """The log of one run; of several processes the first alone writes rows.
+
+    Attributes:
+      pace: the time per step.
+      bar: a context manager.
+      pending: metrics of the steps since the last row; a checkpoint keeps them.
+    """
+
+    def __init__(self, experiment: Experiment, folder: RunFolder):
+        self._experiment, self._config, self._folder = experiment, experiment.config, folder
+        self.pace = Pace()
+        self.bar = console.ProgressBar(experiment.total_steps, self._config['model'])
+        self.pending: list[dict[str, float]] = []
+        self._started = time.monotonic()
+        self._evaluation_seconds = 0.0
+        self._status = ''
+        selects = f' (of the hardest {100 * self._config["selected_fraction"]:g} % of each batch)'
+        self._selects = selects if experiment.proxy else ''  # what loss and accuracy in training are of
+        self._kernels: list[str] = []
+
+    def resume(self, pending: list[dict[str, float]], seconds: float) -> None:
+        """Takes up the log where a checkpoint left it; what this start has spent since then counts too."""
+        self.pending, self._started = pending, min(self._started, time.monotonic() - seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this run, earlier starts included."""
+        return time.monotonic() - self._started
+
+    def describe(self, state: TrainState) -> None:
+        """Says what is trained on what."""
+        experiment, config = self._experiment, self._config
+        self._kernels = kernel_paths(state.params)
+        if experiment.proxy:
+            logger.info(
+                '%s, %s parameters, selects what %s trains on: %d of %d images on each device',
+                config['proxy_model'],
+                f'{sum(x.size for x in jax.tree.leaves(state.proxy["params"])):,}',
+                config['model'],
+                experiment.selected_count,
+                config['batch_size'] // jax.device_count(),
+            )
+        held_out = f', {len(experiment.validation.label):,} held out' if experiment.validation else ''
+        logger.info(
+            '%s, %s parameters, %s; %s: %s training images%s; %d epochs of %d iterations, batch %d; %s',
+            config['model'],
+            f'{sum(x.size for x in jax.tree.leaves(state.params)):,}',
+            config['dtype'],
+            config['dataset'],
+            f'{len(experiment.train.label):,}',
+            held_out,
+            config['num_epochs'],
+            experiment.steps_per_epoch,
+            config['batch_size'],
+            f'{jax.device_count()} {jax.local_devices()[0].platform} device(s)',
+        )
+
+    def compiled(self, step: int, seconds: float) -> None:
+        """Says that the first step starts now, after so many seconds of compiling."""
+        logger.info(
+            'Iteration %d starts %.1f s after the process; compiling it, or reading it compiled, took %.1f s.',
+            step,
+            console.seconds_since_start(),
+            seconds,
+        )
+
+    def step(self, step: int, values: dict[str, float], learning_rate: float, layer_norms: np.ndarray | None) -> None:
+        """Takes the metrics of a step; every `log_every` steps, and after the last, writes a row of their means."""
+        self.pending.append(values)
+        due = step % self._config['log_every'] == 0 or step == self._experiment.total_steps
+        if layer_norms is not None and (due or step == 1):
+            self.row('gradients', step, {'norms': dict(zip(self._kernels, layer_norms.tolist(), strict=True))})
+        if not due:
+            return
+        means = {name: float(np.mean([row[name] for row in self.pending])) for name in values}
+        self.pending = []
+        row = {**means, 'learning_rate': learning_rate}
+        if self._selects:
+            row['selected_fraction'] = self._config['selected_fraction']
+        self.row('train', step, row, images_per_second=self._images_per_second())
+        logger.info(
+            'Iteration %d of %d, loss %.4f, accuracy %.2f %%%s, learning rate %.3g, %.0f images/s, %s left',
+            step,
+            self._experiment.total_steps,
+            means['loss'],
+            100 * means['accuracy'],
+            self._selects,
+            learning_rate,
+            self._images_per_second(),
+            console.duration(self._seconds_left(step)),
+        )
+
+    def progress(self, step: int, values: Mapping[str, float]) -> None:
+        """Moves the bar; `values` are the last step's."""
+        self._status = (
+            f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %{self._selects}  '
+            f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left(step))} left'
+        )
+        self.bar.update(step, self._status)
+
+    def evaluation(self, split: str, step: int, row: Mapping[str, Any], seconds: float) -> None:
+        """Writes what an evaluation found, which took so many seconds."""
+        self._evaluation_seconds = seconds
+        self.bar.update(step, self._status)  # in place of how far the evaluation has come
+        self.row(split, step, row)
+        logger.info(
+            'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s%s',
+            step / self._experiment.steps_per_epoch,
+            split,
+            row['loss'],
+            100 * row['accuracy'],
+            f'; with averaged parameters {100 * row["ema_accuracy"]:.2f} %' if 'ema_accuracy' in row else '',
+            _averaged(self._config['test_views']),
+        )
+
+    def row(self, split: str, step: int, values: Mapping[str, Any], **timing: float) -> None:
+        """Writes a row of metrics.jsonl, and its times to timing.jsonl."""
+        row = {'step': step, 'epoch': step / self._experiment.steps_per_epoch, 'split': split, **values}
+        if self._folder.primary:
+            self._folder.write_metrics([row], seconds=self.seconds, **timing)
+
+    def forecast(self, step: int) -> None:
+        """Says how long the rest takes."""
+        seconds, platform = self._seconds_left(step), jax.local_devices()[0].platform
+        logger.info(
+            'At about %.0f images/s the training takes about %s, evaluation not counted.',
+            self._images_per_second(),
+            console.duration(seconds),
+        )
+        if platform == 'cpu' and seconds > 3 * 3600:
+            logger.info(
+                'That is long: this config is meant for a GPU. On a CPU configs/d2l_resnet18.py is practical '
+                '(about half an hour on 2 cores), and configs/quickstart.py takes less than a minute.'
+            )
+
+    def _images_per_second(self) -> float:
+        # 0 before the first measurement, as after the first of several processes' dispatches, which compiles.
+        return self._config['batch_size'] / self.pace.per_step if self.pace.per_step else 0.0
+
+    def _seconds_left(self, step: int) -> float:
+        steps = self._experiment.total_steps - step
+        every = self._config['eval_every_steps'] or self._experiment.steps_per_epoch * self._config['eval_every_epochs']
+        return steps * self.pace.per_step + steps / every * self._evaluation_seconds

@@ -1,0 +1,91 @@
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import signal
+from resnet_jax import errors
+from resnet_jax.cli import command_line
+
+def main(arguments):
+    {body}
+
+command_line.run(main)
+"""
+
+
+def run(body, *arguments):
+    return subprocess.run(
+        [sys.executable, '-c', SCRIPT.format(body=body), *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ('error', 'code'),
+    [
+        ('ConfigError', 2),
+        ('InputFileError', 3),
+        ('DivergedError', 4),
+        ('ResourceError', 5),
+        ('RunFolderInUseError', 6),
+    ],
+)
+def test_each_error_has_its_exit_code_and_is_one_line(error, code):
+    done = run(f"raise errors.{error}('what is wrong;\\n  what was expected')")
+    assert (done.returncode, done.stderr) == (code, 'error: what is wrong; what was expected\n')
+
+
+@pytest.mark.parametrize(('number', 'code'), [('SIGINT', 130), ('SIGTERM', 143)])
+def test_an_interrupted_run_says_that_it_is_saved(number, code):
+    done = run(f'raise errors.Interrupted(signal.{number})')
+    assert done.returncode == code and 'the state is saved' in done.stderr
+
+
+def test_ctrl_c_elsewhere_shows_no_traceback():
+    done = run('raise KeyboardInterrupt')
+    assert (done.returncode, done.stderr) == (130, 'Interrupted.\n')
+
+
+@pytest.mark.parametrize(
+    ('body', 'text'),
+    [
+        ("open('/nowhere/a.json')", '/nowhere/a.json: No such file or directory; '),
+        ("raise OSError(5, 'Input/output error', 'a.npy')", 'a.npy: Input/output error; '),
+        ('raise MemoryError', 'out of memory; '),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(body, text):
+    done = run(body)
+    assert done.returncode == 5 and done.stderr.startswith(f'error: {text}') and done.stderr.count('\n') == 1
+
+
+def test_a_bug_shows_its_traceback():
+    done = run('raise ZeroDivisionError')
+    assert done.returncode == 1 and 'Traceback' in done.stderr
+
+
+def test_success_and_positional_arguments():
+    done = run('print(arguments)', 'a', 'b')
+    assert (done.returncode, done.stdout) == (0, "['a', 'b']\n")
+
+
+def test_an_unknown_flag_names_the_nearest():
+    done = run('pass', '--verbosty=1')
+    assert done.returncode == 2 and 'verbosity' in done.stderr and done.stderr.count('\n') == 1
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    done = subprocess.run(
+        [
+            'bash',
+            '-c',
+            'set -o pipefail; "$0" -c "$1" | head -n 1',
+            sys.executable,
+            SCRIPT.format(body='print("line\\n" * 99999)'),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == 'line\n' and 'Traceback' not in done.stderr

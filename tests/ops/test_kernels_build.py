@@ -1,0 +1,75 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from compilers import has_compiler
+
+# Prints the lanes, whether XLA's convolution agrees, and the bits of a gradient.
+CODE = """
+import hashlib, jax, numpy as np
+from resnet_jax.ops import kernels
+from resnet_jax.ops.convolution import conv
+
+rng = np.random.default_rng(0)
+x, kernel = (rng.normal(size=size).astype(np.float32) for size in ((8, 6, 6, 16), (3, 3, 16, 32)))
+
+def gradient(x, kernel):
+    return jax.grad(lambda kernel: (conv(x, kernel, (1, 1), ((1, 1), (1, 1))) ** 2).sum())(kernel)
+
+with kernels.enabled():
+    found = np.asarray(jax.jit(gradient)(x, kernel))
+    lanes = kernels.lanes()
+# A function of its own: JAX would take the first one's trace, and with it the form in C, from its cache.
+close = np.allclose(found, jax.jit(lambda x, kernel: gradient(x, kernel))(x, kernel), rtol=1e-4, atol=1e-2)
+print(lanes, close, hashlib.sha256(found.tobytes()).hexdigest())
+"""
+
+
+def run(cache, **env):
+    return subprocess.run(
+        [sys.executable, '-c', CODE],
+        env={**os.environ, 'RESNET_JAX_CACHE_DIR': str(cache), 'JAX_NUM_CPU_DEVICES': '1', **env},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    if not has_compiler():
+        pytest.skip('needs a C compiler')
+    cache = tmp_path_factory.mktemp('cache')
+    return cache, run(cache).stdout
+
+
+def test_the_kernels_build_where_there_is_a_compiler(built):
+    # Of whatever jaxlib is installed: XLA's C interface has changed before, and training fell back to slow forms.
+    lanes, close, _ = built[1].split()
+    assert int(lanes) in (4, 8, 16) and close == 'True'
+
+
+def test_a_damaged_library_is_built_again_and_the_number_of_threads_changes_no_bit(built):
+    cache, printed = built
+    (library,) = cache.glob('kernels/*.so')
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2] ^= 1
+    library.write_bytes(content)
+    assert printed.split()[0] != '0' and printed.split()[1] == 'True'
+    assert run(cache, NPROC='1').stdout == printed
+    assert library.read_bytes() != bytes(content)
+    assert {path.suffix for path in (cache / 'kernels').iterdir()} == {'.so', '.sha256'}
+
+
+def test_a_cache_folder_that_cannot_be_made_is_no_obstacle(built, tmp_path):
+    (tmp_path / 'file').write_text('')
+    assert run(tmp_path / 'file').stdout == built[1]
+
+
+@pytest.mark.parametrize('compiler', ['false', 'no-such-compiler'])
+def test_without_a_compiler_xlas_forms_are_used_and_a_line_says_so(tmp_path, compiler):
+    done = run(tmp_path, CC=compiler)
+    assert done.stdout.startswith('0 True')
+    assert done.stderr.count('Convolutions on the CPU run in slower forms') == 1 and 'Traceback' not in done.stderr
