@@ -2,7 +2,7 @@
 
 python bin/evaluate.py --weights=resnet20.th --model=resnet20 --normalization=imagenet [--dataset=cifar10] [--json]
 
-With --test_views=mirror_translate the logits are averaged over views of each image, and every figure says so.
+With --tta=mirror_translate the logits are averaged over views of each image, and every figure says so.
 With --compare=runs/other how the two runs' answers differ, with --corruptions the errors on 15 kinds of corrupted images.
 """
 
@@ -32,7 +32,7 @@ _WEIGHTS = flags.DEFINE_string('weights', None, 'File of weights, .pth, .pt, .th
 _MODEL = flags.DEFINE_string('model', None, 'With --weights: the name of the model, unless the file says it.')
 _MODEL_KWARGS = flags.DEFINE_multi_string('model_kwargs', [], 'With --weights: FIELD=VALUE of the model; may be repeated.')
 _TEST_VIEWS = flags.DEFINE_enum(
-    'test_views',
+    'tta',
     None,
     ['none', 'mirror', 'mirror_translate'],
     "What the logits are averaged over; by default as the run's config says, or none.",
@@ -85,7 +85,7 @@ def _weights():
         mean, std = find_normalization(_NORMALIZATION.value)
     title = f'{metadata["model"]} from {_WEIGHTS.value}, {dataset.name}'
     more = {'weights': _WEIGHTS.value, 'mean': list(mean), 'std': list(std)}
-    return Subject(title, model, variables, dataset, mean, std, test_views=_TEST_VIEWS.value or 'none'), more
+    return Subject(title, model, variables, dataset, mean, std, tta=_TEST_VIEWS.value or 'none'), more
 
 
 if __name__ == '__main__':

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
 
     # Augmentation and loss. 0 and False turn a thing off.
     config.crop_padding = 4  # pixels added on each side before a random crop
-    config.crop_mode = 'zeros'  # what is added: zeros, or reflect, the image mirrored at its edges
+    config.crop_mode = 'constant'  # what is added: constant (0) or reflect, the image mirrored at its edges
     config.flip = True
     config.alternating_flip = False  # flip each example at random in the first epoch, then by turns (arXiv:2404.00498)
     config.brightness = 0.0  # a number up to this is added to the normalised image, or subtracted; a recipe to 94 % has 0.14
@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
     config.whitening_bias_epochs = 0.0  # in which the rate of a whitening layer's bias falls to 0, along a line
     config.muon_momentum = 0.6  # muon only: of the kernels
     config.muon_steps = 3  # muon only: Newton-Schulz iterations
-    config.lookahead_every = 0  # steps between two pulls to the slow weights (Zhang et al. 2019); 0: none
+    config.lookahead_sync_period = 0  # steps between two pulls to the slow weights (Zhang et al. 2019); 0: none
     config.lookahead_decay = 0.774  # share that the slow weights keep at the last pull; it grows as the cube of the step
     config.ema_decay = 0.0  # exponential moving average of the parameters, evaluated beside them
 
@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
 
     # Evaluation, checkpoints, log.
     config.eval_batch_size = 1000
-    config.test_views = 'none'  # average the logits over views of each image: mirror (2 views) | mirror_translate (6)
+    config.tta = 'none'  # average the logits over views of each image: mirror (2 views) | mirror_translate (6)
     config.eval_every_epochs = 1
     config.eval_every_steps = 0  # evaluate after every so many iterations instead; 0: as eval_every_epochs says
     config.checkpoint_every_epochs = 1

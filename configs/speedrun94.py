@@ -43,7 +43,7 @@ def get_config():
     config.schedule = 'linear'
     config.warmup_epochs = 0.0
 
-    config.test_views = 'mirror_translate'
+    config.tta = 'mirror_translate'
     config.eval_batch_size = 2000
     config.eval_every_epochs = 8
     config.checkpoint_every_epochs = 8

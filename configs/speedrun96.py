@@ -44,12 +44,12 @@ def get_config():
     config.bias_learning_rate = 64 * 9 / (1 + 1 / 0.15) / 2
     config.head_learning_rate = 3 * 512 * 9 / (1 + 1 / 0.15) / 2  # the head's kernel has variance 1, there 1 / (3 * 512)
     config.whitening_bias_epochs = 3.0
-    config.lookahead_every = 5
+    config.lookahead_sync_period = 5
     config.lookahead_decay = 0.95**5
     config.schedule = 'linear'
     config.warmup_epochs = 4.5
 
-    config.test_views = 'mirror_translate'
+    config.tta = 'mirror_translate'
     config.eval_batch_size = 2000
     config.eval_every_epochs = 5
     config.checkpoint_every_epochs = 5

@@ -26,8 +26,8 @@ _SGD = {
 
 
 # The usual augmentation, and one view of each test image.
-_AUGMENTATION = {'crop_padding': 4, 'crop_mode': 'zeros', 'alternating_flip': False, 'brightness': 0.0, 'contrast': 0.0}
-_PLAIN = {**_SGD, **_AUGMENTATION, 'label_smoothing': 0.0, 'test_views': 'none'}
+_AUGMENTATION = {'crop_padding': 4, 'crop_mode': 'constant', 'alternating_flip': False, 'brightness': 0.0, 'contrast': 0.0}
+_PLAIN = {**_SGD, **_AUGMENTATION, 'label_smoothing': 0.0, 'tta': 'none'}
 
 
 def get_study():

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data.augment import TEST_VIEWS
+from resnet_jax.data.augment import TTA
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.models.introspection import layers
@@ -63,7 +63,7 @@ class Subject:
             dtype=experiment.dtype,
             batch_size=config['eval_batch_size'],
             num_classes=dataset.num_classes,
-            test_views=config['test_views'],
+            tta=config['tta'],
         )
 
     def _count_event(self, event: str, **_: Any) -> None:
@@ -86,7 +86,7 @@ class Subject:
             'environment': environment(),
             'multiply_adds': multiply_adds,
             'train_multiply_adds': train,  # for each image of a batch
-            'eval_multiply_adds': multiply_adds * max(1, 2 * len(TEST_VIEWS[experiment.config['test_views']])),
+            'eval_multiply_adds': multiply_adds * max(1, 2 * len(TTA[experiment.config['tta']])),
             'eval_batch_size': self._evaluator.batch_size,
             'parameters': sum(layer.params for layer in found),
             'devices': jax.device_count(),

@@ -22,8 +22,8 @@ class Subject:
     """A config's network and optimizer in PyTorch; one copy for each variant that is asked for."""
 
     def __init__(self, config: Mapping[str, Any], device: str, compiled: bool):
-        zero = ('ema_decay', 'lookahead_every', 'bias_learning_rate', 'head_learning_rate')
-        plain_fields = {'gradient_accumulation_steps': 1, **dict.fromkeys(zero, 0), 'test_views': 'none', 'proxy_model': ''}
+        zero = ('ema_decay', 'lookahead_sync_period', 'bias_learning_rate', 'head_learning_rate')
+        plain_fields = {'gradient_accumulation_steps': 1, **dict.fromkeys(zero, 0), 'tta': 'none', 'proxy_model': ''}
         for field, plain in plain_fields.items():
             if config[field] != plain:
                 raise ConfigError(f'the PyTorch peer has no {field}; expected --config.{field}={plain}')

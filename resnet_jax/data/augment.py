@@ -1,6 +1,6 @@
 """Augmentation inside the compiled step: pure functions of one image and a key, mapped over the batch with vmap.
 
-And test-time augmentation: `over_views`.
+And test-time augmentation: `tta_logits`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,19 +11,20 @@ import numpy as np
 
 from resnet_jax.errors import ConfigError
 
-# For each choice of test_views (weight, pixels that the crop moves down and right); half of a weight is the mirrored view's.
-TEST_VIEWS = {
+# For each choice of tta (weight, pixels that the crop moves down and right); half of a weight is the mirrored view's.
+TTA = {
     'none': (),
     'mirror': ((1.0, 0),),
     'mirror_translate': ((0.5, 0), (0.25, -1), (0.25, 1)),
 }
 
 
-def random_crop(key: jax.Array, image: jax.Array, padding: int, mode: str = 'zeros') -> jax.Array:
+def random_crop(key: jax.Array, image: jax.Array, padding: int, mode: str = 'constant') -> jax.Array:
     """Pads `[height, width, channels]` by `padding` pixels on each side and crops the original size at random.
 
-    'zeros' pads with black, not the mean, as in He et al. 2016 (section 4.2) and torchvision's RandomCrop. 'reflect' mirrors
-    the image at its edge pixels, which are not repeated, as numpy.pad does and github.com/KellerJordan/cifar10-airbench.
+    'constant' pads with 0, which is black and not the mean, as in He et al. 2016 (section 4.2) and torchvision's RandomCrop.
+    'reflect' mirrors the image at its edge pixels, which are not repeated, as numpy.pad does and
+    github.com/KellerJordan/cifar10-airbench.
     """
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     widths = ((padding, padding), (padding, padding), (0, 0))
@@ -53,7 +54,7 @@ def mirrored_in_epoch(key: jax.Array, examples: jax.Array, epoch: jax.Array) -> 
     return first ^ (epoch % 2 == 1)
 
 
-def jitter(key: jax.Array, image: jax.Array, brightness: float, contrast: float) -> jax.Array:
+def color_jitter(key: jax.Array, image: jax.Array, brightness: float, contrast: float) -> jax.Array:
     """Adds a number from [-brightness, brightness] to a normalised image and multiplies by one from 1 +- `contrast`.
 
     Both are uniform, one for all pixels and channels, in units of the standard deviation, so that contrast is about the mean
@@ -86,7 +87,7 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
     crop_padding: int = 0,
-    crop_mode: str = 'zeros',
+    crop_mode: str = 'constant',
     flip: bool = False,
     mirrored: jax.Array | None = None,
     brightness: float = 0.0,
@@ -116,7 +117,7 @@ def augment(
             image = random_flip(flip_key, image)
         if brightness or contrast:
             jitter_key = jax.random.fold_in(key, 3)  # not a fourth part of the split, which would change the other three
-            image = jitter(jitter_key, normalize(image, mean, std), brightness, contrast).astype(dtype)
+            image = color_jitter(jitter_key, normalize(image, mean, std), brightness, contrast).astype(dtype)
         else:
             image = normalize(image, mean, std, dtype)
         return cutout(cutout_key, image, cutout_size) if cutout_size else image
@@ -124,7 +125,7 @@ def augment(
     return jax.vmap(one)(keys, images, mirrored)
 
 
-def over_views(logits_of: Callable[[jax.Array], jax.Array], images: jax.Array, test_views: str) -> jax.Array:
+def tta_logits(logits_of: Callable[[jax.Array], jax.Array], images: jax.Array, tta: str) -> jax.Array:
     """Returns the logits of images, averaged over several views of each: test-time augmentation.
 
     'none' is the images as they are. 'mirror' is the mean with the mirrored ones. 'mirror_translate' gives that a weight of
@@ -136,15 +137,15 @@ def over_views(logits_of: Callable[[jax.Array], jax.Array], images: jax.Array, t
       images: `[batch, height, width, channels]`, normalised.
 
     Raises:
-      ConfigError: an unknown `test_views`.
+      ConfigError: an unknown `tta`.
     """
-    if test_views not in TEST_VIEWS:
-        raise ConfigError(f'test_views is {test_views!r}; expected one of {", ".join(TEST_VIEWS)}')
-    if test_views == 'none':
+    if tta not in TTA:
+        raise ConfigError(f'tta is {tta!r}; expected one of {", ".join(TTA)}')
+    if tta == 'none':
         return logits_of(images)
     height, width = images.shape[1:3]
     views, weights = [], []
-    for weight, shift in TEST_VIEWS[test_views]:
+    for weight, shift in TTA[tta]:
         moved = images
         if shift:
             padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='reflect')

@@ -28,7 +28,7 @@ class Evaluator:
       mean, std: of the channels.
       dtype: of the images that the network is given.
       batch_size: over all devices.
-      test_views: what the logits are averaged over, see `data.augment.over_views`.
+      tta: what the logits are averaged over, see `data.augment.tta_logits`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Evaluator:
         dtype: Any,
         batch_size: int,
         num_classes: int,
-        test_views: str = 'none',
+        tta: str = 'none',
     ):
         devices = jax.device_count()
         self._size = len(split.label)
@@ -49,7 +49,7 @@ class Evaluator:
         self.batch_size, self.batches = batch_size, -(-self._size // batch_size)
         self._positions = device_positions(batch_size)
         self._data = replicate({'image': split.image, 'label': split.label})
-        self._run = parallel_eval_steps(model, mean, std, dtype, batch_size, num_classes, test_views)
+        self._run = parallel_eval_steps(model, mean, std, dtype, batch_size, num_classes, tta)
         self._compiled: Callable | None = None
 
     def compile(self, variables: Any) -> Any:
@@ -86,12 +86,12 @@ class Evaluator:
         return {**metrics, 'confusion': confusion}
 
 
-def evaluate_run(run: TrainedRun, data_dir: str | None = None, test_views: str | None = None) -> dict[str, Any]:
+def evaluate_run(run: TrainedRun, data_dir: str | None = None, tta: str | None = None) -> dict[str, Any]:
     """Evaluates a trained run on its data set's test split.
 
     Args:
       data_dir: where the data set is now, if not where the run's config says.
-      test_views: see `data.augment.over_views`; None: as the run's config says.
+      tta: see `data.augment.tta_logits`; None: as the run's config says.
 
     Returns:
       See `evaluate_network`.
@@ -111,7 +111,7 @@ def evaluate_run(run: TrainedRun, data_dir: str | None = None, test_views: str |
         std=run.dataset['std'],
         dtype=jnp.dtype(config['dtype']),
         batch_size=config['eval_batch_size'],
-        test_views=test_views or run.test_views,
+        tta=tta or run.tta,
     )
 
 
@@ -124,17 +124,17 @@ def evaluate_network(
     std: Sequence[float],
     dtype: Any = jnp.float32,
     batch_size: int = 1000,
-    test_views: str = 'none',
+    tta: str = 'none',
 ) -> dict[str, Any]:
     """Evaluates a network, trained here or elsewhere, on a data set's test split.
 
     Args:
       variables: 'params' and 'batch_stats'.
       mean, std: of the channels, as the network was trained with; one for all or one for each.
-      test_views: see `data.augment.over_views`.
+      tta: see `data.augment.tta_logits`.
 
     Returns:
-      See `Evaluator`, and 'test_views'.
+      See `Evaluator`, and 'tta'.
 
     Raises:
       ConfigError: the network has another number of classes, or the data set another number of channels.
@@ -148,9 +148,9 @@ def evaluate_network(
         dtype=dtype,
         batch_size=batch_size,
         num_classes=dataset.num_classes,
-        test_views=test_views,
+        tta=tta,
     )
-    return {**evaluator(variables), 'test_views': test_views}
+    return {**evaluator(variables), 'tta': tta}
 
 
 def check_network_fits(model: nn.Module, dataset: Dataset, mean: Sequence[float], std: Sequence[float]) -> None:

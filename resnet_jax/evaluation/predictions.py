@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from resnet_jax.data.augment import normalize, over_views
+from resnet_jax.data.augment import normalize, tta_logits
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.metrics import describe
 from resnet_jax.ops import kernels
@@ -27,13 +27,13 @@ class Predictions:
       log_probabilities: float32 `[n, num_classes]`.
       labels: int32 `[n]`.
       fingerprint: the data set's.
-      test_views: what the logits were averaged over.
+      tta: what the logits were averaged over.
     """
 
     log_probabilities: np.ndarray
     labels: np.ndarray
     fingerprint: str
-    test_views: str = 'none'
+    tta: str = 'none'
 
     @property
     def correct(self) -> np.ndarray:
@@ -41,8 +41,8 @@ class Predictions:
         return self.log_probabilities.argmax(axis=1) == self.labels
 
     def describe(self) -> dict[str, Any]:
-        """See `metrics.describe`; and 'test_views'."""
-        return {**describe(self.log_probabilities, self.labels), 'test_views': self.test_views}
+        """See `metrics.describe`; and 'tta'."""
+        return {**describe(self.log_probabilities, self.labels), 'tta': self.tta}
 
     def save(self, folder: str | Path) -> Path:
         """Writes predictions.npz into a folder, in whole or not at all."""
@@ -54,7 +54,7 @@ class Predictions:
                 log_probabilities=self.log_probabilities,
                 labels=self.labels,
                 fingerprint=np.array(self.fingerprint),
-                test_views=np.array(self.test_views),
+                tta=np.array(self.tta),
             )
         return partial.replace(path)
 
@@ -68,7 +68,7 @@ def load_predictions(folder: str | Path) -> Predictions:
     path = Path(folder) / FILE
     try:
         file = read_npz(path)
-        views = str(file['test_views']) if 'test_views' in file else 'none'  # an older file
+        views = str(file['tta']) if 'tta' in file else 'none'  # an older file
         found = Predictions(file['log_probabilities'], file['labels'], str(file['fingerprint']), views)
     except FileNotFoundError:
         raise InputFileError(f'{path} is not there; write it with: python bin/evaluate.py --workdir={folder}') from None
@@ -89,11 +89,11 @@ def predictor(
     std: Sequence[float],
     dtype: Any,
     batch_size: int,
-    test_views: str = 'none',
+    tta: str = 'none',
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from uint8 images `[n, height, width, channels]` to float32 log-probabilities `[n, num_classes]`.
 
-    The logits are averaged over `test_views`, see `over_views`. It compiles once: every batch has the size of the first
+    The logits are averaged over `tta`, see `tta_logits`. It compiles once: every batch has the size of the first
     call's, the last one is padded. One device computes it.
     """
 
@@ -101,7 +101,7 @@ def predictor(
     @kernels.enabled()
     def batch_answers(variables, images):
         images = normalize(images, mean, std, dtype)
-        logits = over_views(functools.partial(model.apply, variables, train=False), images, test_views)
+        logits = tta_logits(functools.partial(model.apply, variables, train=False), images, tta)
         return jax.nn.log_softmax(logits)
 
     variables = jax.device_put(jax.device_get(variables), jax.local_devices()[0])  # off the other devices

@@ -40,9 +40,9 @@ class TrainedRun:
     dataset: dict[str, Any]
 
     @property
-    def test_views(self) -> str:
+    def tta(self) -> str:
         """What the run averaged the logits over in its evaluation; `predict` does not."""
-        return self.config.get('test_views', 'none')  # of a run made before there was a choice
+        return self.config.get('tta', 'none')  # of a run made before there was a choice
 
     def probabilities(self, images: jax.Array) -> jax.Array:
         """`predict` of one batch as a traceable function: from uint8 images, normalisation included, to probabilities."""

@@ -9,27 +9,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from resnet_jax.data.augment import normalize, over_views
+from resnet_jax.data.augment import normalize, tta_logits
 from resnet_jax.ops import kernels
 from resnet_jax.runtime.devices import AXIS, parallel, put
 
 
-def eval_step(
-    variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, test_views: str = 'none'
-) -> dict[str, jax.Array]:
+def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, tta: str = 'none') -> dict[str, jax.Array]:
     """Sums over the examples of a batch whose mask is 1.
 
     Args:
       variables: 'params' and 'batch_stats'.
       batch: 'image' normalised, 'label' int32 `[batch]`, 'mask' float32 `[batch]`.
-      test_views: see `over_views`.
+      tta: see `tta_logits`.
 
     Returns:
       'loss' (cross entropy, summed), float32 scalar, and 'confusion', int32 `[num_classes, num_classes]`: counts by label
       (row) and prediction (column).
     """
     apply: Any = functools.partial(model.apply, variables, train=False)
-    logits = over_views(apply, batch['image'], test_views)
+    logits = tta_logits(apply, batch['image'], tta)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
     classes = logits.shape[-1]
     actual = jax.nn.one_hot(batch['label'], classes) * batch['mask'][:, None]
@@ -70,14 +68,12 @@ def eval_steps(
     return {'loss': losses, 'confusion': confusion}
 
 
-def parallel_eval_steps(
-    model: nn.Module, mean, std, dtype, batch_size: int, num_classes: int, test_views: str = 'none'
-) -> Callable:
+def parallel_eval_steps(model: nn.Module, mean, std, dtype, batch_size: int, num_classes: int, tta: str = 'none') -> Callable:
     """`eval_steps` on all devices, for uint8 images."""
     run = functools.partial(
         eval_steps,
         batch_size=batch_size,
-        step_fn=functools.partial(eval_step, model=model, test_views=test_views),
+        step_fn=functools.partial(eval_step, model=model, tta=tta),
         load_fn=functools.partial(normalize, mean=mean, std=std, dtype=dtype),
         num_classes=num_classes,
     )

@@ -29,7 +29,7 @@ class Subject:
     Attributes:
       mean, std: of the channels, as the network was trained with.
       folder: the run folder that is told what is found, or None.
-      test_views: what the logits are averaged over, see `data.augment.over_views`.
+      tta: what the logits are averaged over, see `data.augment.tta_logits`.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Subject:
     dtype: Any = jnp.float32
     batch_size: int = 1000
     folder: Path | None = None
-    test_views: str = 'none'
+    tta: str = 'none'
 
     def predictor(self) -> Callable[[np.ndarray], np.ndarray]:
         """See `predictions.predictor`.
@@ -57,20 +57,18 @@ class Subject:
             std=self.std,
             dtype=self.dtype,
             batch_size=self.batch_size,
-            test_views=self.test_views,
+            tta=self.tta,
         )
 
 
-def subject_of_run(
-    run: TrainedRun, folder: str | Path | None, data_dir: str | None = None, test_views: str | None = None
-) -> Subject:
+def subject_of_run(run: TrainedRun, folder: str | Path | None, data_dir: str | None = None, tta: str | None = None) -> Subject:
     """Returns a trained run and its data set.
 
     Args:
       folder: the run folder, if its files are to say what is found. With other views than the run's own they do not: they
         would contradict its result.
       data_dir: where the data set is now, if not where the run's config says.
-      test_views: see `data.augment.over_views`; None: as the run's config says.
+      tta: see `data.augment.tta_logits`; None: as the run's config says.
 
     Raises:
       InputFileError: the data set cannot be had.
@@ -80,8 +78,8 @@ def subject_of_run(
     if dataset.fingerprint != run.dataset['fingerprint']:
         logger.warning('The data are not those that the run was trained on: other files of %s.', dataset.name)
         folder = None
-    test_views = test_views or run.test_views
-    if test_views != run.test_views:
+    tta = tta or run.tta
+    if tta != run.tta:
         folder = None
     return Subject(
         f'{config["model"]} after {run.step} iterations, {run.dataset["name"]}',
@@ -93,7 +91,7 @@ def subject_of_run(
         jnp.dtype(config['dtype']),
         config['eval_batch_size'],
         Path(folder) if folder else None,
-        test_views,
+        tta,
     )
 
 
@@ -114,14 +112,14 @@ def evaluate_subject(
       ConfigError: network and data set, or the two networks' test sets, do not go together.
     """
     answer, dataset, found = subject.predictor(), subject.dataset, {}
-    predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint, subject.test_views)
+    predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint, subject.tta)
     metrics = predictions.describe()
     if other is not None:
         check_same_examples(predictions, other)
         compared = compare_answers(predictions.correct, other.correct)
         same = int((predictions.log_probabilities.argmax(axis=1) == other.log_probabilities.argmax(axis=1)).sum())
-        views = other.test_views
-        found['agreement'] = {'with': other_name, 'with_test_views': views, 'same_class': same, **compared}
+        views = other.tta
+        found['agreement'] = {'with': other_name, 'with_tta': views, 'same_class': same, **compared}
     if corruptions:
 
         def progress(done, total):
@@ -129,7 +127,7 @@ def evaluate_subject(
 
         found['corruptions'] = {
             **evaluate_corruptions(answer, dataset.test, progress=progress),
-            'test_views': subject.test_views,
+            'tta': subject.tta,
         }
     if subject.folder:
         try:

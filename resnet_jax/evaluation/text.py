@@ -13,7 +13,7 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Mapping[s
     """
     width = max(map(len, class_names))
     lines = [
-        f'{title} test set, {metrics["count"]} images{_averaged(metrics["test_views"])}',
+        f'{title} test set, {metrics["count"]} images{_averaged(metrics["tta"])}',
         f'accuracy  {100 * metrics["accuracy"]:.2f} %',
         f'loss      {metrics["loss"]:.4f} (negative log-likelihood, nats)',
         'accuracy by class',
@@ -36,14 +36,14 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Mapping[s
     return '\n'.join(lines)
 
 
-def _averaged(test_views: str) -> str:
-    return '' if test_views == 'none' else f', logits averaged over views ({test_views})'
+def _averaged(tta: str) -> str:
+    return '' if tta == 'none' else f', logits averaged over views ({tta})'
 
 
 def _agreement(found: Mapping[str, Any]) -> list[str]:
     verdict = 'the difference is larger than chance' if found['significant'] else 'no difference beyond chance'
     return [
-        f'compared with {found["with"]}{_averaged(found["with_test_views"])}, of {found["count"]} images',
+        f'compared with {found["with"]}{_averaged(found["with_tta"])}, of {found["count"]} images',
         f'  given the same class by both {found["same_class"]}',
         f'  right in both {found["both"]}, only here {found["only_first"]}, only there {found["only_second"]}, '
         f'in neither {found["neither"]}',

@@ -70,8 +70,8 @@ def model_card(run: TrainedRun, workdir: Path, differences: Mapping[str, float],
     }
     if result:
         accuracy, loss = float(result[prefix + 'accuracy']), float(result[prefix + 'loss'])
-        views = _line(result.get('test_views', 'none'))
-        averaged = {} if views == 'none' else {'args': {'test_views': views}}
+        views = _line(result.get('tta', 'none'))
+        averaged = {} if views == 'none' else {'args': {'tta': views}}
         measured = {
             'task': {'type': 'image-classification'},
             'dataset': {'name': dataset, 'type': dataset, 'split': _line(result['split'])},

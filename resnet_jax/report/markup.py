@@ -34,7 +34,7 @@ def number(value: Any, pattern: str = '{:,}') -> str:
 
 def views(found: Mapping[str, Any]) -> str:
     """A mark on an accuracy that tells it from one without test-time augmentation; text, not HTML."""
-    averaged = found.get('test_views', 'none')
+    averaged = found.get('tta', 'none')
     return '' if averaged == 'none' else f' (views averaged: {averaged})'
 
 

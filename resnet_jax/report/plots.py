@@ -27,9 +27,7 @@ def plot_training(workdir: Path) -> Path:
             points = [(row['step'], scale * row[name]) for row in rows if row['split'] == split]
             averaged = [(r['step'], scale * r[f'ema_{name}']) for r in rows if r['split'] == split and f'ema_{name}' in r]
             marker = '' if split == 'train' else 'o'
-            views = next(
-                (f', views averaged ({r["test_views"]})' for r in rows if r['split'] == split and 'test_views' in r), ''
-            )
+            views = next((f', views averaged ({r["tta"]})' for r in rows if r['split'] == split and 'tta' in r), '')
             share = next((r['selected_fraction'] for r in rows if r['split'] == split and 'selected_fraction' in r), 1)
             selected = f', hardest {100 * share:g} %' if share < 1 else ''
             for values, style, suffix in ((points, '-', ''), (averaged, '--', ', averaged')):

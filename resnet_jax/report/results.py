@@ -19,7 +19,7 @@ NOISE = 'no difference established'
 _COLUMNS = (
     *(
         'accuracy',
-        'test_views',
+        'tta',
         'loss',
         'ece',
         'count',

@@ -98,7 +98,7 @@ class Experiment:
             self.dataset.image_shape,
             config['seed'],
             ema=config['ema_decay'] > 0,
-            lookahead=config['lookahead_every'] > 0,
+            lookahead=config['lookahead_sync_period'] > 0,
             whitening_kernel=self.whitening_kernel,
             proxy=self.proxy,
         )
@@ -253,9 +253,9 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
     """Returns the experiment's training step for all devices, many steps per call: see `program.train_steps`."""
     config, dataset = experiment.config, experiment.dataset
     lookahead_fn = None
-    if every := config['lookahead_every']:
+    if sync_period := config['lookahead_sync_period']:
         lookahead_fn = functools.partial(
-            lookahead.pull, every=every, decay=config['lookahead_decay'], total_steps=experiment.total_steps
+            lookahead.pull, sync_period=sync_period, decay=config['lookahead_decay'], total_steps=experiment.total_steps
         )
     select_fn = None
     if experiment.proxy:
@@ -272,7 +272,7 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         tx=experiment.tx,
         accumulation=experiment.accumulation,
         ema_decay=config['ema_decay'],
-        layer_norms=config['log_gradient_norms'],
+        per_layer_grad_norms=config['log_gradient_norms'],
         lookahead_fn=lookahead_fn,
         select_fn=select_fn,
     )
@@ -285,4 +285,4 @@ def parallel_train_steps(experiment: Experiment) -> Callable:
         steps_per_epoch=experiment.steps_per_epoch,
         **{name: config[name] for name in AUGMENTATION},
     )
-    return program.parallel_train_steps(step_fn, load_fn, layer_norms=config['log_gradient_norms'])
+    return program.parallel_train_steps(step_fn, load_fn, per_layer_grad_norms=config['log_gradient_norms'])

@@ -31,15 +31,15 @@ def report_result(path: Path, result: Mapping[str, Any]) -> None:
         result['loss'],
         result['epoch'],
         which,
-        _averaged(result.get('test_views', 'none')),
+        _averaged(result.get('tta', 'none')),
     )
     if 'ema_accuracy' in result:
         logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
     logger.info('Files: %s', ', '.join(str(p) for p in sorted(path.iterdir()) if not p.name.startswith('.')))
 
 
-def _averaged(test_views: str) -> str:
-    return '' if test_views == 'none' else f', logits averaged over views ({test_views})'
+def _averaged(tta: str) -> str:
+    return '' if tta == 'none' else f', logits averaged over views ({tta})'
 
 
 class RunLog:
@@ -109,12 +109,12 @@ class RunLog:
             seconds,
         )
 
-    def step(self, step: int, values: dict[str, float], learning_rate: float, layer_norms: np.ndarray | None) -> None:
+    def step(self, step: int, values: dict[str, float], learning_rate: float, per_layer_grad_norms: np.ndarray | None) -> None:
         """Takes the metrics of a step; every `log_every` steps, and after the last, writes a row of their means."""
         self.pending.append(values)
         due = step % self._config['log_every'] == 0 or step == self._experiment.total_steps
-        if layer_norms is not None and (due or step == 1):
-            self.row('gradients', step, {'norms': dict(zip(self._kernels, layer_norms.tolist(), strict=True))})
+        if per_layer_grad_norms is not None and (due or step == 1):
+            self.row('gradients', step, {'norms': dict(zip(self._kernels, per_layer_grad_norms.tolist(), strict=True))})
         if not due:
             return
         means = {name: float(np.mean([row[name] for row in self.pending])) for name in values}
@@ -155,7 +155,7 @@ class RunLog:
             row['loss'],
             100 * row['accuracy'],
             f'; with averaged parameters {100 * row["ema_accuracy"]:.2f} %' if 'ema_accuracy' in row else '',
-            _averaged(self._config['test_views']),
+            _averaged(self._config['tta']),
         )
 
     def row(self, split: str, step: int, values: Mapping[str, Any], **timing: float) -> None:

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 
-def pull(step: jax.Array, fast: Any, slow: Any, *, every: int, decay: float, total_steps: int) -> tuple[Any, Any]:
+def pull(step: jax.Array, fast: Any, slow: Any, *, sync_period: int, decay: float, total_steps: int) -> tuple[Any, Any]:
     """Returns (fast, slow) after so many steps.
 
-    At each multiple of `every` the slow weights become `keep * slow + (1 - keep) * fast` with
+    At each multiple of `sync_period` the slow weights become `keep * slow + (1 - keep) * fast` with
     `keep = decay * (step / total_steps)**3`, and the fast ones become equal to them: hardly a change at first, and towards
     the end an average. After the last step, a multiple or not, the fast weights are the slow ones.
 
@@ -22,7 +22,7 @@ def pull(step: jax.Array, fast: Any, slow: Any, *, every: int, decay: float, tot
       fast, slow: trees of the same structure; statistics of BatchNorm are pulled as parameters are.
     """
     keep = decay * (step / total_steps) ** 3
-    due = step % every == 0
+    due = step % sync_period == 0
     slow = jax.tree.map(lambda s, f: jnp.where(due, s + (1 - keep) * (f - s), s), slow, fast)
     synchronize = due | (step == total_steps)
     return jax.tree.map(lambda f, s: jnp.where(synchronize, s, f), fast, slow), slow

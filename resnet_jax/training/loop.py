@@ -43,7 +43,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, extend: bool 
       extend: go on with a run of the same config but fewer epochs; from there on it follows the longer schedule.
 
     Returns:
-      What result.json holds: 'split', 'test_views' (what the logits were averaged over), 'accuracy', 'loss', 'count', 'step',
+      What result.json holds: 'split', 'tta' (what the logits were averaged over), 'accuracy', 'loss', 'count', 'step',
       'epoch', and 'ema_accuracy' and 'ema_loss' if the config has an `ema_decay`.
 
     Raises:
@@ -195,7 +195,7 @@ class _Run:
             dtype=self.experiment.dtype,
             batch_size=self.config['eval_batch_size'],
             num_classes=dataset.num_classes,
-            test_views=self.config['test_views'],
+            tta=self.config['tta'],
         )
 
     def _run_epochs(self) -> bool:
@@ -268,15 +268,15 @@ class _Run:
     def _log(self, start: int, count: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of `count` steps and hands them on, if they are finite."""
         for i in range(start, start + count):
-            values = {name: float(metrics[name][i]) for name in metrics if name != 'layer_grad_norms'}
+            values = {name: float(metrics[name][i]) for name in metrics if name != 'per_layer_grad_norms'}
             self.step += 1
             self.grad_norm = values['grad_norm']
             failpoints.reach('step')
             if not np.isfinite(list(values.values())).all():
                 proxy = f', proxy loss {values["proxy_loss"]:g}' if self.experiment.proxy else ''
                 raise self._diverged(f'loss {values["loss"]:g}{proxy}')
-            layer_norms = metrics['layer_grad_norms'][i] if 'layer_grad_norms' in metrics else None
-            self.log.step(self.step, values, self._learning_rate(), layer_norms)
+            per_layer_grad_norms = metrics['per_layer_grad_norms'][i] if 'per_layer_grad_norms' in metrics else None
+            self.log.step(self.step, values, self._learning_rate(), per_layer_grad_norms)
         self.log.progress(self.step, values)
 
     def _learning_rate(self) -> float:
@@ -331,8 +331,8 @@ class _Run:
             row['loss'] = float('nan')
         if not np.isfinite(list(row.values())).all():
             raise self._diverged(f'loss {row["loss"]:g} in the evaluation')
-        if self.config['test_views'] != 'none':
-            row['test_views'] = self.config['test_views']
+        if self.config['tta'] != 'none':
+            row['tta'] = self.config['tta']
         return row
 
     def _save(self) -> None:
@@ -394,7 +394,7 @@ class _Run:
         return {
             'split': 'test',
             'selected': selected,
-            'test_views': self.config['test_views'],
+            'tta': self.config['tta'],
             'step': step,
             'epoch': -(-step // self.experiment.steps_per_epoch),  # the one it lies in
             **row,

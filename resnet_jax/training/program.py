@@ -98,7 +98,7 @@ def train_steps(
     *,
     step_fn: Callable,
     load_fn: Callable,
-    layer_norms: bool = False,
+    per_layer_grad_norms: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Runs steps `start` to `start + count` of an epoch on one device, without going back to Python between them.
 
@@ -108,13 +108,13 @@ def train_steps(
       order: int32 `[steps_per_epoch, batch_size]`: the examples of each step of this epoch.
       key: of the run, as `seed_key` returns it; an argument, so that the compiled program serves for every seed.
       start, count: int32 scalars. They are traced, so that one compiled program serves for any number of steps.
-      layer_norms: `step_fn` returns 'layer_grad_norms' too.
+      per_layer_grad_norms: `step_fn` returns 'per_layer_grad_norms' too.
 
     A step whose loss or gradient is not finite changes nothing of the state, and no step follows it.
 
     Returns:
       The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count` or to the step
-      that was not finite; 'layer_grad_norms' is `[steps_per_epoch, kernels]`.
+      that was not finite; 'per_layer_grad_norms' is `[steps_per_epoch, kernels]`.
     """
     key, bad_step = jax.random.wrap_key_data(key), failpoints.traced_at('image')
     names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
@@ -133,14 +133,16 @@ def train_steps(
         return i + 1, finite, state, {name: put(values, new[name], i) for name, values in metrics.items()}
 
     empty = {name: jnp.zeros(order.shape[0]) for name in names}
-    if layer_norms:
-        empty['layer_grad_norms'] = jnp.zeros((order.shape[0], len(kernel_paths(state.params))))
+    if per_layer_grad_norms:
+        empty['per_layer_grad_norms'] = jnp.zeros((order.shape[0], len(kernel_paths(state.params))))
     carry = (start, jnp.bool_(True), state, empty)
     _, _, state, metrics = jax.lax.while_loop(lambda carry: (carry[0] < start + count) & carry[1], body, carry)
     return state, metrics
 
 
-def parallel_train_steps(step_fn: Callable, load_fn: Callable, *, layer_norms: bool = False) -> Callable:
+def parallel_train_steps(step_fn: Callable, load_fn: Callable, *, per_layer_grad_norms: bool = False) -> Callable:
     """`train_steps` on all devices: takes and returns an un-stacked, replicated state and gives its memory away."""
-    run = kernels.enabled()(functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, layer_norms=layer_norms))
+    run = kernels.enabled()(
+        functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=per_layer_grad_norms)
+    )
     return parallel(run, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))

@@ -26,9 +26,9 @@ def record(experiment: Experiment, folder: RunFolder, variables: Any) -> None:
             std=dataset.std,
             dtype=experiment.dtype,
             batch_size=config['eval_batch_size'],
-            test_views=config['test_views'],
+            tta=config['tta'],
         )
-        predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint, config['test_views'])
+        predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint, config['tta'])
         write_record(folder.path, predictions, dataset, variables)
         folder.write_json('model.json', describe_model(experiment.model, height, channels))
     except OSError as error:  # the run has its result without them

@@ -25,7 +25,7 @@ class TrainState:
       batch_stats: float32 running means and variances of BatchNorm; empty for a network without.
       opt_state: the optimizer's.
       ema: {'params', 'batch_stats'} averaged over the steps, or {} if the config has no `ema_decay`.
-      lookahead: {'params', 'batch_stats'}, the slow weights of `lookahead.pull`, or {} if the config has no `lookahead_every`.
+      lookahead: {'params', 'batch_stats'}, the slow weights of `lookahead.pull`, or {} without lookahead.
       proxy: {'params', 'batch_stats', 'opt_state'} of the network that selects examples, or {} if the config has none.
     """
 

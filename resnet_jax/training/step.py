@@ -21,7 +21,7 @@ def train_step(
     tx: optax.GradientTransformation,
     accumulation: int = 1,
     ema_decay: float = 0.0,
-    layer_norms: bool = False,
+    per_layer_grad_norms: bool = False,
     lookahead_fn: Callable | None = None,
     select_fn: Callable | None = None,
     axis_name: str | None = AXIS,
@@ -33,12 +33,12 @@ def train_step(
       accumulation: parts in which the gradient is computed; must divide `batch`. BatchNorm sees one part at a time.
       select_fn: `selection.select_hardest` with its options; None to train on the whole batch.
       ema_decay: 0 for none. Early steps use the smaller (1 + step) / (10 + step), which forgets the initial parameters.
-      layer_norms: also return 'layer_grad_norms'.
+      per_layer_grad_norms: also return 'per_layer_grad_norms'.
       lookahead_fn: `lookahead.pull` but for step, fast and slow; None for no lookahead.
 
     Returns:
       The new state and float32 scalars 'loss', 'accuracy' (of the largest label) and 'grad_norm' (before clipping);
-      'layer_grad_norms', float32 `[kernels]`, are the parts of the last in the order of `kernel_paths`.
+      'per_layer_grad_norms', float32 `[kernels]`, are the parts of the last in the order of `kernel_paths`.
       With `select_fn` they are of the selected examples, and 'proxy_loss' is the proxy's, of the whole batch.
     """
     proxy, proxy_metrics = state.proxy, {}
@@ -90,9 +90,9 @@ def train_step(
         rate = 1.0 - jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
         ema = jax.tree.map(lambda old, new: old + rate * (new - old), ema, {'params': params, 'batch_stats': batch_stats})
     metrics = {'loss': loss, 'accuracy': accuracy, 'grad_norm': optax.tree.norm(grads), **proxy_metrics}
-    if layer_norms:
+    if per_layer_grad_norms:
         leaves = [leaf for leaf in jax.tree.leaves(grads) if leaf.ndim > 1]
-        metrics['layer_grad_norms'] = jnp.stack([jnp.linalg.norm(leaf.reshape(-1)) for leaf in leaves])
+        metrics['per_layer_grad_norms'] = jnp.stack([jnp.linalg.norm(leaf.reshape(-1)) for leaf in leaves])
     return TrainState(state.step + 1, params, batch_stats, opt_state, ema, slow, proxy), metrics
 
 

@@ -34,7 +34,7 @@ def test_work_by_hand_with_a_proxy_and_views():
         'selected_fraction': 0.5,
         'proxy_update_every': 2,
     }
-    facts = ours.Subject(config(**proxy, test_views='mirror')).describe()
+    facts = ours.Subject(config(**proxy, tta='mirror')).describe()
     work = plain['multiply_adds']
     assert (plain['train_multiply_adds'], plain['eval_multiply_adds']) == (3 * work, work)
     assert (facts['train_multiply_adds'], facts['eval_multiply_adds']) == (0.5 * 3 * work + 2 * work, 2 * work)

@@ -25,7 +25,7 @@ def test_the_peer_has_the_optimizer_of_the_config(all_decay):
     assert sum(len(group['params']) for group in groups) == 4
 
 
-@pytest.mark.parametrize(('field', 'value'), [('ema_decay', 0.9), ('test_views', 'mirror'), ('proxy_model', 'resnet8')])
+@pytest.mark.parametrize(('field', 'value'), [('ema_decay', 0.9), ('tta', 'mirror'), ('proxy_model', 'resnet8')])
 def test_the_peer_refuses_what_it_does_not_have(field, value):
     with pytest.raises(ConfigError, match=f'the PyTorch peer has no {field}'):
         peer.Subject(config(**{field: value}), 'cpu', compiled=False)

@@ -47,7 +47,7 @@ def test_a_damaged_checkpoint_is_not_evaluated(tiny_run, tmp_path):
         ([], 2, '--workdir'),
         (['--workdir=nowhere'], 3, 'nowhere'),
         (['--workdir=nowhere', 'extra'], 2, "'extra'"),
-        (['--workdir=nowhere', '--test_views=flip'], 2, 'none|mirror|mirror_translate'),
+        (['--workdir=nowhere', '--tta=flip'], 2, 'none|mirror|mirror_translate'),
     ],
 )
 def test_bad_input_is_one_line(flags, code, text):
@@ -72,8 +72,8 @@ def test_two_runs_are_compared_on_the_same_images(tiny_run, tmp_path):
 def test_views_are_averaged_as_by_hand_and_leave_the_folder_of_a_run_without_them_alone(tiny_run, tmp_path):
     workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
     before = (workdir / 'predictions.npz').read_bytes(), (workdir / 'evaluation.json').read_bytes()
-    metrics = json.loads(run('evaluate.py', f'--workdir={workdir}', '--test_views=mirror_translate', '--json').stdout)
-    assert metrics['test_views'] == 'mirror_translate' and 'plots' not in metrics
+    metrics = json.loads(run('evaluate.py', f'--workdir={workdir}', '--tta=mirror_translate', '--json').stdout)
+    assert metrics['tta'] == 'mirror_translate' and 'plots' not in metrics
     assert ((workdir / 'predictions.npz').read_bytes(), (workdir / 'evaluation.json').read_bytes()) == before
 
     # Probabilities and logits differ in a constant of each view, which the softmax of the mean takes out again.

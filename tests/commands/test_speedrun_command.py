@@ -9,7 +9,7 @@ TINY = (
     '--config.model_kwargs.widths=12,8',  # two halvings of 8x8 pixels
     '--config.batch_size=128',
     '--config.num_epochs=4',
-    '--config.lookahead_every=5',
+    '--config.lookahead_sync_period=5',
 )
 
 

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.data.augment import augment, cutout, jitter, mirrored_in_epoch, normalize, over_views, random_crop, random_flip
+from resnet_jax.data.augment import (
+    augment,
+    color_jitter,
+    cutout,
+    mirrored_in_epoch,
+    normalize,
+    random_crop,
+    random_flip,
+    tta_logits,
+)
 from resnet_jax.errors import ConfigError
 
 KEYS = jax.random.split(jax.random.key(0), 400)
@@ -98,7 +107,7 @@ def test_augment_mirrors_the_images_it_is_told_to():
 
 def test_jitter_shifts_then_scales_all_pixels_of_an_image_alike():
     image = np.random.default_rng(0).normal(size=(5, 6, 2)).astype(np.float32)
-    results = for_each_key(jitter, image, brightness=0.3, contrast=0.2)
+    results = for_each_key(color_jitter, image, brightness=0.3, contrast=0.2)
     scales = (results[:, 0, 0, 0] - results[:, 4, 5, 1]) / (image[0, 0, 0] - image[4, 5, 1])
     shifts = results[:, 0, 0, 0] / scales - image[0, 0, 0]
     np.testing.assert_allclose(results, (image + shifts[:, None, None, None]) * scales[:, None, None, None], atol=1e-5)
@@ -221,7 +230,7 @@ def test_augment_returns_the_dtype_asked_for(dtype):
     assert result.dtype == dtype and result.shape == (2, 5, 6, 2)
 
 
-def logits_by_hand(image, weight, test_views):
+def logits_by_hand(image, weight, tta):
     """Of one image, view by view, with an explicit weight for each."""
 
     def logits(view):
@@ -230,9 +239,9 @@ def logits_by_hand(image, weight, test_views):
     def pair(view):
         return (logits(view) + logits(view[:, ::-1])) / 2
 
-    if test_views == 'none':
+    if tta == 'none':
         return logits(image)
-    if test_views == 'mirror':
+    if tta == 'mirror':
         return pair(image)
     height, width, _ = image.shape
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode='reflect')
@@ -240,18 +249,18 @@ def logits_by_hand(image, weight, test_views):
     return 0.5 * pair(image) + 0.25 * pair(up_left) + 0.25 * pair(down_right)
 
 
-@pytest.mark.parametrize('test_views', ['none', 'mirror', 'mirror_translate'])
-def test_logits_are_averaged_over_the_views_with_the_stated_weights(test_views):
+@pytest.mark.parametrize('tta', ['none', 'mirror', 'mirror_translate'])
+def test_logits_are_averaged_over_the_views_with_the_stated_weights(tta):
     rng = np.random.default_rng(0)
     batch, weight = rng.normal(size=(7, 5, 6, 2)), rng.normal(size=(60, 3)) / 4
-    expected = [logits_by_hand(image, weight, test_views) for image in batch]
+    expected = [logits_by_hand(image, weight, tta) for image in batch]
     network = jnp.array(weight, jnp.float32)
-    run = jax.jit(lambda images: over_views(lambda view: jnp.tanh(view.reshape(len(view), -1) @ network), images, test_views))
+    run = jax.jit(lambda images: tta_logits(lambda view: jnp.tanh(view.reshape(len(view), -1) @ network), images, tta))
     result = run(jnp.array(batch, jnp.float32))
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_unknown_views_are_refused():
-    with pytest.raises(ConfigError, match="test_views is 'flip'; expected one of none, mirror, mirror_translate"):
-        over_views(lambda images: images, jnp.zeros((1, 2, 2, 1)), 'flip')
+    with pytest.raises(ConfigError, match="tta is 'flip'; expected one of none, mirror, mirror_translate"):
+        tta_logits(lambda images: images, jnp.zeros((1, 2, 2, 1)), 'flip')

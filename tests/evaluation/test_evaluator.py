@@ -41,12 +41,12 @@ VIEWS = {  # weights, and the pixels that a view has in the places of the three
 }
 
 
-def by_hand(split, scale=1.0, test_views='none', weights=(1, 1, 1)):
+def by_hand(split, scale=1.0, tta='none', weights=(1, 1, 1)):
     """Loss and confusion matrix, example by example, in float64."""
     loss, confusion = 0.0, np.zeros((CLASSES, CLASSES), int)
     for image, label in zip(split.image, split.label, strict=True):
         pixels = scale * (image.ravel() / 255 - 0.5) / 0.1
-        logits = sum(share * np.array(weights) * pixels[places] for share, places in VIEWS[test_views])
+        logits = sum(share * np.array(weights) * pixels[places] for share, places in VIEWS[tta])
         loss += np.log(np.exp(logits).sum()) - logits[label]
         confusion[label, logits.argmax()] += 1
     return loss / len(split.label), confusion
@@ -79,12 +79,12 @@ def test_every_example_counts_once_on_four_devices(size, batch_size):
     assert len(metrics['per_class_accuracy']) == CLASSES
 
 
-@pytest.mark.parametrize('test_views', ['mirror', 'mirror_translate'])
+@pytest.mark.parametrize('tta', ['mirror', 'mirror_translate'])
 @pytest.mark.parametrize('batch_size', [8, 1])
-def test_every_example_counts_once_with_its_views_averaged(test_views, batch_size):
+def test_every_example_counts_once_with_its_views_averaged(tta, batch_size):
     examples, weights = split(), (1, 2, 3)
-    loss, confusion = by_hand(examples, test_views=test_views, weights=weights)
-    metrics = evaluator(examples, batch_size, weights, test_views=test_views)(variables())
+    loss, confusion = by_hand(examples, tta=tta, weights=weights)
+    metrics = evaluator(examples, batch_size, weights, tta=tta)(variables())
     assert metrics['count'] == SIZE
     np.testing.assert_array_equal(metrics['confusion'], confusion)
     assert metrics['loss'] == pytest.approx(loss, rel=1e-5)

@@ -69,7 +69,7 @@ def test_predictions_are_read_back(tmp_path):
     found = load_predictions(tmp_path)
     np.testing.assert_array_equal(found.log_probabilities, predictions().log_probabilities)
     np.testing.assert_array_equal(found.labels, predictions().labels)
-    assert found.fingerprint == 'stripes' and found.test_views == found.describe()['test_views'] == 'mirror'
+    assert found.fingerprint == 'stripes' and found.tta == found.describe()['tta'] == 'mirror'
     assert found.correct.mean() == found.describe()['accuracy']
     assert [path.name for path in tmp_path.iterdir()] == ['predictions.npz']
 
@@ -125,7 +125,7 @@ def test_predictor_answers_every_image_once(batch_size):
 
 def test_predictor_averages_the_views():
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 2, 1), np.uint8)
-    settings = {'mean': (0.5,), 'std': (0.25,), 'dtype': jnp.float32, 'batch_size': 2, 'test_views': 'mirror'}
+    settings = {'mean': (0.5,), 'std': (0.25,), 'dtype': jnp.float32, 'batch_size': 2, 'tta': 'mirror'}
     answer = predictor(Brightest(), {'params': {'scale': jnp.float32(2)}}, **settings)
     np.testing.assert_allclose(answer(images), np.full((5, 2), -np.log(2)), atol=1e-5)  # both pixels count alike
 
@@ -133,9 +133,9 @@ def test_predictor_averages_the_views():
 def test_a_file_from_before_there_were_views_is_of_one_view(tmp_path):
     path = predictions().save(tmp_path)
     with np.load(path) as file:
-        older = {name: file[name] for name in file.files if name != 'test_views'}
+        older = {name: file[name] for name in file.files if name != 'tta'}
     np.savez(path, **older)
-    assert load_predictions(tmp_path).test_views == 'none'
+    assert load_predictions(tmp_path).tta == 'none'
 
 
 def test_record_keeps_the_most_confidently_wrong(tmp_path):

@@ -6,14 +6,14 @@ from resnet_jax.evaluation.text import format_evaluation
 from resnet_jax.significance import compare_answers
 
 
-@pytest.mark.parametrize('test_views', ['none', 'mirror'])
-def test_averaged_views_are_told_of_either_side_of_a_comparison(test_views):
+@pytest.mark.parametrize('tta', ['none', 'mirror'])
+def test_averaged_views_are_told_of_either_side_of_a_comparison(tta):
     answers = np.log(np.array([[0.9, 0.1], [0.6, 0.4]], np.float32))
-    found = Predictions(answers, np.array([0, 1]), 'x', test_views)
+    found = Predictions(answers, np.array([0, 1]), 'x', tta)
     compared = compare_answers(found.correct, found.correct)
-    agreement = {'with': 'runs/b', 'with_test_views': test_views, 'same_class': 2, **compared}
+    agreement = {'with': 'runs/b', 'with_tta': tta, 'same_class': 2, **compared}
     lines = format_evaluation('resnet8', ('cat', 'dog'), found.describe(), {'agreement': agreement}).splitlines()
-    averaged = '' if test_views == 'none' else ', logits averaged over views (mirror)'
+    averaged = '' if tta == 'none' else ', logits averaged over views (mirror)'
     assert lines[0] == f'resnet8 test set, 2 images{averaged}'
     assert lines[1] == 'accuracy  50.00 %'
     assert f'compared with runs/b{averaged}, of 2 images' in lines and '  given the same class by both 2' in lines

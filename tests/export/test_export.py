@@ -221,9 +221,9 @@ class TestCard:
         assert 'averages over training, with decay 0.9' in body and 'accuracy 90.00 %' in body
 
     def test_a_result_with_averaged_views_says_that_the_files_take_one(self, tmp_path):
-        metadata, body = self.card(tmp_path, result={**self.RESULT, 'test_views': 'mirror'})
+        metadata, body = self.card(tmp_path, result={**self.RESULT, 'tta': 'mirror'})
         accuracy = metadata['model-index'][0]['results'][0]['metrics'][0]
-        assert accuracy == {'type': 'accuracy', 'value': 0.875, 'args': {'test_views': 'mirror'}}
+        assert accuracy == {'type': 'accuracy', 'value': 0.875, 'args': {'tta': 'mirror'}}
         assert 'The logits were averaged over views (mirror); the files here take one view.' in body
 
     def test_the_result_of_another_step_is_not_claimed(self, tmp_path):

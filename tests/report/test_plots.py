@@ -37,7 +37,7 @@ def is_png(path):
 
 
 def test_the_training_plot_says_that_views_were_averaged(tmp_path, figures):
-    rows = [{**row, 'test_views': 'mirror'} if row['split'] == 'test' else row for row in ROWS]
+    rows = [{**row, 'tta': 'mirror'} if row['split'] == 'test' else row for row in ROWS]
     plots.plot_training(write(tmp_path, rows))
     labels = ['train', 'test, views averaged (mirror)', 'test, averaged, views averaged (mirror)']
     assert list(series(figures[0].axes[0])) == labels

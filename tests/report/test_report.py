@@ -121,7 +121,7 @@ def test_of_many_classes_the_pairs_most_often_confused_are_named(tmp_path):
 
 def test_what_is_left_out_of_the_differences_is_said(tmp_path):
     runs = [read_run(write_folder(tmp_path / str(seed), seed)) for seed in range(9)]
-    runs[1] = dataclasses.replace(runs[1], fingerprint='other', result={**runs[1].result, 'test_views': 'mirror'})
+    runs[1] = dataclasses.replace(runs[1], fingerprint='other', result={**runs[1].result, 'tta': 'mirror'})
     page = render(runs, 'nine')
     assert 'The first 8 of 9 runs. 7 pairs are left out: of other test images' in page and '<td>0 - 2</td>' in page
 
@@ -167,7 +167,7 @@ def test_accuracies_with_averaged_views_are_marked(tmp_path):
     assert 'iews averaged' not in render([read_run(folder)], 'run')
     for name in ('result', 'config'):
         path = folder / f'{name}.json'
-        path.write_text(json.dumps({**json.loads(path.read_text()), 'test_views': 'mir<r>or'}))
+        path.write_text(json.dumps({**json.loads(path.read_text()), 'tta': 'mir<r>or'}))
     page = render([read_run(folder)], 'run')
     assert '60.00 % (views averaged: mir&lt;r&gt;or)' in page and 'Views averaged: the logits are the mean' in page
     data = json.loads(page.split('id="data">')[1].split('</script>')[0])

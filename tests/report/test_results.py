@@ -22,7 +22,7 @@ def run(tmp_path):
             return dataclasses.replace(empty, failed={'reason': reason} if reason else {})
         right = (np.arange(100) < 100 * accuracy).astype(np.float32)
         answers = {'log_probabilities': np.stack([right, 1 - right], 1), 'labels': np.zeros(100, int)}
-        return dataclasses.replace(empty, result={'accuracy': accuracy, 'count': 100, 'test_views': 'mirror'}, **answers)
+        return dataclasses.replace(empty, result={'accuracy': accuracy, 'count': 100, 'tta': 'mirror'}, **answers)
 
     return make
 
@@ -51,7 +51,7 @@ def test_means_over_seeds_and_no_winner_inside_the_noise(run, tmp_path):
     assert json.loads(paths[0].read_text(), parse_constant=pytest.fail) == json.loads(json.dumps(found))
     with paths[1].open() as file:
         rows = list(csv.DictReader(file))
-    assert {row['test_views'] for row in rows[:-1]} == {'mirror'}
+    assert {row['tta'] for row in rows[:-1]} == {'mirror'}
     assert [row['entry'] for row in rows] == ['base'] * 3 + ['up'] * 3 + ['noise'] * 3 + ['single', 'broken']
     assert (rows[0]['accuracy'], rows[-1]['failed'], rows[-1]['accuracy']) == ('0.7', 'diverged', '')
 

@@ -203,10 +203,10 @@ def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
     monkeypatch.setattr(program, 'parallel_train_steps', lambda *args, **kwargs: (*args, kwargs))
     options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': True, 'cutout_size': 5}
     options |= {'crop_mode': 'reflect', 'alternating_flip': True, 'brightness': 0.14, 'contrast': 0.13}
-    options_of_step = {'accumulation': 2, 'ema_decay': 0.9, 'layer_norms': True}
+    options_of_step = {'accumulation': 2, 'ema_decay': 0.9, 'per_layer_grad_norms': True}
     experiment = create(**options, log_gradient_norms=True, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16')
     step_fn, load_fn, more = parallel_train_steps(experiment)
-    assert more == {'layer_norms': True}
+    assert more == {'per_layer_grad_norms': True}
     assert step_fn.func is step.train_step
     expected = {'model': experiment.model, 'tx': experiment.tx, 'lookahead_fn': None, 'select_fn': None, **options_of_step}
     assert step_fn.keywords == expected
@@ -217,10 +217,10 @@ def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
 
 def test_lookahead_gets_what_the_config_says(monkeypatch):
     monkeypatch.setattr(program, 'parallel_train_steps', lambda *args, **kwargs: args)
-    experiment = create(lookahead_every=3, lookahead_decay=0.5)
+    experiment = create(lookahead_sync_period=3, lookahead_decay=0.5)
     lookahead_fn = parallel_train_steps(experiment)[0].keywords['lookahead_fn']
     assert lookahead_fn.func is pull
-    assert lookahead_fn.keywords == {'every': 3, 'decay': 0.5, 'total_steps': 12}
+    assert lookahead_fn.keywords == {'sync_period': 3, 'decay': 0.5, 'total_steps': 12}
     state = jax.eval_shape(experiment.create_state)
     assert state.lookahead == {'params': state.params, 'batch_stats': state.batch_stats}
     assert jax.eval_shape(create().create_state).lookahead == {}

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 def run(every, total_steps, decay=0.8):
     """Fast weights that grow by 1 in each step; returns (fast, slow) after each."""
     fast, slow, path = {'params': jnp.zeros(2)}, {'params': jnp.zeros(2)}, []
-    step_fn = jax.jit(functools.partial(pull, every=every, decay=decay, total_steps=total_steps))
+    step_fn = jax.jit(functools.partial(pull, sync_period=every, decay=decay, total_steps=total_steps))
     for step in range(1, total_steps + 1):
         fast, slow = step_fn(jnp.int32(step), {'params': fast['params'] + 1}, slow)
         path.append((float(fast['params'][0]), float(slow['params'][1])))

@@ -266,7 +266,7 @@ def test_the_test_set_is_evaluated_once_and_for_the_best_epoch_on_validation(who
 
 
 def test_a_result_with_averaged_views_says_so_wherever_it_is_written(tmp_path):
-    result = train_and_evaluate(config(test_views='mirror', num_epochs=2, validation_size=0), tmp_path)
+    result = train_and_evaluate(config(tta='mirror', num_epochs=2, validation_size=0), tmp_path)
     state, logits = state_at(tmp_path), 0
     for image in (STRIPES.test.image, STRIPES.test.image[:, :, ::-1]):
         logits += np.asarray(tiny.WithBatchNorm().apply(state.variables, (image / 255 - 0.3) / 0.2, train=False)) / 2
@@ -275,7 +275,7 @@ def test_a_result_with_averaged_views_says_so_wherever_it_is_written(tmp_path):
     assert result['loss'] == pytest.approx(loss.mean(), rel=1e-4)
     found = json.loads((tmp_path / 'evaluation.json').read_text())
     assert found['accuracy'] == result['accuracy'] and found['loss'] == pytest.approx(result['loss'], rel=1e-4)
-    assert {found['test_views'], result['test_views'], *(row['test_views'] for row in rows(tmp_path, 'test'))} == {'mirror'}
+    assert {found['tta'], result['tta'], *(row['tta'] for row in rows(tmp_path, 'test'))} == {'mirror'}
     log = (tmp_path / 'run.log').read_text()
     for line in ('Epoch 2: test loss .*', 'Test accuracy .*'):
         assert re.search(line + r', logits averaged over views \(mirror\)$', log, re.M)
@@ -471,7 +471,7 @@ def test_with_validation_the_first_best_epoch_is_the_result_and_its_checkpoint_i
     result = train_and_evaluate(config(), tmp_path)
     assert {**result, 'seconds': 0} == {
         'split': 'test', 'selected': 'validation', 'step': 6, 'epoch': 2, 'loss': 1.0, 'accuracy': 0.1, 'count': TEST,
-        'test_views': 'none', 'ema_loss': 1.0, 'ema_accuracy': 0.0, 'seconds': 0,
+        'tta': 'none', 'ema_loss': 1.0, 'ema_accuracy': 0.0, 'seconds': 0,
     }  # fmt: skip
     assert checkpoint.steps(tmp_path / 'checkpoints') == [6, 9, 12]
     assert [size for size, _ in asked] == 8 * [VALIDATION] + 2 * [TEST]

@@ -135,7 +135,7 @@ def test_nothing_in_the_recipe_lowers_to_a_scatter_on_a_gpu():
         batch = load(data['image'], data['label'], order, jnp.arange(12), state.step, KEY)
         state, metrics = step(state, batch, KEY)
         batch = {**batch, 'label': data['label'][:12], 'mask': jnp.ones(12)}
-        return state, metrics, eval_step(state.variables, batch, model=model, test_views='mirror_translate')
+        return state, metrics, eval_step(state.variables, batch, model=model, tta='mirror_translate')
 
     stripes = tiny.split(24, 4)
     data = {'image': stripes.image, 'label': stripes.label}

@@ -52,7 +52,7 @@ RECIPE = {
     'warmup_epochs': 0.0,
     'whitening_bias_epochs': 0.7,
     'label_smoothing': 0.2,
-    'lookahead_every': 3,
+    'lookahead_sync_period': 3,
 }
 
 

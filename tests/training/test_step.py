@@ -54,9 +54,9 @@ def torch_linear(state, label, **loss_kwargs):
 def test_gradient_norms_of_layers_as_torch():
     state = linear_state()
     _, _, grads = torch_linear(state, LABELS)
-    _, metrics = step_of(tiny.Linear(), layer_norms=True)(state, one_hot(), KEY)
+    _, metrics = step_of(tiny.Linear(), per_layer_grad_norms=True)(state, one_hot(), KEY)
     assert kernel_paths(state.params) == ['fc']
-    np.testing.assert_allclose(metrics['layer_grad_norms'], [np.linalg.norm(grads['kernel'])], rtol=1e-6)
+    np.testing.assert_allclose(metrics['per_layer_grad_norms'], [np.linalg.norm(grads['kernel'])], rtol=1e-6)
 
 
 def test_kernels_in_the_order_of_the_parameters():
