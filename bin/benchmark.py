@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # config files 
 from absl import flags
 
 from resnet_jax.cli import command_line
-from resnet_jax.config import validate
+from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError
 
 _CONFIG = command_line.define_config_flag()
@@ -91,7 +91,7 @@ def _measure(effort, devices, sizes):
 
 def _config():
     name, config = command_line.load_config(_CONFIG)
-    return name, validate(config)
+    return name, TrainConfig.from_mapping(config).to_dict()
 
 
 if __name__ == '__main__':

@@ -26,9 +26,7 @@ _REPORT_ONLY = flags.DEFINE_bool('report_only', False, 'Only report what is ther
 def main(arguments):
     if arguments or not _CONFIG.value or not Path(_CONFIG.value).is_file():
         raise ConfigError(f'no study {arguments[0] if arguments else _CONFIG.value!r}; expected --config=configs/study/NAME.py')
-    from ml_collections import ConfigDict
-
-    from resnet_jax.config import validate
+    from resnet_jax.config import TrainConfig
     from resnet_jax.study.entries import expand, load_study
     from resnet_jax.study.report import write_study_report
     from resnet_jax.study.runner import check_made_alike, make_runs, status, weigh
@@ -43,7 +41,7 @@ def main(arguments):
     folder = Path(_WORKDIR.value or Path('runs', 'study', f'{name}-{size}'))
     runs = expand(study, size, folder)
     for run in runs:
-        validate(ConfigDict(run.config))
+        TrainConfig.from_mapping(run.config)
     check_made_alike(runs)
     if _DRY_RUN.value:
         for run in runs:

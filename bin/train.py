@@ -14,7 +14,7 @@ if __name__ == '__main__':
 from absl import flags
 
 from resnet_jax.cli import command_line
-from resnet_jax.config import validate
+from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError
 
 _CONFIG = command_line.define_config_flag()
@@ -31,7 +31,7 @@ def main(arguments):
     if arguments:
         raise ConfigError(f'unexpected argument {arguments[0]!r}; expected flags only, such as --config=FILE')
     name, config = command_line.load_config(_CONFIG)
-    validate(config)  # before JAX is imported: a wrong field is told at once
+    TrainConfig.from_mapping(config)  # before JAX is imported: a wrong field is told at once
     if config.deterministic:  # XLA reads this once; it rules out kernels that add in any order, and choosing them by their time
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
     if (_NUM_PROCESSES.value is not None or _PROCESS_ID.value is not None) and not _COORDINATOR.value:

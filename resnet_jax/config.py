@@ -1,242 +1,376 @@
-"""The fields of a config: what each may be, which of them define a run, and how a wrong one is reported."""
+"""The config of a training run: every field once, with its type, default, range, meaning, and whether it may change later.
 
+Config files and `--config.FIELD=VALUE` use `ml_collections.ConfigDict`, which `default_config` makes of the defaults here. The
+library uses the checked, frozen `TrainConfig`, which `TrainConfig.from_mapping` makes of a ConfigDict or of config.json.
+"""
+
+import dataclasses
 import difflib
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import ConfigError
 
-Check = Callable[[Any], str | None]  # None if the value will do, otherwise what was expected
+Changes = Literal['never', 'on_request', 'freely']
+
+# `register_optimizer` adds to it.
+OPTIMIZERS = ['sgd', 'adam', 'adamw', 'muon']
+
+_LARGEST_INTEGER = 2**31 - 1
 
 
-def _integer(low: int, high: int = 2**31 - 1) -> Check:
-    def check(value):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            return f'an integer of at least {low}' if high == 2**31 - 1 else f'an integer from {low} to {high}'
-        return None
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What a field accepts: `expected` says it in words, `accepts` decides."""
 
-    return check
+    expected: str
+    accepts: Callable[[Any], bool]
+    choices: Sequence[str] = ()
+
+    def explain(self, value: Any) -> str:
+        """Returns what was expected in place of a refused value."""
+        if not self.choices:
+            return self.expected
+        near = difflib.get_close_matches(str(value).lower(), self.choices, n=1)
+        return 'one of ' + ', '.join(self.choices) + (f' (did you mean {near[0]!r}?)' if near else '')
+
+
+def _integer(low: int, high: int = _LARGEST_INTEGER) -> Check:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+    return Check(f'an integer of at least {low} and at most {high}', accepts)
 
 
 def _number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Check:
     """A finite number in [low, high]; `above` and `below` exclude the ends."""
 
-    def check(value):
+    def accepts(value: Any) -> bool:
         number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-        if not number or value < low or value > high or (above and value == low) or (below and value == high):
-            lower = f'{"above" if above else "of at least"} {low:g}'
-            upper = '' if math.isinf(high) else f' and {"below" if below else "at most"} {high:g}'
-            return f'a number {lower}{upper}'
-        return None
+        return number and low <= value <= high and not (above and value == low) and not (below and value == high)
 
-    return check
+    upper = '' if math.isinf(high) else f' and {"below" if below else "at most"} {high:g}'
+    return Check(f'a number {"above" if above else "of at least"} {low:g}{upper}', accepts)
 
 
-def _one_of(*choices: str) -> Check:
-    def check(value):
-        if value in choices:
-            return None
-        near = difflib.get_close_matches(str(value).lower(), choices, n=1)
-        return 'one of ' + ', '.join(choices) + (f' (did you mean {near[0]!r}?)' if near else '')
-
-    return check
+def _one_of(choices: Sequence[str]) -> Check:
+    return Check('', lambda value: isinstance(value, str) and value in choices, choices)
 
 
-def _text(value):
-    return None if isinstance(value, str) and value else 'a name'
-
-
-def _optional_name(value):
-    return None if isinstance(value, str) else "a name, or '' for none"
-
-
-def _path(value):
-    return None if isinstance(value, str) else "a path, or '' for none"
-
-
-def _flag(value):
-    return None if isinstance(value, bool) else 'True or False'
-
-
-def _mapping(value):
-    if not isinstance(value, Mapping | ConfigDict):
-        return 'a dict of keyword arguments'
+def _is_json(value: Any) -> bool:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
-        return 'numbers, strings, lists, True or False as keyword arguments, which config.json can hold'
-    return None
+        return False
+    return isinstance(value, Mapping)
 
 
-def _fractions(value):
+def _are_fractions(value: Any) -> bool:
     numbers = isinstance(value, tuple | list) and all(isinstance(v, int | float) and 0 < v < 1 for v in value)
-    return None if numbers and list(value) == sorted(value) else 'increasing fractions of the run, such as (0.5, 0.75)'
+    return numbers and list(value) == sorted(value)
 
 
-# configs/default.py says what each field means. Model and data set names are checked by create_model and load_dataset.
-FIELDS: dict[str, Check] = {
-    'seed': _integer(0),
-    'dataset': _text,
-    'data_dir': _path,
-    'data_archive': _path,
-    'validation_size': _integer(0),
-    'train_size': _integer(0),
-    'model': _text,
-    'model_kwargs': _mapping,
-    'dtype': _one_of('float32', 'bfloat16'),
-    'cross_device_batch_norm': _flag,
-    'deterministic': _flag,
-    'num_epochs': _integer(1),
-    'batch_size': _integer(1),
-    'gradient_accumulation_steps': _integer(1),
-    'crop_padding': _integer(0),
-    'crop_mode': _one_of('constant', 'reflect'),
-    'flip': _flag,
-    'alternating_flip': _flag,
-    'brightness': _number(0),
-    'contrast': _number(0, 1),
-    'cutout_size': _integer(0),
-    'mixup_alpha': _number(0),
-    'label_smoothing': _number(0, 1, below=True),
-    'proxy_model': _optional_name,
-    'proxy_model_kwargs': _mapping,
-    'selected_fraction': _number(0, 1, above=True),
-    'proxy_update_every': _integer(1),
-    'optimizer': _one_of('sgd', 'adam', 'adamw', 'muon'),
-    'learning_rate': _number(0, above=True),
-    'base_batch_size': _integer(0),
-    'momentum': _number(0, 1, below=True),
-    'nesterov': _flag,
-    'weight_decay': _number(0),
-    'decay_norm_and_bias': _flag,
-    'clip_norm': _number(0),
-    'bias_learning_rate': _number(0),
-    'head_learning_rate': _number(0),
-    'whitening_bias_epochs': _number(0),
-    'muon_momentum': _number(0, 1, below=True),
-    'muon_steps': _integer(1),
-    'lookahead_sync_period': _integer(0),
-    'lookahead_decay': _number(0, 1),
-    'ema_decay': _number(0, 1, below=True),
-    'schedule': _one_of('cosine', 'linear', 'one_cycle', 'step', 'constant'),
-    'warmup_epochs': _number(0),
-    'milestones': _fractions,
-    'step_factor': _number(0, 1, above=True),
-    'eval_batch_size': _integer(1),
-    'tta': _one_of('none', 'mirror', 'mirror_translate'),
-    'eval_every_epochs': _integer(1),
-    'eval_every_steps': _integer(0),
-    'checkpoint_every_epochs': _integer(1),
-    'log_gradient_norms': _flag,
-    'log_every': _integer(1),
-    'divergence_retries': _integer(0, 100),
-    'watchdog_seconds': _number(1),
-}
-
-# These may change between two starts of one run: none of them alters a parameter or which epoch is the result, except that
-# divergence_retries lets a run go on that would have ended.
-FREE_FIELDS = (
-    'deterministic',
-    'data_dir',
-    'data_archive',
-    'eval_batch_size',
-    'checkpoint_every_epochs',
-    'log_every',
-    'divergence_retries',
-    'watchdog_seconds',
+_FLAG = Check('True or False', lambda value: isinstance(value, bool))
+_NAME = Check('a name', lambda value: isinstance(value, str) and bool(value))
+_OPTIONAL_NAME = Check("a name, or '' for none", lambda value: isinstance(value, str))
+_PATH = Check("a path, or '' for none", lambda value: isinstance(value, str))
+_FRACTIONS = Check('increasing fractions of the run, such as (0.5, 0.75)', _are_fractions)
+_KEYWORDS = Check(
+    'a dict of keyword arguments: numbers, strings, lists, True or False as keyword arguments, which config.json can hold',
+    _is_json,
 )
 
-# Fields that came after the first runs were made, with what those runs did: the values of configs/default.py.
-ADDED_FIELDS: dict[str, Any] = {
-    'train_size': 0,
-    'deterministic': False,
-    'crop_mode': 'constant',
-    'alternating_flip': False,
-    'brightness': 0.0,
-    'contrast': 0.0,
-    'proxy_model': '',
-    'proxy_model_kwargs': {},
-    'selected_fraction': 0.5,
-    'proxy_update_every': 1,
-    'bias_learning_rate': 0.0,
-    'head_learning_rate': 0.0,
-    'whitening_bias_epochs': 0.0,
-    'muon_momentum': 0.6,
-    'muon_steps': 3,
-    'lookahead_sync_period': 0,
-    'lookahead_decay': 0.774,
-    'tta': 'none',
-    'eval_every_steps': 0,
-    'log_gradient_norms': False,
-    'divergence_retries': 0,
-    'watchdog_seconds': 1800.0,
-}
+
+def _field(default: Any, check: Check, meaning: str, *, changes: Changes = 'never', section: str = '') -> Any:
+    """A field of `TrainConfig`.
+
+    Args:
+      changes: whether the field may differ when a run is continued: 'never', 'on_request' (it is recorded and drawn into the
+        plot), or 'freely', because it alters no parameter and not which epoch is the result.
+      section: the heading of the fields from here on.
+    """
+    metadata = {'check': check, 'meaning': meaning, 'changes': changes, 'section': section}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def complete(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the config that a run folder or a checkpoint holds with all fields, also if it was made before one existed."""
-    return {**ADDED_FIELDS, **values}
-
-
-def validate(config: ConfigDict) -> dict[str, Any]:
-    """Returns the config as a plain dict after checking every field.
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A checked config.
 
     Raises:
-      ConfigError: a field is unknown (names the nearest), missing, of the wrong type or out of range.
+      ConfigError: a value has the wrong type or is out of range, or two values do not go together.
     """
-    values = config.to_dict()
-    for name in values:
-        if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.5)
-            hint = f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(FIELDS)
-            raise ConfigError(f'unknown config field {name!r}; {hint}')
-    for name, check in FIELDS.items():
-        if name not in values:
-            raise ConfigError(f'config field {name!r} is missing; start from configs/default.py')
-        if expected := check(values[name]):
-            raise ConfigError(f'config field {name!r} is {values[name]!r}; expected {expected}')
-    if values['schedule'] != 'one_cycle' and values['warmup_epochs'] >= values['num_epochs']:
-        raise ConfigError(
-            f'the warm-up takes {values["warmup_epochs"]:g} epochs and the whole run {values["num_epochs"]}; '
-            'lower warmup_epochs or raise num_epochs'
-        )
-    if values['alternating_flip'] and not values['flip']:
-        raise ConfigError('alternating_flip is a way to flip, and flip is False; expected --config.flip=True with it')
-    return json.loads(json.dumps(values))  # tuples become lists, as they are when config.json is read back
+
+    seed: int = _field(
+        0,
+        _integer(0),
+        'Everything random (initialisation, order, augmentation, dropout) is a function of the seed and the step.',
+        section='Randomness',
+    )
+
+    dataset: str = _field('cifar10', _NAME, 'cifar10, cifar100, digits, or a registered name.', section='Data')
+    data_dir: str = _field(
+        '', _PATH, "Folder that tensorflow-datasets prepared; '' for TFDS_DATA_DIR, then its default.", changes='freely'
+    )
+    data_archive: str = _field('', _PATH, 'Official archive to prepare the data from, instead of a download.', changes='freely')
+    validation_size: int = _field(
+        0, _integer(0), 'Training images held out; the result is then that of the epoch that does best on them.'
+    )
+    train_size: int = _field(
+        0, _integer(0), 'Train on this many of the other images, stratified by class, the same for every seed; 0 for all.'
+    )
+
+    model: str = _field('resnet18', _NAME, 'A name for create_model.', section='Model')
+    model_kwargs: Mapping[str, Any] = _field({}, _KEYWORDS, 'Keyword arguments for create_model.')
+    dtype: str = _field(
+        'float32',
+        _one_of(('float32', 'bfloat16')),
+        'What the network computes in; parameters and statistics are always float32.',
+    )
+    cross_device_batch_norm: bool = _field(
+        False, _FLAG, "BatchNorm statistics over the global batch instead of each device's part."
+    )
+    deterministic: bool = _field(
+        False,
+        _FLAG,
+        'On a GPU: the same bits in every run, at some cost in speed. A CPU gives the same bits anyway.',
+        changes='freely',
+    )
+
+    num_epochs: int = _field(200, _integer(1), 'Epochs; a longer run continues with `extend`.', section='Length and batch')
+    batch_size: int = _field(128, _integer(1), 'Global batch size, divided over all devices of all processes.')
+    gradient_accumulation_steps: int = _field(1, _integer(1), 'Parts in which a batch is computed, to save memory.')
+
+    crop_padding: int = _field(
+        4, _integer(0), 'Pixels added on each side before a random crop; 0 for no crop.', section='Augmentation and loss'
+    )
+    crop_mode: str = _field(
+        'constant',
+        _one_of(('constant', 'reflect')),
+        'What is added: constant (zeros) or reflect, the image mirrored at its edges.',
+    )
+    flip: bool = _field(True, _FLAG, 'Flip images left to right at random.')
+    alternating_flip: bool = _field(
+        False, _FLAG, 'Flip each image at random in the first epoch, then in every second one (arXiv:2404.00498).'
+    )
+    brightness: float = _field(
+        0.0, _number(0), 'Add a random number of up to this size to a normalised image; a recipe to 94 % has 0.14.'
+    )
+    contrast: float = _field(
+        0.0, _number(0, 1), 'Then multiply by a random number from 1 - contrast to 1 + contrast; the same recipe has 0.13.'
+    )
+    cutout_size: int = _field(0, _integer(0), 'Side in pixels of a square set to the mean (DeVries and Taylor 2017).')
+    mixup_alpha: float = _field(0.0, _number(0), 'Parameter of the beta distribution of mixup (Zhang et al. 2018).')
+    label_smoothing: float = _field(0.0, _number(0, 1, below=True), 'Share of each label spread over all classes.')
+
+    proxy_model: str = _field(
+        '',
+        _OPTIONAL_NAME,
+        "A small network, trained beside the main one, that selects the examples which that trains on; '' for none. The "
+        'training loss that is logged is then that of the selected examples.',
+        section='Selection by a proxy',
+    )
+    proxy_model_kwargs: Mapping[str, Any] = _field({}, _KEYWORDS, 'Its keyword arguments for create_model.')
+    selected_fraction: float = _field(
+        0.5, _number(0, 1, above=True), "Share of each device's part of a batch: the examples with the largest proxy loss."
+    )
+    proxy_update_every: int = _field(1, _integer(1), 'Steps between two updates of the proxy.')
+
+    optimizer: str = _field(
+        'sgd',
+        _one_of(OPTIMIZERS),
+        'sgd, adam, adamw, muon or a registered name; adam and adamw need a learning_rate of about 1e-3.',
+        section='Optimizer',
+    )
+    learning_rate: float = _field(
+        0.1,
+        _number(0, above=True),
+        'Peak at a batch of base_batch_size; it grows in proportion to the batch size.',
+        changes='on_request',
+    )
+    base_batch_size: int = _field(
+        128, _integer(0), '0: learning_rate is the peak whatever the batch size.', changes='on_request'
+    )
+    momentum: float = _field(
+        0.9, _number(0, 1, below=True), "Of sgd, and of muon's sgd for all but the kernels of convolutions."
+    )
+    nesterov: bool = _field(True, _FLAG, 'Nesterov momentum, for sgd and muon.')
+    weight_decay: float = _field(
+        5e-4,
+        _number(0),
+        "Added to the gradient (sgd, adam) or decoupled (adamw); muon's kernels have none.",
+        changes='on_request',
+    )
+    decay_norm_and_bias: bool = _field(False, _FLAG, "Decay BatchNorm's scale and bias and the biases of layers too.")
+    clip_norm: float = _field(0.0, _number(0), 'Largest global norm of the gradient; 0 for no clipping.')
+    bias_learning_rate: float = _field(
+        0.0,
+        _number(0),
+        'Of biases and BatchNorm, on the same schedule; 0 for learning_rate. It does not change what weight decay takes.',
+        changes='on_request',
+    )
+    head_learning_rate: float = _field(0.0, _number(0), 'Of the kernels of linear layers, likewise.', changes='on_request')
+    whitening_bias_epochs: float = _field(
+        0.0, _number(0), "Epochs in which the learning rate of a whitening layer's bias falls to 0, linearly."
+    )
+    muon_momentum: float = _field(0.6, _number(0, 1, below=True), 'muon: of the kernels of convolutions.')
+    muon_steps: int = _field(3, _integer(1), 'muon: Newton-Schulz iterations.')
+    lookahead_sync_period: int = _field(
+        0, _integer(0), 'Steps between two synchronisations with the slow weights (Zhang et al. 2019); 0 for no lookahead.'
+    )
+    lookahead_decay: float = _field(
+        0.774, _number(0, 1), 'Share that the slow weights keep at the last synchronisation; it grows as the cube of the step.'
+    )
+    ema_decay: float = _field(
+        0.0,
+        _number(0, 1, below=True),
+        'Decay of an exponential moving average of the parameters, evaluated beside them; 0 for none.',
+    )
+
+    schedule: str = _field(
+        'cosine',
+        _one_of(('cosine', 'linear', 'one_cycle', 'step', 'constant')),
+        'Of the learning rate, after a linear warm-up; one_cycle has its own warm-up.',
+        changes='on_request',
+        section='Schedule',
+    )
+    warmup_epochs: float = _field(5.0, _number(0), 'Epochs of the warm-up.', changes='on_request')
+    milestones: tuple[float, ...] = _field(
+        (0.5, 0.75),
+        _FRACTIONS,
+        'step: fractions of the run at which the rate is multiplied by step_factor.',
+        changes='on_request',
+    )
+    step_factor: float = _field(0.1, _number(0, 1, above=True), 'step: see milestones.', changes='on_request')
+
+    eval_batch_size: int = _field(
+        1000, _integer(1), 'Batch size of the evaluation.', changes='freely', section='Evaluation, checkpoints, log'
+    )
+    tta: str = _field(
+        'none',
+        _one_of(('none', 'mirror', 'mirror_translate')),
+        'Test-time augmentation: logits averaged over views of each image, mirror (2 views) or mirror_translate (6).',
+    )
+    eval_every_epochs: int = _field(1, _integer(1), 'Epochs between two evaluations.')
+    eval_every_steps: int = _field(0, _integer(0), 'Steps between two evaluations instead; 0: see eval_every_epochs.')
+    checkpoint_every_epochs: int = _field(1, _integer(1), 'Epochs between two checkpoints.', changes='freely')
+    log_every: int = _field(250, _integer(1), 'Steps between two rows of the log.', changes='freely')
+    divergence_retries: int = _field(
+        0,
+        _integer(0, 100),
+        'How often a run that diverges goes back to its last checkpoint, each time at half the learning rates.',
+        changes='freely',
+    )
+    log_gradient_norms: bool = _field(
+        False, _FLAG, "Log the gradient norm of every layer's kernel, at the first step and with each row of the log."
+    )
+    watchdog_seconds: float = _field(
+        1800.0,
+        _number(1),
+        'Several processes: how long all wait for one that makes no progress before they exit with code 75.',
+        changes='freely',
+        section='Several processes',
+    )
+
+    def __post_init__(self) -> None:
+        for field in fields():
+            value = getattr(self, field.name)
+            if not field.metadata['check'].accepts(value):
+                expected = field.metadata['check'].explain(value)
+                raise ConfigError(f'config field {field.name!r} is {value!r}; expected {expected}')
+            if isinstance(value, Mapping):  # as it is read back from config.json
+                object.__setattr__(self, field.name, json.loads(json.dumps(value)))
+        object.__setattr__(self, 'milestones', tuple(self.milestones))
+        if self.schedule != 'one_cycle' and self.warmup_epochs >= self.num_epochs:
+            raise ConfigError(
+                f'the warm-up takes {self.warmup_epochs:g} epochs and the whole run {self.num_epochs}; '
+                'lower warmup_epochs or raise num_epochs'
+            )
+        if self.alternating_flip and not self.flip:
+            raise ConfigError('alternating_flip is a way to flip, and flip is False; expected flip=True with it')
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any] | ConfigDict) -> 'TrainConfig':
+        """Checks a ConfigDict, or what config.json holds; a field that is missing has its default.
+
+        Raises:
+          ConfigError: a field is unknown (names the nearest), or see `TrainConfig`.
+        """
+        names = [field.name for field in fields()]
+        plain = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+        for name in plain:
+            if name not in names:
+                near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+                hint = f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(names)
+                raise ConfigError(f'unknown config field {name!r}; {hint}')
+        return cls(**plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as config.json holds them."""
+        result: dict[str, Any] = json.loads(json.dumps({field.name: getattr(self, field.name) for field in fields()}))
+        return result
+
+    def replace(self, **changes: Any) -> 'TrainConfig':
+        """Returns a copy with other values, checked."""
+        return dataclasses.replace(self, **changes)
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any], *, free: bool = False) -> list[str]:
-    """Returns one 'field: old -> new' for each field that defines a run and differs; `old` may be of an older version.
+def fields() -> Iterator[dataclasses.Field[Any]]:
+    """Yields the fields of `TrainConfig`; `metadata` has 'check', 'meaning', 'changes' and 'section'."""
+    yield from dataclasses.fields(TrainConfig)
+
+
+def default_config() -> ConfigDict:
+    """Returns a config with every field at its default, for a config file to change and return."""
+    values = {field.name: getattr(TrainConfig(), field.name) for field in fields()}
+    return ConfigDict({name: ConfigDict(value) if isinstance(value, dict) else value for name, value in values.items()})
+
+
+def changed_fields(old: TrainConfig, new: TrainConfig, *kinds: Changes) -> dict[str, tuple[Any, Any]]:
+    """Returns {field: (old, new)} for the fields that differ and may change in one of these ways."""
+    pairs = {
+        field.name: (getattr(old, field.name), getattr(new, field.name))
+        for field in fields()
+        if field.metadata['changes'] in kinds
+    }
+    return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
+
+
+def describe_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """Returns 'field: old -> new; ...'."""
+    return '; '.join(f'{name}: {old!r} -> {new!r}' for name, (old, new) in changes.items())
+
+
+def check_continues(
+    old: TrainConfig, new: TrainConfig, where: str, *, extend: bool = False, allow_changes: bool = False
+) -> None:
+    """Checks that a run with the config `old` may go on with `new`.
 
     Args:
-      free: of the fields that do not define a run instead.
-    """
-    old = {**{name: value for name, value in ADDED_FIELDS.items() if name in new}, **old}
-    names = [name for name in {**old, **new} if (name in FREE_FIELDS) == free]
-    absent = object()
-    return [
-        f'{name}: {old.get(name)!r} -> {new.get(name)!r}' for name in names if old.get(name, absent) != new.get(name, absent)
-    ]
-
-
-def check_continues(old: Mapping[str, Any], new: Mapping[str, Any], extend: bool, where: str) -> None:
-    """Checks that a run of the config `old` may go on with `new`.
-
-    Args:
-      extend: more epochs may be asked for.
       where: the run folder or checkpoint, for the message.
+      extend: `num_epochs` may grow.
+      allow_changes: fields that change 'on_request' may differ.
 
     Raises:
       ConfigError: it may not; names what differs.
     """
-    longer = type(old.get('num_epochs')) is int and old['num_epochs'] < new['num_epochs']
-    changes = difference({**old, 'num_epochs': new['num_epochs']} if longer and extend else old, new)
-    if changes:
-        only = longer and len(changes) == 1
-        remedy = 'give --extend to train it longer, or another --workdir' if only else 'choose another --workdir'
-        raise ConfigError(f'{where} holds a run of another config ({"; ".join(changes)}); {remedy}, or delete it')
+    never, asked = changed_fields(old, new, 'never'), changed_fields(old, new, 'on_request')
+    longer = old.num_epochs < new.num_epochs
+    if longer and extend:
+        never.pop('num_epochs')
+    if allow_changes:
+        asked = {}
+    if not never and not asked:
+        return
+    remedy = 'choose another run folder'
+    if never.keys() <= {'num_epochs'} and longer | (not never):
+        options = [*(['extend'] if never else []), *(['allow_changes'] if asked else [])]
+        remedy = f'continue with {" and ".join(options)}, or choose another run folder'
+    raise ConfigError(f'{where} holds a run of another config ({describe_changes({**never, **asked})}); {remedy}, or delete it')

@@ -1,36 +1,83 @@
+import inspect
 import json
-import re
+import typing
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from ml_collections import ConfigDict
 
-from resnet_jax.config import ADDED_FIELDS, FIELDS, FREE_FIELDS, complete, difference, validate
+from resnet_jax.config import (
+    TrainConfig,
+    changed_fields,
+    check_continues,
+    default_config,
+    describe_changes,
+    fields,
+)
 from resnet_jax.errors import ConfigError
 
-
-def default():
-    return tiny.load_configs_module('default').get_config()
+FIELDS = {field.name: field for field in fields()}
 
 
 def changed(**values):
-    return ConfigDict({**default().to_dict(), **values})
+    return ConfigDict({**default_config().to_dict(), **values})
 
 
-def test_default_has_every_field_and_no_other():
-    assert set(default()) == set(FIELDS)
-    assert set(FREE_FIELDS) <= set(FIELDS)
+def validate(config):
+    return TrainConfig.from_mapping(config)
+
+
+def test_the_default_config_has_every_field_at_its_default():
+    assert set(default_config()) == set(FIELDS)
+    assert validate(default_config()) == TrainConfig() == validate({})
+    first, second = default_config(), default_config()
+    first.model_kwargs.num_filters = 3
+    assert 'num_filters' not in second.model_kwargs
+
+
+def test_every_field_says_what_it_means_and_has_a_type():
+    types = typing.get_type_hints(TrainConfig)
+    for name, field in FIELDS.items():
+        assert field.metadata['meaning'].endswith('.') and field.metadata['changes'] in ('never', 'on_request', 'freely')
+        assert name in types
+    assert next(iter(FIELDS.values())).metadata['section']
+
+
+def test_no_default_stands_twice():
+    """Functions that take a field under its own name have no default of their own that differs from the config's."""
+    from resnet_jax.data.augment import augment
+    from resnet_jax.training.optimizer import create_optimizer, create_schedule
+    from resnet_jax.training.program import load_batch
+
+    off = {
+        'dtype': jnp.float32,
+        'crop_padding': 0,
+        'flip': False,
+        'weight_decay': 0.0,
+        'nesterov': False,
+    }  # without it, nothing is done
+    for function in (augment, create_optimizer, create_schedule, load_batch):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in FIELDS and parameter.default is not parameter.empty:
+                assert parameter.default in (getattr(TrainConfig(), name), off.get(name)), f'{function.__name__}({name})'
 
 
 def test_the_result_is_what_json_reads_back():
-    values = validate(changed(model_kwargs={'stage_sizes': (1, 2)}))
-    assert values == json.loads(json.dumps(values))
+    config = validate(changed(model_kwargs={'stage_sizes': (1, 2)}))
+    values = config.to_dict()
+    assert values == json.loads(json.dumps(values)) and validate(values) == config
     assert values['milestones'] == [0.5, 0.75]
-    assert values['model_kwargs'] == {'stage_sizes': [1, 2]}
-    assert type(values) is dict and type(values['model_kwargs']) is dict
-    assert values['batch_size'] == 128 and values['flip'] is True
+    assert values['model_kwargs'] == {'stage_sizes': [1, 2]} == config.model_kwargs
+    assert config.batch_size == 128 and config.flip is True
+
+
+def test_it_is_frozen_and_a_copy_is_checked():
+    with pytest.raises(AttributeError):
+        TrainConfig().seed = 1
+    assert TrainConfig().replace(seed=1).seed == 1
+    with pytest.raises(ConfigError, match='batch_size'):
+        TrainConfig().replace(batch_size=0)
 
 
 @pytest.mark.parametrize(
@@ -53,14 +100,6 @@ def test_unknown_field_like_no_other_lists_all():
         validate(changed(zzzz=1))
 
 
-def test_missing_field():
-    config = default()
-    with config.unlocked():
-        del config.momentum
-    with pytest.raises(ConfigError, match=r"config field 'momentum' is missing; start from configs/default.py"):
-        validate(config)
-
-
 @pytest.mark.parametrize(
     ('name', 'value', 'expected'),
     [
@@ -72,6 +111,7 @@ def test_missing_field():
         ('batch_size', None, 'an integer of at least 1'),
         ('batch_size', 2**31, 'an integer of at least 1'),
         ('seed', -1, 'an integer of at least 0'),
+        ('seed', 3_000_000_000, 'an integer of at least 0 and at most 2147483647'),
         ('learning_rate', float('nan'), 'a number above 0'),
         ('learning_rate', float('inf'), 'a number above 0'),
         ('learning_rate', -0.1, 'a number above 0'),
@@ -123,13 +163,15 @@ def test_wrong_values(name, value, expected):
 
 @pytest.mark.parametrize('value', [{'act': np.tanh}, {'dtype': jnp.bfloat16}, {'stage_sizes': {1, 2}}])
 def test_model_kwargs_must_fit_into_config_json(value):
-    with pytest.raises(ConfigError, match=r"config field 'model_kwargs' .*; expected numbers, strings"):
+    with pytest.raises(
+        ConfigError, match=r"config field 'model_kwargs' .*; expected a dict of keyword arguments: numbers, strings"
+    ):
         validate(changed(model_kwargs=value))
 
 
 def test_alternating_flip_needs_flip():
     validate(changed(alternating_flip=True))
-    with pytest.raises(ConfigError, match=r'^alternating_flip .*expected --config.flip=True'):
+    with pytest.raises(ConfigError, match=r'^alternating_flip .*expected flip=True'):
         validate(changed(alternating_flip=True, flip=False))
 
 
@@ -138,53 +180,99 @@ def test_boundaries_are_allowed():
     validate(changed(base_batch_size=0, label_smoothing=0.999, learning_rate=1, model_kwargs=ConfigDict({'num_filters': 4})))
 
 
-def test_difference_names_what_defines_the_run():
-    old = validate(default())
-    assert difference(old, old) == []
-    new = validate(changed(learning_rate=0.2, model='resnet20', model_kwargs={'num_filters': 8}))
-    assert difference(old, new) == [
-        'learning_rate: 0.1 -> 0.2',
-        "model: 'resnet18' -> 'resnet20'",
-        "model_kwargs: {} -> {'num_filters': 8}",
-    ]
+def test_changes_are_named():
+    old = TrainConfig()
+    new = validate(changed(learning_rate=0.2, model='resnet20', model_kwargs={'num_filters': 8}, log_every=7))
+    assert changed_fields(old, old, 'never', 'on_request', 'freely') == {}
+    assert changed_fields(old, new, 'freely') == {'log_every': (250, 7)}
+    never = "model: 'resnet18' -> 'resnet20'; model_kwargs: {} -> {'num_filters': 8}"
+    assert describe_changes(changed_fields(old, new, 'never')) == never
+    assert describe_changes(changed_fields(old, new, 'on_request')) == 'learning_rate: 0.1 -> 0.2'
 
 
-# The fields of the first runs. Whoever adds a field adds it to ADDED_FIELDS, not here: else those runs cannot be continued.
-FIRST_FIELDS = re.findall(
-    r'\w+',
-    """seed dataset data_dir data_archive validation_size model model_kwargs dtype cross_device_batch_norm num_epochs
-    batch_size gradient_accumulation_steps crop_padding flip cutout_size mixup_alpha label_smoothing optimizer learning_rate
-    base_batch_size momentum nesterov weight_decay decay_norm_and_bias clip_norm ema_decay schedule warmup_epochs milestones
-    step_factor eval_batch_size eval_every_epochs checkpoint_every_epochs log_every""",
-)
+# A value other than the default for every field that a run may not change by itself.
+OTHER = {
+    'seed': 1,
+    'dataset': 'digits',
+    'validation_size': 10,
+    'train_size': 10,
+    'model': 'resnet20',
+    'model_kwargs': {'num_filters': 8},
+    'dtype': 'bfloat16',
+    'cross_device_batch_norm': True,
+    'num_epochs': 300,
+    'batch_size': 64,
+    'gradient_accumulation_steps': 2,
+    'crop_padding': 2,
+    'crop_mode': 'reflect',
+    'flip': False,
+    'alternating_flip': True,
+    'brightness': 0.1,
+    'contrast': 0.1,
+    'cutout_size': 8,
+    'mixup_alpha': 0.2,
+    'label_smoothing': 0.1,
+    'proxy_model': 'resnet8',
+    'proxy_model_kwargs': {'num_filters': 8},
+    'selected_fraction': 0.25,
+    'proxy_update_every': 2,
+    'optimizer': 'adam',
+    'learning_rate': 0.2,
+    'base_batch_size': 256,
+    'momentum': 0.8,
+    'nesterov': False,
+    'weight_decay': 1e-4,
+    'decay_norm_and_bias': True,
+    'clip_norm': 1.0,
+    'bias_learning_rate': 0.3,
+    'head_learning_rate': 0.3,
+    'whitening_bias_epochs': 1.0,
+    'muon_momentum': 0.7,
+    'muon_steps': 5,
+    'lookahead_sync_period': 5,
+    'lookahead_decay': 0.5,
+    'ema_decay': 0.9,
+    'schedule': 'step',
+    'warmup_epochs': 1.0,
+    'milestones': (0.3,),
+    'step_factor': 0.2,
+    'tta': 'mirror',
+    'eval_every_epochs': 2,
+    'eval_every_steps': 100,
+    'log_gradient_norms': True,
+}
 
 
-def test_fields_that_came_later_are_known_with_their_defaults():
-    assert set(FIELDS) - set(FIRST_FIELDS) == set(ADDED_FIELDS)
-    values = validate(default())
-    assert {name: values[name] for name in ADDED_FIELDS} == ADDED_FIELDS
+def test_every_field_that_defines_a_run_is_tried_below():
+    assert OTHER.keys() == {name for name, field in FIELDS.items() if field.metadata['changes'] != 'freely'}
 
 
-def test_a_run_from_before_a_field_existed_had_its_default():
-    new = validate(default())
-    old = {name: new[name] for name in FIRST_FIELDS}
-    assert complete(old) == new and complete(new) == new
-    assert difference(old, new) == []
-    assert difference(old, {**new, 'muon_steps': 5, 'seed': 1}) == ['muon_steps: 3 -> 5', 'seed: 0 -> 1']
+@pytest.mark.parametrize('name', OTHER)
+def test_a_field_that_defines_a_run_may_not_change_unasked(name):
+    old, new = TrainConfig(), TrainConfig().replace(**{name: OTHER[name]})
+    with pytest.raises(ConfigError, match=rf'^runs/a holds a run of another config \({name}: .*, or delete it$'):
+        check_continues(old, new, 'runs/a')
+    if FIELDS[name].metadata['changes'] == 'on_request':
+        check_continues(old, new, 'runs/a', allow_changes=True)
+    elif name == 'num_epochs':
+        check_continues(old, new, 'runs/a', extend=True)
+        with pytest.raises(ConfigError, match=r'choose another run folder, or delete it$'):
+            check_continues(new, old, 'runs/a', extend=True)
+    else:
+        with pytest.raises(ConfigError, match=r'choose another run folder, or delete it$'):
+            check_continues(old, new, 'runs/a', extend=True, allow_changes=True)
 
 
-def test_difference_of_a_field_that_one_lacks():
-    assert difference({'a': 1}, {'a': 1, 'b': None}) == ['b: None -> None']
-    assert difference({'a': 1, 'b': 2}, {'a': 1}) == ['b: 2 -> None']
+def test_fields_that_may_change_freely():
+    new = TrainConfig(deterministic=True, data_dir='/a', data_archive='/b', eval_batch_size=10, log_every=1)
+    new = new.replace(checkpoint_every_epochs=2, divergence_retries=1, watchdog_seconds=60.0)
+    check_continues(TrainConfig(), new, 'runs/a')
 
 
-@pytest.mark.parametrize('name', FREE_FIELDS)
-def test_free_fields_may_change(name):
-    old = validate(default())
-    assert difference(old, {**old, name: 'anything'}) == []
-
-
-@pytest.mark.parametrize('name', [name for name in FIELDS if name not in FREE_FIELDS])
-def test_every_other_field_may_not(name):
-    old = validate(default())
-    assert len(difference(old, {**old, name: 'anything'})) == 1
+def test_what_to_ask_for_is_said():
+    old, new = TrainConfig(), TrainConfig(num_epochs=300, learning_rate=0.2)
+    with pytest.raises(ConfigError, match='continue with extend and allow_changes, or choose another run folder'):
+        check_continues(old, new, 'runs/a')
+    with pytest.raises(ConfigError, match='continue with allow_changes, or choose another run folder'):
+        check_continues(old, new, 'runs/a', extend=True)
+    check_continues(old, new, 'runs/a', extend=True, allow_changes=True)

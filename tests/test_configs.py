@@ -8,13 +8,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from resnet_jax.classifier import build_model
-from resnet_jax.config import validate
-from resnet_jax.data import available_datasets
+from resnet_jax.config import TrainConfig
+from resnet_jax.data import dataset_info
 from resnet_jax.models import available_models
 from resnet_jax.training.experiment import check_batch_size
 
 FILES = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
-EXAMPLES = {'cifar10': (50_000, 32, 3), 'cifar100': (50_000, 32, 3), 'digits': (1437, 8, 1)}
 
 
 @pytest.fixture(autouse=True)
@@ -39,14 +38,13 @@ def test_the_configs_of_the_readme_exist():
 def test_config_is_valid_and_fits_its_network_and_data(path):
     config = load(path)
     assert isinstance(config, ConfigDict)
-    values = validate(config)
-    assert values['dataset'] in available_datasets()
-    assert values['model'] in available_models()
-    examples, size, channels = EXAMPLES[values['dataset']]
+    checked = TrainConfig.from_mapping(config)
+    assert checked.model in available_models()
+    info = dataset_info(checked.dataset)
     for devices in (1, 2, 4, 8):
-        check_batch_size(values['batch_size'], devices, values['gradient_accumulation_steps'], examples)
-    model = build_model(values, 10)
-    images = jnp.zeros((1, size, size, channels))
+        check_batch_size(checked.batch_size, devices, checked.gradient_accumulation_steps, info.num_train)
+    model = build_model(checked, info.num_classes)
+    images = jnp.zeros((1, *info.image_shape))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     assert variables['params']
 
@@ -67,5 +65,5 @@ def test_config_is_data_only(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
     imported = {node.module.split('.')[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported <= {'ml_collections', 'configs'}
+    assert imported <= {'ml_collections', 'configs', 'resnet_jax'}
     assert not any(isinstance(node, ast.Import | ast.If | ast.For | ast.While) for node in ast.walk(tree))

@@ -28,7 +28,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax.training': ('classifier', 'config', 'ops', 'models', 'data', 'runs', 'report', 'evaluation', 'training'),
     'resnet_jax.export': ('data', 'evaluation', 'export'),
     'resnet_jax.benchmark': ('config', 'ops', 'significance', 'models', 'data', 'evaluation', 'training', 'benchmark'),
-    'resnet_jax.study': ('config', 'report', 'runs', 'evaluation', 'training', 'benchmark', 'study'),
+    'resnet_jax.study': ('config', 'data', 'report', 'runs', 'evaluation', 'training', 'benchmark', 'study'),
     'resnet_jax.cli': ('cli',),
 }
 BELOW_ALL = {'errors', 'runtime'}

@@ -71,7 +71,7 @@ def measure(
     """Measures a config on this process's kind of device, in processes of its own.
 
     Args:
-      config: a checked config, as `training.config.validate` returns it.
+      config: a checked config, as `TrainConfig.to_dict` returns it.
       peer: also measure PyTorch, and the ratio.
       environment: for these processes: JAX_NUM_CPU_DEVICES, say.
       startup: also start bin/train.py, twice: see `measure_startup`.

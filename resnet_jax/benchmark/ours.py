@@ -12,15 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax import data
+from resnet_jax.config import TrainConfig
 from resnet_jax.data.augment import TTA
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.models.introspection import layers
 from resnet_jax.ops import convolution, kernels
-from resnet_jax.runtime.devices import compile_parallel, device_positions, replicate
+from resnet_jax.runtime.devices import replicate
 from resnet_jax.runtime.environment import environment
-from resnet_jax.training.experiment import create_experiment, parallel_train_steps, select_count
-from resnet_jax.training.program import epoch_order, seed_key
+from resnet_jax.training.experiment import create_experiment
+from resnet_jax.training.program import TrainingProgram
 
 
 def inspect_program(text: str) -> dict[str, int]:
@@ -47,23 +49,21 @@ class Subject:
     def __init__(self, config: Mapping[str, Any]):
         jax.monitoring.register_event_listener(self._count_event)
         self._events: dict[str, int] = {}
-        self._experiment = create_experiment(config)
-        experiment, dataset = self._experiment, self._experiment.dataset
-        self._state = replicate(experiment.create_state())
-        data = replicate({'image': experiment.train.image, 'label': experiment.train.label})
-        order = epoch_order(config['seed'], 0, len(experiment.train.label), config['batch_size'])
-        self._arguments = (device_positions(config['batch_size']), data, replicate(order), seed_key(config['seed']))
-        self._per_epoch = len(order)
-        self._train: Any = None
+        checked = TrainConfig.from_mapping(config)
+        dataset = data.load_dataset(checked.dataset, checked.data_dir, checked.data_archive)
+        self._experiment = experiment = create_experiment(checked, dataset.info)
+        train, _ = data.training_splits(dataset, checked.validation_size, checked.train_size, checked.seed)
+        self._state = replicate(experiment.create_state(experiment.whitening_kernel(train.image)))
+        self._program = TrainingProgram(experiment, train)
         self._evaluator = Evaluator(
             experiment.model,
             dataset.test,
             mean=dataset.mean,
             std=dataset.std,
             dtype=experiment.dtype,
-            batch_size=config['eval_batch_size'],
+            batch_size=checked.eval_batch_size,
             num_classes=dataset.num_classes,
-            tta=config['tta'],
+            tta=checked.tta,
         )
 
     def _count_event(self, event: str, **_: Any) -> None:
@@ -72,38 +72,32 @@ class Subject:
     def describe(self) -> dict[str, Any]:
         """Returns versions and hardware, and the network's size: multiply-adds of one image, parameters."""
         experiment = self._experiment
-        height, _, channels = experiment.dataset.image_shape
+        height, _, channels = experiment.info.image_shape
         found = layers(experiment.model, height, channels)
         multiply_adds = sum(layer.multiply_adds for layer in found)
         # Of a training step: about two more products of the size of the first.
-        train, batch_size = 3.0 * multiply_adds, experiment.config['batch_size']
+        train = 3.0 * multiply_adds
         if experiment.proxy:  # which sees the whole batch; it and the network then train on a part
-            size = batch_size // jax.device_count()
-            part = select_count(size, experiment.config['selected_fraction'], experiment.accumulation) / size
+            selected = experiment.selected_count / experiment.device_batch_size
             proxy = sum(layer.multiply_adds for layer in layers(experiment.proxy[0], height, channels))
-            train = part * train + proxy * (1 + 2 / experiment.config['proxy_update_every'])
+            train = selected * train + proxy * (1 + 2 / experiment.config.proxy_update_every)
         return {
             'environment': environment(),
             'multiply_adds': multiply_adds,
             'train_multiply_adds': train,  # for each image of a batch
-            'eval_multiply_adds': multiply_adds * max(1, 2 * len(TTA[experiment.config['tta']])),
+            'eval_multiply_adds': multiply_adds * max(1, 2 * len(TTA[experiment.config.tta])),
             'eval_batch_size': self._evaluator.batch_size,
             'parameters': sum(layer.params for layer in found),
             'devices': jax.device_count(),
-            'steps_per_epoch': self._per_epoch,
+            'steps_per_epoch': experiment.steps_per_epoch,
             'eval_batches': self._evaluator.batches,
         }
 
     def compile(self, what: str) -> dict[str, Any]:
         """Compiles 'train' or 'eval'; says how long it took, whether from a persistent cache, and a device's scratch memory."""
-        compiled: Any
         hits, before = self._events.get('/jax/compilation_cache/cache_hits', 0), time.monotonic()
-        if what == 'train':
-            run = parallel_train_steps(self._experiment)
-            compiled = compile_parallel(run, self._state, *self._arguments, np.int32(0), np.int32(0))
-            self._train = compiled
-        else:
-            compiled = self._evaluator.compile(self._state.variables)
+        train = what == 'train'
+        compiled = self._program.compile(self._state) if train else self._evaluator.compile(self._state.variables)
         seconds = time.monotonic() - before
         cached = self._events.get('/jax/compilation_cache/cache_hits', 0) > hits
         scratch = compiled.memory_analysis()
@@ -118,11 +112,10 @@ class Subject:
         """Runs so many training steps and returns the seconds until their metrics are here."""
         before = time.monotonic()
         while steps:
-            count = min(steps, self._per_epoch)
-            self._state, metrics = self._train(self._state, *self._arguments, np.int32(0), np.int32(count))
-            values = jax.device_get(metrics)
+            count = min(steps, self._experiment.steps_per_epoch)
+            self._state, metrics = self._program.run(self._state, 0, count)  # always of the first epoch
             steps -= count
-            if not all(np.isfinite(values[name][:count]).all() for name in ('loss', 'grad_norm')):
+            if not all(np.isfinite(row[name]) for row in metrics for name in ('loss', 'grad_norm')):
                 raise UserError('training diverges, and no step is made after that; expected a lower learning_rate')
         return time.monotonic() - before
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from resnet_jax.benchmark.measure import Effort, measure
 from resnet_jax.benchmark.report import save
-from resnet_jax.config import validate
+from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, InputFileError, UserError
 
 # Config file and model of each network.
@@ -30,7 +30,7 @@ def load_config(name: str, **changes: Any) -> dict[str, Any]:
     config = importlib.import_module(f'configs.{name}').get_config()
     with config.unlocked():
         config.update(changes)
-    return validate(config)
+    return TrainConfig.from_mapping(config).to_dict()
 
 
 def has_amx() -> bool:
@@ -49,7 +49,7 @@ def find_config(path: str) -> dict[str, Any] | str:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return validate(module.get_config())
+        return TrainConfig.from_mapping(module.get_config()).to_dict()
     except Exception as error:  # whatever is in the file
         return f'{path} could not be read as a config: {type(error).__name__}: {error}'
 

@@ -23,7 +23,7 @@ flags.disclaim_key_flags()  # --config belongs to the script that asks for it, s
 def define_config_flag() -> flags.FlagHolder:
     """Defines --config=FILE; every field can be overridden as --config.FIELD=VALUE.
 
-    New fields are let through here so that `resnet_jax.config.validate` can name the nearest existing one.
+    New fields are let through here so that `TrainConfig` can name the nearest existing one.
     """
     return config_flags.DEFINE_config_file(
         'config', None, 'Config file, e.g. configs/resnet18.py', lock_config=False, accept_new_attributes=True

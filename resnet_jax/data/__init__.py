@@ -1,28 +1,86 @@
-"""Data sets by name, as NumPy arrays: CIFAR-10, CIFAR-100, scikit-learn's digits, and random ones.
+"""Data sets by name, as NumPy arrays: CIFAR-10, CIFAR-100, scikit-learn's digits, random ones, and a user's own.
 
-The only part that knows tfds, which it imports only to prepare or decode a data set; what is decoded is kept, so that later
+The only part that knows tfds, which it imports only to prepare or decode a data set; decoded arrays are kept, so that later
 starts take less than a second. Arrays in, arrays out: nothing but `augment` knows JAX.
 """
 
+import dataclasses
 import difflib
+import functools
 import os
+from collections.abc import Callable
 
 from resnet_jax.data.cifar import load_cifar
-from resnet_jax.data.digits import load_digits
+from resnet_jax.data.digits import DIGITS, load_digits
 from resnet_jax.data.sources import SOURCES
-from resnet_jax.data.split import Dataset, Split, hold_out
+from resnet_jax.data.split import Dataset, DatasetInfo, Split, check_hold_out, hold_out, training_splits
 from resnet_jax.data.synthetic import SYNTHETIC, load_synthetic
 from resnet_jax.errors import ConfigError
 
-__all__ = ['Dataset', 'Split', 'available_datasets', 'check_name', 'hold_out', 'load_dataset']
+__all__ = [
+    'Dataset',
+    'DatasetInfo',
+    'Split',
+    'available_datasets',
+    'check_hold_out',
+    'dataset_info',
+    'hold_out',
+    'load_dataset',
+    'register_dataset',
+    'training_splits',
+]
+
+OptionalPath = str | os.PathLike[str] | None
+Load = Callable[[OptionalPath, OptionalPath], Dataset]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    load: Load
+    info: DatasetInfo | None
+
+
+def _load_synthetic(name: str, data_dir: OptionalPath, archive: OptionalPath) -> Dataset:
+    return load_synthetic(name)
+
+
+_DATASETS: dict[str, _Entry] = {  # besides those of SOURCES
+    'digits': _Entry(lambda data_dir, archive: load_digits(), DIGITS),
+    **{info.name: _Entry(functools.partial(_load_synthetic, info.name), info) for info in SYNTHETIC.values()},
+}
 
 
 def available_datasets() -> tuple[str, ...]:
     """Returns the names that `load_dataset` takes."""
-    return (*SOURCES, 'digits', *SYNTHETIC)
+    return (*SOURCES, *_DATASETS)
 
 
-def load_dataset(name: str, data_dir: str | os.PathLike | None = None, archive: str | os.PathLike | None = None) -> Dataset:
+def register_dataset(name: str, load: Load, info: DatasetInfo | None = None) -> None:
+    """Adds a data set of your own, for every function and command that takes a data set's name.
+
+    Args:
+        name: how configs call it; must be new.
+        load: is called as `load(data_dir, archive)`, both from the config and None if empty, and returns a `Dataset`.
+        info: the facts about it, if they are known without loading it.
+
+    Raises:
+        ConfigError: there is a data set of this name.
+    """
+    if name in available_datasets():
+        raise ConfigError(f"data set '{name}' exists already: expected a new name")
+    _DATASETS[name] = _Entry(load, info)
+
+
+def dataset_info(name: str, data_dir: OptionalPath = None, archive: OptionalPath = None) -> DatasetInfo:
+    """Returns the facts about a data set; its arrays are loaded only if it was registered without them.
+
+    Raises:
+        ConfigError: the name is unknown; or as `load_dataset`.
+    """
+    return _find(name).info or load_dataset(name, data_dir, archive).info
+
+
+def load_dataset(name: str, data_dir: OptionalPath = None, archive: OptionalPath = None) -> Dataset:
     """Loads a data set by name.
 
     A folder that tfds prepared, `<root>/<name>/3.x.y` in array_record or tfrecord, is used as it is. Where there is none,
@@ -38,21 +96,14 @@ def load_dataset(name: str, data_dir: str | os.PathLike | None = None, archive: 
         InputFileError: a file is missing, damaged or another data set's; or there is no data and no network.
         ResourceError: the root cannot be written.
     """
-    if name == 'digits':
-        return load_digits()
-    if name in SYNTHETIC:
-        return load_synthetic(name)
-    check_name(name)
-    return load_cifar(SOURCES[name], data_dir, archive)
+    return _find(name).load(data_dir or None, archive or None)
 
 
-def check_name(name: str) -> None:
-    """Checks that there is a data set of this name.
-
-    Raises:
-        ConfigError: there is not; names the nearest.
-    """
-    if name not in available_datasets():
+def _find(name: str) -> _Entry:
+    if name in SOURCES:
+        return _Entry(functools.partial(load_cifar, SOURCES[name]), SOURCES[name].info)
+    if name not in _DATASETS:
         nearest = difflib.get_close_matches(name, available_datasets(), n=1)
         hint = f"; did you mean '{nearest[0]}'?" if nearest else '; change the name'
         raise ConfigError(f"data set '{name}' is unknown: expected one of {', '.join(available_datasets())}{hint}")
+    return _DATASETS[name]

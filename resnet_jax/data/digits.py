@@ -7,10 +7,19 @@ import hashlib
 
 import numpy as np
 
-from resnet_jax.data.split import Dataset, Split, hold_out
+from resnet_jax.data.split import Dataset, DatasetInfo, Split, hold_out
 from resnet_jax.errors import ConfigError
 
 NUM_TEST = 360
+DIGITS = DatasetInfo(
+    name='digits',
+    image_shape=(8, 8, 1),
+    num_classes=10,
+    num_train=1437,
+    num_test=NUM_TEST,
+    mean=(0.3052902458826259,),
+    std=(0.3759864070187056,),
+)
 
 
 def load_digits() -> Dataset:
@@ -38,7 +47,7 @@ def load_digits() -> Dataset:
         train=train,
         test=test,
         class_names=tuple(str(digit) for digit in range(10)),
-        mean=(float(train.image.mean() / 255),),
-        std=(float(train.image.std() / 255),),
+        mean=DIGITS.mean,
+        std=DIGITS.std,
         fingerprint=hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest(),
     )

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from resnet_jax.data.split import DatasetInfo
+
 IMAGE_SHAPE = (32, 32, 3)
 
 
@@ -38,6 +40,11 @@ class Source:
     @property
     def num_classes(self) -> int:
         return next(label.num_classes for label in self.labels if label.key == 'label')
+
+    @property
+    def info(self) -> DatasetInfo:
+        facts = IMAGE_SHAPE, self.num_classes, self.num_train, self.num_test, self.mean, self.std
+        return DatasetInfo(self.name, *facts)
 
     @property
     def archive_name(self) -> str:

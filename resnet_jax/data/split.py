@@ -1,6 +1,7 @@
 """What the data package hands out: arrays of images and labels, and a deterministic held-out part of them."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,25 @@ class Split:
 
     image: np.ndarray
     label: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before its arrays are loaded.
+
+    Attributes:
+        image_shape: (height, width, channels).
+        num_train, num_test: examples of each split.
+        mean, std: per channel, of the training images scaled to [0, 1].
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    num_train: int
+    num_test: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +62,52 @@ class Dataset:
         return len(self.class_names)
 
     @property
+    def info(self) -> DatasetInfo:
+        """The facts about this data set."""
+        sizes = len(self.train.label), len(self.test.label)
+        return DatasetInfo(self.name, self.image_shape, self.num_classes, *sizes, self.mean, self.std)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a checkpoint must know of the data set to be used without it, as JSON."""
+        return {
+            'name': self.name,
+            'fingerprint': self.fingerprint,
+            'image_shape': list(self.image_shape),
+            'class_names': list(self.class_names),
+            'mean': list(self.mean),
+            'std': list(self.std),
+        }
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         height, width, channels = self.train.image.shape[1:]
         return height, width, channels
+
+
+def training_splits(dataset: Dataset, validation_size: int, train_size: int, seed: int) -> tuple[Split, Split | None]:
+    """Returns what a run trains on, and what it holds out for validation or None.
+
+    Args:
+        validation_size: examples held out, a function of `seed`; 0 for none.
+        train_size: of the others, how many to train on, the same for every seed; 0 for all.
+
+    Raises:
+        ConfigError: there are not so many examples.
+    """
+    train, validation = dataset.train, None
+    if validation_size:
+        train, validation = hold_out(train, validation_size, seed)
+    if 0 < train_size < len(train.label):
+        # The seed is not the run's: what differs between seeds must not be the data.
+        train = hold_out(train, train_size, seed=0)[1]
+    return train, validation
+
+
+def check_hold_out(size: int, examples: int) -> None:
+    """Raises ConfigError unless `size` of so many examples can be held out."""
+    if not 1 <= size <= examples - 1:
+        raise ConfigError(f'cannot hold out {size} of {examples} examples: expected 1 to {examples - 1}; change the size')
 
 
 def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
@@ -60,8 +122,7 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
         ConfigError: `size` is not in [1, n - 1], or `seed` is not in [0, 2**64).
     """
     n = len(split.label)
-    if not 1 <= size <= n - 1:
-        raise ConfigError(f'cannot hold out {size} of {n} examples: expected 1 to {n - 1}; change the size')
+    check_hold_out(size, n)
     if not 0 <= seed < 2**64:
         raise ConfigError(f'seed {seed} is out of range: expected 0 to 2**64 - 1; change the seed')
     # The second half of the key keeps this stream apart from those of the epochs, which have the epoch there.

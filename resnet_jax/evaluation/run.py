@@ -10,16 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from resnet_jax.classifier import build_model
-from resnet_jax.config import complete, validate
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs import checkpoint
-
-_LARGEST_SIDE = 4096  # pixels, and channels
-_MOST_CLASSES = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,49 +82,20 @@ def load_run(workdir: str | Path, *, ema: bool = False) -> TrainedRun:
     if path is None:
         raise InputFileError(f'the run in {workdir} has no checkpoint yet; wait for the first, or train longer')
     metadata = checkpoint.read_metadata(path)
-    if metadata.get('best'):
-        path = folder / str(metadata['best']['step'])
+    if metadata.progress.best:
+        path = folder / str(metadata.progress.best.step)
         try:
             checkpoint.verify(path)
         except InputFileError as error:
             raise InputFileError(
                 f'{error}; it is the best on validation: to use the best of the others, delete result.json and train again'
             ) from None
-    try:
-        config = validate(ConfigDict(complete(metadata.get('config', {}))))
-    except ConfigError as error:
-        raise InputFileError(f'checkpoint {path}: metadata.json has a config that this version cannot use: {error}') from None
-    dataset = metadata.get('dataset', {})
-    _check_dataset(dataset, path)
-    if ema and not config['ema_decay']:
+    config, dataset = metadata.config, metadata.dataset
+    if ema and not config.ema_decay:
         raise ConfigError(f'the run in {workdir} has no averaged parameters; drop --ema, or train with --config.ema_decay')
     model = build_model(config, len(dataset['class_names']))
     image = jax.ShapeDtypeStruct((1, *dataset['image_shape']), jnp.float32)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     wanted = {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}
     variables = checkpoint.restore(path, {'ema': wanted} if ema else wanted)
-    return TrainedRun(model, variables['ema'] if ema else variables, config, int(path.name), dataset)
-
-
-def _check_dataset(dataset: dict[str, Any], path: Path) -> None:
-    """Arrays are made as large as this says, wherever the checkpoint comes from."""
-    shape, names = dataset.get('image_shape'), dataset.get('class_names')
-    sound = (
-        isinstance(shape, list)
-        and len(shape) == 3
-        and all(type(n) is int and 1 <= n <= _LARGEST_SIDE for n in shape)
-        and isinstance(names, list)
-        and 1 <= len(names) <= _MOST_CLASSES
-        and all(isinstance(name, str) for name in names)
-        and all(
-            isinstance(values := dataset.get(name), list)
-            and len(values) == shape[2]
-            and all(type(v) in (int, float) for v in values)
-            for name in ('mean', 'std')
-        )
-    )
-    if not sound:
-        raise InputFileError(
-            f'checkpoint {path}: metadata.json does not describe its data set; expected image_shape (3 sizes up to '
-            f'{_LARGEST_SIDE}), class_names (texts, up to {_MOST_CLASSES}), mean and std (a number for each channel)'
-        )
+    return TrainedRun(model, variables['ema'] if ema else variables, config.to_dict(), int(path.name), dataset)

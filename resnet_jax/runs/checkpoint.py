@@ -3,13 +3,14 @@
 A checkpoint is a folder named by its step:
 
     checkpoints/391/arrays/...      Orbax's files: every leaf of the TrainState, by name
-    checkpoints/391/metadata.json   format, step, config, data set, best evaluation so far, versions
+    checkpoints/391/metadata.json   format, config, data set, progress, versions
     checkpoints/391/SHA256SUMS      of every file above, as `sha256sum -c` reads it
 
 It does not depend on the number of devices. It is written under a temporary name and renamed when it is whole.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,38 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from resnet_jax.config import complete
+from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs.checksums import LARGEST_TEXT, SUMS, sums_text, verify
+from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime import failpoints
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # 1 was never released
 _PARTIAL = '.partial-'
-_KINDS = {  # of what metadata.json must hold, and since the second release may
-    'step': int,
-    'config': dict,
-    'dataset': dict,
-    'best': dict | None,
-    'pending': list,
-    'evaluation': dict,
-    'seconds': int | float,
-    'evaluation_due': bool,
-    'rollbacks': int,
-}
-_SINCE = ('evaluation_due', 'rollbacks')
 _LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim: a sum over a few files can claim any number
+
+
+_LARGEST_SIDE = 4096  # pixels, and channels
+_MOST_CLASSES = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint says of itself.
+
+    Attributes:
+      config: the run's.
+      dataset: 'name', 'fingerprint', 'image_shape', 'class_names', 'mean' and 'std' of what it was trained on.
+      progress: how far the run had come.
+      environment: versions and hardware.
+    """
+
+    config: TrainConfig
+    dataset: dict[str, Any]
+    progress: Progress
+    environment: dict[str, Any]
 
 
 def _checkpointer():
@@ -88,13 +99,13 @@ def _quiet() -> Iterator[None]:
 
 
 @_quiet()
-def save(folder: Path, state: Any, metadata: Mapping[str, Any]) -> Path:
+def save(folder: Path, state: Any, metadata: Metadata) -> Path:
     """Writes a TrainState to `folder/<step>` and returns the path. Call it in one process.
 
     Raises:
       ResourceError: no space or no permission; nothing is left behind.
     """
-    step = int(state.step)
+    step = metadata.progress.step
     final, partial, old = folder / str(step), folder / f'{_PARTIAL}{step}', folder / f'{_PARTIAL}{step}-old'
     nested = unflatten_dict({name: np.asarray(leaf) for name, leaf in leaves_by_name(state).items()}, sep='/')
     try:
@@ -104,7 +115,9 @@ def save(folder: Path, state: Any, metadata: Mapping[str, Any]) -> Path:
         with _checkpointer() as checkpointer:
             checkpointer.save((partial / 'arrays').absolute(), nested)
         failpoints.reach('arrays')
-        text = json.dumps({'format': FORMAT, 'step': step, **metadata}, indent=1)
+        described = {'config': metadata.config.to_dict(), 'progress': metadata.progress.to_json()}
+        described |= {'dataset': metadata.dataset, 'environment': metadata.environment}
+        text = json.dumps({'format': FORMAT, **described}, indent=1)
         (partial / 'metadata.json').write_text(text)
         (partial / SUMS).write_text(sums_text(partial))
         for path in sorted(partial.rglob('*')):
@@ -129,7 +142,7 @@ def save(folder: Path, state: Any, metadata: Mapping[str, Any]) -> Path:
             raise
         reason = os.strerror(int(number[1])) if number else str(error)
         raise ResourceError(
-            f'checkpoint {final} could not be written: {reason}; free space or choose another --workdir'
+            f'checkpoint {final} could not be written: {reason}; free space or choose another run folder'
         ) from None
     return final
 
@@ -155,41 +168,70 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> Metadata:
     """Returns the metadata of a checkpoint that `verify` has passed.
 
+    Everything in it is checked here, once, for type and range: a step becomes a path, a shape an array.
+
     Raises:
-      InputFileError: it was written in a newer format, or is not what `save` writes.
+      InputFileError: it was written in another format, or is not what `save` writes.
     """
 
-    def wrong(what: str):
+    def wrong(what: object) -> InputFileError:
         return InputFileError(f'checkpoint {path}: metadata.json {what}; it is not of this program, or was edited')
 
     file = path / 'metadata.json'
     if not file.is_file() or file.stat().st_size > LARGEST_TEXT:
         raise wrong('is missing or has more bytes than any')
     try:
-        metadata = json.loads(file.read_text())
+        values = json.loads(file.read_text())
     except (ValueError, RecursionError):
         raise wrong('is not JSON') from None
-    found = metadata.get('format') if isinstance(metadata, dict) else None
-    if type(found) is not int or found < 1:
+    number = values.get('format') if isinstance(values, dict) else None
+    if type(number) is not int or number < 1:
         raise wrong('has no format; expected a number from 1')
-    if found > FORMAT:
-        raise InputFileError(f'checkpoint {path} has format {found}; this version reads up to {FORMAT}: upgrade resnet_jax')
-    # A step becomes a path, a shape an array: neither may be anything else.
-    for name, kind in _KINDS.items():
-        if name not in metadata and name not in _SINCE:
-            raise wrong(f'has no {name}')
-        value = metadata.get(name)
-        if name in metadata and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-            raise wrong(f'has {str(value)[:80]!r} as {name}')
-    best = metadata['best']
-    if best and (type(best.get('step')) is not int or best['step'] < 0 or not isinstance(best.get('accuracy'), float)):
-        raise wrong(f'has {str(best)[:80]!r} as best')
-    if str(metadata['step']) != path.name:
-        raise wrong(f'is of step {metadata["step"]}')
-    return {**metadata, 'config': complete(metadata['config'])}
+    if number != FORMAT:
+        advice = 'upgrade resnet_jax' if number > FORMAT else 'it is of a version that was never released: train again'
+        raise InputFileError(f'checkpoint {path} has format {number}; this version reads {FORMAT}: {advice}')
+    for name in ('config', 'dataset', 'progress', 'environment'):
+        if not isinstance(values.get(name), dict):
+            raise wrong(f'has {str(values.get(name))[:80]!r} as {name}' if name in values else f'has no {name}')
+    try:
+        progress = Progress.from_json(values['progress'])
+        config = TrainConfig.from_mapping(values['config'])
+    except ConfigError as error:
+        raise InputFileError(f'checkpoint {path}: metadata.json has a config that this version cannot use: {error}') from None
+    except ValueError as error:
+        raise wrong(error) from None
+    if str(progress.step) != path.name:
+        raise wrong(f'is of step {progress.step}')
+    if not _describes_dataset(values['dataset']):
+        raise InputFileError(
+            f'checkpoint {path}: metadata.json does not describe its data set; expected image_shape (3 sizes up to '
+            f'{_LARGEST_SIDE}), class_names (texts, up to {_MOST_CLASSES}), mean and std (a number for each channel)'
+        )
+    return Metadata(config, values['dataset'], progress, values['environment'])
+
+
+def _describes_dataset(values: dict[str, Any]) -> bool:
+    shape, names = values.get('image_shape'), values.get('class_names')
+    return (
+        isinstance(values.get('name'), str)
+        and isinstance(values.get('fingerprint'), str)
+        and isinstance(shape, list)
+        and len(shape) == 3
+        and all(type(n) is int and 1 <= n <= _LARGEST_SIDE for n in shape)
+        and isinstance(names, list)
+        and 1 <= len(names) <= _MOST_CLASSES
+        and all(isinstance(name, str) for name in names)
+        and all(_are_numbers(values.get(key), shape[2]) for key in ('mean', 'std'))
+    )
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list) and len(values) == count and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+    )
 
 
 def restore(path: Path, template: Any) -> Any:
@@ -260,7 +302,7 @@ def latest(folder: Path, *, rename: bool = True) -> Path | None:
             logger.warning('%s. It was %s.', error, f'set aside as {damaged[-1]}' if rename else 'passed over')
     if damaged:
         raise InputFileError(
-            f'all checkpoints in {folder} are damaged ({", ".join(sorted(damaged))}); to start over, choose another --workdir'
+            f'all checkpoints in {folder} are damaged ({", ".join(sorted(damaged))}); to start over, choose another run folder'
         )
     return None
 

@@ -1,6 +1,7 @@
 """The run folder (`workdir`): what a run leaves on disk besides its checkpoints, and the lock that keeps it to one process."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import logging
@@ -12,12 +13,15 @@ from typing import Any
 
 import jax
 
-from resnet_jax.config import check_continues, complete, difference
-from resnet_jax.errors import InputFileError, ResourceError, RunFolderInUseError
+from resnet_jax.config import TrainConfig, changed_fields, check_continues, describe_changes
+from resnet_jax.errors import ConfigError, InputFileError, ResourceError, RunFolderInUseError
 from resnet_jax.runs import checkpoint
+from resnet_jax.runs.progress import Progress
 from resnet_jax.runs.tensorboard import EventFile
 
 logger = logging.getLogger(__name__)
+
+_RESULT = {'split', 'selected', 'accuracy', 'loss', 'count', 'step', 'epoch'}
 
 # Each is written under the name .<name>.partial first, which an interrupted run may leave.
 _FILES = (
@@ -44,6 +48,7 @@ class RunFolder:
 
     Args:
       extend: let a run go on to more epochs than it was started for.
+      allow_changes: let it go on with other values of fields that change on request, such as the learning rate.
 
     Raises (on entry):
       ConfigError: the folder holds checkpoints of a different config; names the fields.
@@ -51,12 +56,12 @@ class RunFolder:
       RunFolderInUseError: another process holds it.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], *, extend: bool = False):
+    def __init__(self, path: str | Path, config: TrainConfig, *, extend: bool = False, allow_changes: bool = False):
         self.path = Path(path)
         self.checkpoints = self.path / 'checkpoints'
         self.primary = jax.process_index() == 0
         self._config = config
-        self._extend = extend
+        self._extend, self._allow_changes = extend, allow_changes
         self._description: Mapping[str, Any] = {}
         self._backlog = {'metrics.jsonl': '', 'timing.jsonl': ''}
         self._failing = False
@@ -87,7 +92,7 @@ class RunFolder:
         self._handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
         logging.getLogger('resnet_jax').addHandler(self._handler)
         if changes:
-            logger.info('Of the config this has changed since the last start: %s.', '; '.join(changes))
+            logger.info('Changed in the config since the last start: %s.', changes)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -95,7 +100,7 @@ class RunFolder:
             yield
         except OSError as error:
             raise ResourceError(
-                f'run folder {self.path} cannot be written: {error.strerror or error}; free space or choose another --workdir'
+                f'run folder {self.path} cannot be written: {error.strerror or error}; free space or choose another run folder'
             ) from None
 
     def __exit__(self, *_) -> None:
@@ -115,7 +120,7 @@ class RunFolder:
             self._lock.seek(0)
             holder = self._lock.read().strip() or 'unknown'
             raise RunFolderInUseError(
-                f'run folder {self.path} is in use by process {holder}; wait for it or choose another --workdir'
+                f'run folder {self.path} is in use by process {holder}; wait for it or choose another run folder'
             ) from None
         except OSError as error:  # some network file systems have no locks
             logger.warning('%s cannot be locked (%s): start only one process there', self.path, error.strerror)
@@ -123,26 +128,32 @@ class RunFolder:
         self._lock.write(str(os.getpid()))
         self._lock.flush()
 
-    def _check_config(self) -> list[str]:
-        """Returns what has changed and may."""
+    def _check_config(self) -> str:
+        """Checks that a run in this folder may go on with the config; returns the changes, in words."""
         # A folder without a checkpoint has nothing to lose: a run that failed before its first one may start over, corrected.
         started = (self.path / 'result.json').exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
         old = self.read_json('config.json')
         if not started or not isinstance(old, dict):
-            return []
-        old = complete(old)
-        check_continues(old, self._config, self._extend, str(self.path))
-        if self._extend and self.primary and old.get('num_epochs', 0) < self._config['num_epochs']:
+            return ''
+        try:
+            before = TrainConfig.from_mapping(old)
+        except ConfigError as error:
+            raise InputFileError(f'{self.path / "config.json"} cannot be used by this version: {error}') from None
+        check_continues(before, self._config, str(self.path), extend=self._extend, allow_changes=self._allow_changes)
+        if self._extend and self.primary and before.num_epochs < self._config.num_epochs:
             with contextlib.suppress(FileNotFoundError):  # no longer the result of this run, but still that of a part of it
-                (self.path / 'result.json').rename(self.path / f'result-{old["num_epochs"]}-epochs.json')
-        return difference(old, self._config, free=True)
+                (self.path / 'result.json').rename(self.path / f'result-{before.num_epochs}-epochs.json')
+        return describe_changes(changed_fields(before, self._config, 'freely', 'on_request'))
 
-    def start(self, step: int, description: Mapping[str, Any], splits: Sequence[str], again: str | None = None) -> None:
-        """Writes config.json and environment.json and opens the metrics of a run that goes on after `step`.
+    def start(
+        self, progress: Progress, description: Mapping[str, Any], splits: Sequence[str], again: str | None = None
+    ) -> None:
+        """Writes config.json and environment.json and opens the metrics of a run that goes on from here.
 
-        Of the rows that an interrupted run wrote, those up to `step` and of `splits`, which it writes as it trains, are kept;
-        of the split `again` those before `step`.
+        Of the rows that an interrupted run wrote, those up to `progress.step` and of `splits`, which it writes as it trains,
+        are kept; of the split `again` those before that step.
         """
+        step = progress.step
 
         def belongs(line: str) -> bool:
             try:
@@ -155,6 +166,8 @@ class RunFolder:
         self._description = description
         self._backlog = dict.fromkeys(self._backlog, '')
         self._describe()
+        if progress.changes:
+            self.write_json('changes.json', [dataclasses.asdict(change) for change in progress.changes])
         with self._writing():
             for name in self._backlog:
                 path = self.path / name
@@ -167,7 +180,7 @@ class RunFolder:
         self._events = EventFile(self.path / 'tensorboard', step)
 
     def _describe(self) -> None:
-        self.write_json('config.json', self._config)
+        self.write_json('config.json', self._config.to_dict())
         self.write_json('environment.json', self._description)
 
     def newest_checkpoint(self) -> Path | None:
@@ -183,6 +196,17 @@ class RunFolder:
                 rows.append(json.loads(line))
         return [row for row in rows if isinstance(row, dict) and {'step', 'split'} <= row.keys()]
 
+    def read_result(self) -> dict[str, Any] | None:
+        """Returns the result of a finished run; None of one that is not finished.
+
+        Raises:
+          InputFileError: result.json is not what a run ends with.
+        """
+        result = self.read_json('result.json')
+        if result is None or (isinstance(result, dict) and result.keys() >= _RESULT):
+            return result
+        raise InputFileError(f'{self.path / "result.json"} is not what a run ends with; delete it to evaluate the run again')
+
     def read_json(self, name: str) -> Any:
         """Returns a JSON file's content, or None if it is not there.
 
@@ -195,7 +219,7 @@ class RunFolder:
         try:
             return json.loads(path.read_text())
         except (ValueError, RecursionError) as error:
-            raise InputFileError(f'{path} is not valid JSON ({error}); restore it or choose another --workdir') from None
+            raise InputFileError(f'{path} is not valid JSON ({error}); restore it or choose another run folder') from None
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file so that a reader sees the old content or the new, never a part."""

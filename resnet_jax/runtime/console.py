@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -27,13 +28,29 @@ class _ConsoleHandler(logging.Handler):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def log_to_console(stream: str = 'stdout') -> None:
-    """Sends the package's messages to sys.stdout or sys.stderr, from the first process only."""
+def log_to_console(stream: str = 'stdout') -> Callable[[], None]:
+    """Sends the package's messages to sys.stdout or sys.stderr, from the first process only.
+
+    A logger that has a handler of its own is left alone.
+
+    Returns:
+      A function that leaves the logger as it was.
+    """
     package = logging.getLogger('resnet_jax')
+    if package.handlers:
+        return lambda: None
+    level, propagate = package.level, package.propagate
+    handler = _ConsoleHandler(stream) if jax.process_index() == 0 else logging.NullHandler()
     package.setLevel(logging.INFO)
     package.propagate = False
-    if jax.process_index() == 0 and not any(isinstance(h, _ConsoleHandler) for h in package.handlers):
-        package.addHandler(_ConsoleHandler(stream))
+    package.addHandler(handler)
+
+    def undo() -> None:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        package.propagate = propagate
+
+    return undo
 
 
 _IMPORTED = time.monotonic()

@@ -151,7 +151,7 @@ def assert_shared(path: Path) -> None:
     if not path.exists():
         raise ConfigError(
             f'process {jax.process_index()} does not see {path}, which process 0 has made; '
-            'expected a --workdir on a file system that all processes share'
+            'expected a run folder on a file system that all processes share'
         )
 
 
@@ -172,7 +172,7 @@ def process_group(config: Mapping[str, Any], workdir: Path, resumes_from: Callab
     _watchdog = watchdog.Watchdog(workdir, config['watchdog_seconds'], resumes_from)
     try:
         _watchdog.start()
-        assert_equal('config', {field: value for field, value in config.items() if field not in _LOCAL_FIELDS})
+        assert_equal('config', {name: value for name, value in config.items() if name not in _LOCAL_FIELDS})
         versions = {'resnet_jax': resnet_jax.__version__, 'jax': jax.__version__}
         assert_equal('environment', {**versions, 'local devices': jax.local_device_count()})
         yield

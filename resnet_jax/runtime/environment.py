@@ -8,6 +8,9 @@ from typing import Any
 
 import jax
 
+from resnet_jax.errors import ConfigError
+
+DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 _PACKAGES = ('resnet_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
 
@@ -24,6 +27,16 @@ def environment() -> dict[str, Any]:
         'cpu_cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
         'system': f'{platform.system()} {platform.machine()}',
     }
+
+
+def check_deterministic() -> None:
+    """Checks that XLA was asked for deterministic operations before it started.
+
+    Raises:
+      ConfigError: a GPU is used and it was not.
+    """
+    if jax.default_backend() == 'gpu' and DETERMINISTIC not in os.environ.get('XLA_FLAGS', ''):
+        raise ConfigError(f'deterministic needs {DETERMINISTIC} in XLA_FLAGS before JAX starts, as the train command sets it')
 
 
 def _installed(name: str) -> bool:

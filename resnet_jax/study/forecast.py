@@ -11,6 +11,8 @@ import jax
 
 from resnet_jax.benchmark.measure import on_random_data
 from resnet_jax.benchmark.ours import Subject
+from resnet_jax.config import TrainConfig
+from resnet_jax.data import dataset_info
 from resnet_jax.errors import ResourceError
 from resnet_jax.evaluation.record import describe_model
 from resnet_jax.runs.reader import read_run
@@ -24,19 +26,25 @@ def work(config: Mapping[str, Any]) -> int:
     """Returns the multiply-adds of a run: three times the network's for each training image (forward and both gradients), and
     once for each evaluated one; 0 if it will be refused for want of memory. The data set's files are not needed.
     """
-    experiment = create_experiment(on_random_data(config))
+    experiment = _experiment(config)
     try:
         check_state_fits(jax.eval_shape(experiment.create_state), config['model'])
     except ResourceError:
         return 0
-    every = config['eval_every_steps'] or experiment.steps_per_epoch * config['eval_every_epochs']
+    checked = experiment.config
+    every = checked.eval_every_steps or experiment.steps_per_epoch * checked.eval_every_epochs
     evaluations = -(-experiment.total_steps // every) + 1  # and one pass for the answers that are kept
-    images = 3 * experiment.total_steps * config['batch_size'] + evaluations * len(experiment.dataset.test.label)
+    images = 3 * experiment.total_steps * checked.batch_size + evaluations * experiment.info.num_test
     return _multiply_adds(experiment) * images
 
 
+def _experiment(config: Mapping[str, Any]) -> Experiment:
+    checked = TrainConfig.from_mapping(config)
+    return create_experiment(checked, dataset_info(checked.dataset, checked.data_dir, checked.data_archive))
+
+
 def _multiply_adds(experiment: Experiment) -> int:
-    height, _, channels = experiment.dataset.image_shape
+    height, _, channels = experiment.info.image_shape
     return describe_model(experiment.model, height, channels)['multiply_adds']
 
 
@@ -86,7 +94,7 @@ def estimate(runs: Sequence[Run], measured: Callable[[Mapping[str, Any]], float]
         else:
             least = min((run for run in others if works(run)), key=works, default=others[0])
             speed = measured(least.config)
-            rate = 3 * _multiply_adds(create_experiment(on_random_data(least.config))) * speed
+            rate = 3 * _multiply_adds(_experiment(least.config)) * speed
             sources.append(
                 f'the rate of {least.entry}, measured now ({speed:,.0f} images/s in training), and the multiply-adds of each; '
                 'compilation is not counted'

@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from resnet_jax.config import check_continues, complete, validate
+from resnet_jax.config import TrainConfig, check_continues
 from resnet_jax.errors import Interrupted
 from resnet_jax.runtime.console import duration
 from resnet_jax.study.entries import Run
@@ -46,7 +44,7 @@ def check_made_alike(runs: Sequence[Run]) -> None:
         except (OSError, ValueError):
             continue
         if isinstance(old, dict):
-            check_continues(complete(old), validate(ConfigDict(run.config)), False, str(run.folder))
+            check_continues(TrainConfig.from_mapping(old), TrainConfig.from_mapping(run.config), str(run.folder))
 
 
 def weigh(runs: Sequence[Run], root: Path) -> list[float]:

@@ -1,10 +1,10 @@
-"""From a config to everything that a run needs. The one place where steps and learning rates are derived."""
+"""From a config and the facts about its data set to the network, optimizer and schedule. Nothing is read or written here.
+
+The one place where steps and learning rates are derived.
+"""
 
 import dataclasses
-import functools
 import math
-import os
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,35 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from resnet_jax import data
 from resnet_jax.classifier import build_model
+from resnet_jax.config import TrainConfig
+from resnet_jax.data import DatasetInfo, check_hold_out
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.whitening import whitening_kernel
-from resnet_jax.training import lookahead, program, step
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
-from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState, create_train_state
 
-_DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+Network = tuple[nn.Module, optax.GradientTransformation]
 
 WHITENING_IMAGES = 2000  # the first of the training images; airbench94_muon.py takes 5000, cifar10_speedrun.py 960
-
-# Fields that `program.load_batch` takes under their own names.
-AUGMENTATION = (
-    'crop_padding',
-    'crop_mode',
-    'flip',
-    'alternating_flip',
-    'brightness',
-    'contrast',
-    'cutout_size',
-    'mixup_alpha',
-    'label_smoothing',
-)
-
-
-def has_whitening(model: nn.Module) -> bool:
-    return getattr(model, 'whitening', False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,108 +31,90 @@ class Experiment:
     """What `create_experiment` makes of a config.
 
     Attributes:
-      config: the checked config.
-      dataset: the data set as it was loaded.
-      train: the part trained on; `validation`: the part held out, or None.
-      model, tx, schedule: the network, the optimizer and its learning rate by step.
+      config: the config.
+      info: the facts about its data set.
+      model, tx, schedule: the network, the optimizer, and the learning rate as a function of the step.
+      num_examples: training examples, without those held out for validation.
       steps_per_epoch, total_steps: an epoch drops the examples that do not fill a batch.
-      accumulation: parts into which a device divides its part of a batch, or of what is selected of it.
+      device_batch_size: each device's part of a batch.
+      selected_count: how many examples of its part a device trains on; all of them without a proxy.
       proxy: the network that selects examples and its optimizer, or None.
     """
 
-    config: Mapping[str, Any]
-    dataset: data.Dataset
-    train: data.Split
-    validation: data.Split | None
+    config: TrainConfig
+    info: DatasetInfo
     model: nn.Module
     tx: optax.GradientTransformation
     schedule: optax.Schedule
+    num_examples: int
     steps_per_epoch: int
     total_steps: int
-    accumulation: int
-    proxy: tuple[nn.Module, optax.GradientTransformation] | None = None
+    device_batch_size: int
+    selected_count: int
+    proxy: Network | None = None
 
     @property
-    def selected_count(self) -> int:
-        """How many examples of its part of a batch a device trains on; all, without a proxy."""
-        size = self.config['batch_size'] // jax.device_count()
-        return select_count(size, self.config['selected_fraction'], self.accumulation) if self.proxy else size
+    def dtype(self) -> np.dtype:
+        return jnp.dtype(self.config.dtype)
 
-    @property
-    def dtype(self) -> Any:
-        return jnp.dtype(self.config['dtype'])
+    def whitening_kernel(self, images: np.ndarray) -> np.ndarray | None:
+        """Returns the kernel for a whitening layer of the network or the proxy; None if neither has one.
 
-    @functools.cached_property
-    def whitening_kernel(self) -> np.ndarray | None:
-        """The kernel that the first training images give, for a network or a proxy with a whitening layer; else None."""
+        Args:
+          images: uint8 `[n, height, width, channels]`: the training images.
+        """
         if not (has_whitening(self.model) or (self.proxy and has_whitening(self.proxy[0]))):
             return None
-        image = self.train.image[:WHITENING_IMAGES]
-        mean, std = np.array(self.dataset.mean, np.float32), np.array(self.dataset.std, np.float32)
-        return whitening_kernel((image.astype(np.float32) / 255 - mean) / std)
+        mean, std = np.array(self.info.mean, np.float32), np.array(self.info.std, np.float32)
+        return whitening_kernel((images[:WHITENING_IMAGES].astype(np.float32) / 255 - mean) / std)
 
-    def create_state(self) -> TrainState:
+    def create_state(self, whitening_kernel: np.ndarray | None = None) -> TrainState:
         """Returns the initial state."""
-        config = self.config
         return create_train_state(
             self.model,
             self.tx,
-            self.dataset.image_shape,
-            config['seed'],
-            ema=config['ema_decay'] > 0,
-            lookahead=config['lookahead_sync_period'] > 0,
-            whitening_kernel=self.whitening_kernel,
+            self.info.image_shape,
+            self.config.seed,
+            ema=self.config.ema_decay > 0,
+            lookahead=self.config.lookahead_sync_period > 0,
+            whitening_kernel=whitening_kernel,
             proxy=self.proxy,
         )
 
-    def describe_dataset(self) -> dict[str, Any]:
-        """Returns what a checkpoint must know of the data set to be used without it."""
-        dataset = self.dataset
-        return {
-            'name': dataset.name,
-            'fingerprint': dataset.fingerprint,
-            'image_shape': list(dataset.image_shape),
-            'class_names': list(dataset.class_names),
-            'mean': list(dataset.mean),
-            'std': list(dataset.std),
-        }
 
+def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_scale: float = 1.0) -> Experiment:
+    """Builds network, optimizer and schedule for all devices of all processes.
 
-def create_experiment(config: Mapping[str, Any]) -> Experiment:
-    """Builds model, data, schedule and optimizer from a config that `validate` has passed.
+    Args:
+      info: as `data.dataset_info` returns it.
+      learning_rate_scale: factor of every learning rate; below 1 after a run has diverged.
 
     Raises:
       ConfigError: a name does not exist, the batch does not divide over the devices, or values do not go together.
-      InputFileError: the data set cannot be had.
     """
-    if config['deterministic'] and jax.default_backend() == 'gpu' and _DETERMINISTIC not in os.environ.get('XLA_FLAGS', ''):
-        raise ConfigError(f'deterministic needs {_DETERMINISTIC} in XLA_FLAGS before JAX starts; bin/train.py puts it there')
-    # A wrong name, argument or batch size is told before the data are read, or even downloaded.
-    _check_before_data(config)
-    dataset = data.load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
-    model = build_model(config, dataset.num_classes)
-    proxy_model = build_model(config, dataset.num_classes, 'proxy_') if config['proxy_model'] else None
-    train, validation = dataset.train, None
-    if config['validation_size']:
-        train, validation = data.hold_out(train, config['validation_size'], config['seed'])
-    train = _subset(train, config['train_size'])
+    model = build_model(config, info.num_classes)
+    proxy_model = build_model(config, info.num_classes, 'proxy_') if config.proxy_model else None
+    num_examples = _num_examples(config, info.num_train)
+    devices, batch_size, accumulation = jax.device_count(), config.batch_size, config.gradient_accumulation_steps
+    check_batch_size(batch_size, devices, accumulation, num_examples)
+    device_batch_size = selected_count = batch_size // devices
+    if proxy_model:
+        selected_count = select_count(device_batch_size, config.selected_fraction, accumulation)
 
-    batch_size, accumulation = config['batch_size'], config['gradient_accumulation_steps']
-    check_batch_size(batch_size, jax.device_count(), accumulation, len(train.label))
-    steps_per_epoch = len(train.label) // batch_size
-    total_steps = steps_per_epoch * config['num_epochs']
-    base = config['base_batch_size']
-    peak = config['learning_rate'] * (batch_size / base if base else 1.0)
+    steps_per_epoch = num_examples // batch_size
+    total_steps = steps_per_epoch * config.num_epochs
+    base = config.base_batch_size
+    peak = learning_rate_scale * config.learning_rate * (batch_size / base if base else 1.0)
     schedule = create_schedule(
-        config['schedule'],
+        config.schedule,
         peak=peak,
         total_steps=total_steps,
-        warmup_steps=round(config['warmup_epochs'] * steps_per_epoch),
-        milestones=config['milestones'],
-        step_factor=config['step_factor'],
+        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        milestones=config.milestones,
+        step_factor=config.step_factor,
     )
     bias_scale, head_scale = (
-        (config[f'{part}_learning_rate'] or config['learning_rate']) / config['learning_rate'] for part in ('bias', 'head')
+        (rate or config.learning_rate) / config.learning_rate for rate in (config.bias_learning_rate, config.head_learning_rate)
     )
 
     def optimizer(network: nn.Module, every: int = 1) -> optax.GradientTransformation:
@@ -161,53 +125,52 @@ def create_experiment(config: Mapping[str, Any]) -> Experiment:
 
         whitening_bias_schedule = None
         if has_whitening(network):
-            steps = math.ceil(config['whitening_bias_epochs'] * steps_per_epoch)
+            steps = math.ceil(config.whitening_bias_epochs * steps_per_epoch)
             linear = optax.linear_schedule(peak * bias_scale if steps else 0.0, 0.0, max(steps, 1))
             whitening_bias_schedule = of_run(linear)
         return create_optimizer(
-            config['optimizer'],
+            config.optimizer,
             of_run(schedule),
-            weight_decay=config['weight_decay'],
-            decay_norm_and_bias=config['decay_norm_and_bias'],
-            momentum=config['momentum'],
-            nesterov=config['nesterov'],
-            clip_norm=config['clip_norm'],
+            config=config,
+            weight_decay=config.weight_decay,
+            decay_norm_and_bias=config.decay_norm_and_bias,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            clip_norm=config.clip_norm,
             bias_scale=bias_scale,
             head_scale=head_scale,
             whitening_bias_schedule=whitening_bias_schedule,
-            muon_momentum=config['muon_momentum'],
-            muon_steps=config['muon_steps'],
+            muon_momentum=config.muon_momentum,
+            muon_steps=config.muon_steps,
         )
 
-    proxy = None
-    if proxy_model:
-        select_count(batch_size // jax.device_count(), config['selected_fraction'], accumulation)
-        proxy = proxy_model, optimizer(proxy_model, config['proxy_update_every'])
     return Experiment(
-        config, dataset, train, validation, model, optimizer(model), schedule, steps_per_epoch, total_steps, accumulation, proxy
+        config=config,
+        info=info,
+        model=model,
+        tx=optimizer(model),
+        schedule=schedule,
+        num_examples=num_examples,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        device_batch_size=device_batch_size,
+        selected_count=selected_count,
+        proxy=(proxy_model, optimizer(proxy_model, config.proxy_update_every)) if proxy_model else None,
     )
 
 
-def check_names(config: Mapping[str, Any]) -> None:
-    """Checks what can be checked without the data, so that a wrong config makes no run folder.
-
-    Raises:
-      ConfigError: the model or the data set has no such name or argument, or the batch does not divide over the devices.
-    """
-    data.check_name(config['dataset'])
-    _check_before_data(config)
+def has_whitening(model: nn.Module) -> bool:
+    """Returns whether a network has a layer that waits for `whitening_kernel`."""
+    return bool(getattr(model, 'whitening', False))
 
 
-def _check_before_data(config: Mapping[str, Any]) -> None:
-    build_model(config, 10)
-    check_batch_size(config['batch_size'], jax.device_count(), config['gradient_accumulation_steps'], examples=2**31)
-
-
-def _subset(train: data.Split, size: int) -> data.Split:
-    if size > len(train.label):
-        raise ConfigError(f'train_size is {size}, but there are {len(train.label)} training examples; lower it, or 0 for all')
-    # The seed is not the run's: what differs between seeds shall not be the data.
-    return data.hold_out(train, size, seed=0)[1] if 0 < size < len(train.label) else train
+def _num_examples(config: TrainConfig, num_train: int) -> int:
+    if config.validation_size:
+        check_hold_out(config.validation_size, num_train)
+    left = num_train - config.validation_size
+    if config.train_size > left:
+        raise ConfigError(f'train_size is {config.train_size}, but there are {left} training examples; lower it, or 0 for all')
+    return config.train_size or left
 
 
 def check_batch_size(batch_size: int, devices: int, accumulation: int, examples: int) -> None:
@@ -228,7 +191,7 @@ def check_batch_size(batch_size: int, devices: int, accumulation: int, examples:
             raise ConfigError(f'{examples} training examples do not fill a batch over {over}; use fewer of them')
         raise ConfigError(
             f'batch_size {batch_size} does not divide over {over} and {examples} training examples; '
-            f'expected --config.batch_size={" or ".join(map(str, sizes))}'
+            f'expected batch_size={" or ".join(map(str, sizes))}'
         )
 
 
@@ -244,45 +207,11 @@ def select_count(size: int, fraction: float, accumulation: int) -> int:
         nearest = [f'{n / size:g}' for n in (below, below + accumulation) if 0 < n <= size]
         raise ConfigError(
             f'selected_fraction {fraction:g} selects {count} of the {size} examples on a device, which do not divide over '
-            f'{accumulation} accumulation steps; expected --config.selected_fraction={" or ".join(nearest)}'
+            f'{accumulation} accumulation steps; expected selected_fraction={" or ".join(nearest)}'
         )
     return count
 
 
-def parallel_train_steps(experiment: Experiment) -> Callable:
-    """Returns the experiment's training step for all devices, many steps per call: see `program.train_steps`."""
-    config, dataset = experiment.config, experiment.dataset
-    lookahead_fn = None
-    if sync_period := config['lookahead_sync_period']:
-        lookahead_fn = functools.partial(
-            lookahead.pull, sync_period=sync_period, decay=config['lookahead_decay'], total_steps=experiment.total_steps
-        )
-    select_fn = None
-    if experiment.proxy:
-        select_fn = functools.partial(
-            select_hardest,
-            model=experiment.proxy[0],
-            tx=experiment.proxy[1],
-            count=experiment.selected_count,
-            update_every=config['proxy_update_every'],
-        )
-    step_fn = functools.partial(
-        step.train_step,
-        model=experiment.model,
-        tx=experiment.tx,
-        accumulation=experiment.accumulation,
-        ema_decay=config['ema_decay'],
-        per_layer_grad_norms=config['log_gradient_norms'],
-        lookahead_fn=lookahead_fn,
-        select_fn=select_fn,
-    )
-    load_fn = functools.partial(
-        program.load_batch,
-        num_classes=dataset.num_classes,
-        mean=dataset.mean,
-        std=dataset.std,
-        dtype=experiment.dtype,
-        steps_per_epoch=experiment.steps_per_epoch,
-        **{name: config[name] for name in AUGMENTATION},
-    )
-    return program.parallel_train_steps(step_fn, load_fn, per_layer_grad_norms=config['log_gradient_norms'])
+def describe_parameters(tree: Any) -> str:
+    """Returns the number of parameters as '11,173,962'."""
+    return f'{sum(leaf.size for leaf in jax.tree.leaves(tree)):,}'

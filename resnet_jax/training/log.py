@@ -1,4 +1,4 @@
-"""What a run tells: rows of metrics for its folder, lines and a progress bar for people."""
+"""The log of a run: rows of metrics for its folder, lines and a progress bar for people."""
 
 import logging
 import time
@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime import console
 from resnet_jax.runtime.dispatch import Pace
-from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.experiment import Experiment, describe_parameters
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import kernel_paths
 
@@ -48,24 +49,24 @@ class RunLog:
     Attributes:
       pace: the time per step.
       bar: a context manager.
-      pending: metrics of the steps since the last row; a checkpoint keeps them.
+      progress: the run's; `pending` holds the metrics of the steps since the last row.
     """
 
     def __init__(self, experiment: Experiment, folder: RunFolder):
         self._experiment, self._config, self._folder = experiment, experiment.config, folder
         self.pace = Pace()
-        self.bar = console.ProgressBar(experiment.total_steps, self._config['model'])
-        self.pending: list[dict[str, float]] = []
+        self.bar = console.ProgressBar(experiment.total_steps, self._config.model)
+        self.progress = Progress()
         self._started = time.monotonic()
         self._evaluation_seconds = 0.0
         self._status = ''
-        selects = f' (of the hardest {100 * self._config["selected_fraction"]:g} % of each batch)'
-        self._selects = selects if experiment.proxy else ''  # what loss and accuracy in training are of
+        selects = f' (of the hardest {100 * self._config.selected_fraction:g} % of each batch)'
+        self._selects = selects if experiment.proxy else ''  # the examples that training loss and accuracy are of
         self._kernels: list[str] = []
 
-    def resume(self, pending: list[dict[str, float]], seconds: float) -> None:
-        """Takes up the log where a checkpoint left it; what this start has spent since then counts too."""
-        self.pending, self._started = pending, min(self._started, time.monotonic() - seconds)
+    def resume(self, progress: Progress) -> None:
+        """Takes up the log where a checkpoint left it; the time since this start counts too."""
+        self.progress, self._started = progress, min(self._started, time.monotonic() - progress.seconds)
 
     @property
     def seconds(self) -> float:
@@ -73,30 +74,29 @@ class RunLog:
         return time.monotonic() - self._started
 
     def describe(self, state: TrainState) -> None:
-        """Says what is trained on what."""
+        """Says which network is trained on what."""
         experiment, config = self._experiment, self._config
         self._kernels = kernel_paths(state.params)
         if experiment.proxy:
             logger.info(
                 '%s, %s parameters, selects what %s trains on: %d of %d images on each device',
-                config['proxy_model'],
-                f'{sum(x.size for x in jax.tree.leaves(state.proxy["params"])):,}',
-                config['model'],
+                config.proxy_model,
+                describe_parameters(state.proxy['params']),
+                config.model,
                 experiment.selected_count,
-                config['batch_size'] // jax.device_count(),
+                experiment.device_batch_size,
             )
-        held_out = f', {len(experiment.validation.label):,} held out' if experiment.validation else ''
         logger.info(
             '%s, %s parameters, %s; %s: %s training images%s; %d epochs of %d iterations, batch %d; %s',
-            config['model'],
-            f'{sum(x.size for x in jax.tree.leaves(state.params)):,}',
-            config['dtype'],
-            config['dataset'],
-            f'{len(experiment.train.label):,}',
-            held_out,
-            config['num_epochs'],
+            config.model,
+            describe_parameters(state.params),
+            config.dtype,
+            config.dataset,
+            f'{experiment.num_examples:,}',
+            f', {config.validation_size:,} held out' if config.validation_size else '',
+            config.num_epochs,
             experiment.steps_per_epoch,
-            config['batch_size'],
+            config.batch_size,
             f'{jax.device_count()} {jax.local_devices()[0].platform} device(s)',
         )
 
@@ -109,19 +109,21 @@ class RunLog:
             seconds,
         )
 
-    def step(self, step: int, values: dict[str, float], learning_rate: float, per_layer_grad_norms: np.ndarray | None) -> None:
+    def step(self, step: int, metrics: dict[str, float], learning_rate: float, per_layer_grad_norms: np.ndarray | None) -> None:
         """Takes the metrics of a step; every `log_every` steps, and after the last, writes a row of their means."""
-        self.pending.append(values)
-        due = step % self._config['log_every'] == 0 or step == self._experiment.total_steps
+        pending = self.progress.pending
+        pending.append(metrics)
+        due = step % self._config.log_every == 0 or step == self._experiment.total_steps
         if per_layer_grad_norms is not None and (due or step == 1):
-            self.row('gradients', step, {'norms': dict(zip(self._kernels, per_layer_grad_norms.tolist(), strict=True))})
+            norms = dict(zip(self._kernels, per_layer_grad_norms.tolist(), strict=True))
+            self.row('gradients', step, {'norms': norms})
         if not due:
             return
-        means = {name: float(np.mean([row[name] for row in self.pending])) for name in values}
-        self.pending = []
+        means = {name: float(np.mean([row[name] for row in pending])) for name in metrics}
+        pending.clear()
         row = {**means, 'learning_rate': learning_rate}
         if self._selects:
-            row['selected_fraction'] = self._config['selected_fraction']
+            row['selected_fraction'] = self._config.selected_fraction
         self.row('train', step, row, images_per_second=self._images_per_second())
         logger.info(
             'Iteration %d of %d, loss %.4f, accuracy %.2f %%%s, learning rate %.3g, %.0f images/s, %s left',
@@ -135,27 +137,27 @@ class RunLog:
             console.duration(self._seconds_left(step)),
         )
 
-    def progress(self, step: int, values: Mapping[str, float]) -> None:
-        """Moves the bar; `values` are the last step's."""
+    def show_progress(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Moves the bar; `metrics` are the last step's."""
         self._status = (
-            f'loss {values["loss"]:.3f}  accuracy {100 * values["accuracy"]:.1f} %{self._selects}  '
+            f'loss {metrics["loss"]:.3f}  accuracy {100 * metrics["accuracy"]:.1f} %{self._selects}  '
             f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left(step))} left'
         )
         self.bar.update(step, self._status)
 
-    def evaluation(self, split: str, step: int, row: Mapping[str, Any], seconds: float) -> None:
-        """Writes what an evaluation found, which took so many seconds."""
+    def evaluation(self, split: str, step: int, metrics: Mapping[str, Any], seconds: float) -> None:
+        """Writes the metrics of an evaluation, which took so many seconds."""
         self._evaluation_seconds = seconds
         self.bar.update(step, self._status)  # in place of how far the evaluation has come
-        self.row(split, step, row)
+        self.row(split, step, metrics)
         logger.info(
             'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s%s',
             step / self._experiment.steps_per_epoch,
             split,
-            row['loss'],
-            100 * row['accuracy'],
-            f'; with averaged parameters {100 * row["ema_accuracy"]:.2f} %' if 'ema_accuracy' in row else '',
-            _averaged(self._config['tta']),
+            metrics['loss'],
+            100 * metrics['accuracy'],
+            f'; with averaged parameters {100 * metrics["ema_accuracy"]:.2f} %' if 'ema_accuracy' in metrics else '',
+            _averaged(self._config.tta),
         )
 
     def row(self, split: str, step: int, values: Mapping[str, Any], **timing: float) -> None:
@@ -174,15 +176,15 @@ class RunLog:
         )
         if platform == 'cpu' and seconds > 3 * 3600:
             logger.info(
-                'That is long: this config is meant for a GPU. On a CPU configs/d2l_resnet18.py is practical '
-                '(about half an hour on 2 cores), and configs/quickstart.py takes less than a minute.'
+                'That is long: this config is meant for a GPU. On a CPU d2l_resnet18 is practical '
+                '(about half an hour on 2 cores), and quickstart takes less than a minute.'
             )
 
     def _images_per_second(self) -> float:
         # 0 before the first measurement, as after the first of several processes' dispatches, which compiles.
-        return self._config['batch_size'] / self.pace.per_step if self.pace.per_step else 0.0
+        return self._config.batch_size / self.pace.per_step if self.pace.per_step else 0.0
 
     def _seconds_left(self, step: int) -> float:
         steps = self._experiment.total_steps - step
-        every = self._config['eval_every_steps'] or self._experiment.steps_per_epoch * self._config['eval_every_epochs']
+        every = self._config.eval_every_steps or self._experiment.steps_per_epoch * self._config.eval_every_epochs
         return steps * self.pace.per_step + steps / every * self._evaluation_seconds

@@ -1,11 +1,12 @@
 """Learning-rate schedules (functions from the step to the rate) and optimizers, all from optax."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import optax
 
+from resnet_jax.config import OPTIMIZERS, TrainConfig
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.whitening import LAYER as WHITENING
 from resnet_jax.training.muon import muon
@@ -80,10 +81,36 @@ def parameter_groups(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(group, params)
 
 
+def _is_frozen(params: Any) -> Any:
+    return jax.tree.map(lambda group: group == 'whitening_kernel', parameter_groups(params))
+
+
+MakeOptimizer = Callable[[optax.Schedule, TrainConfig], optax.GradientTransformation]
+_REGISTERED: dict[str, MakeOptimizer] = {}
+
+
+def register_optimizer(name: str, make: MakeOptimizer) -> None:
+    """Adds an optimizer of your own, for the config's `optimizer`.
+
+    Args:
+      name: how configs call it; must be new.
+      make: is called as `make(schedule, config)`, where `schedule` maps the step to the learning rate, and returns an
+        `optax.GradientTransformation`.
+
+    Raises:
+      ConfigError: there is an optimizer of this name.
+    """
+    if name in OPTIMIZERS:
+        raise ConfigError(f'optimizer {name!r} exists already: expected a new name')
+    _REGISTERED[name] = make
+    OPTIMIZERS.append(name)
+
+
 def create_optimizer(
     name: str,
     schedule: optax.Schedule,
     *,
+    config: TrainConfig | None = None,
     weight_decay: float = 0.0,
     decay_norm_and_bias: bool = False,
     momentum: float = 0.9,
@@ -103,6 +130,7 @@ def create_optimizer(
 
     Args:
       schedule: the learning rate; of 'muon' that of the kernels.
+      config: for an optimizer that was registered, which gets this and the schedule and none of what follows.
       bias_scale, head_scale: factors of it for the groups 'bias' and 'head' of `parameter_groups`. Their weight decay is
         divided by the factor, so that it takes as much from every parameter, at whatever rate that learns.
       whitening_bias_schedule: must be given for a network with a whitening layer, whose kernel then stays as it is;
@@ -112,6 +140,13 @@ def create_optimizer(
     Raises:
       ConfigError: an unknown name.
     """
+    frozen = optax.set_to_zero()
+    if name in _REGISTERED:
+        tx = _REGISTERED[name](schedule, config or TrainConfig(optimizer=name))
+        if whitening_bias_schedule is None:
+            return tx
+        # No gradient is not yet no weight decay: the layer's kernel stays as it is.
+        return optax.partition({True: frozen, False: tx}, _is_frozen)
     mask = None if decay_norm_and_bias else kernels_only
 
     def rule(scale: float = 1.0, rate: optax.Schedule | None = None) -> list[optax.GradientTransformation]:
@@ -125,7 +160,7 @@ def create_optimizer(
             return [*coupled, optax.adam(rate)]
         if name == 'adamw':
             return [optax.adamw(rate, weight_decay=decay, mask=mask)]
-        raise ConfigError(f'unknown optimizer {name!r}; expected one of sgd, adam, adamw, muon')
+        raise ConfigError(f'unknown optimizer {name!r}; expected one of {", ".join(OPTIMIZERS)}')
 
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     if name != 'muon' and bias_scale == head_scale == 1.0 and whitening_bias_schedule is None:
@@ -136,6 +171,6 @@ def create_optimizer(
         'head': optax.chain(*rule(head_scale)),
         'bias': optax.chain(*rule(bias_scale)),
         'whitening_bias': optax.chain(*rule(bias_scale, whitening_bias_schedule)),
-        'whitening_kernel': optax.set_to_zero(),
+        'whitening_kernel': frozen,
     }
     return optax.chain(*clip, optax.partition(groups, parameter_groups))

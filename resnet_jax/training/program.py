@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from resnet_jax.data import Split
 from resnet_jax.data.augment import augment, mirrored_in_epoch
 from resnet_jax.ops import kernels
 from resnet_jax.runtime import failpoints
-from resnet_jax.runtime.devices import parallel, put
+from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, put, replicate
+from resnet_jax.training import lookahead
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import kernel_paths
+from resnet_jax.training.step import kernel_paths, train_step
 
 # Streams of randomness. Each is folded into the seed's key before the step is, so that they never meet.
 _AUGMENT, _MIXUP, _DROPOUT, _FLIP = 1, 2, 3, 4
@@ -140,9 +144,104 @@ def train_steps(
     return state, metrics
 
 
-def parallel_train_steps(step_fn: Callable, load_fn: Callable, *, per_layer_grad_norms: bool = False) -> Callable:
-    """`train_steps` on all devices: takes and returns an un-stacked, replicated state and gives its memory away."""
-    run = kernels.enabled()(
-        functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=per_layer_grad_norms)
+def create_train_steps(experiment: Experiment) -> Callable[..., Any]:
+    """Returns an experiment's `parallel_train_steps`."""
+    config = experiment.config
+    lookahead_fn = None
+    if config.lookahead_sync_period:
+        lookahead_fn = functools.partial(
+            lookahead.pull,
+            sync_period=config.lookahead_sync_period,
+            decay=config.lookahead_decay,
+            total_steps=experiment.total_steps,
+        )
+    select_fn = None
+    if experiment.proxy:
+        select_fn = functools.partial(
+            select_hardest,
+            model=experiment.proxy[0],
+            tx=experiment.proxy[1],
+            count=experiment.selected_count,
+            update_every=config.proxy_update_every,
+        )
+    step_fn = functools.partial(
+        train_step,
+        model=experiment.model,
+        tx=experiment.tx,
+        accumulation=config.gradient_accumulation_steps,
+        ema_decay=config.ema_decay,
+        per_layer_grad_norms=config.log_gradient_norms,
+        lookahead_fn=lookahead_fn,
+        select_fn=select_fn,
     )
-    return parallel(run, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
+    load_fn = functools.partial(
+        load_batch,
+        num_classes=experiment.info.num_classes,
+        mean=experiment.info.mean,
+        std=experiment.info.std,
+        dtype=experiment.dtype,
+        steps_per_epoch=experiment.steps_per_epoch,
+        crop_padding=config.crop_padding,
+        crop_mode=config.crop_mode,
+        flip=config.flip,
+        alternating_flip=config.alternating_flip,
+        brightness=config.brightness,
+        contrast=config.contrast,
+        cutout_size=config.cutout_size,
+        mixup_alpha=config.mixup_alpha,
+        label_smoothing=config.label_smoothing,
+    )
+    return parallel_train_steps(step_fn, load_fn, per_layer_grad_norms=config.log_gradient_norms)
+
+
+def parallel_train_steps(
+    step_fn: Callable[..., Any], load_fn: Callable[..., Any], *, per_layer_grad_norms: bool = False
+) -> Callable[..., Any]:
+    """`train_steps` mapped over all devices: takes and returns an un-stacked, replicated state and reuses its memory."""
+    run = functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=per_layer_grad_norms)
+    return parallel(kernels.enabled()(run), in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
+
+
+class TrainingProgram:
+    """An experiment's compiled training steps, with the training set and the order of the epoch on the devices."""
+
+    def __init__(self, experiment: Experiment, train: Split):
+        config = experiment.config
+        self._experiment = experiment
+        self._positions, self._key = device_positions(config.batch_size), seed_key(config.seed)
+        self._data = replicate({'image': train.image, 'label': train.label})
+        self._epoch, self._order = -1, None
+        self._compiled: Callable[..., Any] | None = None
+
+    def compile(self, state: TrainState) -> Any:
+        """Compiles the steps, once, for a replicated state like this one; returns what `compile_parallel` does."""
+        if self._compiled is None:
+            run = create_train_steps(self._experiment)
+            self._compiled = compile_parallel(run, *self._arguments(state), np.int32(0), np.int32(0))
+        return self._compiled
+
+    def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, list[dict[str, np.ndarray]]]:
+        """Runs `count` steps of an epoch in one dispatch.
+
+        Args:
+          state: replicated; its memory is reused.
+          step: steps done, as `state.step` says, which to read would wait for the device.
+          count: must not reach beyond the end of the epoch.
+
+        Returns:
+          The new state and the metrics of each step: float32 scalars, and 'per_layer_grad_norms' `[kernels]` if asked for.
+        """
+        epoch, start = divmod(step, self._experiment.steps_per_epoch)
+        if epoch != self._epoch:
+            config = self._experiment.config
+            self._epoch = epoch
+            self._order = replicate(epoch_order(config.seed, epoch, self._experiment.num_examples, config.batch_size))
+        state, metrics = self.compile(state)(*self._arguments(state), np.int32(start), np.int32(count))
+        metrics = jax.device_get(metrics)  # waits for the devices
+        return state, [{name: values[i] for name, values in metrics.items()} for i in range(start, start + count)]
+
+    def _arguments(self, state: TrainState) -> tuple[Any, ...]:
+        if self._order is None:
+            order = np.zeros((self._experiment.steps_per_epoch, self._experiment.config.batch_size), np.int32)
+            self._order = replicate(order)
+        return state, self._positions, self._data, self._order, self._key

@@ -6,7 +6,7 @@ from commands_support import error_line, run
 
 from configs import resnet18
 from resnet_jax.benchmark.command import measure_startup
-from resnet_jax.config import validate
+from resnet_jax.config import TrainConfig
 
 TINY = '--config=configs/resnet20.py', '--config.model=resnet8', '--config.batch_size=8', '--config.eval_batch_size=8'
 
@@ -99,7 +99,7 @@ def test_the_second_start_of_resnet18_takes_less_than_ten_seconds():
     """About 4 on two idle cores."""
     values = resnet18.get_config()
     values.dataset = 'synthetic_cifar10'
-    start = measure_startup(validate(values), {'JAX_NUM_CPU_DEVICES': '1'})
+    start = measure_startup(TrainConfig.from_mapping(values).to_dict(), {'JAX_NUM_CPU_DEVICES': '1'})
     assert start['warm']['starts'] < 10, start
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from resnet_jax.data import dataset_info
 from resnet_jax.runs import checkpoint
 from resnet_jax.runtime.devices import device_positions, replicate
 from resnet_jax.training.experiment import create_experiment
@@ -16,15 +17,15 @@ from resnet_jax.training.program import epoch_order
 
 def describe(path):
     """Returns checksums of every leaf, on each device, and of the examples that the devices take together in each step."""
-    config = checkpoint.read_metadata(path)['config']
-    experiment = create_experiment(config)
+    config = checkpoint.read_metadata(path).config
+    experiment = create_experiment(config, dataset_info(config.dataset))
     state = replicate(checkpoint.restore(path, jax.eval_shape(experiment.create_state)))
     leaves = {
         name: [hashlib.sha256(np.asarray(shard.data)).hexdigest() for shard in leaf.addressable_shards]
         for name, leaf in checkpoint.leaves_by_name(state).items()
     }
-    orders = [epoch_order(config['seed'], epoch, len(experiment.train.label), config['batch_size']) for epoch in range(3)]
-    taken = [order[:, device_positions(config['batch_size']).reshape(-1)] for order in orders]
+    orders = [epoch_order(config.seed, epoch, experiment.num_examples, config.batch_size) for epoch in range(3)]
+    taken = [order[:, device_positions(config.batch_size).reshape(-1)] for order in orders]
     return {'leaves': leaves, 'order': hashlib.sha256(np.stack(taken).tobytes()).hexdigest()}
 
 

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.config import complete
+from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import sums_text
+from resnet_jax.runs.progress import Best, ConfigChange, Progress
 from resnet_jax.runtime.devices import replicate
 from resnet_jax.training.state import TrainState
 
@@ -40,21 +41,27 @@ def make_state(step=7, width=3):
     return TrainState(np.int32(step), params, stats, opt_state, {'params': params, 'batch_stats': stats})
 
 
-METADATA = {
-    'config': {'seed': 3, 'milestones': [0.5]},
-    'dataset': {},
-    'best': None,
-    'pending': [{'loss': 0.1 + 0.2}],
-    'evaluation': {},
-    'seconds': 1.5,
+DATASET = {
+    'name': 'stripes',
+    'fingerprint': 'abc',
+    'image_shape': [8, 8, 1],
+    'class_names': ['top', 'bottom'],
+    'mean': [0.3],
+    'std': [0.2],
 }
+
+
+def metadata(step=7, **changes):
+    progress = {'step': step, 'pending': [{'loss': 0.1 + 0.2}], 'seconds': 1.5, **changes}
+    config = TrainConfig(seed=3, milestones=(0.5,), model_kwargs={'stage_sizes': (1, 1)})
+    return checkpoint.Metadata(config, DATASET, Progress(**progress), {'platform': 'cpu'})
 
 
 @pytest.fixture(scope='module')
 def saved_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp('checkpoints')
     for step in (5, 7):
-        checkpoint.save(folder, make_state(step), METADATA)
+        checkpoint.save(folder, make_state(step), metadata(step))
     return folder
 
 
@@ -92,7 +99,7 @@ def test_round_trip_is_bitwise(folder):
 
 def test_round_trip_through_shapes_and_devices(tmp_path):
     """What is saved does not depend on how many devices hold it, and is restored from shapes alone."""
-    path = checkpoint.save(tmp_path, replicate(make_state()), METADATA)
+    path = checkpoint.save(tmp_path, replicate(make_state()), metadata())
     assert path == tmp_path / '7'
     shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, make_state()))
     assert_identical(replicate(checkpoint.restore(path, shapes)), make_state())
@@ -105,8 +112,65 @@ def test_a_part_can_be_restored(folder):
 
 
 def test_metadata(folder):
-    metadata = checkpoint.read_metadata(folder / '7')
-    assert metadata == {'format': checkpoint.FORMAT, 'step': 7, **METADATA, 'config': complete(METADATA['config'])}
+    assert checkpoint.read_metadata(folder / '7') == metadata()
+
+
+def test_everything_that_a_run_remembers_comes_back(tmp_path):
+    changes = [ConfigChange(3, {'learning_rate': [0.1, 0.01]})]
+    evaluation = {'loss': 0.5, 'accuracy': 0.25, 'count': 8, 'tta': 'mirror'}
+    kept = metadata(best=Best(5, 0.75), evaluation=evaluation, evaluation_due=True, rollbacks=2, changes=changes)
+    assert checkpoint.read_metadata(checkpoint.save(tmp_path, make_state(7), kept)) == kept
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('step', -7),
+        ('step', 7.0),
+        ('step', True),
+        ('seconds', float('inf')),
+        ('seconds', -1),
+        ('seconds', '1'),
+        ('best', {'step': 5}),
+        ('best', {'step': 5, 'accuracy': float('nan')}),
+        ('best', {'step': '../../x', 'accuracy': 0.5}),
+        ('evaluation', {'loss': 0.5}),
+        ('evaluation', {'loss': float('nan'), 'accuracy': 0.5, 'count': 8}),
+        ('evaluation', []),
+        ('evaluation_due', 1),
+        ('pending', [{'loss': None}]),
+        ('pending', {}),
+        ('rollbacks', 2000),
+        ('changes', [{'step': 1, 'fields': {'learning_rate': [0.1]}}]),
+        ('changes', [3]),
+    ],
+)
+def test_progress_that_no_run_has_written_is_refused(folder, name, value):
+    text = json.loads((folder / '7' / 'metadata.json').read_text())
+    rewrite_metadata(folder / '7', progress={**text['progress'], name: value})
+    with pytest.raises(InputFileError, match=rf'metadata.json has .* as {name}; it is not of this program, or was edited'):
+        checkpoint.read_metadata(folder / '7')
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('progress', {}, 'has .* as progress'),
+        ('progress', None, 'has .* as progress'),
+        ('config', [], 'has .* as config'),
+        ('config', {'batch_size': -1}, 'has a config that this version cannot use: .*batch_size'),
+        ('config', {'from_the_future': 1}, "cannot use: unknown config field 'from_the_future'"),
+        ('dataset', {**DATASET, 'image_shape': [8, 8]}, 'does not describe its data set'),
+        ('dataset', {**DATASET, 'image_shape': [10**9, 8, 1]}, 'does not describe its data set'),
+        ('dataset', {**DATASET, 'std': [float('nan')]}, 'does not describe its data set'),
+        ('dataset', {**DATASET, 'class_names': []}, 'does not describe its data set'),
+        ('dataset', {**DATASET, 'fingerprint': 3}, 'does not describe its data set'),
+    ],
+)
+def test_metadata_that_no_run_has_written_are_refused(folder, name, value, message):
+    rewrite_metadata(folder / '7', **{name: value})
+    with pytest.raises(InputFileError, match=message):
+        checkpoint.read_metadata(folder / '7')
 
 
 def test_the_sums_are_those_of_sha256sum(folder):
@@ -238,10 +302,10 @@ def test_a_linked_folder_is_noticed(folder, tmp_path):
 
 def test_sums_that_were_made_to_fit_a_changed_file_are_noticed(folder):
     """A file and its line, but not the sum of the sums."""
-    metadata, sums = folder / '7' / 'metadata.json', folder / '7' / 'SHA256SUMS'
-    before = hashlib.sha256(metadata.read_bytes()).hexdigest()
-    metadata.write_text(metadata.read_text().replace('"seed": 3', '"seed": 4'))
-    sums.write_text(sums.read_text().replace(before, hashlib.sha256(metadata.read_bytes()).hexdigest()))
+    file, sums = folder / '7' / 'metadata.json', folder / '7' / 'SHA256SUMS'
+    before = hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_text(file.read_text().replace('"seed": 3', '"seed": 4'))
+    sums.write_text(sums.read_text().replace(before, hashlib.sha256(file.read_bytes()).hexdigest()))
     with pytest.raises(InputFileError, match='SHA256SUMS does not match its own checksum'):
         checkpoint.verify(folder / '7')
 
@@ -289,7 +353,7 @@ def test_latest_does_not_start_over_if_all_are_damaged(folder):
         truncate(folder / str(step) / 'SHA256SUMS')
     for _ in range(2):  # and not the second time either
         with pytest.raises(
-            InputFileError, match=r'all checkpoints .* are damaged \(5.damaged, 7.damaged\); .* another --workdir'
+            InputFileError, match=r'all checkpoints .* are damaged \(5.damaged, 7.damaged\); .* another run folder'
         ):
             checkpoint.latest(folder)
 
@@ -350,15 +414,15 @@ def test_damaged_ones_are_kept(folder):
 
 
 def test_saving_a_step_again_replaces_it(folder):
-    checkpoint.save(folder, make_state(7), {**METADATA, 'seconds': 2.5})
+    checkpoint.save(folder, make_state(7), metadata(seconds=2.5))
     checkpoint.verify(folder / '7')
-    assert checkpoint.read_metadata(folder / '7')['seconds'] == 2.5 and entries(folder) == ['5', '7']
+    assert checkpoint.read_metadata(folder / '7').progress.seconds == 2.5 and entries(folder) == ['5', '7']
 
 
 def test_saving_over_what_an_interrupted_save_left(folder):
     (folder / '.partial-9').mkdir()
     (folder / '.partial-9' / 'old').write_text('x')
-    path = checkpoint.save(folder, make_state(9), METADATA)
+    path = checkpoint.save(folder, make_state(9), metadata(9))
     checkpoint.verify(path)
     assert 'old' not in files(path) and entries(folder) == ['5', '7', '9']
 
@@ -404,14 +468,20 @@ def rewrite_metadata(path, **values):
 def test_a_newer_format(folder):
     rewrite_metadata(folder / '7', format=checkpoint.FORMAT + 1)
     checkpoint.verify(folder / '7')
-    with pytest.raises(InputFileError, match=r'has format 2; this version reads up to 1: upgrade resnet_jax'):
+    with pytest.raises(InputFileError, match=r'has format 3; this version reads 2: upgrade resnet_jax'):
+        checkpoint.read_metadata(folder / '7')
+
+
+def test_a_format_that_was_never_released(folder):
+    rewrite_metadata(folder / '7', format=1)
+    with pytest.raises(InputFileError, match=r'has format 1; this version reads 2: .* never released: train again'):
         checkpoint.read_metadata(folder / '7')
 
 
 def test_unwritable(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ResourceError, match=r'checkpoint .* could not be written: .*; free space or choose another --workdir'):
-        checkpoint.save(tmp_path / 'file', make_state(), METADATA)
+    with pytest.raises(ResourceError, match=r'checkpoint .* could not be written: .*; free space or choose another run folder'):
+        checkpoint.save(tmp_path / 'file', make_state(), metadata())
     assert entries(tmp_path) == ['file']
 
 
@@ -423,13 +493,13 @@ def test_a_disk_that_is_full_sooner_or_later(folder, limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(ResourceError, match=r'checkpoint .*/9 could not be written: .*File too large') as info:
-            checkpoint.save(folder, make_state(9, width=50), METADATA)
+            checkpoint.save(folder, make_state(9, width=50), metadata(9))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert '\n' not in str(info.value) and len(str(info.value)) < 300
     assert {name: (folder / name).read_bytes() for name in files(folder)} == before
     assert entries(folder) == ['5', '7']
-    checkpoint.verify(checkpoint.save(folder, make_state(9), METADATA))  # and goes on when there is room
+    checkpoint.verify(checkpoint.save(folder, make_state(9), metadata(9)))  # and goes on when there is room
 
 
 def test_threads_that_outlive_the_error_leave_nothing_and_say_nothing(folder, monkeypatch, capfd):
@@ -457,7 +527,7 @@ def test_threads_that_outlive_the_error_leave_nothing_and_say_nothing(folder, mo
     monkeypatch.setattr(checkpoint, '_checkpointer', lambda: checkpointer)
     monkeypatch.setattr(sys, 'unraisablehook', sys.__unraisablehook__)  # as a command has it
     with pytest.raises(ResourceError, match='No space left on device'):
-        checkpoint.save(folder, make_state(9), METADATA)
+        checkpoint.save(folder, make_state(9), metadata(9))
     checkpointer.thread.join()
     assert entries(folder) == ['5', '7'] and capfd.readouterr().err == ''
     Report()
@@ -466,7 +536,7 @@ def test_threads_that_outlive_the_error_leave_nothing_and_say_nothing(folder, mo
 
 def test_what_json_cannot_hold_is_no_checkpoint(folder):
     with pytest.raises(TypeError):
-        checkpoint.save(folder, make_state(9), {'array': np.zeros(3)})
+        checkpoint.save(folder, make_state(9), metadata(9, pending=[{'array': np.zeros(3)}]))
     assert entries(folder) == ['5', '7']
     assert checkpoint.latest(folder) == folder / '7'
 

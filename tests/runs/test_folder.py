@@ -10,15 +10,15 @@ import pytest
 import tiny
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from resnet_jax.config import validate
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError, RunFolderInUseError
 from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime.environment import environment
 
 
 @pytest.fixture
 def config():
-    return validate(tiny.config())
+    return tiny.checked()
 
 
 def entries(folder):
@@ -32,7 +32,7 @@ def rows_of(*steps):
 def with_checkpoint(path, config):
     """A folder as a run leaves it after its first checkpoint."""
     with RunFolder(path, config) as folder:
-        folder.start(0, {}, ('train',))
+        folder.start(Progress(step=0), {}, ('train',))
         (folder.checkpoints / '3').mkdir(parents=True)
     return path
 
@@ -41,11 +41,11 @@ def test_it_is_made_with_its_parents_and_holds_what_it_should(tmp_path, config):
     path = tmp_path / 'runs' / 'first'
     with RunFolder(str(path), config) as folder:
         assert folder.path == path and folder.checkpoints == path / 'checkpoints'
-        folder.start(0, {'platform': 'cpu'}, ('train',))
+        folder.start(Progress(step=0), {'platform': 'cpu'}, ('train',))
         folder.write_metrics(rows_of(2))
     expected = {'.lock', 'config.json', 'environment.json', 'metrics.jsonl', 'run.log', 'tensorboard', 'timing.jsonl'}
     assert entries(path) == expected
-    assert json.loads((path / 'config.json').read_text()) == config
+    assert json.loads((path / 'config.json').read_text()) == config.to_dict()
     assert json.loads((path / 'environment.json').read_text()) == {'platform': 'cpu'}
 
 
@@ -60,7 +60,7 @@ def test_environment_names_versions_and_hardware():
 def test_a_second_opener_is_refused_and_told_who_holds_it(tmp_path, config):
     with (
         RunFolder(tmp_path, config),
-        pytest.raises(RunFolderInUseError, match=rf'is in use by process {os.getpid()}; .* another --workdir'),
+        pytest.raises(RunFolderInUseError, match=rf'is in use by process {os.getpid()}; .* another run folder'),
         RunFolder(tmp_path, config),
     ):
         pass
@@ -86,7 +86,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path, config):
 def test_another_config_is_refused_with_the_difference(tmp_path, config):
     path = with_checkpoint(tmp_path / 'run', config)
     before = (path / 'config.json').read_bytes()
-    other = {**config, 'learning_rate': 0.5, 'model': 'resnet20'}
+    other = config.replace(learning_rate=0.5, model='resnet20')
     with pytest.raises(ConfigError) as info:
         RunFolder(path, other).__enter__()
     assert "model: 'resnet8' -> 'resnet20'" in str(info.value) and 'learning_rate: 0.05 -> 0.5' in str(info.value)
@@ -96,7 +96,7 @@ def test_another_config_is_refused_with_the_difference(tmp_path, config):
 def test_a_refusal_leaves_the_folder_unlocked(tmp_path, config):
     """Also while its exception, and with it the failed RunFolder, is kept."""
     path = with_checkpoint(tmp_path / 'run', config)
-    with pytest.raises(ConfigError) as kept, RunFolder(path, {**config, 'seed': 5}):
+    with pytest.raises(ConfigError) as kept, RunFolder(path, config.replace(seed=5)):
         pass
     with RunFolder(path, config):
         pass
@@ -106,29 +106,29 @@ def test_a_refusal_leaves_the_folder_unlocked(tmp_path, config):
 def test_what_does_not_define_the_run_may_change(tmp_path, config):
     path = with_checkpoint(tmp_path / 'run', config)
     logging.getLogger('resnet_jax').setLevel(logging.INFO)
-    with RunFolder(path, {**config, 'log_every': 7, 'data_dir': '/elsewhere'}):
+    with RunFolder(path, config.replace(log_every=7, data_dir='/elsewhere')):
         pass
     assert 'log_every: 2 -> 7' in (path / 'run.log').read_text()
 
 
 def test_before_the_first_checkpoint_the_config_may_be_corrected(tmp_path, config):
     with RunFolder(tmp_path, config) as folder:
-        folder.start(0, {}, ('train',))
-    with RunFolder(tmp_path, {**config, 'seed': 5}) as folder:
-        folder.start(0, {}, ('train',))
+        folder.start(Progress(step=0), {}, ('train',))
+    with RunFolder(tmp_path, config.replace(seed=5)) as folder:
+        folder.start(Progress(step=0), {}, ('train',))
     assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 5
 
 
 def test_damaged_json(tmp_path, config):
     (tmp_path / 'config.json').write_text('{"seed": ')
-    with pytest.raises(InputFileError, match=r'config.json is not valid JSON .*; restore it or choose another --workdir'):
+    with pytest.raises(InputFileError, match=r'config.json is not valid JSON .*; restore it or choose another run folder'):
         RunFolder(tmp_path, config).__enter__()
 
 
 def test_unwritable(tmp_path, config):
     (tmp_path / 'file').write_text('')
     for path in (tmp_path / 'file', tmp_path / 'file' / 'run', '/proc/run'):
-        with pytest.raises(ResourceError, match=r'run folder .* cannot be written: .*; .*choose another --workdir'):
+        with pytest.raises(ResourceError, match=r'run folder .* cannot be written: .*; .*choose another run folder'):
             RunFolder(path, config).__enter__()
 
 
@@ -136,7 +136,7 @@ def test_a_full_disk_while_metrics_are_written(tmp_path, config):
     """The rows wait, one warning says so, and nothing is half written."""
     logging.getLogger('resnet_jax').setLevel(logging.INFO)
     with RunFolder(tmp_path, config) as folder:
-        folder.start(0, {}, ('train',))
+        folder.start(Progress(step=0), {}, ('train',))
         folder.write_metrics(rows_of(1))
         (tmp_path / 'metrics.jsonl').rename(tmp_path / 'kept')
         (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
@@ -154,11 +154,11 @@ def test_a_full_disk_while_metrics_are_written(tmp_path, config):
 def test_a_folder_that_is_removed_is_made_again_and_locked(tmp_path, config):
     path = tmp_path / 'run'
     with RunFolder(path, config) as folder:
-        folder.start(0, {}, ('train',))
+        folder.start(Progress(step=0), {}, ('train',))
         folder.write_metrics(rows_of(1))
         shutil.rmtree(path)
         folder.write_metrics(rows_of(2))
-        assert folder.read_metrics() == rows_of(2) and folder.read_json('config.json') == config
+        assert folder.read_metrics() == rows_of(2) and folder.read_json('config.json') == config.to_dict()
         assert 'was removed while the run goes on' in (path / 'run.log').read_text()
         with pytest.raises(RunFolderInUseError):
             RunFolder(path, config).__enter__()
@@ -175,16 +175,29 @@ def test_what_an_interrupted_write_left_is_removed_and_nothing_else(tmp_path, co
 def test_more_epochs_only_when_asked_for(tmp_path, config):
     path = with_checkpoint(tmp_path / 'run', config)
     (path / 'result.json').write_text('{}')
-    longer = {**config, 'num_epochs': config['num_epochs'] + 1}
-    with pytest.raises(ConfigError, match=r'num_epochs: 4 -> 5\); give --extend to train it longer'):
+    longer = config.replace(num_epochs=config.num_epochs + 1)
+    with pytest.raises(ConfigError, match=r'num_epochs: 4 -> 5\); continue with extend, or choose another run folder'):
         RunFolder(path, longer).__enter__()
     with pytest.raises(ConfigError, match='learning_rate'):
-        RunFolder(path, {**longer, 'learning_rate': 1.0}, extend=True).__enter__()
+        RunFolder(path, longer.replace(learning_rate=1.0), extend=True).__enter__()
     with pytest.raises(ConfigError, match=r'num_epochs: 4 -> 3\); choose another'):
-        RunFolder(path, {**config, 'num_epochs': 3}, extend=True).__enter__()
+        RunFolder(path, config.replace(num_epochs=3), extend=True).__enter__()
     assert (path / 'result.json').exists()
     with RunFolder(path, longer, extend=True):
         assert not (path / 'result.json').exists() and (path / 'result-4-epochs.json').exists()
+
+
+def test_another_learning_rate_only_when_asked_for(tmp_path, config, caplog):
+    path = with_checkpoint(tmp_path / 'run', config)
+    other = config.replace(learning_rate=0.01)
+    with pytest.raises(ConfigError, match=r'learning_rate: 0.05 -> 0.01\); continue with allow_changes, or choose another'):
+        RunFolder(path, other).__enter__()
+    with pytest.raises(ConfigError, match=r'seed: 0 -> 1; learning_rate: 0.05 -> 0.01\); choose another run folder'):
+        RunFolder(path, other.replace(seed=1)).__enter__()
+    with pytest.raises(ConfigError, match=r'seed: 0 -> 1\); choose another run folder'):
+        RunFolder(path, other.replace(seed=1), allow_changes=True).__enter__()
+    with caplog.at_level('INFO'), RunFolder(path, other, allow_changes=True):
+        assert 'learning_rate: 0.05 -> 0.01' in (path / 'run.log').read_text() and len(caplog.records) == 1
 
 
 def test_a_full_disk_while_json_is_written(tmp_path, config):
@@ -203,7 +216,7 @@ def test_read_json_of_nothing(tmp_path, config):
 
 def test_metrics_are_written_as_they_come(tmp_path, config):
     with RunFolder(tmp_path, config) as folder:
-        folder.start(0, {}, ('train',))
+        folder.start(Progress(step=0), {}, ('train',))
         folder.write_metrics(rows_of(2), images_per_second=10.0)
         folder.write_metrics(rows_of(4, 6))
         lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
@@ -212,12 +225,12 @@ def test_metrics_are_written_as_they_come(tmp_path, config):
 
 def test_a_restart_drops_rows_beyond_its_checkpoint_and_a_half_written_one(tmp_path, config):
     with RunFolder(tmp_path, config) as folder:
-        folder.start(0, {}, ('train',))
+        folder.start(Progress(step=0), {}, ('train',))
         folder.write_metrics(rows_of(2, 4, 6))
     with (tmp_path / 'metrics.jsonl').open('a') as file:
         file.write('{"step": 3, "lo')
     with RunFolder(tmp_path, config) as folder:
-        folder.start(4, {}, ('train',))
+        folder.start(Progress(step=4), {}, ('train',))
         folder.write_metrics(rows_of(5))
     lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
     assert [json.loads(line)['step'] for line in lines] == [2, 4, 5]
@@ -225,22 +238,22 @@ def test_a_restart_drops_rows_beyond_its_checkpoint_and_a_half_written_one(tmp_p
 
 def test_a_restart_drops_the_evaluation_of_the_result_which_will_be_written_again(tmp_path, config):
     with RunFolder(tmp_path, config) as folder:
-        folder.start(0, {}, ('train', 'validation'))
+        folder.start(Progress(step=0), {}, ('train', 'validation'))
         folder.write_metrics(
             [*rows_of(2), *({**row, 'split': split} for row in rows_of(2) for split in ('validation', 'test'))]
         )
     with RunFolder(tmp_path, config) as folder:
-        folder.start(2, {}, ('train', 'validation'))
+        folder.start(Progress(step=2), {}, ('train', 'validation'))
     lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
     assert [json.loads(line)['split'] for line in lines] == ['train', 'validation']
 
 
 def test_a_start_from_nothing_drops_all_rows(tmp_path, config):
     with RunFolder(tmp_path, config) as folder:
-        folder.start(0, {}, ('train',))
+        folder.start(Progress(step=0), {}, ('train',))
         folder.write_metrics(rows_of(2, 4))
     with RunFolder(tmp_path, config) as folder:
-        folder.start(0, {}, ('train',))
+        folder.start(Progress(step=0), {}, ('train',))
     assert (tmp_path / 'metrics.jsonl').read_text() == ''
 
 
@@ -258,7 +271,7 @@ def read_events(folder):
 
 def test_tensorboard_events(tmp_path, config):
     with RunFolder(tmp_path, config) as folder:
-        folder.start(4, {}, ('train',))
+        folder.start(Progress(step=4), {}, ('train',))
         folder.write_metrics([{'step': 6, 'epoch': 3.0, 'split': 'test', 'loss': 0.25, 'count': 19}], images_per_second=50.0)
     events = read_events(tmp_path / 'tensorboard')
     scalars = {(v.tag, e.step, v.simple_value) for e in events if e.HasField('summary') for v in e.summary.value}

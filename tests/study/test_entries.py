@@ -3,10 +3,9 @@ import json
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 
 from resnet_jax.classifier import build_model
-from resnet_jax.config import validate
+from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError
 from resnet_jax.study.entries import cross, expand, grid, load_study, sweep, zipped
 from resnet_jax.study.runner import check_made_alike
@@ -66,8 +65,9 @@ def test_every_run_of_every_study_is_a_valid_config(path, tmp_path):
             *(e['baseline'] for e in study['entries'].values() if 'baseline' in e),
         } <= names
         for run in runs:
-            assert validate(ConfigDict(run.config))['seed'] == run.seed
-            build_model(run.config, 10)
+            config = TrainConfig.from_mapping(run.config)
+            assert config.seed == run.seed
+            build_model(config, 10)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_study_that_has_changed_since_its_runs_were_made(tmp_path):
     (run,) = runs(learning_rate=0.1)
     check_made_alike([run])  # nothing there yet
     run.folder.mkdir()
-    (run.folder / 'config.json').write_text(json.dumps(validate(ConfigDict(run.config))))
+    (run.folder / 'config.json').write_text(json.dumps(TrainConfig.from_mapping(run.config).to_dict()))
     check_made_alike(runs(learning_rate=0.1, eval_batch_size=10))  # a field that may change
     with pytest.raises(ConfigError, match=r'a-seed0 holds a run of another config \(learning_rate: 0.1 -> 0.2\)'):
         check_made_alike(runs(learning_rate=0.2))

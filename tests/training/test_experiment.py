@@ -4,30 +4,24 @@ import numpy as np
 import pytest
 import tiny
 
-import resnet_jax.data
 from resnet_jax.classifier import build_model
-from resnet_jax.config import validate
 from resnet_jax.errors import ConfigError
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.training import program, step
-from resnet_jax.training.experiment import check_batch_size, create_experiment, parallel_train_steps
+from resnet_jax.training.experiment import check_batch_size, create_experiment
 from resnet_jax.training.lookahead import pull
-from resnet_jax.training.program import epoch_order
+from resnet_jax.training.program import create_train_steps, epoch_order
 
 FIRST_OF_SEED_0 = [47848, 34552, 24994, 32827, 31943, 24289]
 FIRST_OF_EPOCH_1 = [12569, 42502, 35289, 26576, 22685, 6123]
 FIRST_OF_SEED_1 = [39437, 40690, 7668, 21961, 37690, 15115]
 
 
-@pytest.fixture(autouse=True)
-def stripes(monkeypatch):
-    dataset = tiny.dataset()
-    monkeypatch.setattr(resnet_jax.data, 'load_dataset', lambda name, data_dir=None, archive=None: dataset)
-    return dataset
+STRIPES = tiny.dataset()
 
 
-def create(**overrides):
-    return create_experiment(validate(tiny.config(**overrides)))
+def create(*, learning_rate_scale=1.0, **overrides):
+    return create_experiment(tiny.checked(**overrides), STRIPES.info, learning_rate_scale=learning_rate_scale)
 
 
 def test_epoch_order_of_a_seed_and_an_epoch_is_fixed_for_ever():
@@ -76,26 +70,48 @@ def test_the_batch_size_moves_what_follows_from_it():
     assert float(small.schedule(6)) == pytest.approx(float(large.schedule(2)))  # both at the end of the warm-up
 
 
-def test_no_split_trains_on_everything(stripes):
-    experiment = create()
-    assert experiment.train is stripes.train and experiment.validation is None
+def test_examples_are_counted_without_their_arrays():
+    assert create().num_examples == 50
+    assert (create(validation_size=12).num_examples, create(validation_size=12).steps_per_epoch) == (38, 2)
+    assert (create(train_size=30).num_examples, create(train_size=30).steps_per_epoch) == (30, 1)
+    assert create(train_size=50).num_examples == 50
 
 
-def test_validation_is_held_out_of_the_training_set_as_a_function_of_the_seed(stripes):
-    def images(split):
-        return {image.tobytes() for image in split.image}
+def test_every_rate_is_scaled_after_a_divergence():
+    """Those of biases, of the head and of a whitening layer's bias too, which are absolute in the config."""
+    recipe = {
+        'model': 'speedrun94',
+        'model_kwargs': {'widths': (8,)},
+        'momentum': 0.0,
+        'weight_decay': 0.0,
+        'schedule': 'constant',
+        'warmup_epochs': 0.0,
+        'bias_learning_rate': 0.3,
+        'head_learning_rate': 0.7,
+        'whitening_bias_epochs': 2.0,
+    }
+    steps = []
+    for scale in (1.0, 0.25):
+        experiment = create(learning_rate_scale=scale, **recipe)
+        params = {
+            'whiten': {'kernel': jnp.zeros((2, 2, 1, 8)), 'bias': jnp.zeros(8)},
+            'conv': {'kernel': jnp.zeros((3, 3, 8, 8)), 'bias': jnp.zeros(8)},
+            'fc': {'kernel': jnp.zeros((8, 3))},
+        }
+        gradients = jax.tree.map(jnp.ones_like, params)
+        updates, _ = experiment.tx.update(gradients, experiment.tx.init(params), params)
+        steps.append(jax.tree.map(lambda leaf: -float(leaf.ravel()[0]), updates))
+    rates = [0.0, 0.3, 0.05, 0.3, 0.7]  # in the order whiten, conv, fc
+    first = [
+        steps[0][a][b]
+        for a, b in (('whiten', 'kernel'), ('whiten', 'bias'), ('conv', 'kernel'), ('conv', 'bias'), ('fc', 'kernel'))
+    ]
+    assert first == pytest.approx(rates)
+    jax.tree.map(lambda whole, quarter: np.testing.assert_allclose(quarter, whole / 4, rtol=1e-6), *steps)
 
-    experiment, again, other = create(validation_size=12), create(validation_size=12), create(validation_size=12, seed=1)
-    assert len(experiment.train.label) == 38 and len(experiment.validation.label) == 12
-    assert experiment.steps_per_epoch == 2
-    assert images(experiment.train) | images(experiment.validation) == images(stripes.train)
-    assert not images(experiment.validation) & images(stripes.test)
-    np.testing.assert_array_equal(experiment.validation.image, again.validation.image)
-    assert images(experiment.validation) != images(other.validation)
 
-
-def test_what_a_checkpoint_keeps_of_the_data(stripes):
-    assert create().describe_dataset() == {
+def test_what_a_checkpoint_keeps_of_the_data():
+    assert STRIPES.describe() == {
         'name': 'stripes',
         'fingerprint': 'stripes 50 19',
         'image_shape': [8, 8, 1],
@@ -128,7 +144,7 @@ def test_a_batch_size_that_does_not_divide_names_those_that_do(batch_size, devic
         check_batch_size(batch_size, devices, accumulation, examples)
     message = str(info.value)
     assert message.startswith(f'batch_size {batch_size} does not divide over {devices} devices')
-    assert message.endswith('expected --config.batch_size=' + ' or '.join(map(str, expected)))
+    assert message.endswith('expected batch_size=' + ' or '.join(map(str, expected)))
     for size in expected:
         check_batch_size(size, devices, accumulation, examples)
 
@@ -151,7 +167,7 @@ def test_batch_sizes_that_divide():
 
 def test_create_experiment_checks_the_batch_size_over_all_devices_and_parts():
     assert jax.device_count() == 4
-    with pytest.raises(ConfigError, match=r'batch_size 18 .* over 4 devices .* expected --config.batch_size=16 or 20$'):
+    with pytest.raises(ConfigError, match=r'batch_size 18 .* over 4 devices .* expected batch_size=16 or 20$'):
         create(batch_size=18)
     with pytest.raises(ConfigError, match=r'over 4 devices times 3 accumulation steps .*=12 or 24$'):
         create(batch_size=16, gradient_accumulation_steps=3)
@@ -161,7 +177,7 @@ def test_create_experiment_checks_the_batch_size_over_all_devices_and_parts():
 
 def test_the_model_follows_the_config():
     def build(**overrides):
-        return build_model(validate(tiny.config(**overrides)), 3)
+        return build_model(tiny.checked(**overrides), 3)
 
     model = build()
     assert (model.num_classes, tuple(model.stage_sizes), model.num_filters) == (3, (1,), 4)
@@ -189,23 +205,13 @@ def test_values_that_do_not_go_together(overrides, message):
         create(**overrides)
 
 
-def test_a_part_of_the_training_set_is_the_same_for_every_seed_and_as_many_of_each_class(stripes):
-    first, second = create(train_size=30), create(train_size=30, seed=1)
-    assert np.bincount(first.train.label).tolist() == [10, 10, 10]
-    np.testing.assert_array_equal(first.train.image, second.train.image)
-    assert first.steps_per_epoch == 30 // 16
-    images = {image.tobytes() for image in stripes.train.image}
-    assert {image.tobytes() for image in first.train.image} <= images
-    assert len(create(train_size=50).train.label) == len(create().train.label) == 50
-
-
 def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
     monkeypatch.setattr(program, 'parallel_train_steps', lambda *args, **kwargs: (*args, kwargs))
     options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': True, 'cutout_size': 5}
     options |= {'crop_mode': 'reflect', 'alternating_flip': True, 'brightness': 0.14, 'contrast': 0.13}
     options_of_step = {'accumulation': 2, 'ema_decay': 0.9, 'per_layer_grad_norms': True}
     experiment = create(**options, log_gradient_norms=True, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16')
-    step_fn, load_fn, more = parallel_train_steps(experiment)
+    step_fn, load_fn, more = create_train_steps(experiment)
     assert more == {'per_layer_grad_norms': True}
     assert step_fn.func is step.train_step
     expected = {'model': experiment.model, 'tx': experiment.tx, 'lookahead_fn': None, 'select_fn': None, **options_of_step}
@@ -216,17 +222,11 @@ def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
 
 
 def test_lookahead_gets_what_the_config_says(monkeypatch):
-    monkeypatch.setattr(program, 'parallel_train_steps', lambda *args, **kwargs: args)
+    monkeypatch.setattr(program, 'parallel_train_steps', lambda *args, **kwargs: (*args, kwargs))
     experiment = create(lookahead_sync_period=3, lookahead_decay=0.5)
-    lookahead_fn = parallel_train_steps(experiment)[0].keywords['lookahead_fn']
+    lookahead_fn = create_train_steps(experiment)[0].keywords['lookahead_fn']
     assert lookahead_fn.func is pull
     assert lookahead_fn.keywords == {'sync_period': 3, 'decay': 0.5, 'total_steps': 12}
     state = jax.eval_shape(experiment.create_state)
     assert state.lookahead == {'params': state.params, 'batch_stats': state.batch_stats}
     assert jax.eval_shape(create().create_state).lookahead == {}
-
-
-def test_unknown_dataset(monkeypatch):
-    monkeypatch.undo()
-    with pytest.raises(ConfigError, match="data set 'cifar11' is unknown: expected one of cifar10, cifar100, digits"):
-        create(dataset='cifar11')

@@ -1,10 +1,13 @@
 import dataclasses
 import functools
 import json
+import logging
 import os
 import re
 import shutil
 import signal
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +17,14 @@ import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
 import resnet_jax.data
-from resnet_jax.config import ADDED_FIELDS, validate
+from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import SUMS, sums_text
 from resnet_jax.runtime import dispatch
-from resnet_jax.training import experiment, log, loop, step
+from resnet_jax.training import log, loop, program, step, trainer
+from resnet_jax.training.api import Callback
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.loop import train_and_evaluate
 from resnet_jax.training.program import epoch_order
@@ -35,7 +39,9 @@ def config(**overrides):
     everything = {
         'ema_decay': 0.5,
         'alternating_flip': True,
-        'proxy_model': 'small',
+        'model': 'tiny',
+        'model_kwargs': {},
+        'proxy_model': 'tiny',
         'proxy_update_every': 2,
         'log_every': 5,
         'validation_size': VALIDATION,
@@ -47,15 +53,13 @@ def config(**overrides):
 
 def replace_what_takes_long(patch):
     """The data set by stripes and the network by a linear layer with BatchNorm and dropout, which compile sooner."""
-    patch.setattr(resnet_jax.data, 'check_name', lambda name: None)
-    patch.setattr(resnet_jax.data, 'load_dataset', lambda name, data_dir=None, archive=None: STRIPES)
-    patch.setattr(experiment, 'build_model', lambda *_: tiny.WithBatchNorm(dropout=0.1))
+    tiny.register(patch, STRIPES)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     replace_what_takes_long(monkeypatch)
-    monkeypatch.setattr(loop, 'plot', lambda folder: None)
+    monkeypatch.setattr(trainer, 'plot', lambda folder: None)
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -83,7 +87,11 @@ def rows(workdir, split=None):
 def state_at(workdir, step=None):
     """The state in a checkpoint, the latest one if no step is given."""
     path = workdir / 'checkpoints' / str(step) if step else checkpoint.latest(workdir / 'checkpoints')
-    return checkpoint.restore(path, jax.eval_shape(create_experiment(validate(config())).create_state))
+    return checkpoint.restore(path, jax.eval_shape(create().create_state))
+
+
+def create():
+    return create_experiment(TrainConfig.from_mapping(config()), STRIPES.info)
 
 
 def assert_same_run(workdir, result, expected_workdir, expected_result):
@@ -93,21 +101,28 @@ def assert_same_run(workdir, result, expected_workdir, expected_result):
     assert {**result, 'seconds': 0} == {**expected_result, 'seconds': 0}
 
 
-def before_step(monkeypatch, number, action):
-    """Takes one step per dispatch, and does something as soon as a step is done on the device and not yet logged."""
-    log = loop._Run._log
+class AtStep(Callback):
+    """Does something as soon as a step is done on the device and not yet logged."""
 
-    def log_after_action(run, start, count, metrics):
-        if run.step + 1 == number:
-            action()
-        log(run, start, count, metrics)
+    def __init__(self, number, action):
+        self.number, self.action = number, action
 
-    monkeypatch.setattr(loop._Run, '_log', log_after_action)
-    monkeypatch.setattr(dispatch.Pace, 'size', lambda pace, remaining: 1)
+    def on_step(self, step, metrics):
+        if step == self.number:
+            self.action()
 
 
 def crash():
     raise RuntimeError('power cut')
+
+
+def train(*args, **options):
+    return train_and_evaluate(*args, **options).result
+
+
+@pytest.fixture
+def one_step_per_dispatch(monkeypatch):
+    monkeypatch.setattr(dispatch.Pace, 'size', lambda pace, remaining: 1)
 
 
 @dataclasses.dataclass
@@ -125,7 +140,7 @@ class Whole:
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory, compile_each_program_once):
     workdir, traces, compiled, evaluated, epochs = tmp_path_factory.mktemp('whole'), [], [], [], []
-    train_step, compile_parallel, evaluate = step.train_step, loop.compile_parallel, Evaluator.__call__
+    train_step, compile_parallel, evaluate = step.train_step, program.compile_parallel, Evaluator.__call__
 
     def counted_step(*args, **kwargs):
         traces.append(args)
@@ -146,16 +161,16 @@ def whole(tmp_path_factory, compile_each_program_once):
 
     with pytest.MonkeyPatch.context() as patch:
         replace_what_takes_long(patch)
-        patch.setattr(step, 'train_step', counted_step)
-        patch.setattr(loop, 'compile_parallel', counted_compile)
-        patch.setattr(loop, 'epoch_order', noted_order)
+        patch.setattr(program, 'train_step', counted_step)
+        patch.setattr(program, 'compile_parallel', counted_compile)
+        patch.setattr(program, 'epoch_order', noted_order)
         patch.setattr(Evaluator, '__call__', counted_evaluation)
-        result = train_and_evaluate(config(), workdir)
+        result = train(config(), workdir)
     return Whole(workdir, result, len(traces), len(compiled), evaluated, epochs)
 
 
 def test_a_fast_epoch_is_one_dispatch_and_its_metrics_are_fetched_once(monkeypatch, tmp_path):
-    counts, fetched, compile_parallel, device_get = [], [], loop.compile_parallel, jax.device_get
+    counts, fetched, compile_parallel, device_get = [], [], program.compile_parallel, jax.device_get
 
     def counted_compile(run, *arguments):
         compiled = compile_parallel(run, *arguments)
@@ -171,10 +186,10 @@ def test_a_fast_epoch_is_one_dispatch_and_its_metrics_are_fetched_once(monkeypat
             fetched.append(len(tree['grad_norm']))
         return device_get(tree)
 
-    monkeypatch.setattr(loop, 'compile_parallel', counted_compile)
+    monkeypatch.setattr(program, 'compile_parallel', counted_compile)
     monkeypatch.setattr(jax, 'device_get', counted_get)
     monkeypatch.setattr(log, 'Pace', functools.partial(log.Pace, seconds=1e6))  # a fast device
-    train_and_evaluate(config(), tmp_path)
+    train(config(), tmp_path)
     assert counts == [1, 2, 3, 3, 3] and len(fetched) == len(counts)
 
 
@@ -206,7 +221,7 @@ def test_what_a_run_leaves(whole):
         'timing.jsonl',
     }
     assert json.loads((whole.workdir / 'result.json').read_text()) == whole.result
-    assert json.loads((whole.workdir / 'config.json').read_text()) == validate(config())
+    assert json.loads((whole.workdir / 'config.json').read_text()) == TrainConfig.from_mapping(config()).to_dict()
     assert (whole.workdir / 'plots' / 'training.png').stat().st_size > 1000
     first, last = (state_at(whole.workdir, step).proxy for step in (9, 12))
     assert first.keys() == {'params', 'batch_stats', 'opt_state'}
@@ -214,7 +229,7 @@ def test_what_a_run_leaves(whole):
     for path in (whole.workdir / 'checkpoints').iterdir():
         checkpoint.verify(path)
         metadata = checkpoint.read_metadata(path)
-        assert metadata['config'] == validate(config()) and metadata['dataset']['name'] == 'stripes'
+        assert metadata.config == TrainConfig.from_mapping(config()) and metadata.dataset['name'] == 'stripes'
 
 
 def test_the_step_is_traced_and_compiled_once_in_a_run(whole):
@@ -237,7 +252,7 @@ def test_rows_come_every_log_every_steps_and_at_the_end_of_epochs(whole):
 
 
 def test_the_learning_rate_of_a_row_is_that_of_its_last_step(whole):
-    schedule = create_experiment(validate(config())).schedule
+    schedule = create().schedule
     assert [row['learning_rate'] for row in rows(whole.workdir, 'train')] == [float(schedule(step)) for step in (4, 9, 11)]
 
 
@@ -266,7 +281,7 @@ def test_the_test_set_is_evaluated_once_and_for_the_best_epoch_on_validation(who
 
 
 def test_a_result_with_averaged_views_says_so_wherever_it_is_written(tmp_path):
-    result = train_and_evaluate(config(tta='mirror', num_epochs=2, validation_size=0), tmp_path)
+    result = train(config(tta='mirror', num_epochs=2, validation_size=0), tmp_path)
     state, logits = state_at(tmp_path), 0
     for image in (STRIPES.test.image, STRIPES.test.image[:, :, ::-1]):
         logits += np.asarray(tiny.WithBatchNorm().apply(state.variables, (image / 255 - 0.3) / 0.2, train=False)) / 2
@@ -287,78 +302,68 @@ def test_stopped_and_resumed_is_bitwise_the_same_as_never_stopped(whole, tmp_pat
     """At the end of an epoch and within one; the whole run takes many steps per dispatch, this one takes one."""
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        before_step(patch, stop, lambda: os.kill(os.getpid(), number))
+        patch.setattr(dispatch.Pace, 'size', lambda pace, remaining: 1)
         with pytest.raises(Interrupted) as info:
-            train_and_evaluate(config(), tmp_path)
+            train(config(), tmp_path, callbacks=[AtStep(stop, lambda: os.kill(os.getpid(), number))])
     assert info.value.number == number
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert checkpoint.latest(tmp_path / 'checkpoints').name == str(stop)
     assert not (tmp_path / 'result.json').exists() and rows(tmp_path)[-1]['step'] <= stop
-    result = train_and_evaluate(config(), tmp_path)
+    result = train(config(), tmp_path)
     assert_same_run(tmp_path, result, whole.workdir, whole.result)
     assert f'after iteration {stop}' in (tmp_path / 'run.log').read_text()
 
 
-def test_a_crash_is_repeated_from_the_last_checkpoint(whole, tmp_path, monkeypatch):
+def test_a_crash_is_repeated_from_the_last_checkpoint(whole, tmp_path):
     """It lost two steps after iteration 9, and had already written the row of iteration 10."""
-    with monkeypatch.context() as patch:
-        before_step(patch, 11, crash)
-        with pytest.raises(RuntimeError, match='power cut'):
-            train_and_evaluate(config(), tmp_path)
+    with pytest.raises(RuntimeError, match='power cut'):
+        train(config(), tmp_path, callbacks=[AtStep(11, crash)])
     assert rows(tmp_path)[-1]['step'] == 10 and checkpoint.latest(tmp_path / 'checkpoints').name == '9'
-    result = train_and_evaluate(config(), tmp_path)
+    result = train(config(), tmp_path)
     assert_same_run(tmp_path, result, whole.workdir, whole.result)
 
 
-def test_evaluation_by_iterations_and_gradient_norms_go_on_after_an_interruption(tmp_path, monkeypatch):
+def test_evaluation_by_iterations_and_gradient_norms_go_on_after_an_interruption(tmp_path):
     changes = {'eval_every_steps': 2, 'log_gradient_norms': True, 'ema_decay': 0.0}
-    result = train_and_evaluate(config(**changes), tmp_path / 'whole')
+    result = train(config(**changes), tmp_path / 'whole')
     assert [row['step'] for row in rows(tmp_path / 'whole', 'validation')] == [2, 4, 6, 8, 10, 12]
     norms = {row['step']: row['norms'] for row in rows(tmp_path / 'whole', 'gradients')}
     assert list(norms) == [1, 5, 10, 12] and all(row.keys() == {'fc'} and row['fc'] > 0 for row in norms.values())
     best = max(rows(tmp_path / 'whole', 'validation'), key=lambda row: row['accuracy'])  # the first of them
     assert (result['step'], result['epoch']) == (best['step'], -(-best['step'] // 3))
-    with monkeypatch.context() as patch:
-        before_step(patch, 8, crash)
-        with pytest.raises(RuntimeError, match='power cut'):
-            train_and_evaluate(config(**changes), tmp_path / 'parts')
-    again = train_and_evaluate(config(**changes), tmp_path / 'parts')
+    with pytest.raises(RuntimeError, match='power cut'):
+        train(config(**changes), tmp_path / 'parts', callbacks=[AtStep(8, crash)])
+    again = train(config(**changes), tmp_path / 'parts')
     assert (tmp_path / 'parts' / 'metrics.jsonl').read_bytes() == (tmp_path / 'whole' / 'metrics.jsonl').read_bytes()
     assert {**again, 'seconds': 0} == {**result, 'seconds': 0}
 
 
 def test_parameters_that_exceed_the_memory_are_told_before_there_are_any(tmp_path, monkeypatch):
     monkeypatch.setattr('resnet_jax.runtime.memory.available_bytes', lambda: 1000)
-    with pytest.raises(ResourceError, match=r'out of device memory: the parameters of resnet8, .* 0\.0 GiB are free'):
-        train_and_evaluate(config(), tmp_path)
+    with pytest.raises(ResourceError, match=r'out of device memory: the parameters of tiny, .* 0\.0 GiB are free'):
+        train(config(), tmp_path)
     assert not (tmp_path / 'checkpoints').exists() and not (tmp_path / 'metrics.jsonl').exists()
 
 
-def test_a_crash_before_the_first_checkpoint_starts_over(whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        before_step(patch, 2, crash)
-        with pytest.raises(RuntimeError, match='power cut'):
-            train_and_evaluate(config(log_every=1), tmp_path)  # which leaves a row
+def test_a_crash_before_the_first_checkpoint_starts_over(whole, tmp_path):
+    with pytest.raises(RuntimeError, match='power cut'):
+        train(config(log_every=1), tmp_path, callbacks=[AtStep(2, crash)])  # which leaves a row
     assert len(rows(tmp_path)) == 1
-    result = train_and_evaluate(config(), tmp_path)
+    result = train(config(), tmp_path)
     assert_same_run(tmp_path, result, whole.workdir, whole.result)
 
 
 def test_a_crash_after_the_last_checkpoint_only_lacks_the_result(whole, copy, monkeypatch):
-    monkeypatch.setattr(loop, 'parallel_train_steps', None)  # nothing is trained
-    result = train_and_evaluate(config(), copy)
+    monkeypatch.setattr(program, 'parallel_train_steps', None)  # nothing is trained
+    result = train(config(), copy)
     assert_same_run(copy, result, whole.workdir, whole.result)
 
 
-def test_a_run_of_an_older_version_is_continued(whole, copy):
-    """Its config lacks the fields that came later."""
-
+def test_a_run_of_a_version_without_a_field_is_continued_with_its_default(whole, copy):
     def forget(path, *keys):
         content = json.loads(path.read_text())
         values = content[keys[0]] if keys else content
-        for name, default in ADDED_FIELDS.items():
-            if values[name] == default:
-                del values[name]
+        del values['clip_norm'], values['muon_steps']
         path.write_text(json.dumps(content))
 
     forget(copy / 'config.json')
@@ -366,16 +371,79 @@ def test_a_run_of_an_older_version_is_continued(whole, copy):
     last = copy / 'checkpoints' / '9'
     forget(last / 'metadata.json', 'config')
     (last / SUMS).write_text(sums_text(last))
-    result = train_and_evaluate(config(), copy)
+    result = train(config(), copy)
     assert_same_run(copy, result, whole.workdir, whole.result)
     assert 'after iteration 9' in (copy / 'run.log').read_text()
-    assert json.loads((copy / 'config.json').read_text()) == validate(config())
+    assert json.loads((copy / 'config.json').read_text()) == TrainConfig.from_mapping(config()).to_dict()
+
+
+def test_another_learning_rate_from_a_checkpoint_on_is_recorded(copy, monkeypatch):
+    monkeypatch.undo()
+    tiny.register(monkeypatch, STRIPES)
+    shutil.rmtree(copy / 'checkpoints' / '12')
+    changed = config(learning_rate=0.01, schedule='constant')
+    result = train(changed, copy, allow_changes=True)
+    assert result['split'] == 'test'
+    fields = {'learning_rate': [0.02, 0.01], 'schedule': ['cosine', 'constant']}
+    assert json.loads((copy / 'changes.json').read_text()) == [{'step': 9, 'fields': fields}]
+    assert [row['learning_rate'] for row in rows(copy, 'train')][-2:] == pytest.approx([0.01, 0.01])
+    assert 'learning_rate: 0.02 -> 0.01' in (copy / 'run.log').read_text()
+    last = checkpoint.read_metadata(copy / 'checkpoints' / '12')
+    assert last.config == TrainConfig.from_mapping(changed) and [change.step for change in last.progress.changes] == [9]
+    assert train(changed, copy) == result  # and now this is the run's config
+
+
+def test_callbacks_are_told_everything_in_order(whole, tmp_path):
+    class Recorder(Callback):
+        def __init__(self):
+            self.steps, self.evaluations, self.checkpoints = [], [], []
+
+        def on_step(self, step, metrics):
+            self.steps.append((step, metrics))
+
+        def on_evaluation(self, step, split, metrics):
+            self.evaluations.append((step, split, metrics['accuracy']))
+
+        def on_checkpoint(self, step, path):
+            checkpoint.verify(path)
+            self.checkpoints.append(step)
+
+    first, second = Recorder(), Recorder()
+    returned = train_and_evaluate(config(), tmp_path, callbacks=[first, second])
+    assert [step for step, _ in first.steps] == list(range(1, 13)) and first.steps == second.steps
+    means = [np.mean([metrics['loss'] for _, metrics in first.steps[a:b]]) for a, b in ((0, 5), (5, 10), (10, 12))]
+    assert means == [row['loss'] for row in rows(whole.workdir, 'train')]
+    assert first.steps[0][1].keys() == {'loss', 'accuracy', 'grad_norm', 'proxy_loss', 'learning_rate'}
+    expected = [(row['step'], 'validation', row['accuracy']) for row in rows(whole.workdir, 'validation')]
+    assert first.evaluations == expected and first.checkpoints == [3, 6, 9, 12]
+    assert returned.history == rows(tmp_path) == rows(whole.workdir)
+    best = state_at(tmp_path, returned.result['step'])
+    jax.tree.map(np.testing.assert_array_equal, returned.classifier.variables, best.variables)
+    assert returned.classifier.class_names == STRIPES.class_names
+
+
+def test_the_callers_logging_signals_and_threads_are_as_before(tmp_path):
+    package = logging.getLogger('resnet_jax')
+
+    def state():
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        threads = {thread.name for thread in threading.enumerate() if thread.name in ('stop', 'watchdog')}
+        return package.level, package.propagate, list(package.handlers), handlers, sys.unraisablehook, threads
+
+    before = state()
+    train(config(num_epochs=2), tmp_path / 'good')
+    assert state() == before
+    with pytest.raises(RuntimeError, match='power cut'):
+        train(config(), tmp_path / 'bad', callbacks=[AtStep(2, crash)])
+    assert state() == before
 
 
 def test_a_finished_run_is_not_repeated(whole, monkeypatch):
-    monkeypatch.setattr(loop, 'create_experiment', None)  # nor are its data read
+    monkeypatch.setattr(loop, 'Trainer', None)
+    monkeypatch.setattr(resnet_jax.data, 'load_dataset', None)  # nor are its data read
     before = {path: path.read_bytes() for path in whole.workdir.rglob('*') if path.is_file() and path.name != 'run.log'}
-    assert train_and_evaluate(config(), whole.workdir) == whole.result
+    again = train_and_evaluate(config(), whole.workdir)
+    assert again.result == whole.result and again.history == rows(whole.workdir)
     assert {path: path.read_bytes() for path in before} == before
     log = (whole.workdir / 'run.log').read_text()
     assert 'is finished; nothing to do' in log and log.count('Test accuracy') >= 2
@@ -384,27 +452,27 @@ def test_a_finished_run_is_not_repeated(whole, monkeypatch):
 def test_another_config_is_refused(copy, whole):
     for workdir in (copy, whole.workdir):
         with pytest.raises(ConfigError, match=r'holds a run of another config \(learning_rate: 0.02 -> 0.3\)'):
-            train_and_evaluate(config(learning_rate=0.3), workdir)
+            train(config(learning_rate=0.3), workdir)
 
 
 def test_another_config_is_refused_without_the_old_config_json(copy):
     (copy / 'config.json').unlink()
     with pytest.raises(ConfigError, match=r'holds a run of another config \(learning_rate: 0.02 -> 0.3\)'):
-        train_and_evaluate(config(learning_rate=0.3), copy)
+        train(config(learning_rate=0.3), copy)
 
 
 def test_another_config_is_refused_where_only_the_result_is_left(whole, tmp_path):
     for name in ('config.json', 'result.json'):
         shutil.copy(whole.workdir / name, tmp_path)
     with pytest.raises(ConfigError, match='holds a run of another config'):
-        train_and_evaluate(config(learning_rate=0.3), tmp_path)
+        train(config(learning_rate=0.3), tmp_path)
 
 
 def test_other_data_are_refused(copy, monkeypatch):
     other = dataclasses.replace(STRIPES, fingerprint='other', mean=(0.4,))
-    monkeypatch.setattr(resnet_jax.data, 'load_dataset', lambda *_: other)
+    tiny.register(monkeypatch, other)
     with pytest.raises(ConfigError, match=r'was trained on other data \(fingerprint, mean differ\)'):
-        train_and_evaluate(config(), copy)
+        train(config(), copy)
 
 
 def damage(path):
@@ -415,7 +483,7 @@ def damage(path):
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_continued(whole, copy):
     damage(copy / 'checkpoints' / '12')
-    result = train_and_evaluate(config(), copy)
+    result = train(config(), copy)
     assert (copy / 'checkpoints' / '12.damaged').is_dir()
     log = (copy / 'run.log').read_text()
     assert 'set aside as 12.damaged' in log and 'after iteration 9' in log
@@ -428,7 +496,7 @@ def test_damaged_checkpoints_are_no_reason_to_start_over(copy):
     metrics = (copy / 'metrics.jsonl').read_bytes()
     for _ in range(2):
         with pytest.raises(InputFileError, match=r'all checkpoints .* are damaged'):
-            train_and_evaluate(config(), copy)
+            train(config(), copy)
     assert (copy / 'metrics.jsonl').read_bytes() == metrics and not (copy / 'result.json').exists()
 
 
@@ -460,7 +528,7 @@ def script(monkeypatch):
         # Averages get 0: they are evaluated beside the parameters and never decide.
         both = [value for accuracy in accuracies for value in (accuracy, 0.0)]
         chosen = type('Chosen', (Script,), {'accuracies': both, 'asked': [], 'losses': losses})
-        monkeypatch.setattr(loop, 'Evaluator', chosen)
+        monkeypatch.setattr(trainer, 'Evaluator', chosen)
         return chosen
 
     return prescribe
@@ -468,7 +536,7 @@ def script(monkeypatch):
 
 def test_with_validation_the_first_best_epoch_is_the_result_and_its_checkpoint_is_kept(script, tmp_path):
     asked = script(0.3, 0.8, 0.5, 0.8, 0.1).asked  # four epochs, then the test set
-    result = train_and_evaluate(config(), tmp_path)
+    result = train(config(), tmp_path)
     assert {**result, 'seconds': 0} == {
         'split': 'test', 'selected': 'validation', 'step': 6, 'epoch': 2, 'loss': 1.0, 'accuracy': 0.1, 'count': TEST,
         'tta': 'none', 'ema_loss': 1.0, 'ema_accuracy': 0.0, 'seconds': 0,
@@ -483,40 +551,42 @@ def test_with_validation_the_first_best_epoch_is_the_result_and_its_checkpoint_i
 
 def test_the_best_one_outlives_a_better_one_that_is_damaged(script, tmp_path):
     script(0.8, 0.5, 0.5, 0.9, 0.1)
-    assert train_and_evaluate(config(), tmp_path)['step'] == 12
+    assert train(config(), tmp_path)['step'] == 12
     assert checkpoint.steps(tmp_path / 'checkpoints') == [3, 9, 12]
     damage(tmp_path / 'checkpoints' / '12')
     (tmp_path / 'result.json').unlink()
     script(0.6, 0.2)  # another machine rounds otherwise, and finds the last epoch worse than the first
-    result = train_and_evaluate(config(), tmp_path)
+    result = train(config(), tmp_path)
     assert (result['step'], result['accuracy']) == (3, 0.2)
 
 
 def test_a_crash_before_the_result_repeats_no_evaluation_of_the_last_epoch(script, tmp_path):
     script(0.3, 0.9, 0.5, 0.4)
-    result = train_and_evaluate(config(validation_size=0), tmp_path)
+    result = train(config(validation_size=0), tmp_path)
     (tmp_path / 'result.json').unlink()
     asked = script().asked
-    assert {**train_and_evaluate(config(validation_size=0), tmp_path), 'seconds': 0} == {**result, 'seconds': 0}
+    assert {**train(config(validation_size=0), tmp_path), 'seconds': 0} == {**result, 'seconds': 0}
     assert asked == []
 
 
 def test_without_validation_the_last_epoch_is_the_result_never_the_best_on_test(script, tmp_path):
     asked = script(0.3, 0.9, 0.5, 0.4).asked
-    result = train_and_evaluate(config(validation_size=0), tmp_path)
+    result = train(config(validation_size=0), tmp_path)
     assert (result['selected'], result['epoch'], result['step'], result['accuracy']) == ('last', 4, 12, 0.4)
     assert [size for size, _ in asked] == 8 * [TEST]
     assert checkpoint.steps(tmp_path / 'checkpoints') == [9, 12]
     assert 'epoch 4 (the last)' in (tmp_path / 'run.log').read_text()
 
 
-def test_the_last_epoch_is_always_evaluated_and_saved(script, tmp_path, monkeypatch):
-    saved, save = [], checkpoint.save
-    monkeypatch.setattr(
-        checkpoint, 'save', lambda folder, state, *rest: saved.append(int(state.step)) or save(folder, state, *rest)
-    )
-    asked = script(0.9, 0.2, 0.7).asked
-    result = train_and_evaluate(config(eval_every_epochs=3, checkpoint_every_epochs=2), tmp_path)
+def test_the_last_epoch_is_always_evaluated_and_saved(script, tmp_path):
+    saved, asked = [], script(0.9, 0.2, 0.7).asked
+
+    class Saved(Callback):
+        def on_checkpoint(self, step, path):
+            checkpoint.verify(path)
+            saved.append(step)
+
+    result = train(config(eval_every_epochs=3, checkpoint_every_epochs=2), tmp_path, callbacks=[Saved()])
     assert [row['step'] for row in rows(tmp_path, 'validation')] == [9, 12]
     assert len(asked) == 6
     assert saved == [6, 9, 12]  # every second epoch, the best one, the last
@@ -527,16 +597,16 @@ def test_the_last_epoch_is_always_evaluated_and_saved(script, tmp_path, monkeypa
 def test_a_result_that_is_none_is_told_and_stays(text, tmp_path):
     (tmp_path / 'result.json').write_text(text)
     with pytest.raises(InputFileError, match=r'result\.json is not'):
-        train_and_evaluate(config(), tmp_path)
+        train(config(), tmp_path)
     assert (tmp_path / 'result.json').read_text() == text
 
 
 def test_an_estimate_that_is_long_for_a_cpu_says_what_is_practical_there(script, tmp_path, monkeypatch):
     script(*5 * [0.5])
     monkeypatch.setattr(log.RunLog, '_seconds_left', lambda log, step: 4.0 * 3600)
-    train_and_evaluate(config(), tmp_path)
+    train(config(), tmp_path)
     text = (tmp_path / 'run.log').read_text()
-    assert 'the training takes about 4:00:00' in text and 'configs/d2l_resnet18.py is practical' in text
+    assert 'the training takes about 4:00:00' in text and 'd2l_resnet18 is practical' in text
 
 
 def strictly(line):
@@ -561,7 +631,7 @@ def test_divergence(tmp_path):
         with pytest.raises(
             DivergedError, match=r'^training diverged at iteration \d+: .*learning rate .*; lower learning_rate'
         ):
-            train_and_evaluate(config(learning_rate=1e20, log_every=1), tmp_path)
+            train(config(learning_rate=1e20, log_every=1), tmp_path)
         assert_nothing_but_numbers(tmp_path)
 
 
@@ -575,9 +645,9 @@ def test_an_update_that_diverges_after_a_finite_loss_is_not_saved(script, tmp_pa
         nan = jnp.where(state.step == 5, jnp.nan, 0.0)  # in the last step of the second epoch
         return new.replace(params=jax.tree.map(lambda p: p + nan, new.params)), metrics
 
-    monkeypatch.setattr(step, 'train_step', diverging)
+    monkeypatch.setattr(program, 'train_step', diverging)
     with pytest.raises(DivergedError, match='diverged at iteration 6: the parameters are no longer finite'):
-        train_and_evaluate(config(eval_every_epochs=eval_every_epochs), tmp_path)
+        train(config(eval_every_epochs=eval_every_epochs), tmp_path)
     assert checkpoint.steps(tmp_path / 'checkpoints') == [3]
     assert_nothing_but_numbers(tmp_path)
 
@@ -585,7 +655,7 @@ def test_an_update_that_diverges_after_a_finite_loss_is_not_saved(script, tmp_pa
 def test_an_evaluation_that_diverges_is_not_written(script, tmp_path):
     script(0.5, 0.5, losses=[1.0, 1.0, float('nan'), 1.0])
     with pytest.raises(DivergedError, match='diverged at iteration 6: loss nan in the evaluation'):
-        train_and_evaluate(config(), tmp_path)
+        train(config(), tmp_path)
     assert [row['step'] for row in rows(tmp_path, 'validation')] == [3]
     assert_nothing_but_numbers(tmp_path)
 
@@ -594,25 +664,25 @@ def test_out_of_memory_names_what_saves_memory(tmp_path, monkeypatch):
     def exhausted(*_):
         raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.')
 
-    monkeypatch.setattr(loop, 'compile_parallel', exhausted)
+    monkeypatch.setattr(program, 'compile_parallel', exhausted)
     with pytest.raises(ResourceError, match=r'out of device memory at batch_size 16; .*gradient_accumulation_steps'):
-        train_and_evaluate(config(), tmp_path)
+        train(config(), tmp_path)
 
 
 def test_other_errors_of_the_runtime_are_not_taken_for_it(tmp_path, monkeypatch):
     def internal(*_):
         raise jax.errors.JaxRuntimeError('INTERNAL: something else')
 
-    monkeypatch.setattr(loop, 'compile_parallel', internal)
+    monkeypatch.setattr(program, 'compile_parallel', internal)
     with pytest.raises(jax.errors.JaxRuntimeError, match='something else'):
-        train_and_evaluate(config(), tmp_path)
+        train(config(), tmp_path)
 
 
 def test_real_digits_are_learned_by_a_real_network(tmp_path, monkeypatch, quick_compilation):
     monkeypatch.undo()
     changes = {'dataset': 'digits', 'batch_size': 32, 'learning_rate': 0.1, 'crop_padding': 0, 'flip': False}
     network = {'model_kwargs': {'stage_sizes': (1,), 'num_filters': 16}, 'num_epochs': 5}
-    result = train_and_evaluate(tiny.config(**changes, **network, eval_batch_size=100, log_every=44), tmp_path)
+    result = train(tiny.config(**changes, **network, eval_batch_size=100, log_every=44), tmp_path)
     assert result['count'] == 360 and result['epoch'] == 5
     losses = [row['loss'] for row in rows(tmp_path, 'train')]
     assert losses == sorted(losses, reverse=True) and len(losses) == 5

@@ -10,14 +10,14 @@ import optax
 import pytest
 
 from configs import speedrun94, speedrun96
-from resnet_jax.config import validate
+from resnet_jax.config import TrainConfig
+from resnet_jax.data import dataset_info
 from resnet_jax.evaluation.step import parallel_eval_steps
 from resnet_jax.models import create_model
 from resnet_jax.ops.pooling import max_pool
 from resnet_jax.runtime.devices import device_positions
 from resnet_jax.training.experiment import create_experiment
-from resnet_jax.training.experiment import parallel_train_steps as whole_train_steps
-from resnet_jax.training.program import load_batch, parallel_train_steps
+from resnet_jax.training.program import create_train_steps, load_batch, parallel_train_steps
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import train_step
 
@@ -107,12 +107,13 @@ def test_the_steps_of_the_speedruns(config, kernels):
     """Muon, lookahead, the proxy's choice: in bfloat16 on native operations, without scatter; Muon's products besides."""
     values = config.get_config()
     values.dataset = 'synthetic_cifar10'
-    experiment = create_experiment(validate(values))
+    checked = TrainConfig.from_mapping(values)
+    experiment = create_experiment(checked, dataset_info(checked.dataset))
     data = {'image': shape(SIZE, 32, 32, 3, dtype=np.uint8), 'label': shape(SIZE)}
     state = jax.eval_shape(experiment.create_state)
     order = shape(STEPS, values.batch_size)
     positions, key = device_positions(values.batch_size), shape(2, dtype=np.uint32)
-    text = lowered(whole_train_steps(experiment), state, positions, data, order, key, shape(), shape())
+    text = lowered(create_train_steps(experiment), state, positions, data, order, key, shape(), shape())
     found = operations(text)
     assert not found.keys() & {'scatter', 'select_and_scatter', 'infeed', 'outfeed', 'send', 'recv'}
     assert not set(re.findall(r'custom_call @(\w+)', text)) - {'TopK', 'mhlo.topk'}

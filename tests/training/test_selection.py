@@ -8,8 +8,6 @@ import pytest
 import tiny
 import torch
 
-import resnet_jax.data
-from resnet_jax.config import validate
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.step import eval_step
 from resnet_jax.models import create_model
@@ -144,18 +142,13 @@ def test_nothing_in_the_recipe_lowers_to_a_scatter_on_a_gpu():
     assert 'stablehlo.convolution' in text and 'stablehlo.case' in text  # that it looks at the right thing
 
 
-@pytest.fixture
-def stripes(monkeypatch):
-    monkeypatch.setattr(resnet_jax.data, 'load_dataset', lambda *_: tiny.dataset())
-
-
 def proxied(**overrides):
     kwargs = {'stage_sizes': (1,), 'num_filters': 2}
     settings = {'proxy_model': 'resnet8', 'proxy_model_kwargs': kwargs, 'batch_size': 32, **overrides}
-    return create_experiment(validate(tiny.config(**settings)))
+    return create_experiment(tiny.checked(**settings), tiny.dataset().info)
 
 
-def test_the_rate_of_the_proxy_is_that_of_the_step_of_the_run(stripes):
+def test_the_rate_of_the_proxy_is_that_of_the_step_of_the_run():
     experiment = proxied(proxy_update_every=3, num_epochs=9, momentum=0.0, weight_decay=0.0)
     tx, params = experiment.proxy[1], {'fc': {'kernel': jnp.zeros((1, 1))}}
     opt_state, rates = tx.init(params), []
@@ -166,7 +159,7 @@ def test_the_rate_of_the_proxy_is_that_of_the_step_of_the_run(stripes):
     assert len(set(rates)) == 3
 
 
-def test_the_config_says_what_selects_and_how_much(stripes):
+def test_the_config_says_what_selects_and_how_much():
     experiment = proxied(selected_fraction=0.75)
     assert experiment.proxy[0].num_filters == 2 and experiment.model.num_filters == 4
     assert experiment.selected_count == 6  # of 8 on each of the four devices

@@ -15,17 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch_speedrun import Lookahead, Muon
 
-import resnet_jax.data
 from resnet_jax.benchmark.torch_networks import create_torch_model
-from resnet_jax.config import validate
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import Interrupted
 from resnet_jax.evaluation.run import load_run
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checkpoint import leaves_by_name
 from resnet_jax.runtime import dispatch
-from resnet_jax.training import experiment, loop, step
+from resnet_jax.training import experiment, step
+from resnet_jax.training.api import Callback
 from resnet_jax.training.experiment import create_experiment
+from resnet_jax.training.lookahead import pull
 from resnet_jax.training.loop import train_and_evaluate
 from resnet_jax.weights.names import flatten, to_torch, torch_name
 
@@ -58,12 +58,15 @@ RECIPE = {
 
 @pytest.fixture(autouse=True)
 def stripes(monkeypatch):
-    monkeypatch.setattr(resnet_jax.data, 'check_name', lambda name: None)
-    monkeypatch.setattr(resnet_jax.data, 'load_dataset', lambda *_: DATA)
+    tiny.register(monkeypatch, DATA)
 
 
 def create(**overrides):
-    return create_experiment(validate(tiny.config(**{**RECIPE, **overrides})))
+    return create_experiment(tiny.checked(**{**RECIPE, **overrides}), DATA.info)
+
+
+def initial_state(run):
+    return run.create_state(run.whitening_kernel(DATA.train.image))
 
 
 def torch_tensors(model, state):
@@ -85,7 +88,7 @@ def batches():
 
 def our_path(run):
     state = run.create_state()
-    lookahead_fn = functools.partial(experiment.lookahead.pull, every=3, decay=0.774, total_steps=STEPS)
+    lookahead_fn = functools.partial(pull, sync_period=3, decay=0.774, total_steps=STEPS)
     step_fn = jax.jit(functools.partial(step.train_step, model=run.model, tx=run.tx, lookahead_fn=lookahead_fn, axis_name=None))
     losses, states = [], [state]
     for images, labels in batches():
@@ -134,11 +137,9 @@ def torch_path(module):
 
 @pytest.fixture(scope='module')
 def paths():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet_jax.data, 'load_dataset', lambda *_: DATA)
-        run = create()
+    run = create()
     module = create_torch_model('speedrun94', 3, RECIPE['model_kwargs'])
-    missing, unexpected = module.load_state_dict(torch_tensors(run.model, run.create_state()), strict=False)
+    missing, unexpected = module.load_state_dict(torch_tensors(run.model, initial_state(run)), strict=False)
     assert not unexpected and all(name.endswith('num_batches_tracked') for name in missing)
     return run, our_path(run), torch_path(module)
 
@@ -174,7 +175,7 @@ def test_parameters_and_statistics_after_twenty_steps_agree(paths):
 def test_what_is_frozen_and_for_how_long(paths):
     run, (_, states), _ = paths
     for state in states:
-        np.testing.assert_array_equal(state.params['whiten']['kernel'], run.whitening_kernel)
+        np.testing.assert_array_equal(state.params['whiten']['kernel'], run.whitening_kernel(DATA.train.image))
     biases = [state.params['whiten']['bias'] for state in states]
     # Step 7 of 0.7 epochs of 10 steps is the first whose rate is 0; later changes are pulls of lookahead.
     changed = {number for number in range(1, STEPS + 1) if (biases[number - 1] != biases[number]).any()}
@@ -188,9 +189,10 @@ def test_the_kernel_is_that_of_the_first_training_images_and_the_seed_does_not_m
     images = np.asarray(normalize(DATA.train.image[:24], DATA.mean, DATA.std))
     for seed in (0, 1):
         run = create(seed=seed)
-        np.testing.assert_allclose(run.whitening_kernel, whitening_kernel(images), rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(run.create_state().params['whiten']['kernel'], run.whitening_kernel)
-    assert create(model='resnet8', model_kwargs={}).whitening_kernel is None
+        kernel = run.whitening_kernel(DATA.train.image)
+        np.testing.assert_allclose(kernel, whitening_kernel(images), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(initial_state(run).params['whiten']['kernel'], kernel)
+    assert create(model='resnet8', model_kwargs={}).whitening_kernel(DATA.train.image) is None
 
 
 def test_a_bias_that_is_never_trained_and_another_optimizer(monkeypatch):
@@ -213,24 +215,20 @@ def test_a_bias_that_is_never_trained_and_another_optimizer(monkeypatch):
 def test_stopped_and_resumed_is_bitwise_the_same_on_four_devices_in_bfloat16(tmp_path, monkeypatch):
     """Muon's and SGD's momentum, slow weights, the whitening kernel and the rates that depend on the step."""
     config = tiny.config(**{**RECIPE, 'dtype': 'bfloat16', 'crop_padding': 1, 'log_every': 1})
-    monkeypatch.setattr(loop, 'plot', lambda folder: None)
-    monkeypatch.setattr(loop, 'write_run_report', lambda path: None)
-    log = loop._Run._log
 
-    def stop_at_13(run, start, count, metrics):
-        if run.step + 1 == 13:
-            os.kill(os.getpid(), signal.SIGTERM)
-        log(run, start, count, metrics)
+    class StopAt13(Callback):
+        def on_step(self, step, metrics):
+            if step == 13:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
-    result = train_and_evaluate(config, whole)
+    result = train_and_evaluate(config, whole).result
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, '_log', stop_at_13)
         patch.setattr(dispatch.Pace, 'size', lambda pace, remaining: 1)
         with pytest.raises(Interrupted):
-            train_and_evaluate(config, stopped)
+            train_and_evaluate(config, stopped, callbacks=[StopAt13()])
     assert checkpoint.latest(stopped / 'checkpoints').name == '13'
-    again = train_and_evaluate(config, stopped)
+    again = train_and_evaluate(config, stopped).result
     assert {**again, 'seconds': 0} == {**result, 'seconds': 0}
     assert (stopped / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
     losses = [
@@ -244,4 +242,4 @@ def test_stopped_and_resumed_is_bitwise_the_same_on_four_devices_in_bfloat16(tmp
     for name, leaf in states[0].items():
         np.testing.assert_array_equal(leaf, states[1][name], err_msg=name)
     trained = load_run(whole)
-    np.testing.assert_array_equal(trained.variables['params']['whiten']['kernel'], create().whitening_kernel)
+    np.testing.assert_array_equal(trained.variables['params']['whiten']['kernel'], create().whitening_kernel(DATA.train.image))

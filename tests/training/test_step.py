@@ -13,7 +13,6 @@ import torch
 from resnet_jax.evaluation.step import eval_step
 from resnet_jax.models import create_model
 from resnet_jax.runtime.devices import AXIS, device_positions, replicate
-from resnet_jax.training.experiment import AUGMENTATION
 from resnet_jax.training.program import epoch_order, load_batch
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import kernel_paths, train_step
@@ -87,7 +86,8 @@ def test_soft_labels_as_torch():
     assert_step_is(state, {'image': IMAGES, 'label': label}, *torch_linear(state, label))
 
 
-OPTIONS = ('num_classes', 'mean', 'std', 'dtype', 'steps_per_epoch', *AUGMENTATION)
+AUGMENTATION = ('crop_padding', 'crop_mode', 'flip', 'alternating_flip', 'brightness', 'contrast', 'cutout_size')
+OPTIONS = ('num_classes', 'mean', 'std', 'dtype', 'steps_per_epoch', 'mixup_alpha', 'label_smoothing', *AUGMENTATION)
 _load = jax.jit(load_batch, static_argnames=OPTIONS)
 
 

@@ -4,6 +4,8 @@ import contextlib
 import logging
 from typing import Any
 
+from resnet_jax.classifier import Classifier
+from resnet_jax.data import Dataset
 from resnet_jax.errors import ResourceError, UserError
 from resnet_jax.evaluation.predictions import Predictions, predictor
 from resnet_jax.evaluation.record import describe_model, write_record
@@ -14,30 +16,42 @@ from resnet_jax.training.experiment import Experiment
 logger = logging.getLogger(__name__)
 
 
-def record(experiment: Experiment, folder: RunFolder, variables: Any) -> None:
-    """Writes the answers of the network with these variables to the test set; without them, with a warning, if it cannot."""
-    dataset, config = experiment.dataset, experiment.config
+def create_classifier(experiment: Experiment, dataset: Dataset, variables: Any, step: int) -> Classifier:
+    """Returns the network of an experiment with these variables, after so many steps."""
+    return Classifier(
+        model=experiment.model,
+        variables=variables,
+        image_shape=dataset.image_shape,
+        class_names=dataset.class_names,
+        mean=dataset.mean,
+        std=dataset.std,
+        dtype=experiment.dtype,
+        tta=experiment.config.tta,
+    )
+
+
+def record(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
+    """Writes the network's answers to the test set; if it cannot, there is a warning and no file."""
     height, _, channels = dataset.image_shape
     try:
         answer = predictor(
-            experiment.model,
-            variables,
-            mean=dataset.mean,
-            std=dataset.std,
-            dtype=experiment.dtype,
-            batch_size=config['eval_batch_size'],
-            tta=config['tta'],
+            classifier.model,
+            classifier.variables,
+            mean=classifier.mean,
+            std=classifier.std,
+            dtype=classifier.dtype,
+            batch_size=batch_size,
+            tta=classifier.tta,
         )
-        predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint, config['tta'])
-        write_record(folder.path, predictions, dataset, variables)
-        folder.write_json('model.json', describe_model(experiment.model, height, channels))
+        predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint, classifier.tta)
+        write_record(folder.path, predictions, dataset, classifier.variables)
+        folder.write_json('model.json', describe_model(classifier.model, height, channels))
     except OSError as error:  # the run has its result without them
         logger.warning('The files for the report could not be written: %s', error)
 
 
 def leave_failed(folder: RunFolder, error: UserError) -> None:
-    """Leaves what came of a run that the same command would end in the same way: failed.json, until it starts again, and the
-    report of what it has done."""
+    """Writes failed.json, for an error that the same command would meet again, and the report of what has been done."""
     if folder.primary:
         with contextlib.suppress(ResourceError):  # the error that is on its way says more
             folder.write_json('failed.json', {'exit_code': error.exit_code, 'reason': f'error: {error}'})

@@ -1,0 +1,112 @@
+"""How far a run has come: what a checkpoint remembers besides the arrays of the TrainState."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+Row = dict[str, Any]  # of metrics.jsonl
+
+_LARGEST_STEP = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The step with the best accuracy on the validation split."""
+
+    step: int
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigChange:
+    """Fields of the config that were changed on request, and the step after which they hold: {field: [old, new]}."""
+
+    step: int
+    fields: dict[str, list[Any]]
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+      step: steps done.
+      seconds: time spent on the run, earlier starts included.
+      best: the best step on the validation split so far.
+      evaluation: metrics of the latest evaluation during training; empty before the first.
+      evaluation_due: the evaluation after this step was interrupted.
+      pending: metrics of the steps since the last row of the log.
+      rollbacks: how often the run has diverged and gone back to a checkpoint.
+      changes: what was changed in its config, in order.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    best: Best | None = None
+    evaluation: Row = dataclasses.field(default_factory=dict)
+    evaluation_due: bool = False
+    pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    rollbacks: int = 0
+    changes: list[ConfigChange] = dataclasses.field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what metadata.json holds."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> 'Progress':
+        """Reads what metadata.json holds; everything is checked, since the file may come from elsewhere.
+
+        Raises:
+          ValueError: says which value is not what `to_json` writes.
+        """
+        if not isinstance(values, Mapping) or values.keys() != {field.name for field in dataclasses.fields(cls)}:
+            raise ValueError(f'has {str(values)[:80]!r} as progress')
+
+        def check(name: str, good: bool) -> None:
+            if not good:
+                raise ValueError(f'has {str(values[name])[:80]!r} as {name}')
+
+        best, evaluation, pending, changes = (values[name] for name in ('best', 'evaluation', 'pending', 'changes'))
+        check('step', _is_integer(values['step'], _LARGEST_STEP))
+        check('seconds', _is_number(values['seconds']) and values['seconds'] >= 0)
+        check('best', best is None or _is_best(best))
+        check('evaluation', isinstance(evaluation, dict) and all(map(_is_metric, evaluation.values())))
+        check('evaluation', not evaluation or {'loss', 'accuracy', 'count'} <= evaluation.keys())
+        check('evaluation_due', isinstance(values['evaluation_due'], bool))
+        check('pending', isinstance(pending, list) and all(_is_metrics(row) for row in pending))
+        check('rollbacks', _is_integer(values['rollbacks'], 100))
+        check('changes', isinstance(changes, list) and all(map(_is_change, changes)))
+        return cls(**{**values, 'best': best and Best(**best), 'changes': [ConfigChange(**change) for change in changes]})
+
+
+def _is_integer(value: Any, high: int) -> bool:
+    return type(value) is int and 0 <= value <= high
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_metric(value: Any) -> bool:
+    return isinstance(value, str) or _is_number(value)
+
+
+def _is_metrics(row: Any) -> bool:
+    return isinstance(row, dict) and all(map(_is_number, row.values()))
+
+
+def _is_best(value: Any) -> bool:
+    keys = isinstance(value, dict) and value.keys() == {'step', 'accuracy'}
+    return keys and _is_integer(value['step'], _LARGEST_STEP) and _is_number(value['accuracy'])
+
+
+def _is_change(value: Any) -> bool:
+    keys = isinstance(value, dict) and value.keys() == {'step', 'fields'}
+    return (
+        keys
+        and _is_integer(value['step'], _LARGEST_STEP)
+        and isinstance(value['fields'], dict)
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in value['fields'].values())
+    )

@@ -1,0 +1,137 @@
+"""A run's checkpoints: taken up at the start, written as it goes on, and the best one kept whole."""
+
+import logging
+from typing import Any
+
+import jax
+
+from resnet_jax.config import changed_fields, check_continues
+from resnet_jax.data import Dataset
+from resnet_jax.errors import ConfigError, InputFileError, ResourceError
+from resnet_jax.runs import checkpoint
+from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runs.progress import Best, ConfigChange, Progress
+from resnet_jax.runtime import distributed, failpoints
+from resnet_jax.runtime.devices import replicate
+from resnet_jax.runtime.environment import environment
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+class RunCheckpoints:
+    """The checkpoints of one run.
+
+    Attributes:
+      saved_step: the step of the latest one; -1 before the first.
+    """
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, *, extend: bool, allow_changes: bool):
+        self._experiment, self._dataset, self._folder = experiment, dataset, folder
+        self._extend, self._allow_changes = extend, allow_changes
+        self.saved_step = -1
+        self._saved_best: Best | None = None
+
+    def restore(self) -> tuple[TrainState, Progress] | None:
+        """Returns the replicated state and the progress of the latest whole checkpoint; None without one.
+
+        Raises:
+          ConfigError: the checkpoint is of another config or of other data.
+          InputFileError: all checkpoints are damaged.
+        """
+        folder, path = self._folder, None
+        if folder.primary:
+            checkpoint.clean(folder.checkpoints)
+            path = checkpoint.latest(folder.checkpoints)
+        step = distributed.broadcast(int(path.name) if path else -1)
+        failpoints.reach('restore')
+        if step < 0:
+            self.saved_step, self._saved_best = -1, None
+            return None
+        path = folder.checkpoints / str(step)
+        metadata = checkpoint.read_metadata(path)
+        config, described = self._experiment.config, self._dataset.describe()
+        check_continues(metadata.config, config, str(path), extend=self._extend, allow_changes=self._allow_changes)
+        if metadata.dataset != described:
+            keys = [key for key in described if metadata.dataset.get(key) != described[key]]
+            raise ConfigError(
+                f'{path} was trained on other data ({", ".join(keys)} differ); use the same data, or another run folder'
+            )
+        progress = metadata.progress
+        if changed := changed_fields(metadata.config, config, 'on_request'):
+            progress.changes.append(ConfigChange(step, {name: list(pair) for name, pair in changed.items()}))
+        self.check_best(progress)
+        self.saved_step, self._saved_best = step, progress.best
+        logger.info('Continuing %s after iteration %d.', folder.path, step)
+        return replicate(checkpoint.restore(path, jax.eval_shape(self._experiment.create_state))), progress
+
+    def check_best(self, progress: Progress) -> None:
+        """Checks every byte of the best checkpoint; if it is damaged, takes the best of those that are left."""
+        folder = self._folder
+        while progress.best:
+            path = folder.checkpoints / str(progress.best.step)
+            try:
+                return checkpoint.verify(path)
+            except InputFileError as error:
+                lost = progress.best
+                if folder.primary and path.exists():
+                    checkpoint.set_aside(path)
+                distributed.barrier()  # before the others look
+                left = set(checkpoint.steps(folder.checkpoints))
+                rows = [row for row in folder.read_metrics() if row['split'] == 'validation' and row['step'] in left]
+                row = min(rows, key=lambda row: (-row['accuracy'], row['step']), default=None)
+                progress.best = self._saved_best = Best(row['step'], row['accuracy']) if row else None
+                logger.warning(
+                    '%s. It was the best on validation, %.2f %% after iteration %d, and was set aside; now the best is %s.',
+                    error,
+                    100 * lost.accuracy,
+                    lost.step,
+                    f'that of iteration {row["step"]}, {100 * row["accuracy"]:.2f} %' if row else 'yet to come',
+                )
+
+    def restore_best(self, progress: Progress, state: TrainState) -> tuple[int, dict[str, Any], Any] | None:
+        """Returns the step, the variables and the averages of the best checkpoint; None without one."""
+        self.check_best(progress)
+        if progress.best is None:
+            return None
+        parts = {'params': state.params, 'batch_stats': state.batch_stats, 'ema': state.ema}
+        path = self._folder.checkpoints / str(progress.best.step)
+        variables = checkpoint.restore(path, jax.eval_shape(lambda: parts))
+        return progress.best.step, variables, variables.pop('ema')
+
+    def save(self, state: TrainState, progress: Progress, *, required: bool) -> bool:
+        """Writes a checkpoint, the same in all processes; returns whether there is one.
+
+        Args:
+          required: raise if it cannot be written, since no other will follow; else there is a warning.
+
+        Raises:
+          ResourceError: it cannot be written, and is required.
+        """
+        written = self._write(state, progress, required) if self._folder.primary else True
+        failpoints.reach('agree')
+        written = bool(distributed.broadcast(int(written)))  # nobody goes on before it is written
+        if written:
+            self.saved_step, self._saved_best = progress.step, progress.best
+        else:
+            progress.best = self._saved_best  # an epoch that no checkpoint has cannot be the result
+        return written
+
+    def _write(self, state: TrainState, progress: Progress, required: bool) -> bool:
+        folder = self._folder
+        try:
+            folder.flush()  # the rows before the checkpoint that counts on them
+            metadata = checkpoint.Metadata(self._experiment.config, self._dataset.describe(), progress, environment())
+            checkpoint.save(folder.checkpoints, state, metadata)
+            failpoints.reach('saved')
+            # The one before the latest stays, for the day the latest is damaged, and so does the best one at that time.
+            kept = checkpoint.steps(folder.checkpoints)[-2:]
+            best = [best.step for best in (progress.best, self._saved_best) if best]
+            checkpoint.keep_only(folder.checkpoints, [*kept, *best])
+        except ResourceError as error:
+            if required:
+                raise
+            logger.warning('%s. The run goes on and tries again at the end of an epoch', error)
+            return False
+        return True

@@ -1,0 +1,264 @@
+"""One run: begin or continue, train, evaluate, save, and come to a result."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax import data
+from resnet_jax.classifier import Classifier
+from resnet_jax.data import Dataset, Split
+from resnet_jax.errors import DivergedError, Interrupted
+from resnet_jax.evaluation.evaluator import Evaluator
+from resnet_jax.report.page import write_run_report
+from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runs.progress import Best, Progress, Row
+from resnet_jax.runtime import distributed, failpoints, memory
+from resnet_jax.runtime.devices import replicate
+from resnet_jax.runtime.environment import environment
+from resnet_jax.runtime.signals import StopSignal
+from resnet_jax.training.api import Callback
+from resnet_jax.training.artifacts import create_classifier, plot, record
+from resnet_jax.training.checkpointing import RunCheckpoints
+from resnet_jax.training.experiment import Experiment, create_experiment
+from resnet_jax.training.log import RunLog
+from resnet_jax.training.program import TrainingProgram
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """One run: the state on the devices, its progress, and what it is trained and evaluated with."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        folder: RunFolder,
+        checkpoints: RunCheckpoints,
+        stop: StopSignal,
+        callbacks: Sequence[Callback] = (),
+    ):
+        config = experiment.config
+        self._experiment, self._config, self._dataset, self._folder = experiment, config, dataset, folder
+        self._checkpoints, self._stop, self._callbacks = checkpoints, stop, callbacks
+        self._train, validation = data.training_splits(dataset, config.validation_size, config.train_size, config.seed)
+        self._split = 'validation' if validation else 'test'
+        self._memory = memory.check_state_fits(jax.eval_shape(experiment.create_state), config.model)
+        self._evaluator = self._create_evaluator(validation or dataset.test)
+        self._log = RunLog(experiment, folder)
+        self._grad_norm: float | None = None  # of the latest step
+
+    def train(self) -> tuple[dict[str, Any], Classifier]:
+        """Trains from the latest checkpoint, or from the start, to the last step.
+
+        Returns:
+          What result.json holds, and the trained network.
+        """
+        self._begin()
+        self._log.describe(self._state)
+        try:
+            while (rollbacks := self._run()) is not None:
+                self._begin(rollbacks)
+        except RuntimeError as error:
+            if 'RESOURCE_EXHAUSTED' not in str(error):
+                raise
+            raise memory.out_of_memory(self._config.batch_size, 0) from None
+        finally:
+            plot(self._folder)
+        result, variables = self._result()
+        classifier = create_classifier(self._experiment, self._dataset, variables, result['step'])
+        if self._folder.primary:
+            record(self._folder, classifier, self._dataset, self._config.eval_batch_size)
+            self._folder.flush()
+            failpoints.reach('result')
+            self._folder.write_json('result.json', result)
+            failpoints.reach('report')
+            write_run_report(self._folder.path)
+        return result, classifier
+
+    def _begin(self, rollbacks: int = 0) -> None:
+        """Takes up the run at its latest checkpoint, or at the start."""
+        if restored := self._checkpoints.restore():
+            self._state, self._progress = restored
+        else:
+            kernel = self._experiment.whitening_kernel(self._train.image)
+            self._state, self._progress = replicate(self._experiment.create_state(kernel)), Progress()
+        self._progress.rollbacks = max(rollbacks, self._progress.rollbacks)
+        if self._progress.rollbacks:
+            scale = 0.5**self._progress.rollbacks
+            self._experiment = create_experiment(self._config, self._experiment.info, learning_rate_scale=scale)
+        self._log.resume(self._progress)
+        if self._folder.primary:
+            again = self._split if self._progress.evaluation_due else None
+            self._folder.start(self._progress, environment(), ('train', 'gradients', self._split), again)
+
+    def _run(self) -> int | None:
+        """Trains to the last step; returns the number of rollbacks if the run has diverged and is to go back, else None."""
+        try:
+            if self._progress.evaluation_due:
+                self._evaluate_and_save()
+            if self._progress.step < self._experiment.total_steps:
+                self._run_steps()
+        except DivergedError as error:
+            retries, rollbacks = self._config.divergence_retries, self._progress.rollbacks + 1
+            if rollbacks > retries:
+                raise
+            self._stop.unsaved = False
+            logger.warning(
+                '%s. Retry %d of %d: back to the last checkpoint, at %g times the learning rate.',
+                str(error).partition(';')[0],
+                rollbacks,
+                retries,
+                0.5**rollbacks,
+            )
+            return rollbacks
+        return None
+
+    def _run_steps(self) -> None:
+        program, dispatches = TrainingProgram(self._experiment, self._train), 0
+        self._compile(program)
+        with self._log.bar:
+            while self._progress.step < self._experiment.total_steps:
+                count, before = self._log.pace.size(self._steps_to_pause()), time.monotonic()
+                self._stop.unsaved = True
+                failpoints.reach('dispatch')
+                self._state, metrics = program.run(self._state, self._progress.step, count)
+                self._log.pace.measured(count, time.monotonic() - before)
+                self._take(metrics)
+                dispatches += 1
+                if dispatches == 2:
+                    self._log.forecast(self._progress.step)
+                self._evaluate_and_save()
+                self._stop_if_asked()
+
+    def _compile(self, program: TrainingProgram) -> None:
+        failpoints.reach('compile')
+        before = time.monotonic()
+        # Both programs now, so that the state is saved whenever XLA compiles and hears no signal.
+        self._evaluator.compile(self._state.variables)
+        compiled = program.compile(self._state)
+        unit = jax.device_count() * self._config.gradient_accumulation_steps
+        self._memory['scratch_bytes'] = memory.check_fits(compiled, self._config.batch_size, unit)
+        if self._folder.primary:
+            self._folder.write_json('memory.json', self._memory)
+        self._log.compiled(self._progress.step + 1, time.monotonic() - before)
+        failpoints.reach('compiled')
+
+    def _steps_to_pause(self) -> int:
+        """Returns the steps to the end of the epoch, or to the next evaluation within it."""
+        step, every = self._progress.step, self._config.eval_every_steps
+        per_epoch = self._experiment.steps_per_epoch
+        left = per_epoch - step % per_epoch
+        return min(left, every - step % every) if every else left
+
+    def _stop_if_asked(self) -> None:
+        if (number := distributed.any_signal(self._stop.number)) is not None:
+            self._stop.number = number
+            if self._checkpoints.saved_step != self._progress.step:
+                self._save()
+            raise Interrupted(number)
+
+    def _take(self, steps: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Logs the metrics of steps that are done on the devices, if they are finite."""
+        for arrays in steps:
+            metrics = {name: float(array) for name, array in arrays.items() if name != 'per_layer_grad_norms'}
+            self._progress.step += 1
+            self._grad_norm = metrics['grad_norm']
+            failpoints.reach('step')
+            if not np.isfinite(list(metrics.values())).all():
+                proxy = f', proxy loss {metrics["proxy_loss"]:g}' if self._experiment.proxy else ''
+                raise self._diverged(f'loss {metrics["loss"]:g}{proxy}')
+            for callback in self._callbacks:
+                callback.on_step(self._progress.step, {**metrics, 'learning_rate': self._learning_rate()})
+            self._log.step(self._progress.step, metrics, self._learning_rate(), arrays.get('per_layer_grad_norms'))
+        self._log.show_progress(self._progress.step, metrics)
+
+    def _learning_rate(self) -> float:
+        return float(self._experiment.schedule(self._progress.step - 1))  # of the step just done
+
+    def _diverged(self, reason: str) -> DivergedError:
+        norm = '' if self._grad_norm is None else f', gradient norm {self._grad_norm:g}'
+        return DivergedError(
+            f'training diverged at iteration {self._progress.step}: {reason}{norm}, learning rate {self._learning_rate():g}; '
+            'lower learning_rate or set clip_norm, and use another run folder; or go on from the last checkpoint at half the '
+            f'rate: divergence_retries={self._progress.rollbacks + 1}'
+        )
+
+    def _evaluate_and_save(self) -> None:
+        """Evaluates and saves if that is due after this step: each by itself, and both after the last one."""
+        config, progress = self._config, self._progress
+        epoch, within = divmod(progress.step, self._experiment.steps_per_epoch)
+        if not within:
+            failpoints.reach('epoch')
+        last, every, improved = progress.step == self._experiment.total_steps, config.eval_every_steps, False
+        if last or (progress.step % every == 0 if every else not within and epoch % config.eval_every_epochs == 0):
+            before, progress.evaluation_due = time.monotonic(), True
+            progress.evaluation = metrics = self._evaluate(self._evaluator, self._state.variables, self._state.ema)
+            progress.evaluation_due = False
+            self._log.evaluation(self._split, progress.step, metrics, time.monotonic() - before)
+            for callback in self._callbacks:
+                callback.on_evaluation(progress.step, self._split, metrics)
+            if self._split == 'validation' and (progress.best is None or metrics['accuracy'] > progress.best.accuracy):
+                progress.best, improved = Best(progress.step, metrics['accuracy']), True
+        if last or improved or (not within and epoch % config.checkpoint_every_epochs == 0):
+            self._save()
+
+    def _create_evaluator(self, split: Split) -> Evaluator:
+        info, config = self._experiment.info, self._config
+        return Evaluator(
+            self._experiment.model,
+            split,
+            mean=info.mean,
+            std=info.std,
+            dtype=self._experiment.dtype,
+            batch_size=config.eval_batch_size,
+            num_classes=info.num_classes,
+            tta=config.tta,
+        )
+
+    def _evaluate(self, evaluator: Evaluator, variables: Any, ema: Any) -> Row:
+        failpoints.reach('evaluate')
+
+        def show_progress(done: int, batches: int) -> None:
+            self._log.bar.update(self._progress.step, f'evaluating, batch {done} of {batches}')
+            failpoints.reach('evaluation')
+            if jax.process_count() == 1:  # several would have to agree on it
+                self._stop_if_asked()
+
+        metrics = evaluator(variables, show_progress)
+        row = {name: metrics[name] for name in ('loss', 'accuracy', 'count')}
+        if ema:
+            average = evaluator(ema, show_progress)
+            row.update(ema_loss=average['loss'], ema_accuracy=average['accuracy'])
+        if failpoints.reach('metric'):
+            row['loss'] = float('nan')
+        if not np.isfinite(list(row.values())).all():
+            raise self._diverged(f'loss {row["loss"]:g} in the evaluation')
+        return row if self._config.tta == 'none' else {**row, 'tta': self._config.tta}
+
+    def _save(self) -> None:
+        # The loss of a step says nothing about the update that follows it.
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(self._state))):
+            raise self._diverged('the parameters are no longer finite')
+        self._progress.seconds = self._log.seconds
+        last = self._progress.step == self._experiment.total_steps
+        if self._checkpoints.save(self._state, self._progress, required=last or self._stop.number is not None):
+            self._stop.unsaved = False
+            for callback in self._callbacks:
+                callback.on_checkpoint(self._progress.step, self._folder.checkpoints / str(self._progress.step))
+
+    def _result(self) -> tuple[dict[str, Any], Any]:
+        """Evaluates the trained network on the test set, unless that has just been done; returns it with its variables."""
+        metrics, selected, step, variables = self._progress.evaluation, 'last', self._progress.step, self._state.variables
+        if best := self._checkpoints.restore_best(self._progress, self._state):
+            selected, (step, variables, ema) = 'validation', best
+            metrics = self._evaluate(self._create_evaluator(self._dataset.test), variables, ema)
+            self._log.row('test', step, metrics)
+            plot(self._folder)
+        epoch = -(-step // self._experiment.steps_per_epoch)  # the one it lies in
+        facts = {'split': 'test', 'selected': selected, 'tta': self._config.tta, 'step': step, 'epoch': epoch}
+        return {**facts, **metrics, 'seconds': self._log.seconds}, variables
