@@ -6,11 +6,11 @@ Time:     11 minutes of training at 1,089 images/s; that run took 24 beside othe
 Hardware: 2 cores of an AMD EPYC (Zen 5), float32; jax 0.10.2, flax 0.12.8.
 """
 
-from configs import default
+from resnet_jax import default_config
 
 
 def get_config():
-    config = default.get_config()
+    config = default_config()
     config.model = 'd2l_resnet18'
     config.num_epochs = 15
     config.schedule = 'one_cycle'

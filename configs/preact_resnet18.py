@@ -6,10 +6,10 @@ Expected: not yet run. For orientation: 95.11 % in github.com/kuangliu/pytorch-c
 Hardware: meant for a GPU, with --config.dtype=bfloat16.
 """
 
-from configs import default
+from resnet_jax import default_config
 
 
 def get_config():
-    config = default.get_config()
+    config = default_config()
     config.model = 'preact_resnet18'
     return config

@@ -7,8 +7,8 @@ Time:     days on 2 CPU cores, as it says when it starts; not measured on a GPU.
 Hardware: meant for a GPU, with --config.dtype=bfloat16.
 """
 
-from configs import default
+from resnet_jax import default_config
 
 
 def get_config():
-    return default.get_config()
+    return default_config()

@@ -7,11 +7,11 @@ Time:     some 6 hours on 2 cores of an AMD EPYC (Zen 5), at the 392 images/s me
 Hardware: a GPU, or patience.
 """
 
-from configs import default
+from resnet_jax import default_config
 
 
 def get_config():
-    config = default.get_config()
+    config = default_config()
     config.model = 'resnet20'
     config.num_epochs = 164  # 63,960 iterations, for the paper's 64,000
     config.schedule = 'step'  # at half and three quarters, as there

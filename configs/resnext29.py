@@ -7,11 +7,11 @@ Expected: not yet run; for the published figure see Xie et al., arXiv:1611.05431
 Hardware: meant for a GPU, with --config.dtype=bfloat16: 5.39 G multiply-adds per image, nearly ten times ResNet-18's.
 """
 
-from configs import default
+from resnet_jax import default_config
 
 
 def get_config():
-    config = default.get_config()
+    config = default_config()
     config.model = 'resnext29_8x64d'
     config.num_epochs = 300
     config.schedule = 'step'

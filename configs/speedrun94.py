@@ -12,11 +12,11 @@ Hardware: meant for a GPU: 0.28 PFLOP (118 M multiply-adds for each of 8 * 32 * 
           On a CPU configs/speedrun_cpu.py is practical.
 """
 
-from configs import default
+from resnet_jax import default_config
 
 
 def get_config():
-    config = default.get_config()
+    config = default_config()
     config.model = 'speedrun94'
     config.dtype = 'bfloat16'
     config.num_epochs = 8

@@ -13,11 +13,11 @@ Expected: not yet run here on a GPU. The source reports 96.00 % on CIFAR-10's ow
 Hardware: meant for a GPU: about 3 PFLOP (452 M multiply-adds for each of 45 * 48 * 512 images, three times, two FLOPs each).
 """
 
-from configs import default
+from resnet_jax import default_config
 
 
 def get_config():
-    config = default.get_config()
+    config = default_config()
     config.model = 'speedrun96'
     config.dtype = 'bfloat16'
     config.num_epochs = 45

@@ -5,7 +5,7 @@ Command:  python bin/train.py --config=configs/speedrun_cpu.py
 Expected: 86.61 % on the JPEG copy of CIFAR-10 (one seed), 85.35 % with one view; about 5 minutes on 2 cores. docs/study.md.
 """
 
-from configs import speedrun94
+from resnet_jax.configs import speedrun94
 
 
 def get_config():

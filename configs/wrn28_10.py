@@ -8,11 +8,11 @@ Expected: not yet run; for the published figure see Zagoruyko and Komodakis, arX
 Hardware: meant for a GPU, with --config.dtype=bfloat16: 5.24 G multiply-adds per image, nearly ten times ResNet-18's.
 """
 
-from configs import default
+from resnet_jax import default_config
 
 
 def get_config():
-    config = default.get_config()
+    config = default_config()
     config.model = 'wrn_28_10'
     config.schedule = 'step'
     config.warmup_epochs = 0.0

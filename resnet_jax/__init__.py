@@ -1,3 +1,63 @@
-"""Residual networks for JAX: models, training and evaluation on small images."""
+"""Residual networks for JAX: models, training and evaluation on small images.
 
-__version__ = '0.1.0'
+Importing the package imports no JAX; a name below is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = '0.2.0'
+
+if TYPE_CHECKING:
+    from resnet_jax.classifier import Classifier
+    from resnet_jax.config import TrainConfig, default_config
+    from resnet_jax.data import load_dataset, register_dataset
+    from resnet_jax.models import available_models, create_model, features, register_model
+    from resnet_jax.training.api import Callback
+    from resnet_jax.training.loop import train_and_evaluate
+    from resnet_jax.training.optimizer import register_optimizer
+
+    load = Classifier.load
+
+__all__ = [
+    'Callback',
+    'Classifier',
+    'TrainConfig',
+    'available_models',
+    'create_model',
+    'default_config',
+    'features',
+    'load',
+    'load_dataset',
+    'register_dataset',
+    'register_model',
+    'register_optimizer',
+    'train_and_evaluate',
+]
+
+_MODULES = {
+    'Callback': 'training.api',
+    'Classifier': 'classifier',
+    'TrainConfig': 'config',
+    'available_models': 'models',
+    'create_model': 'models',
+    'default_config': 'config',
+    'features': 'models',
+    'load_dataset': 'data',
+    'register_dataset': 'data',
+    'register_model': 'models',
+    'register_optimizer': 'training.optimizer',
+    'train_and_evaluate': 'training.loop',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'load':
+        return __getattr__('Classifier').load
+    if name not in _MODULES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'resnet_jax.{_MODULES[name]}'), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,6 @@ library uses the checked, frozen `TrainConfig`, which `TrainConfig.from_mapping`
 """
 
 import dataclasses
-import difflib
 import json
 import math
 import sys
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import ConfigError
+from resnet_jax.errors import ConfigError, did_you_mean
 
 Changes = Literal['never', 'on_request', 'freely']
 
@@ -36,8 +35,8 @@ class Check:
         """Returns what was expected in place of a refused value."""
         if not self.choices:
             return self.expected
-        near = difflib.get_close_matches(str(value).lower(), self.choices, n=1)
-        return 'one of ' + ', '.join(self.choices) + (f' (did you mean {near[0]!r}?)' if near else '')
+        hint = did_you_mean(str(value), self.choices).removeprefix('; ')
+        return 'one of ' + ', '.join(self.choices) + (f' ({hint})' if hint else '')
 
 
 def _integer(low: int, high: int = _LARGEST_INTEGER) -> Check:
@@ -307,9 +306,8 @@ class TrainConfig:
         plain = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
         for name in plain:
             if name not in names:
-                near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-                hint = f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(names)
-                raise ConfigError(f'unknown config field {name!r}; {hint}')
+                hint = did_you_mean(str(name), names) or '; expected one of ' + ', '.join(names)
+                raise ConfigError(f'unknown config field {name!r}{hint}')
         return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,6 +5,25 @@ Exit codes of every command: 0 done; 1 a bug of ours; 2 usage or config; 3 bad i
 129/130/143 interrupted, state saved.
 """
 
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Returns "; did you mean '<nearest>'?", or '' where nothing is near."""
+    nearest = difflib.get_close_matches(str(word).lower(), list(choices), n=1)
+    return f'; did you mean {nearest[0]!r}?' if nearest else ''
+
+
+def one_line(error: object) -> str:
+    """Returns an error's message on one line; its class where it has none."""
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether JAX or PyTorch says that a device's memory is full."""
+    return any(text in str(error) for text in ('RESOURCE_EXHAUSTED', 'out of memory', "can't allocate memory"))
+
 
 class UserError(Exception):
     """Its message is one line: what is wrong, what was expected, what to do."""
@@ -16,6 +35,14 @@ class ConfigError(UserError, ValueError):
     """A flag, config field or argument is unknown, of the wrong type or out of range."""
 
     exit_code = 2
+
+
+class MissingModulesError(ConfigError):
+    """A run needs modules of the user's that are not imported; `modules` are their names."""
+
+    def __init__(self, message: str, modules: Sequence[str]):
+        super().__init__(message)
+        self.modules = tuple(modules)
 
 
 class InputFileError(UserError):

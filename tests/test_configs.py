@@ -13,7 +13,7 @@ from resnet_jax.data import dataset_info
 from resnet_jax.models import available_models
 from resnet_jax.training.experiment import check_batch_size
 
-FILES = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
+FILES = sorted((Path(__file__).parent.parent / 'configs').glob('[!_]*.py'))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The flags of bin/benchmark.py; and the real bin/train.py, run as a user does, with when it says what."""
+"""The train command, run as a user runs it, with the time at which each line of its output comes."""
 
 import dataclasses
 import os
@@ -12,30 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import ConfigError, UserError
+from resnet_jax.errors import UserError
 
-BIN = Path(__file__).resolve().parents[2] / 'bin'
+COMMAND = [sys.executable, '-m', 'resnet_jax']
 _STARTS = re.compile(r'Iteration \d+ starts .* took ([\d.]+) s\.$')
-
-
-def check_flags(given: Mapping[str, Any]) -> None:
-    """Checks the flags of bin/benchmark.py, {name: value}, before anything is measured.
-
-    Raises:
-      ConfigError: a suite, or the measurement of single layers, would ignore one; or the file of --json cannot be written.
-    """
-    suite, path = given['suite'], given['json']
-    what = f'with --suite={suite}' if suite else 'with --layers' if given['layers'] else ''
-    alone = ['devices', 'startup', 'peer', 'variants', *(['batch_sizes'] if suite == 'gpu' else [])]
-    unused = [(name, what) for name in alone if what and given[name]]
-    if given['networks'] and suite != 'cpu':
-        unused.append(('networks', 'without --suite=cpu'))
-    if what and len(given['batch_sizes'] or []) > 1:
-        raise ConfigError(f'several --batch_sizes {what}; expected one')
-    for name, where in unused:
-        raise ConfigError(f'--{name} says nothing {where}; expected without it')
-    if path and not os.access(Path(path).resolve().parent, os.W_OK):
-        raise ConfigError(f'--json={path} cannot be written; expected a file in a folder that exists and may be written')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +35,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> Path:
 def train(
     config: Mapping[str, Any], folder: Path, environment: Mapping[str, str | None] | None = None, limit: float | None = None
 ) -> Iterator[Line]:
-    """Runs bin/train.py in a run folder and yields its output; closing the iterator ends the process.
+    """Runs the train command in a run folder and yields its output; closing the iterator ends the process.
 
     Args:
       environment: changes to this process's; None unsets a variable.
@@ -65,7 +45,7 @@ def train(
       UserError: it failed, or took too long; with what it said.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(BIN / 'train.py'), f'--config={write_config(folder / "benchmark.py", config)}']
+    command = [*COMMAND, 'train', f'--config={write_config(folder / "benchmark.py", config)}']
     changed = {**os.environ, 'PYTHONUNBUFFERED': '1', **(environment or {})}
     env = {name: value for name, value in changed.items() if value is not None}
     before, late = time.monotonic(), threading.Event()
@@ -88,9 +68,9 @@ def train(
             yield Line(time.monotonic() - before, text.rstrip('\n'))
         process.wait()
         if late.is_set():
-            raise UserError(f'bin/train.py was not done after {limit:.0f} s; its last line: {last}')
+            raise UserError(f'the train command was not done after {limit:.0f} s; its last line: {last}')
         if process.returncode:
-            raise UserError(f'bin/train.py ended with exit code {process.returncode}: {last.removeprefix("error: ")}')
+            raise UserError(f'the train command ended with exit code {process.returncode}: {last.removeprefix("error: ")}')
     finally:
         if timer:
             timer.cancel()
@@ -105,7 +85,7 @@ def measure_startup(
     limit: float | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, float]]:
-    """Starts bin/train.py with an empty compilation cache, and again with what it then holds.
+    """Starts the train command with an empty compilation cache, and again with what it then holds.
 
     Args:
       config: a checked config; with random data, or a first start decodes images as well.

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.benchmark.command import BIN, measure_startup, time_to_accuracy, write_config
+from resnet_jax.benchmark.command import COMMAND, measure_startup, time_to_accuracy, write_config
 from resnet_jax.benchmark.measure import Effort, on_random_data
 from resnet_jax.benchmark.report import save
 from resnet_jax.errors import UserError
@@ -34,7 +33,7 @@ def gpu_suite(
     effort: Effort,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Measures a config's steps, PyTorch's beside them, runs of other configs to the end, and the start of bin/train.py.
+    """Measures a config's steps, PyTorch's beside them, runs of other configs to the end, and the start of the train command.
 
     Each part has processes of its own and a limit, so that one that fails or takes too long takes none with it. This process
     leaves the GPU to them.
@@ -89,10 +88,10 @@ def _versions() -> dict[str, str]:
 
 
 def _measure(config: Mapping[str, Any], effort: Effort, limit: float, flags: Sequence[str]) -> dict[str, Any]:
-    """Returns the row of bin/benchmark.py, run as a command: all of its processes can be ended together."""
+    """Returns the row of the benchmark command, run as a command: all of its processes can be ended together."""
     with tempfile.TemporaryDirectory() as folder:
         file, out = write_config(Path(folder, 'config.py'), config), Path(folder, 'row.json')
-        command = [sys.executable, str(BIN / 'benchmark.py'), f'--config={file}', f'--json={out}']
+        command = [*COMMAND, 'benchmark', f'--config={file}', f'--json={out}']
         command += [f'--rounds={effort.rounds}', f'--seconds={effort.seconds}', *flags]
         with Path(folder, 'errors').open('w+') as errors:
             process = subprocess.Popen(command, stderr=errors, start_new_session=True)

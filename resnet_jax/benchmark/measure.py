@@ -74,11 +74,11 @@ def measure(
       config: a checked config, as `TrainConfig.to_dict` returns it.
       peer: also measure PyTorch, and the ratio.
       environment: for these processes: JAX_NUM_CPU_DEVICES, say.
-      startup: also start bin/train.py, twice: see `measure_startup`.
+      startup: also start the train command, twice: see `measure_startup`.
       variants: words, such as 'bfloat16' or 'channels_last', that PyTorch's variants must have; of several the best is taken.
 
     Returns:
-      What `--json` writes, a row for each call.
+      A row of the report, with versions and hardware.
 
     Raises:
       UserError: the config does not fit the devices, PyTorch is missing or has no such network, memory is out.

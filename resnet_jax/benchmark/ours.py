@@ -56,14 +56,7 @@ class Subject:
         self._state = replicate(experiment.create_state(experiment.whitening_kernel(train.image)))
         self._program = TrainingProgram(experiment, train)
         self._evaluator = Evaluator(
-            experiment.model,
-            dataset.test,
-            mean=dataset.mean,
-            std=dataset.std,
-            dtype=experiment.dtype,
-            batch_size=checked.eval_batch_size,
-            num_classes=dataset.num_classes,
-            tta=checked.tta,
+            experiment.logits_fn, dataset.test, batch_size=checked.eval_batch_size, num_classes=dataset.num_classes
         )
 
     def _count_event(self, event: str, **_: Any) -> None:

@@ -26,7 +26,7 @@ class Subject:
         plain_fields = {'gradient_accumulation_steps': 1, **dict.fromkeys(zero, 0), 'tta': 'none', 'proxy_model': ''}
         for field, plain in plain_fields.items():
             if config[field] != plain:
-                raise ConfigError(f'the PyTorch peer has no {field}; expected --config.{field}={plain}')
+                raise ConfigError(f'the PyTorch peer has no {field}; expected {field}={plain}')
         if config['optimizer'] not in _OPTIMIZERS:
             raise ConfigError(
                 f'the PyTorch peer has no optimizer {config["optimizer"]!r}; expected one of {", ".join(_OPTIMIZERS)}'
@@ -36,7 +36,7 @@ class Subject:
         self._config, self._device = config, device
         self._dataset = load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
         if self._dataset.image_shape[-1] != 3:
-            raise ConfigError('the PyTorch networks take images of 3 channels; expected --config.dataset=synthetic_cifar10')
+            raise ConfigError('the PyTorch networks take images of 3 channels; expected dataset=synthetic_cifar10')
         create_torch_model(config['model'], self._dataset.num_classes, config['model_kwargs'])  # a wrong one is told now
         self._steps: dict[Any, Any] = {}
         layouts = ['channels_last'] if device == 'cuda' else ['contiguous', 'channels_last']

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import ResourceError
+from resnet_jax.runtime.files import write_atomically
 
 
 def save(path: str | Path | None, found: Any) -> None:
@@ -16,12 +17,10 @@ def save(path: str | Path | None, found: Any) -> None:
     """
     if not path:
         return
-    partial = Path(f'{path}.partial')
     try:
-        partial.write_text(json.dumps(found, indent=1) + '\n')
-        partial.replace(path)
+        write_atomically(path, json.dumps(found, indent=1) + '\n')
     except OSError as error:
-        raise ResourceError(f'{path} cannot be written: {error.strerror or error}; choose another --json') from None
+        raise ResourceError(f'{path} cannot be written: {error.strerror or error}; choose another place') from None
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

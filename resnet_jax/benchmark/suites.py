@@ -1,14 +1,13 @@
 """The networks of the comparison with PyTorch on a CPU, measured one after the other by one command."""
 
 import datetime
-import importlib
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet_jax import config_file
 from resnet_jax.benchmark.measure import Effort, measure
 from resnet_jax.benchmark.report import save
 from resnet_jax.config import TrainConfig
@@ -26,8 +25,8 @@ _CPU = {
 
 
 def load_config(name: str, **changes: Any) -> dict[str, Any]:
-    """Returns configs/<name>.py, with changes, checked."""
-    config = importlib.import_module(f'configs.{name}').get_config()
+    """Returns the config of a name or path, with changes, checked."""
+    config = config_file.load_config(name)
     with config.unlocked():
         config.update(changes)
     return TrainConfig.from_mapping(config).to_dict()
@@ -41,17 +40,12 @@ def has_amx() -> bool:
         return False
 
 
-def find_config(path: str) -> dict[str, Any] | str:
-    """Returns the checked config of a file or, where that is not to be had, why."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if not Path(path).is_file() or spec is None or spec.loader is None:
-        return f'there is no config file {path}'
-    module = importlib.util.module_from_spec(spec)
+def find_config(name: str) -> dict[str, Any] | str:
+    """Returns the checked config of a name or path or, where that is not to be had, why."""
     try:
-        spec.loader.exec_module(module)
-        return TrainConfig.from_mapping(module.get_config()).to_dict()
-    except Exception as error:  # whatever is in the file
-        return f'{path} could not be read as a config: {type(error).__name__}: {error}'
+        return load_config(name)
+    except ConfigError as error:
+        return str(error)
 
 
 def cpu_suite(
@@ -109,5 +103,5 @@ def _earlier(path: str | None) -> list[dict[str, Any]]:
         if not all({'name', 'dtype', 'batch_size', 'time'} <= {*row} for row in rows):
             raise ValueError('rows are missing')
     except (OSError, ValueError, TypeError) as error:
-        raise InputFileError(f'{path} is not what this suite writes ({error}); choose another --json, or delete it') from None
+        raise InputFileError(f'{path} is not what this suite writes ({error}); choose another file, or delete it') from None
     return rows

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import ConfigError, ResourceError, UserError
+from resnet_jax.errors import ConfigError, ResourceError, UserError, is_out_of_memory
 from resnet_jax.runtime import huge_pages
 
 _SUBJECTS = {
@@ -111,9 +111,7 @@ def _serve(side: str) -> None:
         except UserError as error:
             reply.update(error=str(error), exit_code=error.exit_code)
         except Exception as error:
-            # JAX's words, PyTorch's for a GPU and for a CPU.
-            out_of_memory = any(text in str(error) for text in ('RESOURCE_EXHAUSTED', 'out of memory', "can't allocate memory"))
-            if out_of_memory:
+            if is_out_of_memory(error):
                 reply.update(error='out of device memory; expected less at once: lower batch_size', exit_code=5)
             else:
                 traceback.print_exc()

@@ -1,0 +1,1 @@
+"""The commands: one module for each, from flags to one call of the library."""

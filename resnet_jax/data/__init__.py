@@ -5,7 +5,6 @@ starts take less than a second. Arrays in, arrays out: nothing but `augment` kno
 """
 
 import dataclasses
-import difflib
 import functools
 import os
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from resnet_jax.data.digits import DIGITS, load_digits
 from resnet_jax.data.sources import SOURCES
 from resnet_jax.data.split import Dataset, DatasetInfo, Split, check_hold_out, hold_out, training_splits
 from resnet_jax.data.synthetic import SYNTHETIC, load_synthetic
-from resnet_jax.errors import ConfigError
+from resnet_jax.errors import ConfigError, did_you_mean
 
 __all__ = [
     'Dataset',
@@ -103,7 +102,7 @@ def _find(name: str) -> _Entry:
     if name in SOURCES:
         return _Entry(functools.partial(load_cifar, SOURCES[name]), SOURCES[name].info)
     if name not in _DATASETS:
-        nearest = difflib.get_close_matches(name, available_datasets(), n=1)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else '; change the name'
-        raise ConfigError(f"data set '{name}' is unknown: expected one of {', '.join(available_datasets())}{hint}")
+        names = available_datasets()
+        hint = did_you_mean(name, names) or '; change the name'
+        raise ConfigError(f"data set '{name}' is unknown: expected one of {', '.join(names)}{hint}")
     return _DATASETS[name]

@@ -10,10 +10,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from resnet_jax.data.messages import one_line, writing
+from resnet_jax.data.messages import writing
 from resnet_jax.data.progress import progress
 from resnet_jax.data.sources import Source
-from resnet_jax.errors import InputFileError
+from resnet_jax.errors import InputFileError, one_line
 
 _log = logging.getLogger(__name__)
 ATTEMPTS = 5
@@ -28,8 +28,8 @@ def no_data_error(source: Source, root: Path, reason: object) -> InputFileError:
     return InputFileError(
         f"no data set '{source.name}' in {root}, and {source.url} cannot be downloaded ({reason}): "
         f'expected one of three: (1) a network: run the same command again; (2) {source.archive_name} from elsewhere: '
-        '--config.data_archive=FILE; (3) a folder prepared by tfds: --config.data_dir=DIR or TFDS_DATA_DIR=DIR. '
-        'Without any data: `make train` or `python bin/train.py --config=configs/quickstart.py`'
+        'data_archive=FILE; (3) a folder prepared by tfds: data_dir=DIR or TFDS_DATA_DIR=DIR. '
+        'Without any data: the config quickstart, or dataset=synthetic_cifar10'
     )
 
 
@@ -82,7 +82,7 @@ def download(source: Source, root: Path, path: Path) -> None:
             if not offset:
                 raise InputFileError(
                     f'{source.url} sent a file with SHA-256 {found}: expected {source.sha256}; '
-                    'try later or pass the official archive with --config.data_archive=FILE'
+                    'try later or pass the official archive with data_archive=FILE'
                 )
             reason = f'the file resumed at byte {offset} has SHA-256 {found}, expected {source.sha256}'
     raise no_data_error(source, root, f'{reason}; {ATTEMPTS} attempts')
@@ -98,7 +98,7 @@ def _fetch(source: Source, part: Path, offset: int) -> None:
             raise InputFileError(
                 f'{source.url} sent {done + int(length)} bytes of {response.headers.get_content_type()}: '
                 f'expected an archive of {source.size} bytes; '
-                'check the proxy or pass the archive with --config.data_archive=FILE'
+                'check the proxy or pass the archive with data_archive=FILE'
             )
         with writing(part):
             file = part.open('ab' if resumed else 'wb')

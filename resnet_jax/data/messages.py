@@ -1,15 +1,10 @@
-"""One-line messages out of other people's exceptions."""
+"""What to do when data cannot be written."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnet_jax.errors import ResourceError
-
-
-def one_line(error: object) -> str:
-    """Returns the error's message on one line; its class where it has none."""
-    return ' '.join(str(error).split()) or type(error).__name__
+from resnet_jax.errors import ResourceError, one_line
 
 
 @contextlib.contextmanager
@@ -20,5 +15,5 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ResourceError(
             f'cannot write {path} ({one_line(error.strerror or error)}): expected a writable folder with 1 GB free; '
-            'choose another with --config.data_dir=DIR or TFDS_DATA_DIR=DIR'
+            'choose another with data_dir=DIR or TFDS_DATA_DIR=DIR'
         ) from error

@@ -1,9 +1,7 @@
 """Means and standard deviations of the channels, by name: those that weights from elsewhere were trained with."""
 
-import difflib
-
 from resnet_jax.data.sources import SOURCES
-from resnet_jax.errors import ConfigError
+from resnet_jax.errors import ConfigError, did_you_mean
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -25,7 +23,6 @@ def find_normalization(name: str) -> Normalization:
       ConfigError: the name is unknown.
     """
     if name not in NORMALIZATIONS:
-        nearest = difflib.get_close_matches(name, NORMALIZATIONS, n=1)
-        hint = f'; did you mean {nearest[0]!r}?' if nearest else ''
+        hint = did_you_mean(name, NORMALIZATIONS)
         raise ConfigError(f'unknown normalization {name!r}{hint}; available: {", ".join(NORMALIZATIONS)}')
     return NORMALIZATIONS[name]

@@ -12,6 +12,7 @@ import numpy as np
 from resnet_jax.data import Dataset
 from resnet_jax.evaluation.predictions import Predictions
 from resnet_jax.models import introspection
+from resnet_jax.runtime.files import write_atomically
 
 _WRONG = 24  # images kept
 
@@ -51,7 +52,7 @@ def write_record(
     samples: dict[str, Any] = {'wrong': dataset.test.image[wrong]}
     if (kernel := first_kernel(variables['params'])) is not None:
         samples['filters'] = kernel
-    _write(folder / 'samples.npz', lambda file: np.savez(file, **samples))
+    write_atomically(folder / 'samples.npz', lambda file: np.savez(file, **samples))
     write_json(folder / 'evaluation.json', record)
     return record
 
@@ -77,11 +78,4 @@ def describe_model(model: nn.Module, image_size: int, channels: int) -> dict[str
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file in whole or not at all."""
-    _write(path, lambda file: file.write((json.dumps(value, indent=1) + '\n').encode()))
-
-
-def _write(path: Path, write: Any) -> None:
-    partial = path.with_name(f'.{path.name}.partial')
-    with partial.open('wb') as file:
-        write(file)
-    partial.replace(path)
+    write_atomically(path, json.dumps(value, indent=1) + '\n')

@@ -4,30 +4,29 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from resnet_jax.data.augment import normalize, tta_logits
 from resnet_jax.ops import kernels
 from resnet_jax.runtime.devices import AXIS, parallel, put
 
+LogitsFn = Callable[[Any, jax.Array], jax.Array]
 
-def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, tta: str = 'none') -> dict[str, jax.Array]:
+
+def eval_step(variables: Any, batch: dict[str, jax.Array], *, logits_fn: LogitsFn) -> dict[str, jax.Array]:
     """Sums over the examples of a batch whose mask is 1.
 
     Args:
       variables: 'params' and 'batch_stats'.
-      batch: 'image' normalised, 'label' int32 `[batch]`, 'mask' float32 `[batch]`.
-      tta: see `tta_logits`.
+      batch: 'image' as `logits_fn` takes it, 'label' int32 `[batch]`, 'mask' float32 `[batch]`.
+      logits_fn: from variables and images to logits, float32 `[batch, num_classes]`: see `Classifier.logits_fn`.
 
     Returns:
       'loss' (cross entropy, summed), float32 scalar, and 'confusion', int32 `[num_classes, num_classes]`: counts by label
       (row) and prediction (column).
     """
-    apply: Any = functools.partial(model.apply, variables, train=False)
-    logits = tta_logits(apply, batch['image'], tta)
+    logits = logits_fn(variables, batch['image'])
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
     classes = logits.shape[-1]
     actual = jax.nn.one_hot(batch['label'], classes) * batch['mask'][:, None]
@@ -43,11 +42,15 @@ def eval_steps(
     count: jax.Array,
     *,
     batch_size: int,
-    step_fn: Callable,
-    load_fn: Callable,
     num_classes: int,
+    logits_fn: LogitsFn,
 ) -> dict[str, jax.Array]:
     """Runs `eval_step` on batches `start` to `start + count` of the data, over all devices; the last one is padded.
+
+    Args:
+      positions: int32 `[batch]`: this device's places in a batch.
+      data: 'image' uint8 `[n, height, width, channels]` and 'label' int32 `[n]`.
+      batch_size: over all devices.
 
     Returns:
       'loss', float32 `[batches]`: the sum of each batch, apart, so that the total does not depend on how many batches one
@@ -55,12 +58,12 @@ def eval_steps(
     """
     size = data['label'].shape[0]
 
-    def body(i, carry):
+    def body(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         losses, confusion = carry
         example = i * batch_size + positions
         chosen = jnp.minimum(example, size - 1)
-        batch = {'image': load_fn(data['image'][chosen]), 'label': data['label'][chosen]}
-        sums = step_fn(variables, {**batch, 'mask': (example < size).astype(jnp.float32)})
+        batch = {name: values[chosen] for name, values in data.items()}
+        sums = eval_step(variables, {**batch, 'mask': (example < size).astype(jnp.float32)}, logits_fn=logits_fn)
         return put(losses, sums['loss'], i), confusion + sums['confusion']
 
     empty = (jnp.zeros(-(-size // batch_size)), jnp.zeros((num_classes, num_classes), jnp.int32))
@@ -68,13 +71,7 @@ def eval_steps(
     return {'loss': losses, 'confusion': confusion}
 
 
-def parallel_eval_steps(model: nn.Module, mean, std, dtype, batch_size: int, num_classes: int, tta: str = 'none') -> Callable:
-    """`eval_steps` on all devices, for uint8 images."""
-    run = functools.partial(
-        eval_steps,
-        batch_size=batch_size,
-        step_fn=functools.partial(eval_step, model=model, tta=tta),
-        load_fn=functools.partial(normalize, mean=mean, std=std, dtype=dtype),
-        num_classes=num_classes,
-    )
+def parallel_eval_steps(logits_fn: LogitsFn, batch_size: int, num_classes: int) -> Callable[..., dict[str, jax.Array]]:
+    """`eval_steps` mapped over all devices."""
+    run = functools.partial(eval_steps, batch_size=batch_size, num_classes=num_classes, logits_fn=logits_fn)
     return parallel(kernels.enabled()(run), in_axes=(None, 0, None, None, None))

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def format_evaluation(title: str, class_names: Sequence[str], metrics: Mapping[str, Any], more: Mapping[str, Any]) -> str:
-    """Returns the table that bin/evaluate.py prints.
+    """Returns the table that the evaluate command prints.
 
     Args:
       metrics: as `Predictions.describe` returns them.

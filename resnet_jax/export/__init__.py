@@ -1,4 +1,4 @@
-"""A trained run as files that other programs load, without this package: `export_run`, which bin/export.py calls.
+"""A trained network as files that other programs load, without this package: `export_run`.
 
   model.stablehlo   a `jax.export` artifact; needs jax and flatbuffers
   model.onnx        for onnxruntime and others
@@ -17,12 +17,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ConfigError, ResourceError
-from resnet_jax.evaluation.run import load_run
 from resnet_jax.export import compare, onnx, stablehlo
 from resnet_jax.export.card import model_card
 
-# In the order in which they are written; each has `write(run, path)` and `reload(path, batches)`.
+# In the order in which they are written; each has `write(classifier, path)` and `reload(path, batches)`.
 FORMATS = {'stablehlo': stablehlo, 'onnx': onnx}
 
 
@@ -52,10 +52,11 @@ def export_run(
         raise ConfigError(f'unknown export format in {list(formats)}; expected some of {", ".join(FORMATS)}')
     out = Path(os.path.abspath(out))  # noqa: PTH100 (also without '..', so that there is a name to put beside it)
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-        raise ConfigError(f'{out} exists; expected the name of a new or empty folder: choose another --out')
+        raise ConfigError(f'{out} exists; expected the name of a new or empty folder')
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
-        run = load_run(workdir, ema=ema)
-        run = dataclasses.replace(run, variables=jax.tree.map(np.asarray, run.variables))  # constants of the programs
+        classifier = Classifier.load(workdir, ema=ema)
+        variables = jax.tree.map(np.asarray, classifier.variables)  # constants of the programs
+        classifier = dataclasses.replace(classifier, variables=variables, tta='none')
         partial = out.parent / f'.{out.name}.partial-{os.getpid()}'
         try:
             partial.mkdir(parents=True)
@@ -63,12 +64,12 @@ def export_run(
             for name in FORMATS:
                 if name in formats:
                     path = partial / f'model.{name}'
-                    exported = FORMATS[name].write(run, path)
+                    exported = FORMATS[name].write(classifier, path)
                     differences[name] = compare.check(exported, path, FORMATS[name].reload)
-            (partial / 'README.md').write_text(model_card(run, Path(workdir), differences, ema=ema), encoding='utf-8')
+            (partial / 'README.md').write_text(model_card(classifier, Path(workdir), differences, ema=ema), encoding='utf-8')
             partial.replace(out)
         except OSError as error:
-            raise ResourceError(f'{out} could not be written: {error}; free space or choose another --out') from None
+            raise ResourceError(f'{out} could not be written: {error}; free space or choose another folder') from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return differences

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import yaml
 
+from resnet_jax.classifier import Classifier
 from resnet_jax.errors import InputFileError
-from resnet_jax.evaluation.run import TrainedRun
 
 _PRIVATE = ('data_dir', 'data_archive')  # paths on the machine that trained
 _LOAD = {
@@ -44,7 +44,7 @@ probabilities = session.run(None, {{'images': images}})[0]  # numpy uint8 {image
 }
 
 
-def model_card(run: TrainedRun, workdir: Path, differences: Mapping[str, float], *, ema: bool) -> str:
+def model_card(classifier: Classifier, workdir: Path, differences: Mapping[str, float], *, ema: bool) -> str:
     """Returns the card of a run that was exported in some formats.
 
     Args:
@@ -56,10 +56,12 @@ def model_card(run: TrainedRun, workdir: Path, differences: Mapping[str, float],
       InputFileError: result.json or environment.json cannot be read.
     """
     result, environment = _read(workdir / 'result.json'), _read(workdir / 'environment.json')
-    if result.get('step') != run.step:  # of an earlier or later state than the one exported
+    origin = classifier.origin
+    assert origin.config is not None  # of a run
+    if result.get('step') != origin.step:  # of an earlier or later state than the one exported
         result = {}
     prefix = 'ema_' if ema else ''
-    model, dataset, names = _line(run.config['model']), _line(run.dataset['name']), run.dataset['class_names']
+    model, dataset, names = _line(origin.model), _line(origin.dataset), classifier.class_names
     metadata: dict[str, Any] = {
         'library_name': 'jax',
         'license': 'apache-2.0',
@@ -88,7 +90,7 @@ def model_card(run: TrainedRun, workdir: Path, differences: Mapping[str, float],
     else:
         lines += [
             f'{_text(result["split"]).capitalize()} accuracy {100 * accuracy:.2f} % of {_text(result["count"])} images, '
-            f'loss {loss:.4f}, after {_text(result["epoch"])} epochs ({run.step} iterations). '
+            f'loss {loss:.4f}, after {_text(result["epoch"])} epochs ({origin.step} iterations). '
             + (
                 'The epoch was chosen by accuracy on held-out training images.'
                 if result['selected'] == 'validation'
@@ -98,9 +100,9 @@ def model_card(run: TrainedRun, workdir: Path, differences: Mapping[str, float],
             '',
         ]
     if ema:
-        lines += [f'The parameters are averages over training, with decay {float(run.config["ema_decay"]):g}.', '']
+        lines += [f'The parameters are averages over training, with decay {origin.config.ema_decay:g}.', '']
 
-    height, width, channels = run.dataset['image_shape']
+    height, width, channels = classifier.image_shape
     lines += ['## Load', '']
     shapes = {'images': f'[n, {height}, {width}, {channels}]', 'probabilities': f'[n, {len(names)}]'}
     for name, difference in differences.items():
@@ -114,8 +116,8 @@ def model_card(run: TrainedRun, workdir: Path, differences: Mapping[str, float],
         '',
         f'Inside the model. Give it uint8 pixels, height {height}, width {width}, {channels} channel'
         + ('s (RGB)' if channels == 3 else '' if channels == 1 else 's')
-        + f', not normalised; it computes (pixel / 255 - mean) / std with mean {_numbers(run.dataset["mean"])} and '
-        f'std {_numbers(run.dataset["std"])}.',
+        + f', not normalised; it computes (pixel / 255 - mean) / std with mean {_numbers(classifier.mean)} and '
+        f'std {_numbers(classifier.std)}.',
         '',
         '## Classes',
         '',
@@ -123,10 +125,10 @@ def model_card(run: TrainedRun, workdir: Path, differences: Mapping[str, float],
         '',
         '## Recipe',
         '',
-        f'The config, as `bin/train.py` resolved it; the data had the fingerprint {_text(run.dataset["fingerprint"])}.',
+        f'The config, as it was trained with; the data had the fingerprint {_text(origin.fingerprint)}.',
         '',
         '```json',
-        json.dumps({k: v for k, v in run.config.items() if k not in _PRIVATE}, indent=1, sort_keys=True),
+        json.dumps({k: v for k, v in origin.config.to_dict().items() if k not in _PRIVATE}, indent=1, sort_keys=True),
         '```',
         '',
         '## Trained with',

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ExportError
-from resnet_jax.evaluation.run import TrainedRun
 
 BATCH_SIZES = (1, 23)
 # Relative, so that a network that is sure of itself is not compared by its zeros and ones alone. Rounding moves a logit of
@@ -31,16 +31,16 @@ def sample_images(image_shape: Sequence[int]) -> list[np.ndarray]:
     return np.split(images, np.cumsum(BATCH_SIZES)[:-1])
 
 
-def check(run: TrainedRun, path: Path, reload: Callable[[Path, list[np.ndarray]], list[np.ndarray]]) -> float:
-    """Loads a file again and compares its answers with `run.predict`; returns the largest absolute difference.
+def check(classifier: Classifier, path: Path, reload: Callable[[Path, list[np.ndarray]], list[np.ndarray]]) -> float:
+    """Loads a file again and compares its answers with the classifier's probabilities; returns the largest absolute difference.
 
     Raises:
       ExportError: they differ by more than rounding, or in shape or dtype. The file is removed.
     """
-    batches = sample_images(run.dataset['image_shape'])
+    batches = sample_images(classifier.image_shape)
     try:
         answers = reload(path, batches)
-        wanted = [run.predict(batch, len(batch)) for batch in batches]
+        wanted = [classifier.probabilities(batch) for batch in batches]
         for answer, want in zip(answers, wanted, strict=True):
             if answer.shape != want.shape or answer.dtype != want.dtype:
                 raise ExportError(f'{path.name} returns {answer.dtype}{answer.shape}, not {want.dtype}{want.shape}')

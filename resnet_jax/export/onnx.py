@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data.messages import one_line
-from resnet_jax.errors import ConfigError, ExportError
-from resnet_jax.evaluation.run import TrainedRun
+from resnet_jax.classifier import Classifier
+from resnet_jax.errors import ConfigError, ExportError, one_line
 
 
-def write(run: TrainedRun, path: Path) -> TrainedRun:
-    """Writes the network, computing in float32, and returns the run that it is to agree with: the same in float32.
+def write(classifier: Classifier, path: Path) -> Classifier:
+    """Writes the network, computing in float32, and returns the classifier that it is to agree with: the same in float32.
 
     A network trained in bfloat16 has float32 weights, and onnxruntime has no bfloat16 convolution on a CPU.
 
@@ -27,8 +26,13 @@ def write(run: TrainedRun, path: Path) -> TrainedRun:
       ConfigError: the converter or onnxruntime is not installed.
       ExportError: the converter failed.
     """
-    run = dataclasses.replace(run, model=run.model.clone(dtype=jnp.float32), config={**run.config, 'dtype': 'float32'})
-    images = jax.ShapeDtypeStruct(('batch', *run.dataset['image_shape']), np.uint8)
+    model = classifier.model.clone(dtype=jnp.float32)
+    classifier = dataclasses.replace(classifier, model=model, dtype=np.dtype(np.float32))
+    images = jax.ShapeDtypeStruct(('batch', *classifier.image_shape), np.uint8)
+
+    def probabilities(images: jax.Array) -> jax.Array:
+        return jax.nn.softmax(classifier.logits_fn(classifier.variables, images))
+
     with _quiet():
         try:
             import onnx
@@ -36,18 +40,18 @@ def write(run: TrainedRun, path: Path) -> TrainedRun:
             from jax2onnx import to_onnx
         except ImportError as error:
             also = ', on Python 3.12 or later also pip install --no-deps jax2onnx' if error.name == 'jax2onnx' else ''
-            raise ConfigError(f"--format=onnx needs {error.name}; pip install 'resnet_jax[export]'{also}") from None
-        names = {'model_name': run.config['model'], 'input_names': ['images'], 'output_names': ['probabilities']}
+            raise ConfigError(f"the format onnx needs {error.name}; pip install 'resnet_jax[export]'{also}") from None
+        names = {'model_name': classifier.origin.model, 'input_names': ['images'], 'output_names': ['probabilities']}
         try:
-            model = to_onnx(run.probabilities, [images], **names)
+            graph = to_onnx(probabilities, [images], **names)
             # jax2onnx (0.13.0 and 0.17.1) leaves the shapes of NHWC values on values that it has made NCHW. They are optional.
-            del model.graph.value_info[:]
-            onnx.checker.check_model(model)
+            del graph.graph.value_info[:]
+            onnx.checker.check_model(graph)
         except Exception as error:  # it raises many kinds
             reason = one_line(error)
             raise ExportError(f'jax2onnx could not convert the network ({type(error).__name__}: {reason})') from error
-    path.write_bytes(model.SerializeToString())
-    return run
+    path.write_bytes(graph.SerializeToString())
+    return classifier
 
 
 @contextlib.contextmanager

@@ -10,15 +10,15 @@ import jax
 import numpy as np
 from jax import export
 
+from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ConfigError, ExportError
-from resnet_jax.evaluation.run import TrainedRun
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _RELOAD = Path(__file__).with_name('reload_stablehlo.py')
 
 
-def write(run: TrainedRun, path: Path) -> TrainedRun:
-    """Writes the artifact and returns the run that it is to agree with, which is `run`.
+def write(classifier: Classifier, path: Path) -> Classifier:
+    """Writes the artifact and returns the classifier that it is to agree with, which is the same.
 
     Raises:
       ConfigError: flatbuffers is not installed.
@@ -26,11 +26,15 @@ def write(run: TrainedRun, path: Path) -> TrainedRun:
     try:
         import flatbuffers  # noqa: F401 (jax.export serialises with it)
     except ImportError:
-        raise ConfigError("--format=stablehlo needs flatbuffers; pip install 'resnet_jax[export]'") from None
+        raise ConfigError("the format stablehlo needs flatbuffers; pip install 'resnet_jax[export]'") from None
+
+    def probabilities(images: jax.Array) -> jax.Array:
+        return jax.nn.softmax(classifier.logits_fn(classifier.variables, images))
+
     (batch,) = export.symbolic_shape('batch')
-    images = jax.ShapeDtypeStruct((batch, *run.dataset['image_shape']), np.uint8)
-    path.write_bytes(export.export(jax.jit(run.probabilities), platforms=PLATFORMS)(images).serialize())
-    return run
+    images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), np.uint8)
+    path.write_bytes(export.export(jax.jit(probabilities), platforms=PLATFORMS)(images).serialize())
+    return classifier
 
 
 def reload(path: Path, batches: list[np.ndarray]) -> list[np.ndarray]:

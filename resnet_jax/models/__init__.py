@@ -56,16 +56,18 @@ convolutions and linear layers for one image. Both numbers are for 10 classes an
 (`stem='cifar'` makes them fit small images). For resnet18 to resnet152 `stem='imagenet'` gives torchvision's form, with
 11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808 parameters. resnet8 to resnet1202 have shortcut option A
 ('identity'), the others option B ('projection') or what their source has. The resnext29 networks are the paper's;
-kuangliu's of the same names have wider blocks. `python -m resnet_jax.models NAME` prints every layer.
+kuangliu's of the same names have wider blocks. `resnet-jax models NAME` prints every layer.
 """
 
 import dataclasses
 import functools
-from typing import Any, cast
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 
-from resnet_jax.errors import ConfigError
+from resnet_jax.errors import ConfigError, did_you_mean
 from resnet_jax.models.alexnet import AlexNet
 from resnet_jax.models.blocks import (
     BasicBlock,
@@ -75,7 +77,6 @@ from resnet_jax.models.blocks import (
     PreActBottleneckBlock,
     ThreeConvBlock,
 )
-from resnet_jax.models.checks import did_you_mean
 from resnet_jax.models.introspection import features
 from resnet_jax.models.lenet import LeNet
 from resnet_jax.models.resnet import ResNet
@@ -95,6 +96,7 @@ __all__ = [
     'available_models',
     'create_model',
     'features',
+    'register_model',
 ]
 
 # Blocks in each stage, by the number of layers.
@@ -183,6 +185,23 @@ def available_models() -> tuple[str, ...]:
     return tuple(_MODELS)
 
 
+def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
+    """Adds a network of your own, for every function and command that takes a model's name.
+
+    Args:
+      name: how configs call it; must be new.
+      factory: is called as `factory(num_classes=..., dtype=..., **model_kwargs)`, usually a class of modules, and returns a
+        module whose `__call__(images, *, train)` takes images `[batch, height, width, channels]`, normalised, and returns
+        logits, float32 `[batch, num_classes]`. With an attribute `axis_name` it can have cross-device BatchNorm.
+
+    Raises:
+      ConfigError: there is a model of this name.
+    """
+    if name in _MODELS:
+        raise ConfigError(f'model {name!r} exists already: expected a new name')
+    _MODELS[name] = factory if isinstance(factory, functools.partial) else functools.partial(factory)
+
+
 def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     """Returns the module `name`; see the table above.
 
@@ -202,7 +221,7 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
             f'unknown model {name!r}{did_you_mean(str(name), _MODELS)}; available: {", ".join(available_models())}'
         )
     model = _MODELS[name]
-    allowed = [field.name for field in dataclasses.fields(cast(Any, model.func)) if field.name not in ('name', 'parent')]
+    allowed = _arguments(model.func)
     for keyword in kwargs:
         if keyword not in allowed:
             raise ConfigError(
@@ -215,3 +234,12 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
                 raise ConfigError(f'{keyword} is {value!r}{did_you_mean(value, names)}; expected one of {", ".join(names)}')
             kwargs[keyword] = names[value]
     return model(num_classes=num_classes, **kwargs)
+
+
+def _arguments(factory: Any) -> list[str]:
+    """The keywords that a class of modules, or a function, takes besides num_classes and what Flax adds."""
+    if dataclasses.is_dataclass(factory):
+        names = [field.name for field in dataclasses.fields(factory)]
+    else:
+        names = list(inspect.signature(factory).parameters)
+    return [name for name in names if name not in ('name', 'parent')]

@@ -1,7 +1,5 @@
 """Checks of what a caller hands to a model. Each raises a one-line ConfigError that says what is allowed."""
 
-import difflib
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -9,12 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import ConfigError
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Returns '; did you mean <nearest>?', or '' where nothing is near."""
-    nearest = difflib.get_close_matches(word, list(known), n=1)
-    return f'; did you mean {nearest[0]!r}?' if nearest else ''
 
 
 def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from resnet_jax.report import answers, curves, overview
 from resnet_jax.runs.reader import RunFiles, read_run
+from resnet_jax.runtime.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,8 @@ def write_run_report(folder: str | Path) -> Path | None:
 
 def write_report(runs: Sequence[RunFiles], path: Path, title: str, results: Mapping[str, Any] | None = None) -> Path:
     """Writes the report of runs to a file, in whole or not at all, and returns its path."""
-    partial = path.with_name(f'.{path.name}.partial')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(render(runs, title, results), encoding='utf-8')
-    return partial.replace(path)
+    return write_atomically(path, render(runs, title, results))
 
 
 def render(runs: Sequence[RunFiles], title: str, results: Mapping[str, Any] | None = None) -> str:

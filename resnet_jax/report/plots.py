@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from resnet_jax.runtime.files import write_atomically
+
 _COLOURS = {'train': '#4c72b0', 'test': '#c44e52', 'validation': '#dd8452'}
 
 
@@ -98,5 +100,4 @@ def plot_corruptions(found: Mapping[str, Any], path: Path) -> Path:
 
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+    return write_atomically(path, lambda file: figure.savefig(file, dpi=120, format='png'))

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.runs.reader import RunFiles
+from resnet_jax.runtime.files import write_atomically
 from resnet_jax.significance import compare_answers, holm, image_interval, mean_interval, paired_interval, t_test
 
 BETTER, WORSE = 'better', 'worse'
@@ -138,12 +140,13 @@ def _compare(runs: Mapping[int, RunFiles], baseline: Mapping[int, RunFiles], see
 def write_results(found: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes results.json and results.csv, one line for each run that has finished or failed, and returns their paths."""
     paths = [folder / 'results.json', folder / 'results.csv']
-    paths[0].write_text(json.dumps(found, indent=1, allow_nan=False) + '\n')
-    with paths[1].open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(['entry', 'seed', 'failed', *_COLUMNS])
-        for name, entry in found['entries'].items():
-            for seed in dict.fromkeys([*entry['runs'], *entry['failed']]):
-                run = entry['runs'].get(seed, {})
-                writer.writerow([name, seed, entry['failed'].get(seed, ''), *(run.get(column) for column in _COLUMNS)])
+    write_atomically(paths[0], json.dumps(found, indent=1, allow_nan=False) + '\n')
+    table = io.StringIO(newline='')
+    writer = csv.writer(table)
+    writer.writerow(['entry', 'seed', 'failed', *_COLUMNS])
+    for name, entry in found['entries'].items():
+        for seed in dict.fromkeys([*entry['runs'], *entry['failed']]):
+            run = entry['runs'].get(seed, {})
+            writer.writerow([name, seed, entry['failed'].get(seed, ''), *(run.get(column) for column in _COLUMNS)])
+    write_atomically(paths[1], table.getvalue())
     return paths

@@ -203,6 +203,9 @@ def read_metadata(path: Path) -> Metadata:
         raise InputFileError(f'checkpoint {path}: metadata.json has a config that this version cannot use: {error}') from None
     except ValueError as error:
         raise wrong(error) from None
+    imports = values['environment'].get('imports', [])
+    if not isinstance(imports, list) or not all(isinstance(name, str) for name in imports):
+        raise wrong(f'has {str(imports)[:80]!r} as imports')
     if str(progress.step) != path.name:
         raise wrong(f'is of step {progress.step}')
     if not _describes_dataset(values['dataset']):

@@ -18,15 +18,16 @@ from resnet_jax.errors import ConfigError, InputFileError, ResourceError, RunFol
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runs.tensorboard import EventFile
+from resnet_jax.runtime.files import partial_pattern, write_atomically
 
 logger = logging.getLogger(__name__)
 
 _RESULT = {'split', 'selected', 'accuracy', 'loss', 'count', 'step', 'epoch'}
 
-# Each is written under the name .<name>.partial first, which an interrupted run may leave.
+# Each is written under a temporary name first, which a killed run may leave.
 _FILES = (
-    *('config.json', 'environment.json', 'result.json', 'failed.json', 'metrics.jsonl', 'timing.jsonl', 'model.json'),
-    *('evaluation.json', 'corruptions.json', 'predictions.npz', 'samples.npz', 'report.html'),
+    *('config.json', 'changes.json', 'environment.json', 'model.json', 'result.json', 'failed.json', 'memory.json'),
+    *('metrics.jsonl', 'timing.jsonl', 'evaluation.json', 'corruptions.json', 'predictions.npz', 'samples.npz', 'report.html'),
 )
 
 
@@ -86,8 +87,9 @@ class RunFolder:
             self._lock = (self.path / '.lock').open('a+')
             self._take_lock()
             changes = self._check_config()
-            for name in (*(f'.{name}.partial' for name in _FILES), 'failed.json'):
-                (self.path / name).unlink(missing_ok=True)
+            leftovers = [path for name in _FILES for path in self.path.glob(partial_pattern(name))]
+            for path in (*leftovers, self.path / 'failed.json'):
+                path.unlink(missing_ok=True)
             self._handler = _LogFile(self.path / 'run.log')
         self._handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
         logging.getLogger('resnet_jax').addHandler(self._handler)
@@ -227,12 +229,7 @@ class RunFolder:
             self._replace(name, json.dumps(value, indent=1) + '\n')
 
     def _replace(self, name: str, text: str) -> None:
-        partial = self.path / f'.{name}.partial'
-        with partial.open('w') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path / name)
+        write_atomically(self.path / name, text, durable=True)
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]], **timing: float) -> None:
         """Appends rows to metrics.jsonl, and to TensorBoard together with `timing`; or keeps them for `flush`, with a warning.

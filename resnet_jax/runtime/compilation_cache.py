@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 
 from resnet_jax.runtime.cache_folder import cache_dir, delete_leftovers
+from resnet_jax.runtime.files import partial_pattern, write_atomically
 
 # Room for some 400 training steps compiled for a CPU; reading so much takes 0.1 s.
 _MAX_BYTES = 256 * 2**20
@@ -85,10 +86,8 @@ def _check(folder: Path) -> None:
             sums[name] = crc
         else:
             path.unlink(missing_ok=True)
-    delete_leftovers(folder, f'.{_SUMS}.*')
-    partial = folder / f'.{_SUMS}.{os.getpid()}'
-    partial.write_text(json.dumps(sums))
-    partial.replace(folder / _SUMS)
+    delete_leftovers(folder, partial_pattern(_SUMS))
+    write_atomically(folder / _SUMS, json.dumps(sums))
 
 
 def _modified(path: Path) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from resnet_jax import plugins
 from resnet_jax.errors import ConfigError
 
 DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
@@ -26,6 +27,7 @@ def environment() -> dict[str, Any]:
         'processes': jax.process_count(),
         'cpu_cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
         'system': f'{platform.system()} {platform.machine()}',
+        **({'imports': plugins.imported} if plugins.imported else {}),
     }
 
 

@@ -81,8 +81,8 @@ def check_fits(compiled: Any, batch_size: int, unit: int) -> int | None:
 def out_of_memory(batch_size: int, fitting: int, needed: int = 0, available: int = 0) -> OutOfMemoryError:
     """Returns the error, with the batch size that would fit if it is not 0."""
     figures = f' (about {needed / 2**30:.1f} GiB needed, {available / 2**30:.1f} GiB free)' if needed else ''
-    smaller = f'--config.batch_size={fitting} should fit; ' if fitting else ''
+    smaller = f'batch_size={fitting} should fit; ' if fitting else ''
     return OutOfMemoryError(
         f'out of device memory at batch_size {batch_size}{figures}; {smaller}'
-        '--config.gradient_accumulation_steps=2 (or more) and --config.dtype=bfloat16 save memory too'
+        'gradient_accumulation_steps=2 (or more) and dtype=bfloat16 save memory too'
     )

@@ -31,7 +31,7 @@ from typing import Any
 import jax
 from jax._src import distributed  # no public module gives the key-value store
 
-from resnet_jax.errors import Interrupted, LostPeerError
+from resnet_jax.errors import Interrupted, LostPeerError, is_out_of_memory
 
 HEARTBEAT_SECONDS = 10  # without a heartbeat for so long, JAX gives a process up
 _LATE_SECONDS = 5  # without a mark for so long, a process is named as the one that is missing
@@ -179,7 +179,7 @@ def exit_code(error: BaseException) -> int:
     """Returns the exit code that the command is going to have."""
     if isinstance(error, Interrupted):
         return 128 + error.number
-    if 'RESOURCE_EXHAUSTED' in str(error):
+    if is_out_of_memory(error):
         return 5
     return getattr(error, 'exit_code', 130 if isinstance(error, KeyboardInterrupt) else 1)
 

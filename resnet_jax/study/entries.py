@@ -1,8 +1,6 @@
 """What a study consists of, and what a sweep is written with: `grid`, `zipped`, `cross` and `sweep`."""
 
 import dataclasses
-import importlib
-import importlib.util
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import ConfigError, UserError
+from resnet_jax import config_file
+from resnet_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +68,7 @@ def load_study(path: str | Path) -> dict[str, Any]:
     def wrong(what: str) -> ConfigError:
         return ConfigError(f'{path}: {what}; see docs/study.md and configs/study/ for the form of a study')
 
-    spec = importlib.util.spec_from_file_location('study_config', path)
-    if spec is None or spec.loader is None:
-        raise wrong('expected a Python file')
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        study = module.get_study()
-    except UserError:
-        raise
-    except Exception as error:  # whatever a file of a user raises
-        raise wrong(f'could not be read ({type(error).__name__}: {error})') from None
+    study = config_file.load(Path(path), 'get_study')
     for name in ('entries', 'sizes'):
         found = study.get(name) if isinstance(study, dict) else None
         if not isinstance(found, dict) or not found or not all(isinstance(value, dict) for value in found.values()):
@@ -127,10 +116,7 @@ def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[Run]:
 
 
 def _config(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        config = importlib.import_module(f'configs.{name}').get_config()
-    except ModuleNotFoundError:
-        raise ConfigError(f'no config configs/{name}.py; expected the name of a file in configs/') from None
+    config = config_file.load_config(name)
     for field, value in overrides.items():
         first, dot, rest = field.partition('.')
         if first not in config:

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from resnet_jax.config import TrainConfig, check_continues
 from resnet_jax.errors import Interrupted
 from resnet_jax.runtime.console import duration
+from resnet_jax.runtime.files import write_atomically
 from resnet_jax.study.entries import Run
 
 logger = logging.getLogger(__name__)
@@ -47,20 +47,15 @@ def check_made_alike(runs: Sequence[Run]) -> None:
             check_continues(TrainConfig.from_mapping(old), TrainConfig.from_mapping(run.config), str(run.folder))
 
 
-def weigh(runs: Sequence[Run], root: Path) -> list[float]:
+def weigh(runs: Sequence[Run]) -> list[float]:
     """Returns what each run costs: its multiply-adds, counted by a process of its own, which leaves the devices alone; or 1
-    for each where that fails or nothing is left to do.
-
-    Args:
-      root: the folder of the package.
-    """
+    for each where that fails or nothing is left to do."""
     if all(status(run) in ('finished', 'failed') for run in runs):
         return [1.0] * len(runs)
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')]))
     done = subprocess.run(
         [sys.executable, '-m', 'resnet_jax.study.forecast'],
         input=json.dumps([run.config for run in runs]),
-        env={**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu'},
+        env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
         capture_output=True,
         text=True,
     )
@@ -70,19 +65,17 @@ def weigh(runs: Sequence[Run], root: Path) -> list[float]:
 
 def make_runs(
     runs: Sequence[Run],
-    train: Path,
     devices: Sequence[str] = (),
     progress: Callable[[float], None] | None = None,
     weights: Sequence[float] | None = None,
-) -> dict[Run | str, int]:
+) -> dict[str, int]:
     """Makes the runs that are not finished, one after the other, or as many at once as there are `devices`.
 
     An interrupted run continues, by itself, as its command does. A run that diverged or found too little memory is not
     repeated: it has left failed.json in its folder. The config that a run was made with is in its folder as study_config.py,
-    so that `python bin/train.py --config=FOLDER/study_config.py --workdir=FOLDER` makes it alone.
+    so that `resnet-jax train --config=FOLDER/study_config.py --workdir=FOLDER` makes it alone.
 
     Args:
-      train: bin/train.py.
       devices: ids of GPUs; each gets one run at a time, through CUDA_VISIBLE_DEVICES.
       progress: is called several times a second with the share done of the whole.
       weights: what each run costs, see `weigh`.
@@ -98,14 +91,14 @@ def make_runs(
     weights = weights or [1.0] * len(runs)
     started, before = time.monotonic(), _share(runs, weights)
     active: dict[subprocess.Popen, tuple[Run, str | None]] = {}
-    failed: dict[Run | str, int] = {}
+    failed: dict[str, int] = {}
     stopped: list[int] = []
     previous = {number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while (waiting and not stopped) or active:
             while waiting and free and not stopped:
                 run, device = waiting.pop(0), free.pop(0)
-                active[_start(run, train, device)] = run, device
+                active[_start(run, device)] = run, device
                 logger.info('%s starts; its output goes to output.log there', run.folder)
             time.sleep(0.2)
             if stopped:
@@ -141,17 +134,18 @@ def _share(runs: Sequence[Run], weights: Sequence[float]) -> float:
     return sum(done) / sum(weights)
 
 
-def _start(run: Run, train: Path, device: str | None) -> subprocess.Popen:
+def _start(run: Run, device: str | None) -> subprocess.Popen:
     run.folder.mkdir(parents=True, exist_ok=True)
     config = run.folder / 'study_config.py'
-    config.write_text(
-        f'"""Written by bin/study.py: {run.entry}, seed {run.seed}."""\n\nfrom ml_collections import ConfigDict\n\n\n'
+    text = (
+        f'"""Written by the study command: {run.entry}, seed {run.seed}."""\n\nfrom ml_collections import ConfigDict\n\n\n'
         f'def get_config():\n    return ConfigDict({run.config!r})\n'
     )
+    write_atomically(config, text)
     environment = dict(os.environ) if device is None else {**os.environ, 'CUDA_VISIBLE_DEVICES': device}
     with (run.folder / 'output.log').open('a') as log:
         return subprocess.Popen(
-            [sys.executable, str(train), f'--config={config}', f'--workdir={run.folder}'],
+            [sys.executable, '-m', 'resnet_jax', 'train', f'--config={config}', f'--workdir={run.folder}'],
             stdout=log,
             stderr=log,
             env=environment,

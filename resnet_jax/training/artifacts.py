@@ -2,48 +2,23 @@
 
 import contextlib
 import logging
-from typing import Any
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.data import Dataset
 from resnet_jax.errors import ResourceError, UserError
-from resnet_jax.evaluation.predictions import Predictions, predictor
+from resnet_jax.evaluation.predictions import predict_split
 from resnet_jax.evaluation.record import describe_model, write_record
 from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
-from resnet_jax.training.experiment import Experiment
 
 logger = logging.getLogger(__name__)
-
-
-def create_classifier(experiment: Experiment, dataset: Dataset, variables: Any, step: int) -> Classifier:
-    """Returns the network of an experiment with these variables, after so many steps."""
-    return Classifier(
-        model=experiment.model,
-        variables=variables,
-        image_shape=dataset.image_shape,
-        class_names=dataset.class_names,
-        mean=dataset.mean,
-        std=dataset.std,
-        dtype=experiment.dtype,
-        tta=experiment.config.tta,
-    )
 
 
 def record(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
     """Writes the network's answers to the test set; if it cannot, there is a warning and no file."""
     height, _, channels = dataset.image_shape
     try:
-        answer = predictor(
-            classifier.model,
-            classifier.variables,
-            mean=classifier.mean,
-            std=classifier.std,
-            dtype=classifier.dtype,
-            batch_size=batch_size,
-            tta=classifier.tta,
-        )
-        predictions = Predictions(answer(dataset.test.image), dataset.test.label, dataset.fingerprint, classifier.tta)
+        predictions = predict_split(classifier, dataset, batch_size)
         write_record(folder.path, predictions, dataset, classifier.variables)
         folder.write_json('model.json', describe_model(classifier.model, height, channels))
     except OSError as error:  # the run has its result without them

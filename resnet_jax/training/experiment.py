@@ -4,7 +4,9 @@ The one place where steps and learning rates are derived.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from resnet_jax.classifier import build_model
+from resnet_jax.classifier import build_model, forward
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import DatasetInfo, check_hold_out
 from resnet_jax.errors import ConfigError
@@ -56,6 +58,12 @@ class Experiment:
     @property
     def dtype(self) -> np.dtype:
         return jnp.dtype(self.config.dtype)
+
+    @property
+    def logits_fn(self) -> Callable[[Any, jax.Array], jax.Array]:
+        """The function from variables and uint8 images to logits: see `classifier.forward`."""
+        info = self.info
+        return functools.partial(forward, model=self.model, mean=info.mean, std=info.std, dtype=self.dtype, tta=self.config.tta)
 
     def whitening_kernel(self, images: np.ndarray) -> np.ndarray | None:
         """Returns the kernel for a whitening layer of the network or the proxy; None if neither has one.

@@ -88,7 +88,7 @@ def train_step(
     if ema_decay:
         count = state.step.astype(jnp.float32)
         rate = 1.0 - jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
-        ema = jax.tree.map(lambda old, new: old + rate * (new - old), ema, {'params': params, 'batch_stats': batch_stats})
+        ema = optax.incremental_update({'params': params, 'batch_stats': batch_stats}, ema, rate)
     metrics = {'loss': loss, 'accuracy': accuracy, 'grad_norm': optax.tree.norm(grads), **proxy_metrics}
     if per_layer_grad_norms:
         leaves = [leaf for leaf in jax.tree.leaves(grads) if leaf.ndim > 1]

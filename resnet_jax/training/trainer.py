@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from resnet_jax import data
-from resnet_jax.classifier import Classifier
+from resnet_jax.classifier import Classifier, create_classifier
 from resnet_jax.data import Dataset, Split
-from resnet_jax.errors import DivergedError, Interrupted
+from resnet_jax.errors import DivergedError, Interrupted, is_out_of_memory
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
@@ -21,7 +21,7 @@ from resnet_jax.runtime.devices import replicate
 from resnet_jax.runtime.environment import environment
 from resnet_jax.runtime.signals import StopSignal
 from resnet_jax.training.api import Callback
-from resnet_jax.training.artifacts import create_classifier, plot, record
+from resnet_jax.training.artifacts import plot, record
 from resnet_jax.training.checkpointing import RunCheckpoints
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.log import RunLog
@@ -64,13 +64,14 @@ class Trainer:
             while (rollbacks := self._run()) is not None:
                 self._begin(rollbacks)
         except RuntimeError as error:
-            if 'RESOURCE_EXHAUSTED' not in str(error):
+            if not is_out_of_memory(error):
                 raise
             raise memory.out_of_memory(self._config.batch_size, 0) from None
         finally:
             plot(self._folder)
         result, variables = self._result()
-        classifier = create_classifier(self._experiment, self._dataset, variables, result['step'])
+        facts = self._dataset.describe(), result['step'], str(self._folder.path)
+        classifier = create_classifier(self._config, self._experiment.model, variables, *facts)
         if self._folder.primary:
             record(self._folder, classifier, self._dataset, self._config.eval_batch_size)
             self._folder.flush()
@@ -208,17 +209,8 @@ class Trainer:
             self._save()
 
     def _create_evaluator(self, split: Split) -> Evaluator:
-        info, config = self._experiment.info, self._config
-        return Evaluator(
-            self._experiment.model,
-            split,
-            mean=info.mean,
-            std=info.std,
-            dtype=self._experiment.dtype,
-            batch_size=config.eval_batch_size,
-            num_classes=info.num_classes,
-            tta=config.tta,
-        )
+        experiment, batch_size = self._experiment, self._config.eval_batch_size
+        return Evaluator(experiment.logits_fn, split, batch_size=batch_size, num_classes=experiment.info.num_classes)
 
     def _evaluate(self, evaluator: Evaluator, variables: Any, ema: Any) -> Row:
         failpoints.reach('evaluate')

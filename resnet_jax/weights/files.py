@@ -1,7 +1,6 @@
 """Files of weights: read whichever format it is, written whole or not at all."""
 
 import json
-import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from resnet_jax.errors import InputFileError, ResourceError
+from resnet_jax.runtime.files import write_atomically
 from resnet_jax.weights.torch_file import read_torch
 
 _LARGEST = 4 * 2**30  # bytes: ten times the largest classic network in float64
@@ -83,16 +83,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     Raises:
       ResourceError: no space, no permission, or no such folder.
     """
-    path = Path(path)
-    partial = path.with_name(f'.{path.name}.partial')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open('wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data, durable=True)
     except OSError as error:
         raise ResourceError(f'{path} could not be written ({error.strerror}); choose another place or free space') from None
-    finally:
-        partial.unlink(missing_ok=True)

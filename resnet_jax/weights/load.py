@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -22,20 +22,7 @@ _PREFIXES = ('module.', '_orig_mod.', 'model.')
 _LISTED = 1000  # of each kind: a hostile file has as many names as it likes
 
 
-class LoadedWeights(NamedTuple):
-    """What `load_torch` returns.
-
-    Attributes:
-      model, variables: the network and its {'params', 'batch_stats'}, nested dicts of float32 NumPy arrays.
-      metadata: 'model', 'model_kwargs', 'num_classes', 'image_shape', and what else a file says that we wrote.
-    """
-
-    model: nn.Module
-    variables: dict[str, Any]
-    metadata: dict[str, Any]
-
-
-def load_torch(
+def load_variables(
     path: str | Path,
     model_name: str | None = None,
     /,
@@ -43,7 +30,7 @@ def load_torch(
     num_classes: int | None = None,
     image_shape: Shape | None = None,
     **model_kwargs: Any,
-) -> LoadedWeights:
+) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """Loads weights without torch; recognises the names of torchvision, timm, kuangliu, akamaster, D2L and our own.
 
     Args:
@@ -53,6 +40,10 @@ def load_torch(
       image_shape: (height, width, channels) of the images that the network takes; the shapes of the first layer, and
         for AlexNet of others, depend on it. If None, the file's or (32, 32, 3).
       **model_kwargs: as for `create_model`, e.g. stem='imagenet'. A file that we wrote knows its own.
+
+    Returns:
+      The network; its {'params', 'batch_stats'}, nested dicts of float32 NumPy arrays; and 'model', 'model_kwargs',
+      'num_classes', 'image_shape', and what else a file says that we wrote.
 
     Raises:
       InputFileError: the file is missing, damaged or hostile; it is of another model (all that is missing, unmatched or
@@ -66,7 +57,7 @@ def load_torch(
         model_name, model_kwargs = metadata['model'], {**metadata['model_kwargs'], **model_kwargs}
         image_shape = image_shape or tuple(metadata['image_shape'])
     if model_name is None:
-        raise ConfigError(f'{path} does not say which model it is of; expected a model, as --model=resnet20')
+        raise ConfigError(f'{path} does not say which model it is of; expected model=NAME, as resnet20')
     image_shape = image_shape or (32, 32, 3)
     tensors = _plain_names(tensors)
     there = {name: array.shape for name, array in tensors.items()}
@@ -93,7 +84,7 @@ def load_torch(
         'num_classes': found.num_classes,
         'image_shape': list(image_shape),
     }
-    return LoadedWeights(model, unflatten(arrays), {**metadata, **described})
+    return model, unflatten(arrays), {**metadata, **described}
 
 
 def _plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import flax.linen as nn
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.models.blocks import D2LResNeXtBlock, ThreeConvBlock
 
@@ -167,13 +167,9 @@ def to_torch(array: np.ndarray, model: nn.Module, name: str, shapes: Mapping[str
     return array.T
 
 
-def flatten(variables: Mapping[str, Any], prefix: str = '') -> dict[str, np.ndarray]:
+def flatten(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns the arrays of nested dicts by name, as 'params/conv1/kernel'."""
-    result: dict[str, np.ndarray] = {}
-    for key, value in variables.items():
-        name = f'{prefix}{key}'
-        result |= flatten(value, f'{name}/') if isinstance(value, Mapping) else {name: np.asarray(value)}
-    return result
+    return {name: np.asarray(value) for name, value in flatten_dict(variables, sep='/').items()}
 
 
 def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""The processes that the benchmark starts, against programs that stand in for bin/train.py and bin/benchmark.py."""
+"""The processes that the benchmark starts, against programs that stand in for the train and benchmark commands."""
 
 import json
+import sys
 import time
 
 import pytest
@@ -50,8 +51,9 @@ def programs(tmp_path, monkeypatch):
         monkeypatch.delenv('RESNET_JAX_CACHE_DIR', raising=False)
         (tmp_path / 'train.py').write_text(TRAIN.format(fails=fails, slow=slow, step=step))
         (tmp_path / 'benchmark.py').write_text(BENCHMARK.format(peer=peer))
+        start = f'import runpy, sys; verb = sys.argv.pop(1); runpy.run_path(f"{tmp_path}/{{verb}}.py", run_name="__main__")'
         for module in (command, gpu_suite):
-            monkeypatch.setattr(module, 'BIN', tmp_path)
+            monkeypatch.setattr(module, 'COMMAND', [sys.executable, '-c', start])
 
     return put
 
@@ -94,16 +96,16 @@ def suite(tmp_path, speedruns, seconds=60.0):
 
 def test_a_gpu_is_measured_part_by_part(programs, tmp_path):
     programs(fails=2)
-    parts, said = suite(tmp_path, {'fast': CONFIG, 'absent': 'there is no config file absent.py'})
+    parts, said = suite(tmp_path, {'fast': CONFIG, 'absent': 'there is no config absent'})
     assert list(parts) == ['step', 'peer', 'startup', 'fast', 'absent']
     assert parts['step']['epoch_seconds'] == 0.5 and parts['step']['flags'].keys() == {'config', 'json', 'rounds', 'seconds'}
     assert parts['peer']['flags'] | {'peer': 'torch', 'variants': 'bfloat16', 'steps': 'train'} == parts['peer']['flags']
     fast = parts['fast']
     assert [run['seed'] for run in fast['runs']] == [0, 1]  # the third fails: what there is stays
-    assert fast['ended'] == 'seed 2: bin/train.py ended with exit code 1: no data; expected some'
+    assert fast['ended'] == 'seed 2: the train command ended with exit code 1: no data; expected some'
     assert fast['accuracy']['mean'] == 0.9412 and fast['accuracy']['n'] == 2
     assert fast['training_seconds']['low'] <= fast['training_seconds']['mean'] <= fast['training_seconds']['high']
-    assert parts['absent']['skipped'] == 'there is no config file absent.py'
+    assert parts['absent']['skipped'] == 'there is no config absent'
     assert parts['startup'].keys() == {'seconds', 'cold', 'warm'}
     assert any(line.startswith('fast, seed 1: accuracy 94.12 %') for line in said)
 

@@ -67,7 +67,7 @@ def test_an_unknown_network_is_refused(measured):
 
 
 def test_configs_that_cannot_be_had_say_why(tmp_path):
-    assert suites.find_config(str(tmp_path / 'none.py')) == f'there is no config file {tmp_path}/none.py'
+    assert suites.find_config(str(tmp_path / 'none.py')).startswith(f"no config file '{tmp_path}/none.py'")
     (tmp_path / 'bad.py').write_text('def get_config(): return 1 / 0')
     assert 'ZeroDivisionError' in suites.find_config(str(tmp_path / 'bad.py'))
     assert suites.find_config('configs/quickstart.py')['dataset'] == 'digits'

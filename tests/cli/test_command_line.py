@@ -4,14 +4,16 @@ import sys
 import pytest
 
 SCRIPT = """
-import signal
+import signal, sys
 from resnet_jax import errors
-from resnet_jax.cli import command_line
+from resnet_jax.cli import command
+
+FLAGS = command.Flags()
 
 def main(arguments):
     {body}
 
-command_line.run(main)
+command.run(sys.modules['__main__'], sys.argv[1:], 'test')
 """
 
 
@@ -71,8 +73,8 @@ def test_success_and_positional_arguments():
 
 
 def test_an_unknown_flag_names_the_nearest():
-    done = run('pass', '--verbosty=1')
-    assert done.returncode == 2 and 'verbosity' in done.stderr and done.stderr.count('\n') == 1
+    done = run('pass', '--imprt=a')
+    assert done.returncode == 2 and 'import' in done.stderr and done.stderr.count('\n') == 1
 
 
 def test_a_reader_that_leaves_early_is_no_error():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from commands_support import error_line, run
 
-from resnet_jax.weights import load_torch
+from resnet_jax.weights import load_variables
 
 TINY_MODEL = ('--model=resnet8', '--model_kwargs=num_filters=4', '--model_kwargs=stage_sizes=[1,1]')
 
@@ -33,7 +33,7 @@ def test_a_run_converted_and_evaluated_as_foreign_weights_is_as_accurate(tiny_ru
 def test_a_file_of_ours_says_all_that_evaluation_needs(tiny_run, state_dict, tmp_path):
     out, back = tmp_path / 'tiny.safetensors', tmp_path / 'back.pth'
     run('convert.py', f'--workdir={tiny_run[0]}', f'--out={out}')
-    metadata = load_torch(out).metadata
+    metadata = load_variables(out)[2]
     assert metadata['class_names'] == list('0123456789') and len(metadata['mean']) == len(metadata['std']) == 1
     done = run('evaluate.py', f'--weights={out}', '--dataset=digits')
     accuracy = json.loads((tiny_run[0] / 'result.json').read_text())['accuracy']
@@ -46,7 +46,7 @@ def test_a_file_of_ours_says_all_that_evaluation_needs(tiny_run, state_dict, tmp
 def test_a_file_is_converted_with_what_the_flags_say(state_dict, tmp_path):
     out = tmp_path / 'new' / 'tiny.safetensors'
     run('convert.py', f'--from={state_dict}', *TINY_MODEL, '--image_shape=8,8,1', '--normalization=none', f'--out={out}')
-    metadata = load_torch(out).metadata
+    metadata = load_variables(out)[2]
     assert metadata['model_kwargs'] == {'num_filters': 4, 'stage_sizes': [1, 1]} and metadata['image_shape'] == [8, 8, 1]
     assert (metadata['mean'], metadata['std']) == ([0.0], [1.0])
 
@@ -86,7 +86,7 @@ def test_a_malicious_file_runs_nothing(script, tmp_path):
         (['--from=a.pth', '--out=b.bin'], 2, '--to=torch or --to=safetensors'),
         (['--from=a.pth', '--out=b.pth', 'extra'], 2, "'extra'"),
         (['--from=nowhere.pth', '--out=b.pth', '--model=resnet20'], 3, 'nowhere.pth'),
-        (['--from={file}', '--out=b.pth'], 2, '--model'),
+        (['--from={file}', '--out=b.pth'], 2, 'model=NAME'),
         (['--from={file}', '--out=b.pth', '--model=resnet20', '--model_kwargs=stem'], 2, 'FIELD=VALUE'),
         (['--from={file}', '--out=b.pth', '--model=resnet20', '--image_shape=32'], 2, 'height,width,channels'),
     ],

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from commands_support import error_line, run
 
+from resnet_jax.classifier import Classifier
 from resnet_jax.data import load_dataset
-from resnet_jax.evaluation.run import load_run
 
 
 def test_it_prints_a_table_and_draws_the_confusion_matrix(tiny_run, tmp_path):
@@ -66,7 +66,7 @@ def test_two_runs_are_compared_on_the_same_images(tiny_run, tmp_path):
     assert found['both'] + found['neither'] == found['count'] == found['same_class'] == 360
     (workdir / 'predictions.npz').unlink()
     line = error_line(run('evaluate.py', f'--workdir={workdir}', f'--compare={workdir}', code=3))
-    assert 'predictions.npz is not there' in line and 'bin/evaluate.py' in line
+    assert 'predictions.npz is not there' in line and 'resnet-jax evaluate' in line
 
 
 def test_views_are_averaged_as_by_hand_and_leave_the_folder_of_a_run_without_them_alone(tiny_run, tmp_path):
@@ -77,12 +77,12 @@ def test_views_are_averaged_as_by_hand_and_leave_the_folder_of_a_run_without_the
     assert ((workdir / 'predictions.npz').read_bytes(), (workdir / 'evaluation.json').read_bytes()) == before
 
     # Probabilities and logits differ in a constant of each view, which the softmax of the mean takes out again.
-    trained, test = load_run(workdir), load_dataset('digits').test
+    trained, test = Classifier.load(workdir), load_dataset('digits').test
     padded = np.pad(test.image, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='reflect')
     mean = np.zeros((360, 10))
     for weight, top in ((0.25, 1), (0.125, 0), (0.125, 2)):
         view = padded[:, top : top + 8, top : top + 8]
-        mean += weight * (np.log(trained.predict(view)) + np.log(trained.predict(view[:, :, ::-1])))
+        mean += weight * (trained.log_probabilities(view) + trained.log_probabilities(view[:, :, ::-1]))
     mean -= np.log(np.exp(mean).sum(axis=1, keepdims=True))
     assert metrics['accuracy'] == (mean.argmax(axis=1) == test.label).mean()
     assert metrics['loss'] == pytest.approx(-mean[np.arange(360), test.label].mean(), rel=1e-4)

@@ -119,7 +119,7 @@ def test_a_study_of_which_nothing_has_been_run_shows_what_was_published(tmp_path
 
 
 def test_wrong_studies_are_one_line(tmp_path):
-    assert 'expected --config' in error_line(run('study.py', '--config=nowhere.py', code=2))
+    assert "no config file 'nowhere.py'" in error_line(run('study.py', '--config=nowhere.py', code=2))
     study = tmp_path / 'tiny.py'
     study.write_text(STUDY.replace('EPOCHS', '0'))
     assert 'num_epochs' in error_line(run('study.py', f'--config={study}', '--dry_run', code=2))

@@ -11,6 +11,7 @@ import pytest
 from commands_support import ROOT, TINY, command, error_line, run
 from tensorboardX.proto.event_pb2 import Event
 
+from resnet_jax.config import fields
 from resnet_jax.runs import checkpoint
 
 
@@ -210,7 +211,9 @@ def test_a_wrong_name_is_told_before_the_data_are_read(tmp_path):
 
 def test_help_lists_the_flags_and_is_no_error():
     done = run('train.py', '--help')
-    assert '--config' in done.stdout and '--workdir' in done.stdout and '--config=configs/resnet18.py' in done.stdout
+    assert '--config' in done.stdout and '--workdir' in done.stdout and '--config=resnet18' in done.stdout
+    for field in fields():
+        assert f'  {field.name}: ' in done.stdout
 
 
 def test_processes_without_a_coordinator_are_refused():
@@ -250,7 +253,7 @@ def test_a_damaged_line_of_the_metrics_does_not_stop_the_next_start(tiny_run, tm
 
 @pytest.mark.parametrize(
     ('flags', 'text'),
-    [([], '--config=configs/resnet18.py'), (['--config=configs/resnet17.py'], 'configs/resnet18.py'), (['--config=.'], "'.'")],
+    [([], '--config=resnet18'), (['--config=configs/resnet17.py'], 'configs/resnet18.py'), (['--config=.'], "'.'")],
 )
 def test_a_missing_config_file_is_one_line(flags, text):
     assert text in error_line(run('train.py', *flags, code=2))
@@ -258,8 +261,8 @@ def test_a_missing_config_file_is_one_line(flags, text):
 
 def test_a_config_file_that_fails_is_one_line(tmp_path):
     path = tmp_path / 'broken.py'
-    path.write_text('from configs import default\ndef get_config():\n    return defalt.get_config()\n')
-    assert "name 'defalt' is not defined" in error_line(run('train.py', f'--config={path}', code=2))
+    path.write_text('from resnet_jax import default_config\ndef get_config():\n    return defalt_config()\n')
+    assert "name 'defalt_config' is not defined" in error_line(run('train.py', f'--config={path}', code=2))
 
 
 def test_a_batch_that_does_not_divide_names_sizes_that_do(tmp_path):
@@ -281,7 +284,7 @@ def test_no_data_and_no_network_is_one_line(tmp_path):
         HTTPS_PROXY='http://127.0.0.1:9',
     )
     line = error_line(done)
-    for way in ('--config.data_archive', '--config.data_dir', 'TFDS_DATA_DIR', 'network', 'configs/quickstart.py'):
+    for way in ('--config.data_archive', '--config.data_dir', 'TFDS_DATA_DIR', 'network', 'quickstart'):
         assert way in line, way
     assert done.seconds < 20
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_jax.data.messages import one_line, writing
-from resnet_jax.errors import ResourceError
+from resnet_jax.data.messages import writing
+from resnet_jax.errors import ResourceError, one_line
 
 
 def test_one_line():

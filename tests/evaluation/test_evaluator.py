@@ -1,9 +1,12 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax.classifier import forward
 from resnet_jax.data import Split
 from resnet_jax.evaluation.evaluator import Evaluator
 
@@ -52,9 +55,9 @@ def by_hand(split, scale=1.0, tta='none', weights=(1, 1, 1)):
     return loss / len(split.label), confusion
 
 
-def evaluator(split, batch_size, weights=(1, 1, 1), **kwargs):
-    settings = {'mean': MEAN, 'std': STD, 'dtype': jnp.float32, 'num_classes': CLASSES}
-    return Evaluator(Pixels(weights), split, batch_size=batch_size, **settings, **kwargs)
+def evaluator(split, batch_size, weights=(1, 1, 1), tta='none'):
+    logits_fn = functools.partial(forward, model=Pixels(weights), mean=MEAN, std=STD, dtype=jnp.float32, tta=tta)
+    return Evaluator(logits_fn, split, batch_size=batch_size, num_classes=CLASSES)
 
 
 @pytest.mark.parametrize(

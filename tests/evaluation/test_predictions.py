@@ -1,7 +1,5 @@
 import json
 
-import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import precision_score, top_k_accuracy_score
@@ -9,7 +7,7 @@ from sklearn.metrics import precision_score, top_k_accuracy_score
 from resnet_jax.data import Dataset, Split
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.metrics import calibration, describe
-from resnet_jax.evaluation.predictions import Predictions, check_same_examples, load_predictions, predictor
+from resnet_jax.evaluation.predictions import Predictions, check_same_examples, load_predictions
 from resnet_jax.evaluation.record import first_kernel, write_record
 
 
@@ -102,40 +100,6 @@ def test_other_images_are_not_compared():
     for other in (predictions(fingerprint='spots'), predictions(seed=1)):
         with pytest.raises(ConfigError, match='same test set'):
             check_same_examples(predictions(), other)
-
-
-class Brightest(nn.Module):
-    """The two pixels of an image are its logits."""
-
-    @nn.compact
-    def __call__(self, images, *, train):
-        return images.reshape(len(images), 2) * self.param('scale', nn.initializers.ones, ())
-
-
-@pytest.mark.parametrize('batch_size', [1, 4, 10, 100])
-def test_predictor_answers_every_image_once(batch_size):
-    images = np.random.default_rng(0).integers(0, 256, (10, 1, 2, 1), np.uint8)
-    answer = predictor(
-        Brightest(), {'params': {'scale': jnp.float32(2)}}, mean=(0.5,), std=(0.25,), dtype=jnp.float32, batch_size=batch_size
-    )
-    logits = 2 * (images.reshape(10, 2) / 255 - 0.5) / 0.25
-    np.testing.assert_allclose(answer(images), logits - np.log(np.exp(logits).sum(1, keepdims=True)), atol=1e-5)
-    np.testing.assert_allclose(answer(images[:3]), answer(images)[:3], atol=1e-6)
-
-
-def test_predictor_averages_the_views():
-    images = np.random.default_rng(0).integers(0, 256, (5, 1, 2, 1), np.uint8)
-    settings = {'mean': (0.5,), 'std': (0.25,), 'dtype': jnp.float32, 'batch_size': 2, 'tta': 'mirror'}
-    answer = predictor(Brightest(), {'params': {'scale': jnp.float32(2)}}, **settings)
-    np.testing.assert_allclose(answer(images), np.full((5, 2), -np.log(2)), atol=1e-5)  # both pixels count alike
-
-
-def test_a_file_from_before_there_were_views_is_of_one_view(tmp_path):
-    path = predictions().save(tmp_path)
-    with np.load(path) as file:
-        older = {name: file[name] for name in file.files if name != 'tta'}
-    np.savez(path, **older)
-    assert load_predictions(tmp_path).tta == 'none'
 
 
 def test_record_keeps_the_most_confidently_wrong(tmp_path):

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax.classifier import Classifier, create_classifier
+from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, ExportError, InputFileError, ResourceError
-from resnet_jax.evaluation.run import TrainedRun
 from resnet_jax.models import create_model, resnet
 from resnet_jax.ops.pooling import max_pool
 
@@ -38,8 +39,8 @@ def trained(model='resnet50', image_shape=(16, 18, 3), dtype='float32', **kwargs
         'mean': (0.4,) * image_shape[-1],
         'std': (0.2,) * image_shape[-1],
     }
-    config = {'model': model, 'dtype': dtype, 'ema_decay': 0.9, 'data_dir': '/home/alice/data', 'data_archive': ''}
-    return TrainedRun(network, variables, config, 7, dataset)
+    config = TrainConfig(model=model, dtype=dtype, ema_decay=0.9, data_dir='/home/alice/data')
+    return create_classifier(config, network, variables, dataset, 7, 'runs/a')
 
 
 NETWORKS = [
@@ -62,7 +63,7 @@ def test_stablehlo_answers_as_the_network_without_the_package(kwargs, tmp_path):
     assert exported.platforms == ('cpu', 'cuda', 'tpu')
     (images,), (probabilities,) = exported.in_avals, exported.out_avals
     assert images.dtype == np.uint8 and str(images.shape[0]) == str(probabilities.shape[0]) == 'batch'
-    assert images.shape[1:] == tuple(run.dataset['image_shape']) and probabilities.dtype == np.float32
+    assert images.shape[1:] == tuple(run.image_shape) and probabilities.dtype == np.float32
 
 
 @pytest.mark.parametrize('name', ['resnet_jax', 'flax'])
@@ -111,7 +112,7 @@ def test_a_network_that_lost_the_padding_of_its_pool_is_refused(tmp_path, monkey
     def reload(path, batches):
         with monkeypatch.context() as patch:
             patch.setattr(resnet, 'max_pool', lambda x, window, strides, padding: max_pool(x, window, strides))
-            return [dataclasses.replace(run).predict(batch) for batch in batches]  # compiled anew
+            return [dataclasses.replace(run).probabilities(batch) for batch in batches]  # compiled anew
 
     path.touch()
     with pytest.raises(ExportError, match=r'model\.onnx differs from the network by up to .* not exported'):
@@ -127,7 +128,7 @@ def test_wrong_answers_are_refused(change, tmp_path):
     run, path = trained(), tmp_path / 'model.onnx'
     path.touch()
     with pytest.raises(ExportError, match=r'model\.onnx'):
-        compare.check(run, path, lambda path, batches: [change(run.predict(batch)) for batch in batches])
+        compare.check(run, path, lambda path, batches: [change(run.probabilities(batch)) for batch in batches])
     assert not path.exists()
 
 
@@ -140,14 +141,14 @@ class Fake:
         return run
 
     def reload(self, path, batches):
-        return [self.run.predict(batch) for batch in batches]
+        return [self.run.probabilities(batch) for batch in batches]
 
 
 class TestExportRun:
     @pytest.fixture(autouse=True)
     def quick(self, request, monkeypatch):
         run = trained('resnet20')
-        monkeypatch.setattr(export, 'load_run', lambda workdir, ema: run)
+        monkeypatch.setattr(Classifier, 'load', lambda workdir, ema: run)
         if 'package' not in request.fixturenames:
             monkeypatch.setitem(export.FORMATS, 'stablehlo', Fake())
 
@@ -244,8 +245,8 @@ class TestCard:
             '\x1b[31m',
             'é 猫',
         ]
-        dataset = {**run.dataset, 'class_names': evil, 'name': 'x: "y"\n---\n- {z} 🐈'}
-        metadata, body = self.card(tmp_path, dataclasses.replace(run, dataset=dataset))
+        origin = dataclasses.replace(run.origin, dataset='x: "y"\n---\n- {z} 🐈')
+        metadata, body = self.card(tmp_path, dataclasses.replace(run, class_names=evil, origin=origin))
         assert metadata['datasets'] == ['x: "y" --- - {z} 🐈']
         assert body.splitlines()[1] == r'# resnet50 trained on x: "y" --- - {z} 🐈'
         classes = body.partition('## Classes\n\n')[2].splitlines()[:10]

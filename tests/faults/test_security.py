@@ -12,8 +12,8 @@ import pytest
 import tensorstore
 from faults_support import ROOT, edit, error_line, run
 
+from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ConfigError, InputFileError
-from resnet_jax.evaluation.run import load_run
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import sums_text
 from resnet_jax.runs.npz import read_npz
@@ -133,7 +133,7 @@ def hostile(tmp_path):
 def test_a_step_in_a_checkpoint_is_a_number_and_no_path(step, hostile, tmp_path):
     hostile(lambda metadata: metadata.update(best={'step': step, 'accuracy': 1.0}))
     with pytest.raises(InputFileError, match='as best'):
-        load_run(tmp_path / 'run')
+        Classifier.load(tmp_path / 'run')
 
 
 @pytest.mark.parametrize('name', ['../outside', '/etc/passwd', 'arrays/../../../outside'])
@@ -164,14 +164,14 @@ def test_a_data_set_that_claims_what_no_run_has(change, hostile, tmp_path):
     line = error_line(run('evaluate.py', f'--workdir={tmp_path / "run"}', code=3)) if 'image_shape' in change else ''
     assert not line or 'does not describe its data set' in line
     with pytest.raises(InputFileError, match='does not describe its data set'):
-        load_run(tmp_path / 'run')
+        Classifier.load(tmp_path / 'run')
 
 
 @pytest.mark.parametrize('name', ['step', 'config', 'dataset', 'best', 'pending', 'evaluation', 'seconds'])
 def test_metadata_without_a_part(name, hostile, tmp_path):
     hostile(lambda metadata: metadata.pop(name))
     with pytest.raises(InputFileError, match=f'has no {name}'):
-        load_run(tmp_path / 'run')
+        Classifier.load(tmp_path / 'run')
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_metadata_without_a_part(name, hostile, tmp_path):
 def test_metadata_with_an_odd_part(change, hostile, tmp_path):
     hostile(lambda metadata: metadata.update(change))
     with pytest.raises(InputFileError, match=r'metadata\.json (has|is of step 9)'):
-        load_run(tmp_path / 'run')
+        Classifier.load(tmp_path / 'run')
 
 
 @pytest.mark.parametrize('value', [[], 'text', 7, {}])
@@ -206,6 +206,6 @@ def test_arrays_that_claim_terabytes_take_no_memory(other, tmp_path):
     checkpoint.verify(folder / '10')
     if other.startswith('params'):
         with pytest.raises(ConfigError, match=r'params/fc/bias is float32\[1099511627776\] there, expected float32\[10\]'):
-            load_run(tmp_path / 'run')
+            Classifier.load(tmp_path / 'run')
     else:
-        assert load_run(tmp_path / 'run').step == 10
+        assert Classifier.load(tmp_path / 'run').origin.step == 10

@@ -43,4 +43,4 @@ def test_what_cannot_be_compared_is_one_line(tmp_path):
 def test_a_file_that_no_run_writes_is_one_line(value, tmp_path):
     run = write_folder(tmp_path / 'run')
     (run / 'evaluation.json').write_text(json.dumps(value))
-    assert f'a file of {run} is not what bin/train.py writes' in compare(f'--out={tmp_path / "out.html"}', run, code=3)
+    assert f'a file of {run} is not what a run writes' in compare(f'--out={tmp_path / "out.html"}', run, code=3)

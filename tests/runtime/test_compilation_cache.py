@@ -11,7 +11,9 @@ from resnet_jax.runtime import compilation_cache
 
 SCRIPT = """
 import os, sys
-from resnet_jax.cli import command_line
+from resnet_jax.cli import command
+
+FLAGS = command.Flags()
 
 def main(arguments):
     print(os.environ.get('JAX_COMPILATION_CACHE_DIR'), os.environ.get('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'))
@@ -19,7 +21,7 @@ def main(arguments):
         import jax
         print(jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)
 
-command_line.run(main)
+command.run(sys.modules[__name__], sys.argv[1:], 'test')
 """
 
 

@@ -11,7 +11,7 @@ from resnet_jax.study.entries import cross, expand, grid, load_study, sweep, zip
 from resnet_jax.study.runner import check_made_alike
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDIES = sorted((ROOT / 'configs' / 'study').glob('*.py'))
+STUDIES = sorted((ROOT / 'configs' / 'study').glob('[!_]*.py'))
 
 
 @pytest.fixture(autouse=True)

@@ -67,9 +67,9 @@ def test_a_measurement_is_one(runs):
 
 
 def test_runs_are_weighed_in_a_process_of_its_own(runs, monkeypatch):
-    assert weigh(runs, ROOT) == [work(run.config) for run in runs]
+    assert weigh(runs) == [work(run.config) for run in runs]
     monkeypatch.setattr('sys.executable', '/bin/false')
-    assert weigh(runs, ROOT) == [1.0] * 4
+    assert weigh(runs) == [1.0] * 4
 
 
 def test_several_at_once_take_a_part_of_the_time(runs):

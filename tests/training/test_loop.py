@@ -270,10 +270,8 @@ def test_the_test_set_is_evaluated_once_and_for_the_best_epoch_on_validation(who
     assert whole.result['selected'] == 'validation' and whole.result['step'] == best['step']
     (test,) = rows(whole.workdir, 'test')
     assert test['step'] == best['step'] and test['accuracy'] == whole.result['accuracy']
-    state, model = state_at(whole.workdir, best['step']), tiny.WithBatchNorm()
-    again = Evaluator(
-        model, STRIPES.test, mean=(0.3,), std=(0.2,), dtype=jnp.float32, batch_size=8, num_classes=3
-    )  # fmt: skip
+    state = state_at(whole.workdir, best['step'])
+    again = Evaluator(create().logits_fn, STRIPES.test, batch_size=8, num_classes=3)
     for variables, prefix in ((state.variables, ''), (state.ema, 'ema_')):
         metrics = again(variables)
         assert whole.result[f'{prefix}accuracy'] == metrics['accuracy']
@@ -505,7 +503,7 @@ class Script:
 
     accuracies, asked, losses = (), [], None
 
-    def __init__(self, model, split, **kwargs):
+    def __init__(self, logits_fn, split, **kwargs):
         self.size = len(split.label)
 
     def compile(self, variables):

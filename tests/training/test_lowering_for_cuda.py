@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from configs import speedrun94, speedrun96
+from resnet_jax.classifier import forward
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import dataset_info
 from resnet_jax.evaluation.step import parallel_eval_steps
@@ -44,7 +45,8 @@ def programs(name):
     train = parallel_train_steps(functools.partial(train_step, model=model, tx=tx), load_fn)
     key = shape(2, dtype=np.uint32)
     arguments = (state, positions, data, shape(STEPS, BATCH_SIZE), key, shape(), shape())
-    evaluate = parallel_eval_steps(model, *DATA.values(), batch_size=BATCH_SIZE, num_classes=10)
+    logits_fn = functools.partial(forward, model=model, **DATA)
+    evaluate = parallel_eval_steps(logits_fn, batch_size=BATCH_SIZE, num_classes=10)
     kernels = sum(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params))
     return (
         lowered(train, *arguments),

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from resnet_jax.classifier import forward
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.step import eval_step
 from resnet_jax.models import create_model
@@ -132,8 +133,9 @@ def test_nothing_in_the_recipe_lowers_to_a_scatter_on_a_gpu():
     def whole(state, data, order):
         batch = load(data['image'], data['label'], order, jnp.arange(12), state.step, KEY)
         state, metrics = step(state, batch, KEY)
-        batch = {**batch, 'label': data['label'][:12], 'mask': jnp.ones(12)}
-        return state, metrics, eval_step(state.variables, batch, model=model, tta='mirror_translate')
+        batch = {'image': data['image'][:12], 'label': data['label'][:12], 'mask': jnp.ones(12)}
+        settings = {'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16, 'tta': 'mirror_translate'}
+        return state, metrics, eval_step(state.variables, batch, logits_fn=functools.partial(forward, model=model, **settings))
 
     stripes = tiny.split(24, 4)
     data = {'image': stripes.image, 'label': stripes.label}

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch_speedrun import Lookahead, Muon
 
 from resnet_jax.benchmark.torch_networks import create_torch_model
+from resnet_jax.classifier import Classifier
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import Interrupted
-from resnet_jax.evaluation.run import load_run
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checkpoint import leaves_by_name
 from resnet_jax.runtime import dispatch
@@ -241,5 +241,5 @@ def test_stopped_and_resumed_is_bitwise_the_same_on_four_devices_in_bfloat16(tmp
     assert {'lookahead/batch_stats/layer1/bn1/mean', 'params/whiten/kernel'} <= states[0].keys()
     for name, leaf in states[0].items():
         np.testing.assert_array_equal(leaf, states[1][name], err_msg=name)
-    trained = load_run(whole)
+    trained = Classifier.load(whole)
     np.testing.assert_array_equal(trained.variables['params']['whiten']['kernel'], create().whitening_kernel(DATA.train.image))

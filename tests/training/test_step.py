@@ -255,7 +255,7 @@ class Logits(tiny.nn.Module):
 def test_eval_step_by_hand():
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.6, 0.2]], np.float32))
     batch = {'image': logits, 'label': np.array([0, 1, 2, 0]), 'mask': np.array([1, 1, 1, 0], np.float32)}
-    sums = eval_step({}, batch, model=Logits())
+    sums = eval_step({}, batch, logits_fn=lambda variables, images: Logits().apply(variables, images, train=False))
     np.testing.assert_allclose(sums['loss'], -np.log(0.7 * 0.3 * 0.8), rtol=1e-6)
     assert sums['confusion'].dtype == jnp.int32
     assert sums['confusion'].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]

@@ -14,7 +14,7 @@ import torch_reference
 from weight_files import torch_file
 
 from resnet_jax.errors import ConfigError, InputFileError
-from resnet_jax.weights import load_torch, save_safetensors
+from resnet_jax.weights import load_variables, save_safetensors
 from resnet_jax.weights.files import write_safetensors
 
 SMALL = {'stage_sizes': (1, 2), 'num_filters': 6}
@@ -125,7 +125,7 @@ def test_names_of_others_are_recognised(case, tmp_path):
     reference = torch_reference.randomise(make())
     path = tmp_path / 'model.pth'
     path.write_bytes(torch_file({'net': renamed(reference.state_dict(), *rules), 'epoch': 3}))
-    model, variables, metadata = load_torch(path, name, **kwargs)
+    model, variables, metadata = load_variables(path, name, **kwargs)
     assert model.num_classes == metadata['num_classes'] == 7
     chex.assert_trees_all_equal(variables, torch_reference.flax_variables(reference))
     images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
@@ -152,7 +152,7 @@ def save(path, tensors):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floats_become_float32(dtype, suffix, tmp_path):
     tensors = {name: tensor.to(dtype) for name, tensor in small_reference().state_dict().items()}
-    variables = load_torch(save(tmp_path / f'model{suffix}', tensors), 'resnet18', **SMALL).variables
+    variables = load_variables(save(tmp_path / f'model{suffix}', tensors), 'resnet18', **SMALL)[1]
     np.testing.assert_array_equal(variables['params']['fc']['kernel'], tensors['fc.weight'].float().numpy().T)
     for leaf in jax.tree.leaves(variables):
         assert leaf.dtype == np.float32 and leaf.flags.c_contiguous
@@ -169,7 +169,7 @@ def test_other_floats_become_float32(dtype, suffix, tmp_path):
 def test_numbers_that_are_no_weights_are_refused(tensor, text, tmp_path):
     path = save(tmp_path / 'model.pth', {**small_reference().state_dict(), 'fc.bias': tensor})
     with pytest.raises(InputFileError, match=text):
-        load_torch(path, 'resnet18', **SMALL)
+        load_variables(path, 'resnet18', **SMALL)
 
 
 def test_all_differences_are_listed_with_shapes(tmp_path, caplog):
@@ -179,7 +179,7 @@ def test_all_differences_are_listed_with_shapes(tmp_path, caplog):
     del tensors['layer1.0.bn1.bias']
     caplog.set_level(logging.WARNING, 'resnet_jax')
     with pytest.raises(InputFileError) as info:
-        load_torch(save(tmp_path / 'model.pth', tensors), 'resnet18', **SMALL)
+        load_variables(save(tmp_path / 'model.pth', tensors), 'resnet18', **SMALL)
     message = str(info.value)
     assert message.isprintable()
     assert '1 missing (layer1.0.bn1.bias [6])' in message
@@ -200,27 +200,27 @@ def test_the_nearest_model_is_named(size, stem, kind, wrong, text, tmp_path):
     filters = 16 if len(size) == 3 else 64
     reference = torch_reference.ResNet(torch_reference.BasicBlock, size, filters, stem, kind, 1000)
     with pytest.raises(InputFileError, match=re.escape(text).replace('97', r'\d+').replace('157', r'\d+')):
-        load_torch(save(tmp_path / 'model.pth', reference.state_dict()), wrong)
+        load_variables(save(tmp_path / 'model.pth', reference.state_dict()), wrong)
 
 
 def test_a_file_that_resembles_nothing(tmp_path):
     with pytest.raises(InputFileError, match='resembles no model here'):
-        load_torch(save(tmp_path / 'model.pth', {'a': torch.ones(2)}), 'resnet8')
+        load_variables(save(tmp_path / 'model.pth', {'a': torch.ones(2)}), 'resnet8')
 
 
 def test_more_classes_than_the_file_are_refused(tmp_path):
     path = save(tmp_path / 'model.pth', small_reference(num_classes=100).state_dict())
     with pytest.raises(InputFileError, match=r'fc.bias \[100\], expected \[10\]'):
-        load_torch(path, 'resnet18', num_classes=10, **SMALL)
+        load_variables(path, 'resnet18', num_classes=10, **SMALL)
 
 
 def test_grey_images_need_their_shape(tmp_path):
     tensors = small_reference().state_dict()
     tensors['conv1.weight'] = tensors['conv1.weight'][:, :1].clone()
     path = save(tmp_path / 'model.pth', tensors)
-    load_torch(path, 'resnet18', image_shape=(8, 8, 1), **SMALL)
+    load_variables(path, 'resnet18', image_shape=(8, 8, 1), **SMALL)
     with pytest.raises(InputFileError, match=r'conv1.weight \[6, 1, 3, 3\], expected \[6, 3, 3, 3\]'):
-        load_torch(path, 'resnet18', **SMALL)
+        load_variables(path, 'resnet18', **SMALL)
 
 
 def test_what_the_caller_does_wrong_is_a_config_error(tmp_path):
@@ -233,7 +233,7 @@ def test_what_the_caller_does_wrong_is_a_config_error(tmp_path):
         ('resnet18', {'image_shape': (2**70, 32, 3)}, 'cannot be built'),
     ):
         with pytest.raises(ConfigError, match=text):
-            load_torch(path, name, **kwargs)
+            load_variables(path, name, **kwargs)
 
 
 def test_files_that_are_none(tmp_path):
@@ -243,7 +243,7 @@ def test_files_that_are_none(tmp_path):
         file.truncate(2**40)  # sparse: takes no space
     for name in ('missing.pth', '.', 'cut.safetensors', 'huge.pth'):
         with pytest.raises(InputFileError) as info:
-            load_torch(tmp_path / name, 'resnet18')
+            load_variables(tmp_path / name, 'resnet18')
         assert str(tmp_path / name) in str(info.value)
 
 
@@ -252,12 +252,12 @@ def test_our_own_file_needs_no_names(tmp_path):
     variables = torch_reference.flax_variables(reference)
     metadata = {'model': 'resnet18', 'model_kwargs': SMALL, 'image_shape': [32, 32, 3], 'class_names': ['a', 'b']}
     save_safetensors(path, variables, metadata)
-    model, again, described = load_torch(path)
+    model, again, described = load_variables(path)
     chex.assert_trees_all_equal(again, variables)
     assert described == {**metadata, 'model_kwargs': {**SMALL, 'stage_sizes': [1, 2]}, 'num_classes': 10}
     assert model.num_filters == 6
     with pytest.raises(InputFileError, match='does not fit resnet8'):
-        load_torch(path, 'resnet8')
+        load_variables(path, 'resnet8')
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_our_own_file_needs_no_names(tmp_path):
 def test_hostile_metadata_are_refused(metadata, tmp_path):
     write_safetensors(tmp_path / 'model.safetensors', {'a': np.ones(2, np.float32)}, metadata)
     with pytest.raises(InputFileError) as info:
-        load_torch(tmp_path / 'model.safetensors')
+        load_variables(tmp_path / 'model.safetensors')
     assert str(info.value).isprintable()
 
 
@@ -288,8 +288,8 @@ def test_it_works_without_torch(tmp_path):
     path = save(tmp_path / 'model.pth', small_reference().state_dict())
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        'from resnet_jax.weights import load_torch\n'
-        f"print(load_torch({str(path)!r}, 'resnet18', stage_sizes=(1, 2), num_filters=6).model.num_classes)"
+        'from resnet_jax.weights import load_variables\n'
+        f"print(load_variables({str(path)!r}, 'resnet18', stage_sizes=(1, 2), num_filters=6)[0].num_classes)"
     )
     assert subprocess.run([sys.executable, '-c', program], check=True, capture_output=True, text=True).stdout == '10\n'
 
@@ -304,7 +304,7 @@ def test_it_works_without_torch(tmp_path):
 def test_lenet_of_others_computes_the_same(reference, name, kwargs, shape, tmp_path):
     module = torch_reference.randomise(reference())
     path = save(tmp_path / 'model.pth', module.state_dict())
-    model, variables, _ = load_torch(path, name, image_shape=shape, **kwargs)
+    model, variables, _ = load_variables(path, name, image_shape=shape, **kwargs)
     images = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
     logits = model.apply(variables, images, train=False)
     np.testing.assert_allclose(logits, torch_reference.torch_logits(module, images), rtol=1e-4, atol=1e-5)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_jax.data.images import read_image
 from resnet_jax.errors import InputFileError
-from resnet_jax.evaluation.images import read_image
 
 SHAPE = (8, 8, 3)
 

@@ -1,0 +1,1 @@
+"""Studies: each module has `get_study()`."""

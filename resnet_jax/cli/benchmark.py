@@ -1,0 +1,127 @@
+"""Measures speed: {name} --config=resnet18 [--peer=torch] [--config.FIELD=VALUE ...].
+
+The training and evaluation steps are the very ones of the train command, on random data of the shape of the config's. Also:
+
+{name} --suite=cpu --json=cpu.json            # six networks beside PyTorch; continues what the file has
+{name} --suite=gpu --json=gpu.json            # a GPU's training step, start-up, speedruns, in --minutes
+{name} --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a list of them
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from resnet_jax.cli import command
+from resnet_jax.cli.arguments import parse_counts
+from resnet_jax.config import TrainConfig
+from resnet_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resnet_jax.benchmark.measure import Effort
+
+FLAGS = command.Flags()
+FLAGS.define_config()
+prepare = command.resolve_config
+_PEER = FLAGS.define('enum', 'peer', None, ['torch'], 'Also measure the same network there, in turns.')
+_VARIANTS = FLAGS.define('list', 'variants', [], "Words that the peer's variants must have, as bfloat16,channels_last.")
+_DEVICES = FLAGS.define('list', 'devices', None, 'Numbers of CPU devices, as 1,2,4: a row for each.')
+_BATCH_SIZES = FLAGS.define('list', 'batch_sizes', None, 'Batch sizes, as 32,64,128: a row for each.')
+_ROUNDS = FLAGS.define('integer', 'rounds', 5, 'Measurements of each side.', lower_bound=1)
+_SECONDS = FLAGS.define('float', 'seconds', 1.0, 'About what one measurement takes; at least one step.', lower_bound=0.01)
+_STEPS = FLAGS.define('multi_enum', 'steps', ['train', 'eval'], ['train', 'eval'], 'Only this step; may be repeated.')
+_STARTUP = FLAGS.define('bool', 'startup', False, 'Also start the train command with an empty compilation cache, and again.')
+_SUITE = FLAGS.define('enum', 'suite', None, ['cpu', 'gpu'], 'Measure a list of things.')
+_NETWORKS = FLAGS.define('list', 'networks', [], 'With --suite=cpu: only these.')
+_RECIPES = ['speedrun94', 'speedrun96']
+_SPEEDRUNS = FLAGS.define('list', 'speedruns', _RECIPES, 'With --suite=gpu: configs to train with several seeds.')
+_MINUTES = FLAGS.define('float', 'minutes', 8.5, 'With --suite=gpu: the time for everything.', lower_bound=0.1)
+_LAYERS = FLAGS.define('list', 'layers', None, 'Shapes of convolutions, HEIGHTxINxOUT[xKERNEL[xSTRIDE]], or all.')
+_JSON = FLAGS.define('string', 'json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
+_say = functools.partial(print, flush=True)
+_ALL = _PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS, _LAYERS, _JSON
+for _flag in (_SECONDS, _MINUTES):
+    flags.register_validator(_flag, lambda value: value <= 10_000, message='expected a number of at most 10,000')
+
+
+def main(arguments: Sequence[str]) -> None:
+    if arguments or (_SUITE.value == 'cpu' and FLAGS['config'].present):
+        extra = arguments[0] if arguments else '--config'
+        raise ConfigError(f'unexpected argument {extra!r}; expected flags only, and no --config with --suite=cpu')
+    from resnet_jax.benchmark import report, suites
+    from resnet_jax.benchmark.measure import Effort
+
+    _check_flags()
+    effort = Effort(_ROUNDS.value, _SECONDS.value, tuple(dict.fromkeys(_STEPS.value)))
+    sizes = parse_counts('batch_sizes', _BATCH_SIZES.value)
+    if _SUITE.value == 'cpu':
+        rows = suites.cpu_suite(_JSON.value, effort, _NETWORKS.value, sizes[0] if sizes else 128, _say)
+    elif _SUITE.value == 'gpu':
+        from resnet_jax.benchmark.gpu_suite import gpu_suite
+
+        config = _config()[1] if FLAGS['config'].present else suites.load_config('resnet18', batch_size=512, dtype='bfloat16')
+        runs = {Path(path).stem: suites.find_config(path) for path in _SPEEDRUNS.value}
+        gpu_suite(_JSON.value or 'gpu.json', config, runs, seconds=60 * _MINUTES.value, effort=effort, progress=_say)
+        print(_JSON.value or 'gpu.json')
+        return
+    elif _LAYERS.value:
+        from resnet_jax.benchmark.layers import measure_layers, parse_shapes, table
+
+        dtype = _config()[1]['dtype'] if FLAGS['config'].present else 'float32'
+        rows = measure_layers(parse_shapes(_LAYERS.value), sizes[0] if sizes else 128, dtype, effort, _say)
+        report.save(_JSON.value, rows)
+        print('\n' + table(rows))
+        return
+    else:
+        rows = _measure(effort, parse_counts('devices', _DEVICES.value), sizes)
+        print('\n' + report.details(rows[-1]))
+    print('\n' + report.table(rows))
+
+
+def _check_flags() -> None:
+    """Checks the flags before anything is measured.
+
+    Raises:
+      ConfigError: a suite, or the measurement of single layers, would ignore one; or the file of --json cannot be written.
+    """
+    given = {flag.name: flag.value for flag in _ALL}
+    suite, path = given['suite'], given['json']
+    what = f'with --suite={suite}' if suite else 'with --layers' if given['layers'] else ''
+    alone = ['devices', 'startup', 'peer', 'variants', *(['batch_sizes'] if suite == 'gpu' else [])]
+    unused = [(name, what) for name in alone if what and given[name]]
+    if given['networks'] and suite != 'cpu':
+        unused.append(('networks', 'without --suite=cpu'))
+    if what and len(given['batch_sizes'] or []) > 1:
+        raise ConfigError(f'several --batch_sizes {what}; expected one')
+    for name, where in unused:
+        raise ConfigError(f'--{name} says nothing {where}; expected without it')
+    if path and not os.access(Path(path).resolve().parent, os.W_OK):
+        raise ConfigError(f'--json={path} cannot be written; expected a file in a folder that exists and may be written')
+
+
+def _measure(effort: 'Effort', devices: Sequence[int], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    from resnet_jax.benchmark.measure import cpu_environment, measure
+    from resnet_jax.benchmark.report import save
+
+    name, values = _config()
+    cases = [(values, cpu_environment(count)) for count in devices]
+    cases += [({**values, 'batch_size': size, 'eval_batch_size': size}, {}) for size in sizes]
+    options: dict[str, Any] = {
+        'peer': bool(_PEER.value),
+        'variants': _VARIANTS.value,
+        'startup': _STARTUP.value,
+        'progress': _say,
+    }
+    rows = []
+    for case, environment in cases or [(values, {})]:
+        rows.append(measure(name, case, effort=effort, environment=environment, **options))
+        save(_JSON.value, rows)
+    return rows
+
+
+def _config() -> tuple[str, dict[str, Any]]:
+    name, config = command.load_config(FLAGS)
+    return name, TrainConfig.from_mapping(config).to_dict()

@@ -1,0 +1,195 @@
+"""What every command shares: flags in, one line out when something is wrong, and the right exit code."""
+
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from logging import CRITICAL, getLogger
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from resnet_jax import config_file, plugins
+from resnet_jax.config import fields
+from resnet_jax.errors import ConfigError, Interrupted, MissingModulesError, ResourceError, UserError, is_out_of_memory
+from resnet_jax.runtime.compilation_cache import use_compilation_cache
+
+
+class Flags(flags.FlagValues):
+    """The flags of one command, apart from those of all others; each has --import=MODULE."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        text = 'Module that registers your own network, data set or optimizer; may be repeated.'
+        self.define('multi_string', 'import', [], text)
+
+    def define(self, kind: str, name: str, *arguments: Any, **options: Any) -> Any:
+        """Defines a flag as `absl.flags.DEFINE_<kind>` does."""
+        return getattr(flags, f'DEFINE_{kind}')(name, *arguments, **options, flag_values=self)
+
+    def define_config(self) -> None:
+        """Defines --config=FILE or NAME; every field can be overridden as --config.FIELD=VALUE.
+
+        New fields are let through here so that `TrainConfig` can name the nearest existing one.
+        """
+        config_flags.DEFINE_config_file(
+            'config',
+            None,
+            'Config: a name, such as resnet18, or a file. --config.FIELD=VALUE changes a field.',
+            lock_config=False,
+            accept_new_attributes=True,
+            flag_values=self,
+        )
+
+    def value(self, name: str) -> Any:
+        """Returns the value of a flag."""
+        return self[name].value
+
+
+def load_config(values: Flags) -> tuple[str, ConfigDict]:
+    """Returns the config's name (its file name without .py) and the config with the overrides applied.
+
+    Raises:
+      ConfigError: no --config, no such file, or the file fails when it is run.
+    """
+    flag = values['config']
+    try:
+        path = Path(config_flags.get_config_filename(flag))
+    except config_flags.config_flags.UnparsedFlagError:
+        raise ConfigError('no config given; expected --config=NAME or FILE, as --config=resnet18') from None
+    try:
+        config: Any = flag.value
+        if not isinstance(config, ConfigDict):
+            config.lock()  # The flag's stand-in for a config that failed to load: raises what went wrong.
+    except Exception as error:
+        reason = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ConfigError(f'{path} could not be read as a config: {reason[-1] if reason else error!r}') from None
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f'{path}: get_config() returned {type(config).__name__}, expected an ml_collections.ConfigDict')
+    return path.stem, config
+
+
+def resolve_config(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with the path in place of the name that --config has.
+
+    Raises:
+      ConfigError: there is no such config.
+    """
+    resolved = list(arguments)
+    for i, argument in enumerate(resolved):
+        if argument in ('--config', '-config') and i + 1 < len(resolved):
+            resolved[i + 1] = str(config_file.find(resolved[i + 1]))
+        elif match := re.fullmatch(r'(--?config)=(.*)', argument):
+            resolved[i] = f'{match[1]}={config_file.find(match[2])}' if match[2] else argument
+    return resolved
+
+
+def run(command: ModuleType, arguments: Sequence[str], name: str) -> NoReturn:
+    """Parses the flags, calls the command and exits with the code of errors.py.
+
+    Args:
+      command: a module with `FLAGS`, `main(positional arguments)` and, if it has one, `prepare(arguments)`.
+      name: how the command was called, for its help.
+    """
+    values: Flags = command.FLAGS
+    if {'--help', '-help', '-h'} & set(arguments):
+        print(help_text(command, name))
+        sys.exit(0)
+    with contextlib.suppress(flags.Error):
+        flags.FLAGS.mark_as_parsed()  # absl's own, which some libraries ask
+    try:
+        prepare = getattr(command, 'prepare', list)
+        sys.argv = [name, *prepare(list(arguments))]  # ml_collections looks for overrides there
+        positional = values(sys.argv)[1:]
+    except UserError as error:
+        _fail(error, values)
+    except flags.Error as error:
+        _fail(ConfigError(_plainly(str(error))), values)
+    except Exception as error:  # The config file runs while the flags are parsed; and an override may not fit it.
+        reason = f'{type(error).__name__}: {error}'
+        _fail(ConfigError(f'the config could not be read ({reason}); correct the file or the flags'), values)
+    sys.exit(_guarded(command, positional))
+
+
+def help_text(command: ModuleType, name: str) -> str:
+    """Returns what --help prints: the module's docstring, its flags and, where it takes a config, all fields."""
+    lines = [(command.__doc__ or '').strip().replace('{name}', name), '', 'Flags:']
+    for flag in command.FLAGS.get_flags_for_module(command.__name__) or command.FLAGS._flags().values():
+        default = '' if flag.default is None or flag.default == [] else f' (default: {flag.default})'
+        lines.append(f'  --{flag.name}: {flag.help}{default}')
+    if hasattr(command, 'more_help'):
+        lines += ['', command.more_help()]
+    return '\n'.join(lines)
+
+
+def _plainly(message: str) -> str:
+    """Says what was expected where Python's own message of a conversion does not."""
+    message = re.sub(r"invalid literal for int\(\) with base 10: '.*'", 'expected an integer', message)
+    message = re.sub(r"could not convert string to float: '.*'", 'expected a number', message)
+    return re.sub(r"\('Non-boolean argument to boolean flag', '.*'\)", 'expected True or False', message)
+
+
+def _guarded(command: ModuleType, arguments: Sequence[str]) -> int:
+    values: Flags = command.FLAGS
+    logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell absl what they do, at length
+    # After a save that failed, tasks that Orbax gave up: asyncio prints a traceback for each when it is collected.
+    getLogger('asyncio').setLevel(CRITICAL)
+    use_compilation_cache()
+    try:
+        plugins.import_modules(values.value('import'))
+        command.main(arguments)
+    except UserError as error:
+        _fail(error, values)
+    except Interrupted as interrupted:
+        print('Interrupted; the state is saved. The same command continues.', file=sys.stderr)
+        _leave(128 + interrupted.number)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        _fail(
+            ResourceError('out of device memory; expected less to compute at once: lower batch_size or eval_batch_size'), values
+        )
+    except KeyboardInterrupt:
+        print('Interrupted.', file=sys.stderr)
+        _leave(128 + signal.SIGINT)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`). Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except MemoryError:
+        _fail(ResourceError('out of memory; expected less to hold at once: lower batch_size, or close other programs'), values)
+    except OSError as error:
+        if not error.errno:
+            raise
+        _fail(ResourceError(f'{error.filename or "a file"}: {error.strerror}; check the disk and the permissions'), values)
+    return 0
+
+
+def _leave(code: int) -> None:
+    """Ends the process after a signal; not by taking JAX down, which the signal may have found in the middle of something.
+
+    Seen: a segmentation fault, and with it another exit code. Several processes say goodbye to each other.
+    """
+    jax = sys.modules.get('jax')
+    if jax and jax.distributed.is_initialized():
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never there
+            stream.flush()
+    os._exit(code)
+
+
+def _fail(error: UserError, values: Flags) -> NoReturn:
+    text, advice = str(error), ''
+    if 'config' in values:  # The library says field=value; a command takes it as a flag.
+        names = '|'.join(field.name for field in fields())
+        text = re.sub(rf'(?<![\w.-])({names})=(?=\S)', r'--config.\1=', text)
+    if isinstance(error, MissingModulesError):
+        advice = '; expected ' + ' '.join(f'--import={module}' for module in error.modules)
+    print('error: ' + ' '.join(f'{text}{advice}'.split()), file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -1,0 +1,114 @@
+"""Evaluates on a test set: {name} --workdir=runs/resnet18 [--ema] [--json], or weights from elsewhere:
+
+{name} --weights=resnet20.th --model=resnet20 --normalization=imagenet [--dataset=cifar10] [--json]
+
+With --tta=mirror_translate the logits are averaged over views of each image, and every figure says so.
+With --compare=runs/other how the two runs' answers differ, with --corruptions the errors on 15 kinds of corrupted images.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_jax.cli import command
+from resnet_jax.cli.arguments import parse_assignments
+from resnet_jax.errors import ConfigError, InputFileError
+
+if TYPE_CHECKING:
+    from resnet_jax.classifier import Classifier
+    from resnet_jax.data import Dataset
+
+FLAGS = command.Flags()
+FLAGS.define('string', 'workdir', None, 'Run folder, as the train command makes it.')
+FLAGS.define('bool', 'ema', False, 'Use the averaged parameters.')
+FLAGS.define('bool', 'json', False, 'Print JSON instead of a table.')
+FLAGS.define('string', 'data_dir', None, 'tfds folder, if the data has moved since.')
+FLAGS.define('string', 'compare', None, 'Another finished run folder: how the answers to the same images differ.')
+FLAGS.define('bool', 'corruptions', False, 'Also 15 common corruptions at 5 severities: 75 times the work.')
+FLAGS.define('string', 'weights', None, 'File of weights, .pth, .pt, .th or .safetensors, instead of a run.')
+FLAGS.define('string', 'model', None, 'With --weights: the name of the model, unless the file says it.')
+FLAGS.define('multi_string', 'model_kwargs', [], 'With --weights: FIELD=VALUE of the model; may be repeated.')
+FLAGS.define(
+    'enum',
+    'tta',
+    None,
+    ['none', 'mirror', 'mirror_translate'],
+    "Test-time augmentation: what the logits are averaged over; by default as the run's config says, or none.",
+)
+FLAGS.define('string', 'dataset', 'cifar10', 'With --weights: cifar10, cifar100, digits or your own.')
+FLAGS.define(
+    'string',
+    'normalization',
+    None,
+    "With --weights: imagenet, kuangliu, ...; by default the file's or else the data set's own.",
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    workdir, weights = FLAGS.value('workdir'), FLAGS.value('weights')
+    if arguments or bool(workdir) == bool(weights):
+        extra = f', not {arguments[0]!r}' if arguments else ''
+        raise ConfigError(f'expected --workdir=FOLDER, a run folder, or --weights=FILE{extra}')
+    from resnet_jax.evaluation.evaluate import evaluate
+    from resnet_jax.evaluation.predictions import load_predictions
+    from resnet_jax.evaluation.text import format_evaluation
+    from resnet_jax.runtime.console import log_to_console
+
+    log_to_console('stderr')
+    compare = FLAGS.value('compare')
+    try:
+        other = load_predictions(compare) if compare else None
+    except InputFileError as error:
+        raise InputFileError(f'{error}: resnet-jax evaluate --workdir={compare}') from None
+    classifier, dataset, more = _run(workdir) if workdir else _weights(weights)
+    if FLAGS.value('tta'):
+        classifier = dataclasses.replace(classifier, tta=FLAGS.value('tta'))
+    origin = classifier.origin
+    metrics, besides = evaluate(
+        classifier,
+        dataset,
+        batch_size=origin.config.eval_batch_size if origin.config else 1000,
+        folder=workdir if workdir and not FLAGS.value('ema') else None,
+        other=other,
+        other_name=compare or '',
+        corruptions=FLAGS.value('corruptions'),
+    )
+    if FLAGS.value('json'):
+        print(json.dumps({**metrics, **more, **besides}))
+        return
+    title = f'{origin.model} from {weights}, {dataset.name}'
+    if workdir:
+        title = f'{origin.model} after {origin.step} iterations, {origin.dataset}'
+    print(format_evaluation(title, dataset.class_names, metrics, besides))
+
+
+def _run(workdir: str) -> 'tuple[Classifier, Dataset, dict[str, Any]]':
+    from resnet_jax.classifier import Classifier
+    from resnet_jax.data import load_dataset
+
+    classifier = Classifier.load(workdir, ema=FLAGS.value('ema'))
+    config = classifier.origin.config
+    assert config is not None
+    dataset = load_dataset(config.dataset, FLAGS.value('data_dir') or config.data_dir, config.data_archive)
+    return classifier, dataset, {'step': classifier.origin.step}
+
+
+def _weights(path: str) -> 'tuple[Classifier, Dataset, dict[str, Any]]':
+    from resnet_jax.classifier import Classifier
+    from resnet_jax.data import load_dataset
+
+    kwargs = parse_assignments(FLAGS.value('model_kwargs'))
+    dataset = load_dataset(FLAGS.value('dataset'), FLAGS.value('data_dir'))
+    normalization = FLAGS.value('normalization')
+    classifier = Classifier.load(
+        Path(path),
+        model=FLAGS.value('model'),
+        image_shape=dataset.image_shape,
+        normalization=normalization,
+        **kwargs,
+    )
+    if not normalization and (classifier.mean, classifier.std) == ((0.0,), (1.0,)):  # the file says nothing of it
+        classifier = dataclasses.replace(classifier, mean=dataset.mean, std=dataset.std)
+    return classifier, dataset, {'weights': path, 'mean': list(classifier.mean), 'std': list(classifier.std)}

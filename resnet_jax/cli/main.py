@@ -1,0 +1,57 @@
+"""Residual networks for JAX: `resnet-jax COMMAND [FLAGS]`.
+
+  train      train a config, or continue a run
+  evaluate   evaluate a run or weights on a test set
+  predict    classify image files
+  convert    convert weights from and to PyTorch
+  export     export a run for serving, as StableHLO and ONNX
+  compare    report on runs side by side
+  study      make every run of a study, and its report
+  benchmark  measure speed
+  models     list the networks, or the layers of one
+
+`resnet-jax COMMAND --help` lists the flags of a command.
+"""
+
+import importlib
+import sys
+
+COMMANDS = ('train', 'evaluate', 'predict', 'convert', 'export', 'compare', 'study', 'benchmark', 'models')
+
+
+def main(verb: str | None = None) -> None:
+    """Runs a command with the arguments of the process, and exits.
+
+    Args:
+      verb: the command; None to take it from the arguments.
+    """
+    arguments, name = sys.argv[1:], f'bin/{verb}.py'
+    if verb is None:
+        if not arguments or arguments[0] in ('--help', '-h', 'help'):
+            print((__doc__ or '').strip())
+            sys.exit(0 if arguments else 2)
+        if arguments[0] == '--version':
+            import resnet_jax
+
+            print(resnet_jax.__version__)
+            sys.exit(0)
+        verb, arguments = arguments[0], arguments[1:]
+        name = f'resnet-jax {verb}'
+    if verb not in COMMANDS:
+        from resnet_jax.errors import did_you_mean
+
+        print(
+            f'error: no command {verb!r}{did_you_mean(verb, COMMANDS)}; expected one of {", ".join(COMMANDS)}', file=sys.stderr
+        )
+        sys.exit(2)
+    if verb in ('train', 'evaluate'):
+        from resnet_jax.runtime import huge_pages
+
+        huge_pages.use()  # before anything else: it starts this process again
+    from resnet_jax.cli import command
+
+    command.run(importlib.import_module(f'resnet_jax.cli.{verb}'), arguments, name)
+
+
+if __name__ == '__main__':
+    main()

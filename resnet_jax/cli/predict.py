@@ -1,0 +1,46 @@
+"""Classifies image files: {name} --workdir=runs/resnet18 [--top=3] [--ema] [--json] FILE..."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+
+from resnet_jax.cli import command
+from resnet_jax.errors import ConfigError, InputFileError
+
+FLAGS = command.Flags()
+FLAGS.define('string', 'workdir', None, 'Run folder, as the train command makes it.')
+FLAGS.define('integer', 'top', 3, 'How many classes to print.', lower_bound=1)
+FLAGS.define('bool', 'ema', False, 'Use the averaged parameters.')
+FLAGS.define('bool', 'json', False, 'Print one line of JSON per file.')
+
+
+def main(arguments: Sequence[str]) -> None:
+    workdir = FLAGS.value('workdir')
+    if not arguments or not workdir:
+        raise ConfigError('expected --workdir=FOLDER and at least one image file')
+    import numpy as np
+
+    from resnet_jax.classifier import Classifier
+    from resnet_jax.data.images import read_image
+
+    classifier = dataclasses.replace(Classifier.load(workdir, ema=FLAGS.value('ema')), tta='none')
+    images, good, bad = [], [], []
+    for path in arguments:
+        try:
+            images.append(read_image(path, classifier.image_shape))
+            good.append(path)
+        except InputFileError as error:
+            bad.append(error)
+    if good:
+        for path, probabilities in zip(good, classifier.probabilities(np.stack(images), batch_size=100), strict=True):
+            order = np.argsort(-probabilities, kind='stable')[: FLAGS.value('top')]
+            best = [(classifier.class_names[i], float(probabilities[i])) for i in order]
+            if FLAGS.value('json'):
+                print(json.dumps({'file': path, 'classes': [{'name': n, 'probability': p} for n, p in best]}))
+            else:
+                print(f'{path}: ' + ', '.join(f'{name} {100 * p:.1f} %' for name, p in best), flush=True)
+    if bad:  # the others have been answered; one line for each, the last by the way out
+        for unread in bad[:-1]:
+            print(f'error: {unread}', file=sys.stderr)
+        raise bad[-1]

@@ -1,0 +1,24 @@
+"""The config that lies in a run folder, for a run that is continued by its folder alone."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from resnet_jax.config import TrainConfig, default_config
+from resnet_jax.errors import InputFileError
+
+
+def get_config(workdir: str) -> ConfigDict:
+    """Returns the config of the run in a folder."""
+    path = Path(workdir, 'config.json')
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputFileError(f'{path} is not valid JSON ({error}); restore it or choose another run folder') from None
+    config = default_config()
+    checked = TrainConfig.from_mapping(values)
+    for name in config:
+        value = getattr(checked, name)
+        config[name] = ConfigDict(value) if isinstance(value, dict) else value
+    return config

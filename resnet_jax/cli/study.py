@@ -1,0 +1,67 @@
+"""Makes every run of a study, or what is left of it, then its report: {name} --config=paper
+
+A study that was interrupted continues with the same command; --dry_run says what it would do. This process leaves JAX and its
+devices to those of the runs.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnet_jax import config_file
+from resnet_jax.cli import command
+from resnet_jax.errors import ConfigError, UserError
+
+FLAGS = command.Flags()
+FLAGS.define('string', 'config', None, 'Study: a name, such as paper, or a file.')
+FLAGS.define('string', 'size', None, "One of the study's sizes; default: its first.")
+FLAGS.define('string', 'workdir', None, 'Folder of the runs; default runs/study/<name>-<size>.')
+FLAGS.define('list', 'devices', [], 'GPUs, as 0,1: each trains one run at a time. Default: one run after the other.')
+FLAGS.define('bool', 'dry_run', False, 'Say what would run, and how long it takes.')
+FLAGS.define('bool', 'report_only', False, 'Only report what is there.')
+
+
+def main(arguments: Sequence[str]) -> None:
+    if arguments or not FLAGS.value('config'):
+        raise ConfigError(
+            f'no study {arguments[0] if arguments else None!r}; expected --config=NAME or FILE, as --config=paper'
+        )
+    path = config_file.find(FLAGS.value('config'), 'study')
+    from resnet_jax.config import TrainConfig
+    from resnet_jax.study.entries import expand, load_study
+    from resnet_jax.study.report import write_study_report
+    from resnet_jax.study.runner import check_made_alike, make_runs, status, weigh
+
+    package = logging.getLogger('resnet_jax')
+    package.addHandler(logging.StreamHandler())
+    package.propagate = False
+    if not sys.stdout.isatty():
+        package.setLevel(logging.INFO)  # plain lines instead of the bar
+    study, name, devices = load_study(path), path.stem, FLAGS.value('devices')
+    size = FLAGS.value('size') or next(iter(study['sizes']))
+    folder = Path(FLAGS.value('workdir') or Path('runs', 'study', f'{name}-{size}'))
+    runs = expand(study, size, folder)
+    for run in runs:
+        TrainConfig.from_mapping(run.config)
+    check_made_alike(runs)
+    if FLAGS.value('dry_run'):
+        for run in runs:
+            print(f'{run.folder}: {status(run)}, {run.config["model"]}, {run.config["num_epochs"]} epochs')
+        from resnet_jax.study.forecast import estimate
+
+        print(estimate(runs, at_once=max(len(devices), 1)))
+        return
+    failed: dict[str, int] = {}
+    if not FLAGS.value('report_only'):
+        from rich.progress import Progress
+
+        weights = weigh(runs)
+        # With the time left, from the speed of an hour: a run may say nothing of itself for minutes.
+        with Progress(disable=not sys.stdout.isatty(), refresh_per_second=2, speed_estimate_period=3600) as bar:
+            task = bar.add_task(name, total=1.0)
+            failed = make_runs(runs, devices, lambda done: bar.update(task, completed=done), weights)
+    print(write_study_report({'name': f'{name}, size {size}', **study}, runs, folder))
+    unexpected = [f'{run} (exit code {code})' for run, code in failed.items() if not Path(run, 'failed.json').is_file()]
+    if unexpected:
+        raise UserError(f'{", ".join(unexpected)} did not finish; see output.log there; the same command tries again')

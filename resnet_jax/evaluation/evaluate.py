@@ -1,0 +1,109 @@
+"""Evaluates a classifier on a data set's test split, with all that may be said of it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.classifier import Classifier
+from resnet_jax.data import Dataset
+from resnet_jax.errors import ConfigError
+from resnet_jax.evaluation.predictions import Predictions, check_same_examples, predict_split
+from resnet_jax.evaluation.record import write_json, write_record
+from resnet_jax.evaluation.robustness import evaluate_corruptions
+from resnet_jax.report.plots import plot_confusion, plot_corruptions
+from resnet_jax.significance import compare_answers
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    classifier: Classifier,
+    dataset: Dataset,
+    *,
+    batch_size: int = 1000,
+    folder: str | Path | None = None,
+    other: Predictions | None = None,
+    other_name: str = '',
+    corruptions: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Evaluates on every example of the test split.
+
+    Args:
+      folder: the run folder to write predictions, evaluation and plots to. With another data set than the run's, or another
+        test-time augmentation, nothing is written: it would contradict the run's result.
+      other: another network's answers to compare with.
+      other_name: what to call it.
+      corruptions: also evaluate on corrupted images, 75 times the work.
+
+    Returns:
+      `metrics.describe`, as JSON has it, and besides, each if asked for: 'agreement' (see `significance.compare_answers`, and
+      'same_class', how many images both give the same class, right or wrong), 'corruptions' (see
+      `robustness.evaluate_corruptions`), 'plots' ({name: path}).
+
+    Raises:
+      ConfigError: classifier and data set, or the two networks' test sets, do not go together.
+    """
+    check_fits(classifier, dataset)
+    origin, more = classifier.origin, {}
+    predictions = predict_split(classifier, dataset, batch_size)
+    metrics = predictions.describe()
+    if other is not None:
+        check_same_examples(predictions, other)
+        compared = compare_answers(predictions.correct, other.correct)
+        same = int((predictions.log_probabilities.argmax(axis=1) == other.log_probabilities.argmax(axis=1)).sum())
+        more['agreement'] = {'with': other_name, 'with_tta': other.tta, 'same_class': same, **compared}
+    if corruptions:
+
+        def show_progress(done: int, total: int) -> None:
+            logger.info('Corruptions: %d of %d', done, total)
+
+        errors = evaluate_corruptions(
+            lambda images: classifier.log_probabilities(images, batch_size), dataset.test, progress=show_progress
+        )
+        more['corruptions'] = {**errors, 'tta': classifier.tta}
+    if origin.fingerprint and dataset.fingerprint != origin.fingerprint:
+        logger.warning('The data are not those that the run was trained on: other files of %s.', dataset.name)
+        folder = None
+    if origin.config and origin.config.tta != classifier.tta:
+        folder = None
+    if folder:
+        try:
+            more['plots'] = _keep(Path(folder), classifier, dataset, predictions, metrics, more)
+        except OSError as error:  # somebody else's run folder, say
+            logger.warning('The files of the run folder could not be written: %s', error)
+    return {**metrics, 'confusion': metrics['confusion'].tolist()}, more
+
+
+def check_fits(classifier: Classifier, dataset: Dataset) -> None:
+    """Checks that a classifier can be evaluated on a data set.
+
+    Raises:
+      ConfigError: it has another number of classes, or the data set another number of channels.
+    """
+    if len(classifier.class_names) != dataset.num_classes:
+        raise ConfigError(
+            f'the network has {len(classifier.class_names)} classes and {dataset.name} has {dataset.num_classes}; '
+            'expected as many: choose the data set that it was trained on'
+        )
+    channels = dataset.image_shape[-1]
+    if not {len(classifier.mean), len(classifier.std)} <= {1, channels}:
+        raise ConfigError(
+            f'mean {list(classifier.mean)} and std {list(classifier.std)} are not for the {channels} channels of {dataset.name}'
+        )
+
+
+def _keep(
+    folder: Path,
+    classifier: Classifier,
+    dataset: Dataset,
+    predictions: Predictions,
+    metrics: dict[str, Any],
+    more: dict[str, Any],
+) -> dict[str, str]:
+    confusion = plot_confusion(metrics['confusion'], dataset.class_names, folder / 'plots' / 'confusion.png')
+    plots = {'confusion matrix': str(confusion)}
+    write_record(folder, predictions, dataset, classifier.variables)
+    if 'corruptions' in more:
+        write_json(folder / 'corruptions.json', more['corruptions'])
+        plots['corruptions'] = str(plot_corruptions(more['corruptions'], folder / 'plots' / 'corruptions.png'))
+    return plots

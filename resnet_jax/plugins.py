@@ -1,0 +1,39 @@
+"""Modules of the user's that register networks, data sets and optimizers."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from resnet_jax.errors import ConfigError
+
+imported: list[str] = []  # the names, in order: a run records them
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Imports modules by name, or the entry points of installed packages in the group 'resnet_jax'.
+
+    The current folder is searched too. Nothing but this function imports a module that a run folder names.
+
+    Raises:
+      ConfigError: there is no such module, or it fails.
+    """
+    for name in names:
+        points = metadata.entry_points(group='resnet_jax', name=name)
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            if points:
+                points[name].load()
+            else:
+                importlib.import_module(name)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever a user's module raises
+            raise ConfigError(
+                f'module {name!r} cannot be imported ({type(error).__name__}: {error}); expected one in the current '
+                'folder or of an installed package'
+            ) from None
+        if name not in imported:
+            imported.append(name)
