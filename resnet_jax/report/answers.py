@@ -1,91 +1,79 @@
 """Sections of a report on the answers to the test set: by class, confused, wrong, calibrated, corrupted."""
 
 from collections.abc import Sequence
-from html import escape
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from resnet_jax.report.markup import Charts, Runs, chart, each, number, picture, section, table
+from resnet_jax.report.markup import Charts, Runs, Section, chart, data_uri, each, number, parts
+from resnet_jax.runs.reader import RunFiles
 
 
-def classes(runs: Runs) -> str:
+def classes(runs: Runs) -> Section:
     known = [run for run in runs if run.evaluation.get('per_class_accuracy')]
     if len(known) == 1:
         found = known[0].evaluation
         rows = []
         zipped = zip(*(found.get(k, []) for k in ('class_names', 'per_class_accuracy', 'per_class_precision')), strict=False)
         for name, accuracy, precision in zipped:
-            bar = f'<div class="bar" style="width:{100 * (accuracy or 0):.1f}%"></div>'
-            rows.append([escape(str(name)), *(_percent(value) for value in (accuracy, precision)), bar])
-        content = table(['class', 'accuracy', 'precision', ''], rows, 'bars')
+            rows.append([name, *(_percent(value) for value in (accuracy, precision)), parts.bar(accuracy or 0)])
+        content = parts.table(['class', 'accuracy', 'precision', ''], rows, 'bars')
     else:
         shares = [
             dict(zip(map(str, run.evaluation.get('class_names', [])), run.evaluation['per_class_accuracy'], strict=False))
             for run in known
         ]
-        rows = [[escape(name), *(_percent(share.get(name)) for share in shares)] for name in dict.fromkeys(chain(*shares))]
-        content = table(['class', *(escape(run.name) for run in known)], rows) if rows else ''
+        rows = [[name, *(_percent(share.get(name)) for share in shares)] for name in dict.fromkeys(chain(*shares))]
+        content = parts.table(['class', *(run.name for run in known)], rows) if rows else ''
     caption = 'Accuracy: share of a class that is recognised. Precision: share of the answers naming it that are right.'
-    return section('classes', 'By class', caption, content)
+    return Section('classes', 'By class', caption, content)
 
 
 def _percent(value: float | None) -> str:
     return number(value and 100 * value, '{:.1f} %')
 
 
-def confusion(runs: Runs) -> str:
-    def one(run):
+def confusion(runs: Runs) -> Section:
+    def of_run(run: RunFiles) -> str:
         matrix, names = run.evaluation.get('confusion'), run.evaluation.get('class_names', [])
         if not matrix:
             return ''
         if len(names) > 20:
             return _confused(matrix, names)
-        rows = []
-        for name, counts in zip(names, matrix, strict=True):
-            total = max(sum(counts), 1)
-            cells = ''
-            for count in counts:
-                colour = '; color:#fff' if count > total / 2 else ''
-                cells += f'<td class="cell" style="background:rgb(var(--cell) / {count / total:.2f}){colour}">{count}</td>'
-            rows.append(f'<tr><td>{escape(str(name))}</td>{cells}</tr>')
-        head = ''.join(f'<th>{escape(str(name)[:10])}</th>' for name in names)
-        return f'<div class="scroll"><table><tr><th>true \\ predicted</th>{head}</tr>{"".join(rows)}</table></div>'
+        return parts.confusion([(str(name), counts) for name, counts in zip(names, matrix, strict=True)])
 
     caption = (
         'Counts of test images. Off the diagonal: which classes are taken for which. Of more than 20 classes the 20 pairs that '
         'are confused most often.'
     )
-    return section('confusion', 'Confusion matrix', caption, each(runs, one))
+    return Section('confusion', 'Confusion matrix', caption, each(runs, of_run))
 
 
 def _confused(matrix: Sequence[Sequence[int]], names: Sequence[Any]) -> str:
     pairs = [(count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if count and i != j]
     pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
-    rows = [[escape(str(names[i])), escape(str(names[j])), str(count), str(sum(matrix[i]))] for count, i, j in pairs[:20]]
-    return table(['true', 'predicted', 'images', 'of'], rows)
+    rows = [[str(names[i]), str(names[j]), str(count), str(sum(matrix[i]))] for count, i, j in pairs[:20]]
+    return parts.table(['true', 'predicted', 'images', 'of'], rows)
 
 
-def wrong(runs: Runs) -> str:
-    def one(run):
+def wrong(runs: Runs) -> Section:
+    def of_run(run: RunFiles) -> str:
         names = run.evaluation.get('class_names', [])
         if run.wrong is None:
             return ''
-        parts = []
+        figures = []
         for pixels, row in zip(run.wrong, run.evaluation.get('wrong', []), strict=False):
             predicted, label = str(names[row['predicted']]), str(names[row['label']])
-            parts.append(
-                f'<figure>{picture(pixels, label)}<figcaption>said {escape(predicted)}, {100 * row["confidence"]:.0f} %<br>'
-                f'is {escape(label)}</figcaption></figure>'
-            )
-        return f'<div class="gallery">{"".join(parts)}</div>' if parts else ''
+            caption = [f'said {predicted}, {100 * row["confidence"]:.0f} %', f'is {label}']
+            figures.append((data_uri(pixels), label, caption))
+        return parts.gallery(figures) if figures else ''
 
     caption = 'The wrong answers given with the highest probability. Some are mislabelled or ambiguous; the others are telling.'
-    return section('wrong', 'Most confidently wrong', caption, each(runs, one))
+    return Section('wrong', 'Most confidently wrong', caption, each(runs, of_run))
 
 
-def calibration(runs: Runs, charts: Charts) -> str:
+def calibration(runs: Runs, charts: Charts) -> Section:
     series: list[dict[str, Any]] = []
     rows = []
     for run in runs:
@@ -94,9 +82,9 @@ def calibration(runs: Runs, charts: Charts) -> str:
             bins = [one for one in found['bins'] if one['count']]
             series.append({'run': run.name, 'points': [[one['confidence'], one['accuracy']] for one in bins]})
             shares = [f'{100 * found["confidence"]:.2f} %', f'{100 * found["ece"]:.2f}']
-            rows.append([escape(run.name), *shares, number(run.evaluation.get('loss'), '{:.4f}')])
+            rows.append([run.name, *shares, number(run.evaluation.get('loss'), '{:.4f}')])
     if not series:
-        return section('calibration', 'Calibration', '', '')
+        return Section('calibration', 'Calibration', '', '')
     series.append({'run': 'perfect', 'dashed': True, 'points': [[0, 0], [1, 1]]})
     axes = {'x': 'confidence', 'y': 'accuracy', 'range': [0, 1, 0, 1]}
     content = chart(charts, 'calibration', 'reliability diagram', series, **axes)
@@ -105,15 +93,18 @@ def calibration(runs: Runs, charts: Charts) -> str:
         'surer than it is right. ECE, the expected calibration error, is the mean gap; the loss is the '
         'negative log-likelihood of the right class.'
     )
-    return section(
-        'calibration', 'Calibration', caption, content + table(['run', 'mean confidence', 'ECE (points)', 'loss (nats)'], rows)
+    return Section(
+        'calibration',
+        'Calibration',
+        caption,
+        content + parts.table(['run', 'mean confidence', 'ECE (points)', 'loss (nats)'], rows),
     )
 
 
-def robustness(runs: Runs, charts: Charts) -> str:
+def robustness(runs: Runs, charts: Charts) -> Section | None:
     known = [run for run in runs if run.corruptions]
     if not known:
-        return ''
+        return None
     series = [
         {
             'run': run.name,
@@ -124,8 +115,7 @@ def robustness(runs: Runs, charts: Charts) -> str:
     content = chart(charts, 'robustness', 'error by severity', series, x='severity', y='error (%)')
     names = list(known[0].corruptions['corruption_errors'])
     rows = [
-        [escape(name.replace('_', ' '))]
-        + [number(run.corruptions['corruption_errors'].get(name, None), '{:.1%}') for run in known]
+        [name.replace('_', ' ')] + [number(run.corruptions['corruption_errors'].get(name, None), '{:.1%}') for run in known]
         for name in names
     ]
     rows.append(['mean corruption error', *(f'{run.corruptions["mean_corruption_error"]:.1%}' for run in known)])
@@ -134,5 +124,5 @@ def robustness(runs: Runs, charts: Charts) -> str:
         'Error on test images corrupted in 15 ways (Hendrycks and Dietterich 2019), mean of five severities, not normalised. '
         "The corruptions are this project's own: compare only with figures made by it."
     )
-    content += table(['corruption', *(escape(run.name) for run in known)], rows)
-    return section('robustness', 'Corrupted images', caption, content)
+    content += parts.table(['corruption', *(run.name for run in known)], rows)
+    return Section('robustness', 'Corrupted images', caption, content)

@@ -4,16 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from resnet_jax.report.markup import Charts, Runs, chart, each, picture, section, views
+from resnet_jax.report.markup import Charts, Runs, Section, chart, data_uri, each, parts, views
 from resnet_jax.runs.reader import RunFiles
 
 _MEASURES = (('accuracy', 'accuracy (%)', 100), ('loss', 'loss (nats)', 1))
 
 
-def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequence[Any]]] | None = None) -> str:
+def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequence[Any]]] | None = None) -> Section:
     """Accuracy and loss; `published`: {name: {'accuracy': [[iteration, per cent], ...]}} is drawn beside."""
-    content = ''
+    content = Markup()
     for key, label, scale in _MEASURES:
         series: list[dict[str, Any]] = []
         for run in runs:
@@ -39,7 +40,7 @@ def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequ
     )
     if published:
         caption += ' Dotted: what the paper printed, on its own data and schedule; it goes on beyond the iterations shown.'
-    return section('curves', 'Training', caption, content)
+    return Section('curves', 'Training', caption, content)
 
 
 def _selected(config: Mapping[str, Any]) -> str:
@@ -53,7 +54,7 @@ def part(run: RunFiles, what: str) -> str:
     return f'{what}, seed {run.config["seed"]}' if run.entry and 'seed' in run.config else what
 
 
-def gradients(runs: Runs, charts: Charts) -> str:
+def gradients(runs: Runs, charts: Charts) -> Section:
     total = [
         {'run': run.group, 'part': part(run, 'all layers'), 'points': [[step, value] for step, value in rows]}
         for run in runs
@@ -83,21 +84,21 @@ def gradients(runs: Runs, charts: Charts) -> str:
             ' By layer, each the norm of its kernel in one batch: where it falls steeply towards the image, the first layers '
             'hardly learn (a vanishing gradient); where it grows, their steps are too large for the others.'
         )
-    return section('gradients', 'Gradient norms', caption, content)
+    return Section('gradients', 'Gradient norms', caption, content)
 
 
-def filters(runs: Runs) -> str:
-    def one(run):
+def filters(runs: Runs) -> Section:
+    def of_run(run: RunFiles) -> str:
         if run.filters is None or run.filters.ndim != 4 or run.filters.shape[2] not in (1, 3):
             return ''
-        parts = []
+        sources = []
         for kernel in np.moveaxis(run.filters, -1, 0)[:64]:
             span = float(np.abs(kernel).max()) or 1.0
-            parts.append(picture((127.5 + 127.5 * kernel / span).astype(np.uint8), 'filter'))
-        return f'<div class="filters">{"".join(parts)}</div>'
+            sources.append(data_uri((127.5 + 127.5 * kernel / span).astype(np.uint8)))
+        return parts.filters(sources)
 
     caption = (
         'Kernels of the first convolution, the first 64, each scaled to its largest weight; grey is 0. Edges and colours are '
         'expected after enough training; noise is what they start from.'
     )
-    return section('filters', 'First-layer filters', caption, each(runs, one))
+    return Section('filters', 'First-layer filters', caption, each(runs, of_run))

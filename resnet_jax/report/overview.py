@@ -2,16 +2,17 @@
 
 import itertools
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from resnet_jax.report.markup import Runs, number, p_value, section, table, views
+from markupsafe import Markup
+
+from resnet_jax.report.markup import Runs, Section, number, p_value, parts, views
 from resnet_jax.report.results import NOISE, ONE_SEED
 from resnet_jax.runs.reader import RunFiles
 from resnet_jax.significance import compare_answers, holm, wilson_interval
 
 
-def study(results: Mapping[str, Any]) -> str:
+def study(results: Mapping[str, Any]) -> Section:
     """The entries of a study, each against its baseline."""
     rows = []
     expected = any(entry.get('expected') for entry in results['entries'].values())
@@ -20,10 +21,10 @@ def study(results: Mapping[str, Any]) -> str:
         interval = '-'
         if found and found['low'] is not None:
             interval = f'{100 * max(found["low"], 0):.2f} to {100 * min(found["high"], 1):.2f} %, sd {100 * found["sd"]:.2f}'
-        reasons = ''.join(f'<br>{escape(why)}' for why in dict.fromkeys(map(reason, entry['failed'].values())))
-        marks = escape(''.join({views(run): None for run in entry['runs'].values()}))
+        status = parts.lines([entry['status'], *dict.fromkeys(map(reason, entry['failed'].values()))])
+        marks = ''.join({views(run): None for run in entry['runs'].values()})
         mean = f'{100 * found["mean"]:.2f} % (n = {found["n"]}){marks}' if found else '-'
-        row = [escape(name), entry['status'] + reasons, escape(training(entry['config'])), mean, interval]
+        row = [name, status, training(entry['config']), mean, interval]
         if expected:
             row.insert(3, _expected(entry.get('expected')))
         rows.append([*row, difference(results['comparisons'].get(name))])
@@ -37,7 +38,7 @@ def study(results: Mapping[str, Any]) -> str:
         'not account for it either. The p of each seed is that of the exact McNemar test on the same test images, corrected '
         'for all pairs of this study (Holm): it speaks of those two trained networks, not of what another seed would give.'
     )
-    return section('study', 'Entries', caption, table(header, rows, 'text entries'))
+    return Section('study', 'Entries', caption, parts.table(header, rows, 'text entries'))
 
 
 def reason(text: str) -> str:
@@ -54,17 +55,17 @@ def training(config: Mapping[str, Any]) -> str:
 
 
 def _expected(found: Mapping[str, Any] | None) -> str:
-    return f'{found["accuracy"]:.2f} %<br><small>{escape(found["source"])}</small>' if found else '-'
+    return parts.lines([f'{found["accuracy"]:.2f} %'], found['source']) if found else '-'
 
 
 def difference(compared: Mapping[str, Any] | None) -> str:
     """A comparison in words that claim no more than it shows."""
     if not compared:
         return '-'
-    text = f'{100 * compared["mean"]:+.2f} to {escape(compared["baseline"])}'
+    text = f'{100 * compared["mean"]:+.2f} to {compared["baseline"]}'
     if compared['low'] is not None:
         text += f' ({100 * max(compared["low"], -1):+.2f} to {100 * min(compared["high"], 1):+.2f})'
-    text += f': {escape(compared["verdict"])}'
+    text += f': {compared["verdict"]}'
     pairs = compared['pairs']
     apart = [pair['p_holm'] < 0.05 for pair in pairs.values()]
     if compared['verdict'] in (NOISE, ONE_SEED) and apart and all(apart):
@@ -73,13 +74,11 @@ def difference(compared: Mapping[str, Any] | None) -> str:
             way = 'better' if signs == {True} else 'worse'
             seeds = 'this seed' if len(pairs) == 1 else f'all {len(pairs)} seeds'
             text += f'; the networks trained with {seeds} are {way} on these test images, but so few seeds settle no recipe'
-    if pairs:
-        values = ', '.join(p_value(pair['p_holm']) for pair in pairs.values())
-        text += f'<br><small>McNemar, by seed: p = {values}</small>'
-    return text
+    values = ', '.join(p_value(pair['p_holm']) for pair in pairs.values())
+    return parts.lines([text], f'McNemar, by seed: p = {values}' if pairs else '')
 
 
-def summary(runs: Runs) -> str:
+def summary(runs: Runs) -> Section:
     header = ['run', 'model', 'parameters', 'multiply-adds', 'memory', 'epoch', 'test accuracy', '95 % interval', 'time']
     caption = (
         'The interval (Wilson) is what the choice of test images leaves open about each trained network. What another seed '
@@ -92,21 +91,20 @@ def summary(runs: Runs) -> str:
             'of that run; compare it only with the like.'
         )
     rows = [_summary(run) for run in runs]
-    return section('summary', 'Summary', caption, table([*header, 'images/s', 'ms per iteration'], rows))
+    return Section('summary', 'Summary', caption, parts.table([*header, 'images/s', 'ms per iteration'], rows))
 
 
 def _summary(run: RunFiles) -> list[str]:
     result = run.result
     accuracy, interval = 'failed' if run.failed else 'not finished', '-'
     if result:
-        accuracy = f'{100 * result["accuracy"]:.2f} %{escape(views(result))}'
+        accuracy = f'{100 * result["accuracy"]:.2f} %{views(result)}'
         found = wilson_interval(round(result['accuracy'] * result['count']), result['count'])
         interval = f'{100 * (found.low or 0):.2f} to {100 * (found.high or 0):.2f} %'
-    parts = [run.memory.get(key) for key in ('state_bytes', 'scratch_bytes')]
-    needed = sum(part for part in parts if part)
+    needed = sum(run.memory.get(key) or 0 for key in ('state_bytes', 'scratch_bytes'))
     return [
-        escape(run.name),
-        escape(str(run.config.get('model', '-'))),
+        run.name,
+        str(run.config.get('model', '-')),
         number(run.model.get('parameters')),
         number(run.model.get('multiply_adds')),
         number(needed / 2**20, '{:,.0f} MiB') if needed else '-',
@@ -119,18 +117,18 @@ def _summary(run: RunFiles) -> list[str]:
     ]
 
 
-def agreement(runs: Runs) -> str:
+def agreement(runs: Runs) -> Section | None:
     """Differences between any two of up to eight runs."""
     known = [(run, run.correct) for run in runs[:8]]
     pairs, apart = [], 0
     for (a, right), (b, other) in itertools.combinations(known, 2):
         if right is not None and other is not None and a.fingerprint == b.fingerprint and right.shape == other.shape:
-            title = ' - '.join(escape(run.name + views(run.result)) for run in (a, b))
+            title = ' - '.join(run.name + views(run.result) for run in (a, b))
             pairs.append((title, compare_answers(right, other)))
         else:
             apart += 1
     if len(runs) < 2:
-        return ''
+        return None
     rows = []
     for (names, found), p in zip(pairs, holm([found['p'] for _, found in pairs]), strict=True):
         verdict = 'larger than chance' if p < 0.05 else 'no difference beyond chance'
@@ -145,41 +143,37 @@ def agreement(runs: Runs) -> str:
         caption += f' The first 8 of {len(runs)} runs.'
     if apart:
         caption += f' {apart} pairs are left out: of other test images, or without the answers of both.'
-    content = table(['runs', 'points', '95 % interval', 'p', 'p, corrected', ''], rows) if rows else ''
-    return section('agreement', 'Differences', caption, content)
+    content = parts.table(['runs', 'points', '95 % interval', 'p', 'p, corrected', ''], rows) if rows else ''
+    return Section('agreement', 'Differences', caption, content)
 
 
-def configs(runs: Runs) -> str:
+def configs(runs: Runs) -> Section:
     same, differing = [], []
     for field in dict.fromkeys(itertools.chain.from_iterable(run.config for run in runs)):
         values = [str(run.config.get(field, '-')) for run in runs]
-        cells = ''.join(f'<td>{escape(value)}</td>' for value in values)
         if len(set(values)) > 1:
-            differing.append(f'<tr class="differs"><td>{escape(field)}</td>{cells}</tr>')
+            differing.append([field, *values])
         else:
-            same.append(f'<tr><td>{escape(field)}</td><td>{escape(values[0])}</td></tr>')
-    content = ''
+            same.append([field, values[0]])
+    content = Markup()
     if differing:
-        head = '<tr><th>field</th>' + ''.join(f'<th>{escape(run.name)}</th>' for run in runs) + '</tr>'
-        content += f'<div class="scroll"><table class="text">{head}{"".join(differing)}</table></div>'
+        content += parts.table(['field', *(run.name for run in runs)], differing, 'text', range(len(differing)))
     if same:
-        head = '<tr><th>field</th><th>value</th></tr>'
-        shared = f'<div class="scroll"><table class="text">{head}{"".join(same)}</table></div>'
-        title = f'{len(same)} fields that are the same in all runs'
-        content += f'<details><summary>{title}</summary>{shared}</details>' if len(runs) > 1 else shared
+        shared = parts.table(['field', 'value'], same, 'text')
+        content += parts.folded(f'{len(same)} fields that are the same in all runs', shared) if len(runs) > 1 else shared
     caption = 'Fields that differ between the runs are marked.' if len(runs) > 1 else 'What the run was made from.'
-    return section('configs', 'Configs', caption, content)
+    return Section('configs', 'Configs', caption, content)
 
 
-def environments(runs: Runs) -> str:
+def environments(runs: Runs) -> Section:
     found: dict[str, list[str]] = {}
     for run in runs:
-        parts = dict(run.environment)
-        packages = parts.pop('packages', {})
-        if parts or packages:
-            text = ', '.join(f'{key} {value}' for key, value in [*parts.items(), *packages.items()])
+        facts = dict(run.environment)
+        facts |= facts.pop('packages', {})
+        if facts:
+            text = ', '.join(f'{key} {value}' for key, value in facts.items())
             found.setdefault(text, []).append(run.name)
-    rows = [[escape(', '.join(names)) if len(found) > 1 else 'all runs', escape(text)] for text, names in found.items()]
-    return section(
-        'environment', 'Versions and hardware', 'What made the runs.', table(['run', ''], rows, 'text') if rows else ''
+    rows = [[', '.join(names) if len(found) > 1 else 'all runs', text] for text, names in found.items()]
+    return Section(
+        'environment', 'Versions and hardware', 'What made the runs.', parts.table(['run', ''], rows, 'text') if rows else ''
     )

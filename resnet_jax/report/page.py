@@ -5,16 +5,15 @@ Every string that comes from a run folder is escaped; the page's own script is t
 
 import base64
 import hashlib
-import html
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from resnet_jax.report import answers, curves, overview
+from resnet_jax.report.markup import template
 from resnet_jax.runs.reader import RunFiles, read_run
 from resnet_jax.runtime.files import write_atomically
 
@@ -44,10 +43,10 @@ def render(runs: Sequence[RunFiles], title: str, results: Mapping[str, Any] | No
     """
     charts: dict[str, Any] = {}
     first = list({run.group: run for run in reversed(runs)}.values())[::-1]
-    body = [
-        overview.study(results) if results else '',
+    found = [
+        overview.study(results) if results else None,
         overview.summary(runs),
-        '' if results else overview.agreement(runs),
+        None if results else overview.agreement(runs),
         curves.curves(runs, charts, results and results['published']),
         answers.classes(first),
         answers.confusion(first),
@@ -59,20 +58,12 @@ def render(runs: Sequence[RunFiles], title: str, results: Mapping[str, Any] | No
         overview.configs(first),
         overview.environments(runs),
     ]
-    body = [part for part in body if part]
-    links = ''.join('<a href="#{}">{}</a>'.format(*re.findall(r'id="(\w+)"><h2>(.*?)</h2>', part)[0]) for part in body)
     here = resources.files('resnet_jax.report')
     script, style = (here.joinpath(name).read_text(encoding='utf-8') for name in ('report.js', 'report.css'))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     # In a script element only '<' could end the data; as JSON it may be written so that it does not.
     data = json.dumps({'charts': charts}, allow_nan=False).replace('<', '\\u003c').replace('\u2028', ' ')
-    name = html.escape(title)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f'<title>{name}</title><style>{style}</style></head><body><h1>{name}</h1><nav>{links}</nav>\n'
-        + '\n'.join(body)
-        + f'\n<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n'
-    )
+    sections = [section for section in found if section]
+    page = template('page.html')
+    return page.render(title=title, sections=sections, policy=policy, style=style, script=script, data=data) + '\n'

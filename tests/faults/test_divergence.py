@@ -69,7 +69,7 @@ def test_it_goes_back_and_retries_at_half_the_rate(tmp_path):
             assert rate == pytest.approx(full if step <= 20 else full / 2, rel=1e-5), step
     assert list(rates) == [*range(3, 40, 3), 40]
     assert json.loads((workdir / 'result.json').read_text())['epoch'] <= 4
-    assert checkpoint.read_metadata(workdir / 'checkpoints' / '40')['rollbacks'] == 1
+    assert checkpoint.read_metadata(workdir / 'checkpoints' / '40').progress.rollbacks == 1
     assert_only_finite(workdir)
 
 

@@ -118,7 +118,7 @@ def test_a_sound_npz_file(tmp_path):
 @pytest.fixture
 def hostile(tmp_path):
     """A checkpoint whose sums fit, whoever wrote it; what is returned changes its metadata."""
-    shutil.copytree(ROOT / 'tests' / 'faults' / 'format1' / 'checkpoints', tmp_path / 'run' / 'checkpoints')
+    shutil.copytree(ROOT / 'tests' / 'faults' / 'format2' / 'checkpoints', tmp_path / 'run' / 'checkpoints')
 
     path = tmp_path / 'run' / 'checkpoints' / '10'
 
@@ -131,7 +131,7 @@ def hostile(tmp_path):
 
 @pytest.mark.parametrize('step', ['../../secret', '10/../../..', -1, 1.5, None, [10]])
 def test_a_step_in_a_checkpoint_is_a_number_and_no_path(step, hostile, tmp_path):
-    hostile(lambda metadata: metadata.update(best={'step': step, 'accuracy': 1.0}))
+    hostile(lambda metadata: metadata['progress'].update(best={'step': step, 'accuracy': 1.0}))
     with pytest.raises(InputFileError, match='as best'):
         Classifier.load(tmp_path / 'run')
 
@@ -167,19 +167,34 @@ def test_a_data_set_that_claims_what_no_run_has(change, hostile, tmp_path):
         Classifier.load(tmp_path / 'run')
 
 
-@pytest.mark.parametrize('name', ['step', 'config', 'dataset', 'best', 'pending', 'evaluation', 'seconds'])
+@pytest.mark.parametrize('name', ['config', 'dataset', 'progress', 'environment'])
 def test_metadata_without_a_part(name, hostile, tmp_path):
     hostile(lambda metadata: metadata.pop(name))
     with pytest.raises(InputFileError, match=f'has no {name}'):
         Classifier.load(tmp_path / 'run')
 
 
+@pytest.mark.parametrize('name', ['step', 'best', 'pending', 'evaluation', 'seconds', 'changes'])
+def test_progress_without_a_part(name, hostile, tmp_path):
+    hostile(lambda metadata: metadata['progress'].pop(name))
+    with pytest.raises(InputFileError, match='as progress'):
+        Classifier.load(tmp_path / 'run')
+
+
 @pytest.mark.parametrize(
     'change',
-    [{'rollbacks': 'one'}, {'evaluation_due': 1}, {'best': {'step': 10}}, {'best': []}, {'seconds': True}, {'step': 9}],
+    [
+        {'rollbacks': 'one'},
+        {'evaluation_due': 1},
+        {'best': {'step': 10}},
+        {'best': []},
+        {'seconds': True},
+        {'step': 9},
+        {'changes': [{'step': 1, 'fields': {'learning_rate': [1]}}]},
+    ],
 )
 def test_metadata_with_an_odd_part(change, hostile, tmp_path):
-    hostile(lambda metadata: metadata.update(change))
+    hostile(lambda metadata: metadata['progress'].update(change))
     with pytest.raises(InputFileError, match=r'metadata\.json (has|is of step 9)'):
         Classifier.load(tmp_path / 'run')
 
@@ -195,7 +210,7 @@ def test_metadata_of_another_kind(value, hostile):
 @pytest.mark.parametrize('other', ['params/fc/bias', 'opt_state/1/0/trace/fc/bias'])
 def test_arrays_that_claim_terabytes_take_no_memory(other, tmp_path):
     """An array of which hardly a chunk is there, as zarr allows: refused by its shape, or not read if nobody asked for it."""
-    folder = shutil.copytree(ROOT / 'tests' / 'faults' / 'format1' / 'checkpoints', tmp_path / 'run' / 'checkpoints')
+    folder = shutil.copytree(ROOT / 'tests' / 'faults' / 'format2' / 'checkpoints', tmp_path / 'run' / 'checkpoints')
     spec = {
         'driver': 'zarr',
         'kvstore': {'driver': 'ocdbt', 'base': f'file://{folder}/10/arrays', 'path': other.replace('/', '.') + '/'},

@@ -110,6 +110,6 @@ def test_what_is_said_of_a_difference_claims_no_more_than_it_shows(run):
 def test_published_figures_stand_beside_what_was_not_run(run):
     expected = {'accuracy': 91.25, 'source': 'a paper, <table> 6'}
     spec = {'name': '', 'entries': {'resnet20': {'expected': expected}}}
-    page = study(collect(spec, {'resnet20': {0: run()}, 'own': {0: run(0.5)}}))
+    page = study(collect(spec, {'resnet20': {0: run()}, 'own': {0: run(0.5)}})).content
     assert 'not run' in page and '91.25 %' in page and 'a paper, &lt;table&gt; 6' in page
-    assert 'published' not in study(collect({'name': ''}, {'own': {0: run(0.5)}}))
+    assert 'published' not in study(collect({'name': ''}, {'own': {0: run(0.5)}})).content
