@@ -16,7 +16,7 @@ from resnet_jax.config import TrainConfig
 from resnet_jax.data.augment import normalize, tta_logits
 from resnet_jax.data.images import read_image
 from resnet_jax.data.normalization import find_normalization
-from resnet_jax.errors import ConfigError, InputFileError, MissingModulesError
+from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model, features
 from resnet_jax.ops import kernels
 from resnet_jax.runs import checkpoint
@@ -285,13 +285,11 @@ def _load_run(workdir: Path, ema: bool) -> Classifier:
     config, dataset = metadata.config, metadata.dataset
     if ema and not config.ema_decay:
         raise ConfigError(f'the run in {workdir} has no averaged parameters; expected a run with an ema_decay, or ema=False')
-    missing = [name for name in metadata.environment.get('imports', []) if name not in plugins.imported]
     try:
         model = build_model(config, len(dataset['class_names']))
     except ConfigError as error:
-        if not missing:
-            raise
-        raise MissingModulesError(f'the run in {workdir} needs modules that are not imported ({error})', missing) from None
+        plugins.check_imported(metadata.environment.get('imports', []), str(workdir), error)
+        raise
     image = jax.ShapeDtypeStruct((1, *dataset['image_shape']), jnp.float32)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     wanted = {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}

@@ -341,7 +341,7 @@ def changed_fields(old: TrainConfig, new: TrainConfig, *kinds: Changes) -> dict[
     return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
 
 
-def describe_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
+def describe_changes(changes: Mapping[str, Sequence[Any]]) -> str:
     """Returns 'field: old -> new; ...'."""
     return '; '.join(f'{name}: {old!r} -> {new!r}' for name, (old, new) in changes.items())
 

@@ -6,9 +6,24 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from resnet_jax.errors import ConfigError
+from resnet_jax.errors import ConfigError, MissingModulesError
 
 imported: list[str] = []  # the names, in order: a run records them
+
+
+def check_imported(names: Sequence[str], where: str, reason: object) -> None:
+    """Checks that the modules which a run names have been imported.
+
+    Args:
+      where: the run, for the message.
+      reason: what failed without them.
+
+    Raises:
+      MissingModulesError: one of them has not been imported.
+    """
+    missing = [name for name in names if name not in imported]
+    if missing:
+        raise MissingModulesError(f'the run in {where} needs modules that are not imported ({reason})', missing)
 
 
 def import_modules(names: Sequence[str]) -> None:

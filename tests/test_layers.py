@@ -24,7 +24,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax.models': ('ops', 'models'),
     'resnet_jax.data': ('data',),
     'resnet_jax.weights': ('models', 'weights'),
-    'resnet_jax.runs': ('config', 'runs'),
+    'resnet_jax.runs': ('config', 'plugins', 'runs'),
     'resnet_jax.classifier': ('plugins', 'config', 'ops', 'models', 'data', 'weights', 'runs'),
     'resnet_jax.report': ('significance', 'runs', 'report'),
     'resnet_jax.evaluation': ('classifier', 'config', 'ops', 'significance', 'models', 'data', 'runs', 'report', 'evaluation'),

@@ -188,7 +188,7 @@ def _fail(error: UserError, values: Flags) -> NoReturn:
     text, advice = str(error), ''
     if 'config' in values:  # The library says field=value; a command takes it as a flag.
         names = '|'.join(field.name for field in fields())
-        text = re.sub(rf'(?<![\w.-])({names})=(?=\S)', r'--config.\1=', text)
+        text = re.sub(rf"(?<![\w.'-])({names})=(?=\S)", r'--config.\1=', text)
     if isinstance(error, MissingModulesError):
         advice = '; expected ' + ' '.join(f'--import={module}' for module in error.modules)
     print('error: ' + ' '.join(f'{text}{advice}'.split()), file=sys.stderr)

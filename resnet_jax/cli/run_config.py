@@ -5,20 +5,20 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from resnet_jax.config import TrainConfig, default_config
+from resnet_jax.config import default_config
 from resnet_jax.errors import InputFileError
 
 
 def get_config(workdir: str) -> ConfigDict:
-    """Returns the config of the run in a folder."""
+    """Returns the config of the run in a folder, with defaults for fields that it lacks."""
     path = Path(workdir, 'config.json')
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise InputFileError(f'{path} is not valid JSON ({error}); restore it or choose another run folder') from None
+    if not isinstance(values, dict):
+        raise InputFileError(f'{path} is not a config; restore it or choose another run folder')
     config = default_config()
-    checked = TrainConfig.from_mapping(values)
-    for name in config:
-        value = getattr(checked, name)
+    for name, value in values.items():  # checked with the flags, when the user's own modules are imported
         config[name] = ConfigDict(value) if isinstance(value, dict) else value
     return config

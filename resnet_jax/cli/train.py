@@ -4,12 +4,14 @@ The same command again continues the run or, if it is finished, says so; {name} 
 there. --init_config=FILE writes a config to start from.
 """
 
+import json
 import os
 import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_jax import plugins
 from resnet_jax.cli import command
 from resnet_jax.config import TrainConfig, fields
 from resnet_jax.errors import ConfigError, ResourceError
@@ -55,11 +57,19 @@ def prepare(arguments: list[str]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     if arguments:
-        raise ConfigError(f'unexpected argument {arguments[0]!r}; expected flags only, such as --config=resnet18')
+        field = arguments[0].lstrip('-').partition('=')[0]
+        known = field in {known.name for known in fields()}
+        expected = f'--config.{arguments[0]}' if known else 'flags only, such as --config=resnet18'
+        raise ConfigError(f'unexpected argument {arguments[0]!r}; expected {expected}')
     if FLAGS.value('init_config'):
         return _write_config(Path(FLAGS.value('init_config')))
     name, config = command.load_config(FLAGS)
-    checked = TrainConfig.from_mapping(config)  # before JAX is imported: a wrong field is told at once
+    workdir = Path(FLAGS.value('workdir') or Path('runs', name))
+    try:
+        checked = TrainConfig.from_mapping(config)  # before JAX is imported: a wrong field is told at once
+    except ConfigError as error:
+        plugins.check_imported(_modules(workdir), str(workdir), error)
+        raise
     if checked.deterministic:  # XLA reads it once; it rules out kernels that add in any order, and choosing them by their time
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
     address, count, rank = (FLAGS.value(flag) for flag in ('coordinator_address', 'num_processes', 'process_id'))
@@ -71,13 +81,20 @@ def main(arguments: Sequence[str]) -> None:
         distributed.initialize(address, count, rank, FLAGS.value('initialization_timeout'))
     from resnet_jax.training.loop import train_and_evaluate
 
-    workdir = FLAGS.value('workdir') or Path('runs', name)
     try:
         train_and_evaluate(checked, workdir, extend=FLAGS.value('extend'), allow_changes=FLAGS.value('allow_changes'))
     except ConfigError as error:
         if 'continue with' not in str(error):
             raise
         raise ConfigError(re.sub(r'\b(extend|allow_changes)\b', r'--\1', str(error))) from None
+
+
+def _modules(workdir: Path) -> list[str]:
+    """The user's modules that the run in a folder was started with."""
+    try:
+        return [str(name) for name in json.loads((workdir / 'environment.json').read_text()).get('imports', [])]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []
 
 
 def _write_config(path: Path) -> None:

@@ -161,6 +161,9 @@ def configs(runs: Runs) -> Section:
     if same:
         shared = parts.table(['field', 'value'], same, 'text')
         content += parts.folded(f'{len(same)} fields that are the same in all runs', shared) if len(runs) > 1 else shared
+    changed = [[run.name, number(change.step), change.describe()] for run in runs for change in run.changes]
+    if changed:
+        content += parts.table(['changed while training', 'after iteration', 'fields'], changed, 'text')
     caption = 'Fields that differ between the runs are marked.' if len(runs) > 1 else 'What the run was made from.'
     return Section('configs', 'Configs', caption, content)
 

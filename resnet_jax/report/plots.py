@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from resnet_jax.runs.reader import read_config_changes
 from resnet_jax.runtime.files import write_atomically
 
 _COLOURS = {'train': '#4c72b0', 'test': '#c44e52', 'validation': '#dd8452'}
@@ -19,7 +20,10 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def plot_training(workdir: Path) -> Path:
-    """Draws loss, accuracy and learning rate by iteration to `plots/training.png`, and returns its path."""
+    """Draws loss, accuracy and learning rate by iteration to `plots/training.png`, and returns its path.
+
+    A dotted line marks where the config was changed.
+    """
     rows = read_metrics(workdir / 'metrics.jsonl')
     figure = Figure(figsize=(12, 3.6), layout='constrained')
     axes = figure.subplots(1, 3)
@@ -51,6 +55,11 @@ def plot_training(workdir: Path) -> Path:
         axes[2].plot(*zip(*rates, strict=True), color='#55a868')
     axes[2].set(xlabel='iteration', ylabel='learning rate')
     axes[2].grid(alpha=0.3)
+    for change in read_config_changes(workdir):
+        for axis in axes:
+            axis.axvline(change.step, color='#8c8c8c', linestyle=':')
+        place = axes[2].get_xaxis_transform()
+        axes[2].text(change.step, 0.98, ' ' + change.describe(), transform=place, rotation=90, va='top', ha='right', size=7)
     figure.suptitle(workdir.resolve().name)
     return _save(figure, workdir / 'plots' / 'training.png')
 

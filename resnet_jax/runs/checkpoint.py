@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from resnet_jax import plugins
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs.checksums import LARGEST_TEXT, SUMS, sums_text, verify
@@ -175,6 +176,7 @@ def read_metadata(path: Path) -> Metadata:
 
     Raises:
       InputFileError: it was written in another format, or is not what `save` writes.
+      MissingModulesError: its config needs modules that are not imported.
     """
 
     def wrong(what: object) -> InputFileError:
@@ -196,16 +198,17 @@ def read_metadata(path: Path) -> Metadata:
     for name in ('config', 'dataset', 'progress', 'environment'):
         if not isinstance(values.get(name), dict):
             raise wrong(f'has {str(values.get(name))[:80]!r} as {name}' if name in values else f'has no {name}')
+    imports = values['environment'].get('imports', [])
+    if not isinstance(imports, list) or not all(isinstance(name, str) for name in imports):
+        raise wrong(f'has {str(imports)[:80]!r} as imports')
     try:
         progress = Progress.from_json(values['progress'])
         config = TrainConfig.from_mapping(values['config'])
     except ConfigError as error:
+        plugins.check_imported(imports, str(path), error)
         raise InputFileError(f'checkpoint {path}: metadata.json has a config that this version cannot use: {error}') from None
     except ValueError as error:
         raise wrong(error) from None
-    imports = values['environment'].get('imports', [])
-    if not isinstance(imports, list) or not all(isinstance(name, str) for name in imports):
-        raise wrong(f'has {str(imports)[:80]!r} as imports')
     if str(progress.step) != path.name:
         raise wrong(f'is of step {progress.step}')
     if not _describes_dataset(values['dataset']):

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from resnet_jax.config import describe_changes
+
 Row = dict[str, Any]  # of metrics.jsonl
 
 _LARGEST_STEP = 2**31 - 1
@@ -24,6 +26,10 @@ class ConfigChange:
 
     step: int
     fields: dict[str, list[Any]]
+
+    def describe(self) -> str:
+        """Returns 'field: old -> new; ...'."""
+        return describe_changes(self.fields)
 
 
 @dataclasses.dataclass
@@ -77,8 +83,18 @@ class Progress:
         check('evaluation_due', isinstance(values['evaluation_due'], bool))
         check('pending', isinstance(pending, list) and all(_is_metrics(row) for row in pending))
         check('rollbacks', _is_integer(values['rollbacks'], 100))
-        check('changes', isinstance(changes, list) and all(map(_is_change, changes)))
-        return cls(**{**values, 'best': best and Best(**best), 'changes': [ConfigChange(**change) for change in changes]})
+        return cls(**{**values, 'best': best and Best(**best), 'changes': read_changes(changes)})
+
+
+def read_changes(values: Any) -> list[ConfigChange]:
+    """Reads changes to a config from JSON.
+
+    Raises:
+      ValueError: that is not what `Progress.to_json` writes.
+    """
+    if not isinstance(values, list) or not all(map(_is_change, values)):
+        raise ValueError(f'has {str(values)[:80]!r} as changes')
+    return [ConfigChange(**change) for change in values]
 
 
 def _is_integer(value: Any, high: int) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs.npz import read_npz
+from resnet_jax.runs.progress import ConfigChange, read_changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class RunFiles:
       name: the folder's.
       config, environment, result, model, memory, evaluation, corruptions, failed: the JSON files of these names.
       metrics, timing: rows of the .jsonl files.
+      changes: what was changed in the config while it trained.
       wrong: uint8 `[k, height, width, channels]`, the images of evaluation['wrong'], or None.
       filters: float32 `[height, width, in, out]` of the first convolution, or None.
       log_probabilities, labels: the answers to the test set, or None; `fingerprint`: of the data set.
@@ -40,6 +42,7 @@ class RunFiles:
     failed: dict[str, Any]
     metrics: list[dict]
     timing: list[dict]
+    changes: list[ConfigChange]
     wrong: np.ndarray | None
     filters: np.ndarray | None
     log_probabilities: np.ndarray | None
@@ -100,12 +103,21 @@ def read_run(folder: str | Path) -> RunFiles:
         **parts,
         metrics=_read_rows(folder / 'metrics.jsonl'),
         timing=_read_rows(folder / 'timing.jsonl'),
+        changes=read_config_changes(folder),
         wrong=samples.get('wrong'),
         filters=samples.get('filters'),
         log_probabilities=answers.get('log_probabilities'),
         labels=answers.get('labels'),
         fingerprint=str(answers.get('fingerprint', '')),
     )
+
+
+def read_config_changes(folder: Path) -> list[ConfigChange]:
+    """Reads changes.json of a run folder; nothing where there is none."""
+    try:
+        return read_changes(json.loads((folder / 'changes.json').read_text()))
+    except (OSError, ValueError, RecursionError):
+        return []
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:

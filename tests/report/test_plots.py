@@ -110,3 +110,12 @@ def test_confusion_plot_of_many_classes_leaves_out_what_would_run_together(tmp_p
     assert not axis.texts
     assert not {tick.get_text() for tick in axis.get_xticklabels()} & set(names)
     np.testing.assert_array_equal(axis.images[0].get_array(), 100 * np.eye(100))
+
+
+def test_a_change_of_the_config_is_drawn_where_it_was_made(tmp_path, figures):
+    workdir = write(tmp_path / 'run', ROWS)
+    (workdir / 'changes.json').write_text(json.dumps([{'step': 7, 'fields': {'learning_rate': [0.1, 0.05]}}]))
+    plots.plot_training(workdir)
+    for axis in figures[0].axes:
+        assert [7, 7] in [list(line.get_xdata()) for line in axis.lines]
+    assert [text.get_text().strip() for text in figures[0].axes[2].texts] == ['learning_rate: 0.1 -> 0.05']
