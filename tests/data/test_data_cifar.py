@@ -85,9 +85,9 @@ def test_no_network_and_no_data(tmp_path, tiny, monkeypatch):
         load_dataset('cifar10', tmp_path / 'root')
     assert attempts.call_count == 1  # tfds would try again for minutes
     message = str(error.value)
-    for part in (url, 'run the same command again', '--config.data_archive=FILE', '--config.data_dir=DIR', 'TFDS_DATA_DIR'):
+    for part in (url, 'run the same command again', 'data_archive=FILE', 'data_dir=DIR', 'TFDS_DATA_DIR'):
         assert part in message
-    assert 'make train' in message and 'python bin/train.py --config=configs/quickstart.py' in message
+    assert 'the config quickstart' in message and 'dataset=synthetic_cifar10' in message
     assert '\n' not in message and not (tmp_path / 'root').exists()
 
 
