@@ -93,13 +93,14 @@ class Subject:
         train = what == 'train'
         compiled = self._program.compile(self._state) if train else self._evaluator.compile(self._state.variables)
         seconds = time.monotonic() - before
+        assert isinstance(compiled, jax.stages.Compiled)  # as in every single process
         cached = self._events.get('/jax/compilation_cache/cache_hits', 0) > hits
         scratch = compiled.memory_analysis()
         return {
             'seconds': seconds,
             'from_cache': cached,
             'scratch_bytes': scratch.temp_size_in_bytes if scratch else None,
-            'program': inspect_program(compiled.as_text()),
+            'program': inspect_program(compiled.as_text() or ''),
         }
 
     def train(self, steps: int, variant: str = '') -> float:
