@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EXTRAS ?= quickstart
 
-.PHONY: train test test-all test-lowest lint clean
+.PHONY: train test test-all test-lowest coverage lint clean
 
 train: .venv/installed-$(EXTRAS)
 	.venv/bin/python bin/train.py --config=configs/quickstart.py
@@ -19,6 +19,10 @@ test-all: .venv-test/installed lint
 # On the lowest versions that pyproject.toml allows; make test in a fresh folder is on the newest ones.
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile
+
+# Lines of the package that the fast tests run; the commands that tests start in processes of their own are not counted.
+coverage: .venv-test/installed
+	.venv-test/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 lint: .venv-test/installed
 	.venv-test/bin/ruff check .

@@ -15,6 +15,8 @@ import pytest
 os.environ['JAX_NUM_CPU_DEVICES'] = '4'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('MPLBACKEND', 'agg')
+# Broadcasting arrays of different ranks by accident is an error, in the commands that tests start too.
+os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 
 # The commands that tests start compile the same programs again and again: they share what is compiled, and so do pytest's
 # own processes, which inherit the folder. Every session starts with an empty one.

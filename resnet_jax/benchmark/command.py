@@ -14,6 +14,8 @@ from typing import Any
 
 from resnet_jax.errors import UserError
 
+Config = Mapping[str, Any]  # a checked config, as `TrainConfig.to_dict` returns it
+
 COMMAND = [sys.executable, '-m', 'resnet_jax']
 _STARTS = re.compile(r'Iteration \d+ starts .* took ([\d.]+) s\.$')
 
@@ -26,14 +28,14 @@ class Line:
     text: str
 
 
-def write_config(path: Path, config: Mapping[str, Any]) -> Path:
+def write_config(path: Path, config: Config) -> Path:
     """Writes a checked config as a file for --config."""
     path.write_text(f'from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({dict(config)!r})\n')
     return path
 
 
 def train(
-    config: Mapping[str, Any], folder: Path, environment: Mapping[str, str | None] | None = None, limit: float | None = None
+    config: Config, folder: Path, environment: Mapping[str, str | None] | None = None, limit: float | None = None
 ) -> Iterator[Line]:
     """Runs the train command in a run folder and yields its output; closing the iterator ends the process.
 
@@ -80,7 +82,7 @@ def train(
 
 
 def measure_startup(
-    config: Mapping[str, Any],
+    config: Config,
     environment: Mapping[str, str] | None = None,
     limit: float | None = None,
     progress: Callable[[str], None] = lambda line: None,
@@ -114,7 +116,7 @@ def measure_startup(
     return result
 
 
-def time_to_accuracy(config: Mapping[str, Any], folder: Path, limit: float) -> dict[str, float]:
+def time_to_accuracy(config: Config, folder: Path, limit: float) -> dict[str, float]:
     """Trains once to the end, in a process of its own.
 
     Returns:

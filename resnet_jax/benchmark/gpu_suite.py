@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from resnet_jax.benchmark.command import COMMAND, measure_startup, time_to_accuracy, write_config
+from resnet_jax.benchmark.command import COMMAND, Config, measure_startup, time_to_accuracy, write_config
 from resnet_jax.benchmark.measure import Effort, on_random_data
-from resnet_jax.benchmark.report import save
+from resnet_jax.benchmark.report import Row, save
 from resnet_jax.errors import UserError
 from resnet_jax.significance import mean_interval
 
@@ -26,13 +25,13 @@ _SHORTEST = 5.0  # seconds; a part with less time is not begun
 
 def gpu_suite(
     path: str | None,
-    config: Mapping[str, Any],
-    speedruns: Mapping[str, Mapping[str, Any] | str],
+    config: Config,
+    speedruns: Mapping[str, Config | str],
     *,
     seconds: float,
     effort: Effort,
     progress: Progress,
-) -> dict[str, Any]:
+) -> Row:
     """Measures a config's steps, PyTorch's beside them, runs of other configs to the end, and the start of the train command.
 
     Each part has processes of its own and a limit, so that one that fails or takes too long takes none with it. This process
@@ -48,9 +47,9 @@ def gpu_suite(
       and what was measured, or 'error', or 'skipped' with the reason.
     """
     started = time.monotonic()
-    result: dict[str, Any] = {'versions': _versions(), 'config': dict(config), 'parts': {}}
+    result: Row = {'versions': _versions(), 'config': dict(config), 'parts': {}}
 
-    def begin(name: str, share: float, measure: Callable[[float], dict[str, Any]]) -> None:
+    def begin(name: str, share: float, measure: Callable[[float], Row]) -> None:
         """Measures a part in a share of the time that is left."""
         before = time.monotonic()
         left = seconds - (before - started)
@@ -87,7 +86,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _measure(config: Mapping[str, Any], effort: Effort, limit: float, flags: Sequence[str]) -> dict[str, Any]:
+def _measure(config: Config, effort: Effort, limit: float, flags: Sequence[str]) -> Row:
     """Returns the row of the benchmark command, run as a command: all of its processes can be ended together."""
     with tempfile.TemporaryDirectory() as folder:
         file, out = write_config(Path(folder, 'config.py'), config), Path(folder, 'row.json')
@@ -108,15 +107,16 @@ def _measure(config: Mapping[str, Any], effort: Effort, limit: float, flags: Seq
                 lines = [line for line in errors.read().splitlines() if line.strip()] or [f'exit code {code}']
                 told = [line for line in lines if line.startswith('error: ')]
                 raise UserError((told or lines)[-1].removeprefix('error: '))
-        return json.loads(out.read_text())[0]
+        row: Row = json.loads(out.read_text())[0]
+        return row
 
 
-def _epoch(row: dict[str, Any]) -> dict[str, Any]:
+def _epoch(row: Row) -> Row:
     """Adds the seconds that an epoch of 50,000 images takes at the median speed."""
     return {'epoch_seconds': 50_000 / row['train']['images_per_second']['median'], **row}
 
 
-def _seeds(name: str, config: Mapping[str, Any] | str, limit: float, progress: Progress) -> dict[str, Any]:
+def _seeds(name: str, config: Config | str, limit: float, progress: Progress) -> Row:
     """Trains seeds 0, 1, ... to the end, each in a process, as many as there is time for."""
     if isinstance(config, str):
         return {'skipped': config}

@@ -4,9 +4,9 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from resnet_jax.benchmark.measure import Effort
+from resnet_jax.benchmark.report import Row
 from resnet_jax.benchmark.worker import Worker
 from resnet_jax.errors import ConfigError
 
@@ -65,7 +65,7 @@ def parse_shapes(texts: Sequence[str]) -> list[Shape]:
 
 def measure_layers(
     shapes: Sequence[Shape], batch_size: int, dtype: str, effort: Effort, progress: Callable[[str], None] = lambda line: None
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Measures each shape's output and both gradients.
 
     Returns:
@@ -75,12 +75,12 @@ def measure_layers(
     rows = []
     with Worker('layers', {}) as jax, Worker('torch_layers', {}) as torch:
         for shape in shapes:
-            row: dict[str, Any] = {**dataclasses.asdict(shape), 'batch_size': batch_size, 'dtype': dtype}
+            row: Row = {**dataclasses.asdict(shape), 'batch_size': batch_size, 'dtype': dtype}
             given = {**dataclasses.asdict(shape), 'padding': shape.padding, 'batch_size': batch_size, 'dtype': dtype}
 
-            def timer(worker: Worker, part: str, form: str, given: dict = given) -> Callable[[], float]:
+            def timer(worker: Worker, part: str, form: str, given: Row = given) -> Callable[[], float]:
                 """Milliseconds of one execution."""
-                call: dict[str, Any] = {**given, 'part': part, 'form': form}
+                call: Row = {**given, 'part': part, 'form': form}
                 steps, seconds = 1, worker('run', steps=1, **call)  # compiles
                 while (seconds := worker('run', steps=steps, **call)) < effort.seconds / 2 and steps < 10_000:
                     steps = max(steps + 1, int(steps * min(100, effort.seconds / max(seconds, 1e-6))))
@@ -103,7 +103,7 @@ def measure_layers(
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Returns the medians in milliseconds as a Markdown table: ours / XLA's own / PyTorch's."""
     lines = [
         f'Milliseconds, ours / XLA / PyTorch (its better layout); batch {rows[0]["batch_size"]}, {rows[0]["dtype"]}, '

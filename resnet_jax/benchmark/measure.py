@@ -5,9 +5,9 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from resnet_jax.benchmark.command import measure_startup
+from resnet_jax.benchmark.command import Config, measure_startup
+from resnet_jax.benchmark.report import Row
 from resnet_jax.benchmark.worker import Worker
 from resnet_jax.data import available_datasets
 from resnet_jax.errors import ConfigError
@@ -31,14 +31,14 @@ class Effort:
     steps: Sequence[str] = ('train', 'eval')
 
 
-def on_random_data(config: Mapping[str, Any]) -> dict[str, Any]:
+def on_random_data(config: Config) -> Row:
     """Returns the config with random data of its data set's shape, which needs no files."""
     name = config['dataset']
     synthetic = f'synthetic_{name}'
     return {**config, 'dataset': synthetic if synthetic in available_datasets() else name}
 
 
-def summary(values: Sequence[float]) -> dict[str, Any]:
+def summary(values: Sequence[float]) -> Row:
     """Returns median, lowest, highest and number of values."""
     return {'median': statistics.median(values), 'low': min(values), 'high': max(values), 'n': len(values)}
 
@@ -59,7 +59,7 @@ def interleave(
 
 def measure(
     name: str,
-    config: Mapping[str, Any],
+    config: Config,
     *,
     effort: Effort,
     peer: bool = False,
@@ -67,7 +67,7 @@ def measure(
     startup: bool = False,
     variants: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> Row:
     """Measures a config on this process's kind of device, in processes of its own.
 
     Args:
@@ -84,7 +84,7 @@ def measure(
       UserError: the config does not fit the devices, PyTorch is missing or has no such network, memory is out.
     """
     config = on_random_data(config)
-    row: dict[str, Any] = {'name': name, **{key: config[key] for key in _SHOWN}}
+    row: Row = {'name': name, **{key: config[key] for key in _SHOWN}}
     environment = environment or {}
     if startup:
         row['startup'] = measure_startup(config, environment, progress=lambda line: progress(f'{name}: {line}'))
@@ -118,7 +118,7 @@ def measure(
 _SHOWN = ('model', 'dataset', 'dtype', 'batch_size', 'eval_batch_size', 'optimizer')
 
 
-def _choose(torch: dict[str, Any], words: Sequence[str]) -> None:
+def _choose(torch: Row, words: Sequence[str]) -> None:
     """Leaves of PyTorch's variants those that contain all the words."""
     chosen = [variant for variant in torch['variants'] if {*words} <= {*variant.split()}]
     if not chosen:
@@ -126,11 +126,13 @@ def _choose(torch: dict[str, Any], words: Sequence[str]) -> None:
     torch['variants'] = chosen
 
 
-def _from_cache(compiled: Mapping[str, Any]) -> str:
+def _from_cache(compiled: Row) -> str:
     return ', read from the persistent cache' if compiled['from_cache'] else ''
 
 
-def _measure_steps(row, config, ours: Worker, torch: Worker | None, effort: Effort, progress) -> None:
+def _measure_steps(
+    row: Row, config: Config, ours: Worker, torch: Worker | None, effort: Effort, progress: Callable[[str], None]
+) -> None:
     """Adds 'train' and 'eval' to the row."""
     peak = max(rates[config['dtype']] for rates in row['matrix_products'].values())
     for what in effort.steps:
@@ -146,7 +148,8 @@ def _measure_steps(row, config, ours: Worker, torch: Worker | None, effort: Effo
 
             def once() -> float:
                 worker(what, steps=1, variant=variant)  # a pause makes the next step slower; a run has none
-                return images * steps / worker(what, steps=steps, variant=variant)
+                seconds: float = worker(what, steps=steps, variant=variant)
+                return images * steps / seconds
 
             return once
 

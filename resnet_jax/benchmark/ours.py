@@ -5,7 +5,7 @@ import functools
 import re
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import data
+from resnet_jax.benchmark.command import Config
 from resnet_jax.config import TrainConfig
 from resnet_jax.data.augment import TTA
 from resnet_jax.errors import UserError
@@ -46,7 +47,7 @@ _OPERATION = re.compile(r'^ +(?:ROOT )?%\S+ = \(?(\w+)\[.*? ([a-z][a-z-]+)\(.*?(
 class Subject:
     """A config's network, optimizer and steps on all devices of this process."""
 
-    def __init__(self, config: Mapping[str, Any]):
+    def __init__(self, config: Config):
         jax.monitoring.register_event_listener(self._count_event)
         self._events: dict[str, int] = {}
         checked = TrainConfig.from_mapping(config)
@@ -59,7 +60,7 @@ class Subject:
             experiment.logits_fn, dataset.test, batch_size=checked.eval_batch_size, num_classes=dataset.num_classes
         )
 
-    def _count_event(self, event: str, **_: Any) -> None:
+    def _count_event(self, event: str, **_: str | int) -> None:
         self._events[event] = self._events.get(event, 0) + 1
 
     def describe(self) -> dict[str, Any]:
@@ -92,13 +93,14 @@ class Subject:
         train = what == 'train'
         compiled = self._program.compile(self._state) if train else self._evaluator.compile(self._state.variables)
         seconds = time.monotonic() - before
+        assert isinstance(compiled, jax.stages.Compiled)  # as in every single process
         cached = self._events.get('/jax/compilation_cache/cache_hits', 0) > hits
         scratch = compiled.memory_analysis()
         return {
             'seconds': seconds,
             'from_cache': cached,
             'scratch_bytes': scratch.temp_size_in_bytes if scratch else None,
-            'program': inspect_program(compiled.as_text()),
+            'program': inspect_program(compiled.as_text() or ''),
         }
 
     def train(self, steps: int, variant: str = '') -> float:
@@ -129,8 +131,9 @@ class Subject:
         a = jnp.full((size, size), 1 / size, dtype)
 
         @jax.jit
-        def repeat(a, count):
-            return jax.lax.fori_loop(0, count, lambda _, x: x @ a, a)[0, 0]
+        def repeat(a: jax.Array, count: int) -> jax.Array:
+            product: jax.Array = jax.lax.fori_loop(0, count, lambda _, x: x @ a, a)
+            return product[0, 0]
 
         repeat(a, 1).block_until_ready()
         best, count, end = 0.0, 1, time.monotonic() + seconds
@@ -150,11 +153,14 @@ class Subject:
         return {'host': host, **({'device': stats['peak_bytes_in_use']} if 'peak_bytes_in_use' in stats else {})}
 
 
+Arrays = tuple[jax.Array, jax.Array, jax.Array]  # images, kernel, gradient of the output
+
+
 class Layers:
     """Single convolutions: in the form that the networks have ('ours') and as XLA makes them of JAX's own gradients ('XLA')."""
 
     def __init__(self) -> None:
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[object, tuple[jax.stages.Wrapped, Arrays]] = {}
 
     def run(self, *, form: str, part: str, steps: int, **given: Any) -> float:
         """Returns the seconds of so many executions in a loop on the device, as training steps are."""
@@ -178,10 +184,12 @@ class Layers:
         stride: int,
         padding: int,
         **given: Any,
-    ) -> Any:
+    ) -> tuple[jax.stages.Wrapped, Arrays]:
         strides, pads = (stride, stride), ((padding, padding), (padding, padding))
         if form == 'ours':
-            conv = functools.partial(convolution.conv, strides=strides, padding=pads)
+            conv: Callable[[jax.Array, jax.Array], jax.Array] = functools.partial(
+                convolution.conv, strides=strides, padding=pads
+            )
         else:
             numbers = ('NHWC', 'HWIO', 'NHWC')
             conv = functools.partial(
@@ -193,20 +201,25 @@ class Layers:
         out = jax.eval_shape(conv, x, weights)
         g = jax.random.normal(keys[2], out.shape, out.dtype)
 
-        def once(x, weights, g):
+        def once(x: jax.Array, weights: jax.Array, g: jax.Array) -> jax.Array:
             if part == 'output':
                 return conv(x, weights)
             if part == 'input_gradient':
-                return jax.vjp(lambda x: conv(x, weights), x)[1](g)[0]
-            return jax.vjp(lambda weights: conv(x, weights), weights)[1](g)[0]
+                _, transposed = jax.vjp(lambda x: conv(x, weights), x)
+            else:
+                _, transposed = jax.vjp(lambda weights: conv(x, weights), weights)
+            gradient: jax.Array = transposed(g)[0]
+            return gradient
 
-        def body(i, carry):
+        def body(i: jax.Array, carry: tuple[Arrays, jax.Array]) -> tuple[Arrays, jax.Array]:
             arrays, _ = carry
             arrays, _ = jax.lax.optimization_barrier((arrays, i))  # so that no execution is taken out of the loop
             return arrays, once(*arrays)
 
-        def loop(arrays, steps):
-            return jax.lax.fori_loop(0, steps, body, (arrays, jnp.zeros_like(once(*arrays))))[1]
+        def loop(arrays: Arrays, steps: int) -> jax.Array:
+            out: jax.Array
+            _, out = jax.lax.fori_loop(0, steps, body, (arrays, jnp.zeros_like(once(*arrays))))
+            return out
 
         return jax.jit(kernels.enabled()(loop)), (x, weights, g)
 

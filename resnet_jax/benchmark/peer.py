@@ -7,12 +7,13 @@ is in PyTorch's favour by as much.
 import contextlib
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from resnet_jax.benchmark.command import Config
 from resnet_jax.benchmark.torch_networks import create_torch_model
 from resnet_jax.data import load_dataset
 from resnet_jax.errors import ConfigError
@@ -21,7 +22,7 @@ from resnet_jax.errors import ConfigError
 class Subject:
     """A config's network and optimizer in PyTorch; one copy for each variant that is asked for."""
 
-    def __init__(self, config: Mapping[str, Any], device: str, compiled: bool):
+    def __init__(self, config: Config, device: str, compiled: bool):
         zero = ('ema_decay', 'lookahead_sync_period', 'bias_learning_rate', 'head_learning_rate')
         plain_fields = {'gradient_accumulation_steps': 1, **dict.fromkeys(zero, 0), 'tta': 'none', 'proxy_model': ''}
         for field, plain in plain_fields.items():
@@ -38,7 +39,7 @@ class Subject:
         if self._dataset.image_shape[-1] != 3:
             raise ConfigError('the PyTorch networks take images of 3 channels; expected dataset=synthetic_cifar10')
         create_torch_model(config['model'], self._dataset.num_classes, config['model_kwargs'])  # a wrong one is told now
-        self._steps: dict[Any, Any] = {}
+        self._steps: dict[tuple[str, str], Callable[[], object]] = {}
         layouts = ['channels_last'] if device == 'cuda' else ['contiguous', 'channels_last']
         precisions = ['float32'] if config['dtype'] == 'float32' else ['autocast', 'bfloat16']
         mode = ['compiled'] if compiled else ['eager']
@@ -86,7 +87,7 @@ class Subject:
         if self._device == 'cuda':
             torch.cuda.synchronize()
 
-    def _make(self, what: str, layout: str, precision: str, mode: str) -> Any:
+    def _make(self, what: str, layout: str, precision: str, mode: str) -> Callable[[], object]:
         """Returns a function that takes one step."""
         config, device = self._config, self._device
         memory_format = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
@@ -102,10 +103,10 @@ class Subject:
                 if isinstance(layer, torch.nn.BatchNorm2d):
                     layer.float()
 
-        def context() -> Any:
+        def context() -> contextlib.AbstractContextManager[object]:
             return torch.autocast(device, torch.bfloat16) if precision == 'autocast' else contextlib.nullcontext()
 
-        def loss_fn(images, labels):
+        def loss_fn(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             with context():
                 logits = model(images)
             return F.cross_entropy(logits.float(), labels, label_smoothing=config['label_smoothing']), logits
@@ -115,7 +116,7 @@ class Subject:
         if what == 'eval':
             model.eval()
 
-            def eval_step():
+            def eval_step() -> tuple[torch.Tensor, torch.Tensor]:
                 with torch.inference_mode():
                     loss, logits = loss_fn(images, labels)
                     return loss.double(), (logits.argmax(1) == labels).sum()
@@ -123,7 +124,7 @@ class Subject:
             return eval_step
         optimizer = _create_optimizer(model, config)
 
-        def train_step():
+        def train_step() -> None:
             optimizer.zero_grad(set_to_none=True)
             loss_fn(images, labels)[0].backward()
             if config['clip_norm']:
@@ -161,15 +162,16 @@ class Subject:
 _OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}
 
 
-def _create_optimizer(model: torch.nn.Module, config: Mapping[str, Any]) -> torch.optim.Optimizer:
+def _create_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer:
     """The config's optimizer, with weight decay on the same parameters; the rate is small, since the data are random."""
     decayed = [p for p in model.parameters() if p.ndim > 1 or config['decay_norm_and_bias']]
     others = [p for p in model.parameters() if not (p.ndim > 1 or config['decay_norm_and_bias'])]
     groups = [{'params': decayed, 'weight_decay': config['weight_decay']}, {'params': others, 'weight_decay': 0.0}]
-    kwargs: dict[str, Any] = {'lr': 1e-3, 'fused': True}
+    kwargs: dict[str, object] = {'lr': 1e-3, 'fused': True}
     if config['optimizer'] == 'sgd':
         kwargs.update(momentum=config['momentum'], nesterov=config['nesterov'] and config['momentum'] > 0)
-    return _OPTIMIZERS[config['optimizer']]([group for group in groups if group['params']], **kwargs)
+    make: Callable[..., torch.optim.Optimizer] = _OPTIMIZERS[config['optimizer']]
+    return make([group for group in groups if group['params']], **kwargs)
 
 
 class Layers:

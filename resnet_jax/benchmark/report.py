@@ -1,15 +1,17 @@
 """What was measured, as a table for people and as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import ResourceError
 from resnet_jax.runtime.files import write_atomically
 
+Row = dict[str, Any]  # what JSON holds: numbers, texts, lists and rows
 
-def save(path: str | Path | None, found: Any) -> None:
+
+def save(path: str | Path | None, found: Row | Sequence[Row]) -> None:
     """Writes what was measured as JSON, so that a reader sees the old content or the new; nothing without a path.
 
     Raises:
@@ -23,7 +25,7 @@ def save(path: str | Path | None, found: Any) -> None:
         raise ResourceError(f'{path} cannot be written: {error.strerror or error}; choose another place') from None
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Returns one line for training and one for evaluation of each row of `measure`, with a header."""
     header = ('config', 'step', 'dtype', 'devices', 'batch', 'images/s', 'of product', 'PyTorch', 'ratio', 'lowest-highest')
     cells = [header]
@@ -52,7 +54,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return '\n'.join(lines + failed)
 
 
-def details(row: Mapping[str, Any]) -> str:
+def details(row: Row) -> str:
     """Returns what the table leaves out: hardware, versions, compilation, memory, start."""
     facts, lines = row['facts'], []
     environment = facts['environment']

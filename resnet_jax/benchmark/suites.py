@@ -9,7 +9,7 @@ from typing import Any
 
 from resnet_jax import config_file
 from resnet_jax.benchmark.measure import Effort, measure
-from resnet_jax.benchmark.report import save
+from resnet_jax.benchmark.report import Row, save
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, InputFileError, UserError
 
@@ -24,7 +24,7 @@ _CPU = {
 }
 
 
-def load_config(name: str, **changes: Any) -> dict[str, Any]:
+def load_config(name: str, **changes: Any) -> Row:
     """Returns the config of a name or path, with changes, checked."""
     config = config_file.load_config(name)
     with config.unlocked():
@@ -40,7 +40,7 @@ def has_amx() -> bool:
         return False
 
 
-def find_config(name: str) -> dict[str, Any] | str:
+def find_config(name: str) -> Row | str:
     """Returns the checked config of a name or path or, where that is not to be had, why."""
     try:
         return load_config(name)
@@ -50,7 +50,7 @@ def find_config(name: str) -> dict[str, Any] | str:
 
 def cpu_suite(
     path: str | None, effort: Effort, networks: Sequence[str], batch_size: int, progress: Callable[[str], None]
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Measures networks beside PyTorch, in float32 and, where the CPU has AMX, in bfloat16.
 
     Args:
@@ -95,11 +95,11 @@ def cpu_suite(
     return rows
 
 
-def _earlier(path: str | None) -> list[dict[str, Any]]:
+def _earlier(path: str | None) -> list[Row]:
     if not path or not Path(path).exists():
         return []
     try:
-        rows = json.loads(Path(path).read_text())
+        rows: list[Row] = json.loads(Path(path).read_text())
         if not all({'name', 'dtype', 'batch_size', 'time'} <= {*row} for row in rows):
             raise ValueError('rows are missing')
     except (OSError, ValueError, TypeError) as error:

@@ -1,13 +1,15 @@
 """AlexNet, LeNet and the networks of Dive into Deep Learning in PyTorch, with their sources' names and structure."""
 
+from collections.abc import Callable, Sequence
+
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
 class D2LResidual(nn.Module):
     """Dive into Deep Learning, section 8.6.2."""
 
-    def __init__(self, in_channels, num_channels, use_1x1conv=False, strides=1):
+    def __init__(self, in_channels: int, num_channels: int, use_1x1conv: bool = False, strides: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, num_channels, 3, padding=1, stride=strides)
         self.conv2 = nn.Conv2d(num_channels, num_channels, 3, padding=1)
@@ -15,7 +17,7 @@ class D2LResidual(nn.Module):
         self.bn1 = nn.BatchNorm2d(num_channels)
         self.bn2 = nn.BatchNorm2d(num_channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.conv3(x))
 
@@ -23,12 +25,12 @@ class D2LResidual(nn.Module):
 class ThreeConvResidual(D2LResidual):
     """D2L's block with a third convolution, which has the book's next free name."""
 
-    def __init__(self, in_channels, num_channels, use_1x1conv=False, strides=1):
+    def __init__(self, in_channels: int, num_channels: int, use_1x1conv: bool = False, strides: int = 1) -> None:
         super().__init__(in_channels, num_channels, use_1x1conv, strides)
         self.conv4 = nn.Conv2d(num_channels, num_channels, 3, padding=1)
         self.bn3 = nn.BatchNorm2d(num_channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         return F.relu(self.bn3(self.conv4(y)) + self.conv3(x))
@@ -37,7 +39,9 @@ class ThreeConvResidual(D2LResidual):
 class D2LResNeXtBlock(nn.Module):
     """Dive into Deep Learning, section 8.6.5, with bot_mul = 1; `groups` is the width of one, as there."""
 
-    def __init__(self, in_channels, num_channels, use_1x1conv=False, strides=1, groups=16):
+    def __init__(
+        self, in_channels: int, num_channels: int, use_1x1conv: bool = False, strides: int = 1, groups: int = 16
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, num_channels, 1)
         self.conv2 = nn.Conv2d(num_channels, num_channels, 3, stride=strides, padding=1, groups=num_channels // groups)
@@ -48,7 +52,7 @@ class D2LResNeXtBlock(nn.Module):
             self.conv4 = nn.Conv2d(in_channels, num_channels, 1, stride=strides)
             self.bn4 = nn.BatchNorm2d(num_channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -58,7 +62,12 @@ class D2LResNeXtBlock(nn.Module):
 class D2LResNet(nn.Module):
     """Dive into Deep Learning, section 8.6.3, with its names; `arch` holds (blocks, channels) of each stage."""
 
-    def __init__(self, arch=((2, 64), (2, 128), (2, 256), (2, 512)), num_classes=10, block=D2LResidual):
+    def __init__(
+        self,
+        arch: Sequence[tuple[int, int]] = ((2, 64), (2, 128), (2, 256), (2, 512)),
+        num_classes: int = 10,
+        block: Callable[..., nn.Module] = D2LResidual,
+    ) -> None:
         super().__init__()
         channels = arch[0][1]
         stem = (
@@ -76,17 +85,17 @@ class D2LResNet(nn.Module):
         head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
         self.net.add_module('last', nn.Sequential(*head))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
 
 class AlexNet(nn.Module):
     """AlexNet for 32x32 images, in the layout of github.com/icpm/pytorch-cifar10, models/AlexNet.py."""
 
-    def __init__(self, num_classes=10):
+    def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
 
-        def conv(inputs, outputs, stride=1):
+        def conv(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
             return nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.ReLU()
 
         self.features = nn.Sequential(
@@ -100,14 +109,14 @@ class AlexNet(nn.Module):
             nn.Linear(4096, num_classes),
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
 
 
 class ImageNetAlexNet(nn.Module):
     """torchvision's alexnet."""
 
-    def __init__(self, num_classes=1000):
+    def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *(nn.Conv2d(3, 64, 11, 4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
@@ -123,14 +132,14 @@ class ImageNetAlexNet(nn.Module):
             nn.Linear(4096, num_classes),
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 
 class LeNet(nn.Module):
     """Kuangliu's: ReLU, max pools, three channels of 32x32."""
 
-    def __init__(self, num_classes=10):
+    def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 6, 5)
         self.conv2 = nn.Conv2d(6, 16, 5)
@@ -138,7 +147,7 @@ class LeNet(nn.Module):
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, num_classes)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x.flatten(1))))))
@@ -147,7 +156,7 @@ class LeNet(nn.Module):
 class D2LLeNet(nn.Module):
     """Dive into Deep Learning, section 7.6: sigmoids, average pools, one channel of 28x28."""
 
-    def __init__(self, num_classes=10):
+    def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.net = nn.Sequential(
             *(nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2)),
@@ -156,5 +165,5 @@ class D2LLeNet(nn.Module):
             *(nn.Linear(120, 84), nn.Sigmoid(), nn.Linear(84, num_classes)),
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.net(x)

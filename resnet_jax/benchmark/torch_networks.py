@@ -4,7 +4,7 @@ They have the names and the structure of their sources, without regard to speed 
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -17,29 +17,31 @@ from resnet_jax.errors import ConfigError
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-def _resnet(layers, **kwargs):
+def _resnet(layers: int, **kwargs: Any) -> functools.partial[ResNet]:
     return functools.partial(ResNet, BasicBlock if layers < 50 else Bottleneck, stage_sizes=_STAGES[layers], **kwargs)
 
 
-def _imagenet_resnet(layers, **kwargs):
+def _imagenet_resnet(layers: int, **kwargs: Any) -> functools.partial[ResNet]:
     return _resnet(layers, **{'stem': 'imagenet', 'num_classes': 1000, **kwargs})
 
 
-def _cifar_resnet(layers, kind='identity'):
+def _cifar_resnet(layers: int, kind: str = 'identity') -> functools.partial[ResNet]:
     return functools.partial(ResNet, BasicBlock, stage_sizes=((layers - 2) // 6,) * 3, num_filters=16, kind=kind)
 
 
-def _preact(block, stage_sizes, **kwargs):
+def _preact(
+    block: type[PreActBlock | PreActBottleneck], stage_sizes: Sequence[int], **kwargs: Any
+) -> functools.partial[PreActResNet]:
     return functools.partial(PreActResNet, block, stage_sizes=stage_sizes, **kwargs)
 
 
-def _wide_resnet(layers, width):
+def _wide_resnet(layers: int, width: int) -> functools.partial[PreActResNet]:
     sizes = ((layers - 4) // 6,) * 3
     return _preact(PreActBlock, sizes, num_filters=16 * width, stem_filters=16, final_norm=True)
 
 
 # By our names; all of them but for resnet1202.
-NETWORKS: dict[str, Any] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     'lenet5': LeNet,
     'lenet5_relu': LeNet,
     'alexnet': AlexNet,
@@ -74,7 +76,7 @@ NETWORKS: dict[str, Any] = {
 }
 
 # Arguments that have a counterpart, by class.
-_KWARGS: dict[Any, tuple[str, ...]] = {
+_KWARGS: dict[object, tuple[str, ...]] = {
     ResNet: ('stage_sizes', 'num_filters'),
     PreActResNet: ('stage_sizes', 'num_filters'),
     SpeedrunNet: ('widths', 'depth', 'logit_scale', 'batch_norm_momentum'),

@@ -1,33 +1,36 @@
 """Residual networks in PyTorch, post- and pre-activation, with the names and the structure of their sources."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
 class Pad(nn.Module):
     """Option A: every second pixel where the stride is 2, and zero channels half before, half after."""
 
-    def __init__(self, extra, stride):
+    def __init__(self, extra: int, stride: int) -> None:
         super().__init__()
         self.extra, self.stride = extra, stride
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
 
 
 class Nothing(nn.Module):
-    def forward(self, x):
+    def forward(self, x: Tensor) -> int:
         return 0
 
 
-def shortcut(kind, in_planes, planes, stride):
+def shortcut(kind: str, in_planes: int, planes: int, stride: int) -> nn.Module:
     if kind == 'none':
         return Nothing()
     if stride == 1 and in_planes == planes:
         return nn.Sequential()
     if kind == 'identity':
         return Pad(planes - in_planes, stride)
-    pool = ()
+    pool: tuple[nn.Module, ...] = ()
     if kind == 'average':  # timm's
         pool = (nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity(),)
         stride = 1
@@ -37,13 +40,13 @@ def shortcut(kind, in_planes, planes, stride):
 class SqueezeExcite(nn.Module):
     """timm's SEModule: the hidden width is a multiple of 8."""
 
-    def __init__(self, planes):
+    def __init__(self, planes: int) -> None:
         super().__init__()
         hidden = max(8, (planes // 16 + 4) // 8 * 8)
         self.fc1 = nn.Conv2d(planes, hidden, 1)
         self.fc2 = nn.Conv2d(hidden, planes, 1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         scale = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True))))
         return x * scale.sigmoid()
 
@@ -51,7 +54,7 @@ class SqueezeExcite(nn.Module):
 class BasicBlock(nn.Module):
     expansion = 1
 
-    def __init__(self, in_planes, planes, stride, kind, se=False):
+    def __init__(self, in_planes: int, planes: int, stride: int, kind: str, se: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_planes, planes, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
@@ -60,7 +63,7 @@ class BasicBlock(nn.Module):
         self.se = SqueezeExcite(planes) if se else nn.Identity()
         self.downsample = shortcut(kind, in_planes, planes, stride)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.se(self.bn2(self.conv2(y))) + self.downsample(x))
 
@@ -68,7 +71,9 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     expansion = 4
 
-    def __init__(self, in_planes, planes, stride, kind, se=False, groups=1, base_width=64):
+    def __init__(
+        self, in_planes: int, planes: int, stride: int, kind: str, se: bool = False, groups: int = 1, base_width: int = 64
+    ) -> None:
         super().__init__()
         width = planes * base_width // 64 * groups
         self.conv1 = nn.Conv2d(in_planes, width, 1, bias=False)
@@ -80,7 +85,7 @@ class Bottleneck(nn.Module):
         self.se = SqueezeExcite(4 * planes) if se else nn.Identity()
         self.downsample = shortcut(kind, in_planes, 4 * planes, stride)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         return F.relu(self.se(self.bn3(self.conv3(y))) + self.downsample(x))
@@ -92,11 +97,20 @@ class ResNet(nn.Module):
     `options` go to the block: se, and of Bottleneck groups and base_width.
     """
 
-    def __init__(self, block, stage_sizes, num_filters=64, stem='cifar', kind='projection', num_classes=10, **options):
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        stage_sizes: Sequence[int],
+        num_filters: int = 64,
+        stem: str = 'cifar',
+        kind: str = 'projection',
+        num_classes: int = 10,
+        **options: Any,
+    ) -> None:
         super().__init__()
         self.maxpool = nn.Identity() if stem == 'cifar' else nn.MaxPool2d(3, 2, padding=1)
         if stem == 'cifar':
-            self.conv1 = nn.Conv2d(3, num_filters, 3, padding=1, bias=False)
+            self.conv1: nn.Module = nn.Conv2d(3, num_filters, 3, padding=1, bias=False)
         elif stem == 'imagenet':
             self.conv1 = nn.Conv2d(3, num_filters, 7, 2, padding=3, bias=False)
         else:
@@ -116,7 +130,7 @@ class ResNet(nn.Module):
             self.add_module(f'layer{stage}', nn.Sequential(*blocks))
         self.fc = nn.Linear(in_planes, num_classes)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for stage in range(1, self.num_stages + 1):
             x = getattr(self, f'layer{stage}')(x)
@@ -128,7 +142,7 @@ class PreActBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_planes, planes, stride):
+    def __init__(self, in_planes: int, planes: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_planes)
         self.conv1 = nn.Conv2d(in_planes, planes, 3, stride, padding=1, bias=False)
@@ -137,7 +151,7 @@ class PreActBlock(nn.Module):
         if stride > 1 or in_planes != planes:
             self.shortcut = nn.Sequential(nn.Conv2d(in_planes, planes, 1, stride, bias=False))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(x))
         skip = self.shortcut(y) if hasattr(self, 'shortcut') else x
         return self.conv2(F.relu(self.bn2(self.conv1(y)))) + skip
@@ -146,7 +160,7 @@ class PreActBlock(nn.Module):
 class PreActBottleneck(nn.Module):
     expansion = 4
 
-    def __init__(self, in_planes, planes, stride):
+    def __init__(self, in_planes: int, planes: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_planes)
         self.conv1 = nn.Conv2d(in_planes, planes, 1, bias=False)
@@ -157,7 +171,7 @@ class PreActBottleneck(nn.Module):
         if stride > 1 or in_planes != 4 * planes:
             self.shortcut = nn.Sequential(nn.Conv2d(in_planes, 4 * planes, 1, stride, bias=False))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(x))
         skip = self.shortcut(y) if hasattr(self, 'shortcut') else x
         y = self.conv2(F.relu(self.bn2(self.conv1(y))))
@@ -167,7 +181,15 @@ class PreActBottleneck(nn.Module):
 class PreActResNet(nn.Module):
     """Kuangliu's PreActResNet; with `final_norm` He et al.'s (v2) and, with another `stem_filters`, a Wide ResNet."""
 
-    def __init__(self, block, stage_sizes, num_filters=64, stem_filters=None, final_norm=False, num_classes=10):
+    def __init__(
+        self,
+        block: type[PreActBlock | PreActBottleneck],
+        stage_sizes: Sequence[int],
+        num_filters: int = 64,
+        stem_filters: int | None = None,
+        final_norm: bool = False,
+        num_classes: int = 10,
+    ) -> None:
         super().__init__()
         in_planes, self.num_stages = stem_filters or num_filters, len(stage_sizes)
         self.conv1 = nn.Conv2d(3, in_planes, 3, padding=1, bias=False)
@@ -180,7 +202,7 @@ class PreActResNet(nn.Module):
         self.bn = nn.BatchNorm2d(in_planes) if final_norm else None
         self.linear = nn.Linear(in_planes, num_classes)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         for stage in range(1, self.num_stages + 1):
             x = getattr(self, f'layer{stage}')(x)

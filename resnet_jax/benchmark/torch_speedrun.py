@@ -25,10 +25,11 @@ class _Group(nn.Module):
             self.add_module(f'bn{number}', _BatchNorm(outputs, keep))
         self.pool, self.act = nn.MaxPool2d(2), nn.GELU()
 
-    def forward(self, x):
-        x = self.act(self.bn1(self.pool(self.conv1(x))))
-        y = self.act(self.bn2(self.conv2(x)))
-        return y if self.depth == 2 else self.act(self.bn3(self.conv3(y)) + x)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layer = self.get_submodule
+        x = self.act(layer('bn1')(self.pool(layer('conv1')(x))))
+        y = self.act(layer('bn2')(layer('conv2')(x)))
+        return y if self.depth == 2 else self.act(layer('bn3')(layer('conv3')(y)) + x)
 
 
 class SpeedrunNet(nn.Module):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Worker:
       UserError: what the process raised: a network that PyTorch has not, no memory, ...
     """
 
-    def __init__(self, side: str, environment: Mapping[str, str], **kwargs: Any):
+    def __init__(self, side: str, environment: Mapping[str, str], **kwargs: object):
         self.side, self.idle = side, 0.0
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get('PYTHONPATH')])])
@@ -56,7 +56,7 @@ class Worker:
             self.__exit__()
             raise
 
-    def __call__(self, method: str, **kwargs: Any) -> Any:
+    def __call__(self, method: str, **kwargs: object) -> Any:
         assert self._process.stdin and self._process.stdout
         try:
             print(json.dumps({'method': method, 'kwargs': kwargs}), file=self._process.stdin, flush=True)
@@ -76,7 +76,7 @@ class Worker:
     def __enter__(self) -> 'Worker':
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self._process.stdin and self._process.stdout
         self._process.kill()
         self._process.wait()
@@ -95,13 +95,13 @@ def _serve(side: str) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
     replies = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print
-    subject: Any = None
+    subject: object = None
     ended, used = time.monotonic(), time.process_time()
     for line in sys.stdin:
         request = json.loads(line)
         waited = time.monotonic() - ended
         # Short waits say little: a thread pool spins for some milliseconds before it sleeps.
-        reply: dict[str, Any] = {'idle': (time.process_time() - used) / waited if waited > 0.2 and subject else 0.0}
+        reply: dict[str, object] = {'idle': (time.process_time() - used) / waited if waited > 0.2 and subject else 0.0}
         try:
             if request['method'] == '__init__':
                 subject = _load(side)(**request['kwargs'])
@@ -120,10 +120,11 @@ def _serve(side: str) -> None:
         ended, used = time.monotonic(), time.process_time()
 
 
-def _load(side: str) -> Any:
+def _load(side: str) -> Callable[..., object]:
     try:
         module, name = _SUBJECTS[side]
-        return getattr(importlib.import_module(module), name)
+        subject: Callable[..., object] = getattr(importlib.import_module(module), name)
+        return subject
     except ImportError as error:
         if (error.name or '').partition('.')[0] != 'torch':
             raise

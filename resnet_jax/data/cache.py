@@ -56,7 +56,7 @@ def _load(folder: Path) -> tuple[Split, Split] | None:
     return Split(train_image, train_label), Split(test_image, test_label)
 
 
-def _describe(array: np.ndarray) -> list:
+def _describe(array: np.ndarray) -> list[object]:
     # CRC-32: gigabytes per second, and reading brings the pages into memory.
     return [array.dtype.str, list(array.shape), zlib.crc32(array.data)]
 

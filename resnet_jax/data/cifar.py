@@ -10,7 +10,9 @@ from resnet_jax.data.split import Dataset
 _log = logging.getLogger(__name__)
 
 
-def load_cifar(source: Source, data_dir: str | os.PathLike | None = None, archive: str | os.PathLike | None = None) -> Dataset:
+def load_cifar(
+    source: Source, data_dir: str | os.PathLike[str] | None = None, archive: str | os.PathLike[str] | None = None
+) -> Dataset:
     """Loads the data set; arguments and errors as in `resnet_jax.data.load_dataset`."""
     root = tfds_folder.tfds_root(data_dir)
     folder = tfds_folder.find_folder(root, source.name)

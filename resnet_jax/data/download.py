@@ -41,8 +41,8 @@ def require_reachable(source: Source, root: Path) -> None:
     """
     try:
         _open(source.url).close()
-    except urllib.error.HTTPError:
-        pass  # an answer; the download says what is wrong with it
+    except urllib.error.HTTPError as error:  # an answer; the download says what is wrong with it
+        error.close()
     except _NETWORK_ERRORS as error:
         raise no_data_error(source, root, _reason(error)) from error
 
@@ -65,6 +65,7 @@ def download(source: Source, root: Path, path: Path) -> None:
             if offset < source.size:
                 _fetch(source, part, offset)
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code == 416:  # what we have is not a beginning of what the server has
                 part.unlink()
             elif 400 <= error.code < 500 and error.code not in (408, 429):
@@ -118,7 +119,7 @@ def _open(url: str, offset: int = 0) -> http.client.HTTPResponse:
     """Opens the URL from byte `offset` on; raises one of _NETWORK_ERRORS."""
     headers = {'User-Agent': 'resnet_jax', **({'Range': f'bytes={offset}-'} if offset else {})}
     request = urllib.request.Request(url, headers=headers)
-    answer: queue.SimpleQueue = queue.SimpleQueue()
+    answer: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
 
     def connect() -> None:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnet_jax.errors import InputFileError
 
@@ -51,7 +51,7 @@ def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
     except FileNotFoundError:
         raise InputFileError(f'{path} does not exist; expected an image file') from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
-        reason = 'not an image' if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+        reason = 'not an image' if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise InputFileError(f'{path} cannot be read ({reason}); expected an image ({", ".join(FORMATS)})') from None
 
 

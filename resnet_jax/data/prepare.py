@@ -21,9 +21,10 @@ from resnet_jax.runtime.cache_folder import delete_leftovers
 
 _log = logging.getLogger(__name__)
 VERSION = '3.0.2'
+Example = dict[str, object]  # a value for each feature
 
 
-def prepare_folder(source: Source, root: Path, archive: str | os.PathLike | None = None) -> Path:
+def prepare_folder(source: Source, root: Path, archive: str | os.PathLike[str] | None = None) -> Path:
     """Prepares `<root>/<name>/3.0.2` from the given archive, else from one that it downloads to `<root>/downloads`.
 
     Processes that share the root prepare it once. The folder appears whole or not at all.
@@ -76,13 +77,13 @@ def _write(source: Source, root: Path, contents: Archive) -> None:
 
     with tfds.core.registered.skip_registration():
 
-        class Cifar(tfds.core.GeneratorBasedBuilder):
+        class Cifar(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # tfds has no types
             """CIFAR from its official archive, prepared without TensorFlow."""
 
             name = source.name
             VERSION = tfds.core.Version(VERSION)
 
-            def _info(self):
+            def _info(self) -> tfds.core.DatasetInfo:
                 features = {'id': tfds.features.Text(), 'image': tfds.features.Image(shape=IMAGE_SHAPE)}
                 features |= {key: tfds.features.ClassLabel(names=names) for key, names in contents.names.items()}
                 return tfds.core.DatasetInfo(
@@ -93,10 +94,10 @@ def _write(source: Source, root: Path, contents: Archive) -> None:
                     homepage='https://www.cs.toronto.edu/~kriz/cifar.html',
                 )
 
-            def _split_generators(self, dl_manager):
+            def _split_generators(self, _: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, Example]]]:
                 return {split: self._generate_examples(split) for split in ('train', 'test')}
 
-            def _generate_examples(self, split):
+            def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
                 image, label = contents.image[split], contents.label[split]
                 with progress(f'Preparing {source.name} {split}', len(image), 'images') as advance:
                     for i in range(len(image)):

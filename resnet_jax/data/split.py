@@ -1,7 +1,6 @@
 """What the data package hands out: arrays of images and labels, and a deterministic held-out part of them."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -67,7 +66,7 @@ class Dataset:
         sizes = len(self.train.label), len(self.test.label)
         return DatasetInfo(self.name, self.image_shape, self.num_classes, *sizes, self.mean, self.std)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Returns what a checkpoint must know of the data set to be used without it, as JSON."""
         return {
             'name': self.name,

@@ -20,7 +20,7 @@ from resnet_jax.errors import ConfigError, InputFileError, one_line
 _AGAIN = 'copy or prepare the folder again'
 
 
-def tfds_root(data_dir: str | os.PathLike | None) -> Path:
+def tfds_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """Returns `data_dir`, else TFDS_DATA_DIR, else tfds's default; an empty string counts as not given.
 
     Raises:
@@ -154,7 +154,8 @@ def _read_shard(path: Path, file_format: str) -> list[bytes]:
 
         reader = ArrayRecordReader(str(path))
         try:
-            return reader.read_all()
+            records: list[bytes] = reader.read_all()
+            return records
         finally:
             reader.close()
     except (OSError, RuntimeError) as error:  # the array_record reader checks its own hashes, and raises RuntimeError

@@ -30,9 +30,9 @@ class Evaluator:
         self._positions = device_positions(batch_size)
         self._data = replicate({'image': split.image, 'label': split.label})
         self._run = parallel_eval_steps(logits_fn, batch_size, num_classes)
-        self._compiled: Callable | None = None
+        self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
 
-    def compile(self, variables: Any) -> Any:
+    def compile(self, variables: Any) -> jax.stages.Compiled | jax.stages.Wrapped:
         """Compiles, once, for replicated variables like these; returns what `step.compile_parallel` does."""
         if self._compiled is None:
             arguments = (variables, self._positions, self._data, np.int32(0), np.int32(0))

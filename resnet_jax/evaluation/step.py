@@ -71,7 +71,7 @@ def eval_steps(
     return {'loss': losses, 'confusion': confusion}
 
 
-def parallel_eval_steps(logits_fn: LogitsFn, batch_size: int, num_classes: int) -> Callable[..., dict[str, jax.Array]]:
+def parallel_eval_steps(logits_fn: LogitsFn, batch_size: int, num_classes: int) -> jax.stages.Wrapped:
     """`eval_steps` mapped over all devices."""
     run = functools.partial(eval_steps, batch_size=batch_size, num_classes=num_classes, logits_fn=logits_fn)
     return parallel(kernels.enabled()(run), in_axes=(None, 0, None, None, None))

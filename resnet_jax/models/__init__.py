@@ -103,34 +103,34 @@ __all__ = [
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-def _resnet(layers: int, **kwargs: Any) -> functools.partial[Any]:
+def _resnet(layers: int, **kwargs: Any) -> functools.partial[ResNet]:
     """The 18 to 152 layers of He et al., table 1."""
     block_cls = BasicBlock if layers < 50 else BottleneckBlock
     return functools.partial(ResNet, **{'stage_sizes': _STAGES[layers], 'block_cls': block_cls, **kwargs})
 
 
-def _grouped_resnet(layers: int, groups: int, base_width: int, **kwargs: Any) -> functools.partial[Any]:
+def _grouped_resnet(layers: int, groups: int, base_width: int, **kwargs: Any) -> functools.partial[ResNet]:
     return _resnet(layers, block_cls=functools.partial(BottleneckBlock, groups=groups, base_width=base_width), **kwargs)
 
 
-def _cifar_resnet(layers: int, shortcut: str = 'identity') -> functools.partial[Any]:
+def _cifar_resnet(layers: int, shortcut: str = 'identity') -> functools.partial[ResNet]:
     """The 6 n + 2 layers of He et al., section 4.2."""
     return functools.partial(ResNet, stage_sizes=((layers - 2) // 6,) * 3, num_filters=16, shortcut=shortcut)
 
 
-def _preact_cifar_resnet(layers: int) -> functools.partial[Any]:
+def _preact_cifar_resnet(layers: int) -> functools.partial[ResNet]:
     """The 9 n + 2 layers of He et al., arXiv:1603.05027."""
     sizes = ((layers - 2) // 9,) * 3
     return functools.partial(ResNet, stage_sizes=sizes, block_cls=PreActBottleneckBlock, num_filters=16)
 
 
-def _wide_resnet(layers: int, width: int) -> functools.partial[Any]:
+def _wide_resnet(layers: int, width: int) -> functools.partial[ResNet]:
     """The 6 n + 4 layers of Zagoruyko and Komodakis, table 1."""
     sizes = ((layers - 4) // 6,) * 3
     return functools.partial(ResNet, stage_sizes=sizes, block_cls=PreActBlock, num_filters=16 * width, stem_filters=16)
 
 
-def _cifar_resnext(groups: int, base_width: int) -> functools.partial[Any]:
+def _cifar_resnext(groups: int, base_width: int) -> functools.partial[ResNet]:
     """The 29 layers of Xie et al., arXiv:1611.05431, for CIFAR."""
     block_cls = functools.partial(BottleneckBlock, groups=groups, base_width=base_width)
     return functools.partial(ResNet, stage_sizes=(3, 3, 3), block_cls=block_cls)
@@ -202,7 +202,7 @@ def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
     _MODELS[name] = factory if isinstance(factory, functools.partial) else functools.partial(factory)
 
 
-def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
+def create_model(name: str, num_classes: int = 10, **kwargs: object) -> nn.Module:
     """Returns the module `name`; see the table above.
 
     Args:
@@ -233,10 +233,11 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
             if value not in names:
                 raise ConfigError(f'{keyword} is {value!r}{did_you_mean(value, names)}; expected one of {", ".join(names)}')
             kwargs[keyword] = names[value]
-    return model(num_classes=num_classes, **kwargs)
+    network: nn.Module = model(num_classes=num_classes, **kwargs)
+    return network
 
 
-def _arguments(factory: Any) -> list[str]:
+def _arguments(factory: Callable[..., nn.Module]) -> list[str]:
     """The keywords that a class of modules, or a function, takes besides num_classes and what Flax adds."""
     if dataclasses.is_dataclass(factory):
         names = [field.name for field in dataclasses.fields(factory)]

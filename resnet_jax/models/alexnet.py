@@ -52,7 +52,7 @@ class AlexNet(nn.Module):
     stem: str = 'cifar'
     dtype: DTypeLike = jnp.float32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive_int('num_classes', self.num_classes)
         check_choice('stem', self.stem, STEMS)
         check_dtype(self.dtype)

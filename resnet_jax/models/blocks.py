@@ -9,7 +9,7 @@ input's dtype. Names of layers are PyTorch's; resnet.py has the table.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -17,9 +17,11 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.checks import check_positive_int
+from resnet_jax.models.layers import Activation
 from resnet_jax.ops.pooling import average_pool
 
-ModuleDef = Callable[..., Any]
+ModuleDef = Callable[..., Callable[..., jax.Array]]  # makes a layer or a block: a class of modules or a function
+Shortcut = Callable[..., jax.Array | float]
 
 
 def projection_shortcut(
@@ -66,25 +68,26 @@ def squeeze_excite(y: jax.Array, *, conv: ModuleDef, reduction: int = 16) -> jax
 
 def drop_branch(y: jax.Array, *, rate: float, train: bool) -> jax.Array:
     """Stochastic depth: in training y is 0 for a share `rate` of the examples, divided by 1 - rate for the others."""
-    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
+    dropout: Activation = nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)
+    return dropout(y)
 
 
 def unchanged(y: jax.Array) -> jax.Array:
     return y
 
 
-def no_norm(name: str) -> Callable[[jax.Array], jax.Array]:
+def no_norm(name: str) -> Activation:
     """In the place of `norm` it leaves its input as it is."""
     return unchanged
 
 
-def block_fields(block_cls: ModuleDef) -> dict[str, Any]:
+def block_fields(block_cls: ModuleDef) -> dict[str, object]:
     """The fields a block class has, and `preactivation`; of what is not a class of modules, nothing."""
     while isinstance(block_cls, functools.partial):
         block_cls = block_cls.func
     if not dataclasses.is_dataclass(block_cls):
         return {}
-    fields = {field.name: field for field in dataclasses.fields(block_cls)}
+    fields: dict[str, object] = {field.name: field for field in dataclasses.fields(block_cls)}
     return fields | {'preactivation': getattr(block_cls, 'preactivation', False)}
 
 
@@ -95,9 +98,9 @@ class Block(nn.Module):
     strides: int
     conv: ModuleDef
     norm: ModuleDef
-    act: Callable
-    shortcut: Callable
-    branch: Callable = unchanged
+    act: Activation
+    shortcut: Shortcut
+    branch: Activation = unchanged
     preactivation: ClassVar[bool] = False
 
 

@@ -1,42 +1,41 @@
 """Checks of what a caller hands to a model. Each raises a one-line ConfigError that says what is allowed."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
 
 
-def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(f'{field} must be one of {", ".join(map(repr, choices))}, not {value!r}')
 
 
-def check_positive_int(field: str, value: Any) -> None:
+def check_positive_int(field: str, value: object) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ConfigError(f'{field} must be an integer of at least 1, not {value!r}')
 
 
-def check_positive(field: str, value: Any) -> None:
+def check_positive(field: str, value: object) -> None:
     if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not 0 < value < float('inf'):
         raise ConfigError(f'{field} must be a number above 0, not {value!r}')
 
 
-def check_rate(field: str, value: Any) -> None:
+def check_rate(field: str, value: object) -> None:
     if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not 0 <= value < 1:
         raise ConfigError(f'{field} must be a share from 0 to below 1, not {value!r}')
 
 
-def check_stage_sizes(stage_sizes: Any) -> None:
+def check_stage_sizes(stage_sizes: object) -> None:
     if not isinstance(stage_sizes, tuple | list) or not stage_sizes:
         raise ConfigError(f'stage_sizes must be a tuple with the blocks of each stage, as (2, 2, 2), not {stage_sizes!r}')
     for size in stage_sizes:
         check_positive_int('each of stage_sizes', size)
 
 
-def check_dtype(dtype: Any) -> None:
+def check_dtype(dtype: DTypeLike) -> None:
     """Float16 is refused: its range needs loss scaling, which this library does not have."""
     try:
         allowed = jnp.dtype(dtype).name in ('float32', 'bfloat16')

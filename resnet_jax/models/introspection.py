@@ -2,12 +2,13 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import VariableDict
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.checks import check_positive_int
@@ -41,7 +42,7 @@ def layers(model: nn.Module, image_size: int = 32, channels: int = 3) -> list[La
     check_positive_int('channels', channels)
     found: list[Layer] = []
 
-    def record(call, args, kwargs, context):
+    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         out = call(*args, **kwargs)
         module = context.module
         if context.method_name == '__call__' and isinstance(module, nn.Conv | nn.Dense | nn.BatchNorm):
@@ -77,7 +78,7 @@ def table(found: list[Layer]) -> str:
     return '\n'.join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
-def features(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> dict[str, jax.Array]:
+def features(model: nn.Module, variables: VariableDict, images: jax.Array) -> dict[str, jax.Array]:
     """What a network computes on its way to the logits, in evaluation mode; may be jitted with the model bound.
 
     Args:

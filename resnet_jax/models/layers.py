@@ -5,12 +5,16 @@ torchvision's ResNet. Biases start at zero. The last linear layer starts as PyTo
 1 / sqrt(fan_in), except that its bias starts at zero.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from resnet_jax.ops.convolution import conv_general_dilated
+
+Activation = Callable[[jax.Array], jax.Array]
 
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 # A uniform distribution within +-limit has variance limit^2 / 3.

@@ -18,7 +18,6 @@ order channel, height, width there.
 """
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -27,7 +26,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int
-from resnet_jax.models.layers import conv2d, sow_features
+from resnet_jax.models.layers import Activation, conv2d, sow_features
 from resnet_jax.ops.pooling import average_pool, max_pool
 
 POOLS = ('average', 'max')
@@ -50,12 +49,12 @@ class LeNet(nn.Module):
     """
 
     num_classes: int = 10
-    act: Callable = nn.sigmoid
+    act: Activation = nn.sigmoid
     pool: str = 'average'
     padding: int = 0
     dtype: DTypeLike = jnp.float32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive_int('num_classes', self.num_classes)
         check_choice('pool', self.pool, POOLS)
         if not callable(self.act):

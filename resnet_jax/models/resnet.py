@@ -40,6 +40,7 @@ from resnet_jax.errors import ConfigError
 from resnet_jax.models.blocks import (
     BasicBlock,
     ModuleDef,
+    Shortcut,
     block_fields,
     drop_branch,
     identity_shortcut,
@@ -49,7 +50,7 @@ from resnet_jax.models.blocks import (
     squeeze_excite,
 )
 from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int, check_rate, check_stage_sizes
-from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
+from resnet_jax.models.layers import Activation, conv2d, he_normal, linear_uniform, sow_features
 from resnet_jax.models.whitening import SIZE, whitening_conv
 from resnet_jax.ops.pooling import max_pool
 
@@ -105,10 +106,10 @@ class ResNet(nn.Module):
     kernel_init: str = 'he_normal'
     final_norm: bool = True
     dtype: DTypeLike = jnp.float32
-    act: Callable = nn.relu
+    act: Activation = nn.relu
     axis_name: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_stage_sizes(self.stage_sizes)
         check_positive_int('num_classes', self.num_classes)
         check_positive_int('num_filters', self.num_filters)
@@ -129,7 +130,7 @@ class ResNet(nn.Module):
         self._check_combinations()
         super().__post_init__()
 
-    def _check_combinations(self):
+    def _check_combinations(self) -> None:
         fields = block_fields(self.block_cls)
         if fields.get('preactivation') and self.stem != 'cifar':
             raise ConfigError(f"a pre-activation block needs stem='cifar', not {self.stem!r}")
@@ -182,7 +183,7 @@ class ResNet(nn.Module):
         )
         if self.norm == 'none':
             norm = no_norm
-        preactivation = block_fields(self.block_cls).get('preactivation', False)
+        preactivation = bool(block_fields(self.block_cls).get('preactivation'))
 
         x = self._stem(images, conv, norm, preactivation)
         sow_features(self, 'stem', x)
@@ -222,17 +223,21 @@ class ResNet(nn.Module):
 
     def _block(self, conv: ModuleDef, norm: ModuleDef, preactivation: bool, number: int, train: bool) -> ModuleDef:
         """`block_cls` with all but filters and strides filled in, for the block `number`, from 1."""
-        shortcut: Callable = {'identity': identity_shortcut, 'none': no_shortcut}.get(self.shortcut, projection_shortcut)
-        if shortcut is projection_shortcut:
+        shortcut: Shortcut
+        if self.shortcut == 'identity':
+            shortcut = identity_shortcut
+        elif self.shortcut == 'none':
+            shortcut = no_shortcut
+        else:
             shortcut_norm = None if preactivation or self.stem == 'd2l' else norm
-            shortcut = functools.partial(shortcut, norm=shortcut_norm, conv=conv, average=self.shortcut == 'average')
-        branches: list[Callable] = []
+            shortcut = functools.partial(projection_shortcut, norm=shortcut_norm, conv=conv, average=self.shortcut == 'average')
+        branches: list[Activation] = []
         if self.squeeze_excite:
             branches.append(functools.partial(squeeze_excite, conv=conv))
         if self.stochastic_depth:
             rate = self.stochastic_depth * number / sum(self.stage_sizes)
             branches.append(functools.partial(drop_branch, rate=rate, train=train))
-        options: dict[str, Callable] = {}
+        options: dict[str, Callable[..., object]] = {}
         if branches:
             options['branch'] = lambda y: functools.reduce(lambda y, function: function(y), branches, y)
         if self.dropout:

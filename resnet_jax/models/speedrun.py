@@ -17,7 +17,7 @@ identity, where it has more the first ones do and the rest is random: every grou
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.linen as nn
@@ -28,7 +28,7 @@ from jax.typing import DTypeLike
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.blocks import ModuleDef
 from resnet_jax.models.checks import check_dtype, check_images, check_positive, check_positive_int, check_rate
-from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
+from resnet_jax.models.layers import Activation, conv2d, linear_uniform, sow_features
 from resnet_jax.models.whitening import SIZE, whitening_conv
 from resnet_jax.ops.pooling import max_pool
 
@@ -54,7 +54,7 @@ class ConvGroup(nn.Module):
     depth: int
     conv: ModuleDef
     norm: ModuleDef
-    act: Callable
+    act: Activation
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -93,11 +93,11 @@ class SpeedrunNet(nn.Module):
     logit_scale: float = 1 / 256
     batch_norm_momentum: float = 0.6
     dtype: DTypeLike = jnp.float32
-    act: Callable = gelu
+    act: Activation = gelu
     axis_name: str | None = None
     whitening: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive_int('num_classes', self.num_classes)
         if not isinstance(self.widths, tuple | list) or not self.widths:
             raise ConfigError(f'widths must be a tuple with the filters of each group, as (64, 256, 256), not {self.widths!r}')

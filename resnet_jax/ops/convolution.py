@@ -45,6 +45,7 @@ the same way but at batch 4 (first line) and 16, busy machine: XLA's own / this 
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,9 @@ from resnet_jax.ops import kernels, winograd
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
+Form = Callable[[jax.Array, jax.Array, Pair, Padding], jax.Array]  # a way to compute `_native` without groups
+
+Result = TypeVar('Result', jax.Array, tuple[jax.Array, jax.Array])
 
 # Images per matrix product of the kernel's gradient, so that their patches stay in the cache. For 32, 64, 64, 3, 1 blocks
 # of 2, 8 and 32 images take 172, 153 and 183 ms on a busy machine; at stride 1 8 was never more than 10 % from the best.
@@ -132,7 +136,9 @@ def _direct_gradients(
     return dx, kernels.kernel_gradient(g, x, kernel.shape[:2], strides[0], padding)
 
 
-def _transposes(form: Callable, x, kernel, strides, padding, g) -> tuple[jax.Array, jax.Array]:
+def _transposes(
+    form: Form, x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """The gradients for x and kernel of a form that is linear in either, as JAX derives them."""
     (dx,) = jax.linear_transpose(lambda x: form(x, kernel, strides, padding), x)(g)
     (dkernel,) = jax.linear_transpose(lambda kernel: form(x, kernel, strides, padding), kernel)(g)
@@ -182,14 +188,14 @@ def _kernel_gradient(g: jax.Array, x: jax.Array, kernel_size: Pair, strides: Pai
     h_span, w_span = (oh - 1) * strides[0] + 1, (ow - 1) * strides[1] + 1
     block = min(g.shape[0], _BLOCK)
 
-    def add_block(total, images):
+    def add_block(total: jax.Array, images: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         x, g = images
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
         patches = jnp.concatenate([x[:, :, column : column + w_span : strides[1]] for column in range(kw)], -1)
         rows = (patches[:, row : row + h_span : strides[0]].reshape(-1, patches.shape[3]) for row in range(kh))
         return total + jnp.stack([row.T @ g.reshape(-1, o) for row in rows]), None
 
-    def blocks(a):
+    def blocks(a: jax.Array) -> jax.Array:
         a = jnp.pad(a, ((0, -a.shape[0] % block), (0, 0), (0, 0), (0, 0)))
         return a.reshape(-1, block, *a.shape[1:])
 
@@ -203,7 +209,7 @@ def _in_c(kernel: jax.Array, strides: Pair) -> bool:
     return bool(kernels.lanes() and kernel.shape[3] % kernels.lanes() == 0 and strides[0] == strides[1])
 
 
-def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> Callable:
+def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> Form:
     """The form in which each group of channels is computed."""
     if groups > 1:
         x = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[2]), x.dtype)  # type: ignore[assignment]
@@ -230,14 +236,15 @@ def _merge(a: jax.Array) -> jax.Array:
     return a.reshape(*a.shape[:-2], -1)
 
 
-def _by_group(function: Callable, groups: int) -> Callable:
+def _by_group(function: Callable[..., Result], groups: int) -> Callable[..., Result]:
     """`function`, of arrays with channels last, for each group of channels."""
     if groups == 1:
         return function
 
-    def mapped(*arrays):
+    def mapped(*arrays: jax.Array) -> Result:
         results = jax.lax.map(lambda parts: function(*parts), [_split(a, groups) for a in arrays])
-        return jax.tree.map(_merge, results)
+        merged: Result = jax.tree.map(_merge, results)
+        return merged
 
     return mapped
 
@@ -264,23 +271,28 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, group
     if form is _native and groups == 1:
         return native(x, kernel)
 
-    def cpu(x, kernel):
-        of_group = _by_group(functools.partial(form, strides=strides, padding=padding), groups)
+    def cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        of_group = _by_group(lambda x, kernel: form(x, kernel, strides, padding), groups)
         return of_group(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
 
     # Decided when the program is lowered, so that a program exported or compiled here for a GPU is right too.
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+    out: jax.Array = jax.lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+    return out
 
 
-def _forward(x, kernel, strides, padding, groups):
+def _forward(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return conv(x, kernel, strides, padding, groups), (x, kernel)
 
 
-def _backward(strides, padding, groups, residuals, g):
-    def native(x, kernel, g):
+def _backward(
+    strides: Pair, padding: Padding, groups: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def native(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         return _transposes(functools.partial(_native, groups=groups), x, kernel, strides, padding, g)
 
-    def of_group(x, kernel, g):
+    def of_group(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         form = _cpu_form(x, kernel, strides, padding)
         if form is _winograd:
             return _winograd_gradients(x, kernel, padding, g)
@@ -291,14 +303,15 @@ def _backward(strides, padding, groups, residuals, g):
             if form is _pointwise and _in_c(kernel, strides) and g.shape[1] * g.shape[2] >= _POINTWISE_PIXELS:
                 dkernel = kernels.kernel_gradient(g, x, (1, 1), strides[0], padding)  # the other one is not computed then
             return dx, dkernel
-        dx = _input_gradient(g, kernel, x.shape[1:3], strides, padding)
-        return dx, _kernel_gradient(g, x, kernel.shape[:2], strides, padding)
+        dx = _input_gradient(g, kernel, (x.shape[1], x.shape[2]), strides, padding)
+        return dx, _kernel_gradient(g, x, (kernel.shape[0], kernel.shape[1]), strides, padding)
 
-    def cpu(x, kernel, g):
+    def cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         dx, dkernel = _by_group(of_group, groups)(*(a.astype(jnp.float32) for a in (x, kernel, g)))
         return dx.astype(g.dtype), dkernel.astype(g.dtype)
 
-    return jax.lax.platform_dependent(*residuals, g, cpu=cpu, default=native)
+    gradients: tuple[jax.Array, jax.Array] = jax.lax.platform_dependent(*residuals, g, cpu=cpu, default=native)
+    return gradients
 
 
 conv.defvjp(_forward, _backward)

@@ -57,7 +57,8 @@ def _combine(matrix: Matrix, parts: Sequence[jax.Array]) -> jax.Array:
     """The matrix times a vector of arrays, stacked in front; written as sums, which XLA fuses, not as a product."""
     rows = ([c * part for c, part in zip(row, parts, strict=True) if c] for row in matrix)
     # Without the barrier XLA fuses the second pass over an image into the first and computes that six times.
-    return jax.lax.optimization_barrier(jnp.stack([sum(terms[1:], terms[0]) for terms in rows]))
+    out: jax.Array = jax.lax.optimization_barrier(jnp.stack([sum(terms[1:], terms[0]) for terms in rows]))
+    return out
 
 
 def _transform(matrix: Matrix, x: jax.Array, tiles: tuple[int, int]) -> jax.Array:
@@ -126,13 +127,13 @@ def conv(x: jax.Array, kernel: jax.Array, padding: Sequence[Sequence[int]]) -> j
     if in_c(x, kernel, padding):
         return kernels.winograd(x, transformed, padding)
 
-    def of_block(x):
+    def of_block(x: jax.Array) -> jax.Array:
         places = _transform(_INPUT, _pad(x, padding, [n * TILE + 2 for n in tiles]), tiles)
         products = jax.lax.dot_general(places, transformed, (((2,), (1,)), ((0,), (0,))))
         return _transform_output(products, x.shape[0], tiles)[:, :height, :width]
 
     (blocks,) = _blocks([x], tiles, max(kernel.shape[2:]))
-    out = of_block(blocks[0])[None] if len(blocks) == 1 else jax.lax.map(of_block, blocks)
+    out: jax.Array = of_block(blocks[0])[None] if len(blocks) == 1 else jax.lax.map(of_block, blocks)
     return out.reshape(-1, *out.shape[2:])[: x.shape[0]]
 
 
@@ -142,7 +143,7 @@ def kernel_gradient(g: jax.Array, x: jax.Array, padding: Sequence[Sequence[int]]
     if _fits_c(x.shape[3], g.shape[3], g.shape[1:3]):
         return kernels.winograd_kernel_gradient(g, x, padding)
 
-    def of_block(g, x):
+    def of_block(g: jax.Array, x: jax.Array) -> jax.Array:
         places = _transform(_INPUT, _pad(x, padding, [n * TILE + 2 for n in tiles]), tiles)
         g = _pad(g, ((0, 0), (0, 0)), [n * TILE for n in tiles])
         products = _transform(_OUTPUT_TRANSPOSED, g, tiles)

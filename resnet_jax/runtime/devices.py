@@ -1,16 +1,19 @@
 """Data parallelism over all devices of all processes; the one place that calls pmap."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = 'batch'  # the name of the mapped axis
+Tree = TypeVar('Tree')
 
 
-def parallel(function: Callable, in_axes: Sequence[int | None], donate_argnums: Sequence[int] = ()) -> Callable:
+def parallel(
+    function: Callable[..., object], in_axes: Sequence[int | None], donate_argnums: Sequence[int] = ()
+) -> jax.stages.Wrapped:
     """Maps `function` over the devices, with `AXIS` as the mapped axis; results are those of the first device.
 
     Args:
@@ -18,13 +21,17 @@ def parallel(function: Callable, in_axes: Sequence[int | None], donate_argnums: 
       donate_argnums: arguments whose memory the call may reuse.
     """
     # pmap does not check that the devices agree on the results: reduce them inside.
-    return jax.pmap(function, axis_name=AXIS, in_axes=tuple(in_axes), out_axes=None, donate_argnums=tuple(donate_argnums))
+    mapped: jax.stages.Wrapped = jax.pmap(
+        function, axis_name=AXIS, in_axes=tuple(in_axes), out_axes=None, donate_argnums=tuple(donate_argnums)
+    )
+    return mapped
 
 
-def replicate(tree: Any) -> Any:
+def replicate(tree: Tree) -> Tree:
     """Places arrays on every local device, the way pmap leaves its results, so that it compiles only once."""
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    placed: Tree = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return placed
 
 
 def device_positions(batch_size: int) -> np.ndarray:
@@ -36,10 +43,11 @@ def device_positions(batch_size: int) -> np.ndarray:
 
 def put(values: jax.Array, value: jax.Array, i: jax.Array) -> jax.Array:
     """Returns `values.at[i].set(value)`, written so that it does not lower to a scatter."""
-    return jax.lax.dynamic_update_index_in_dim(values, value, i, 0)
+    updated: jax.Array = jax.lax.dynamic_update_index_in_dim(values, value, i, 0)
+    return updated
 
 
-def compile_parallel(run: Any, *arguments: Any) -> Callable:
+def compile_parallel(run: jax.stages.Wrapped, *arguments: object) -> jax.stages.Compiled | jax.stages.Wrapped:
     """Compiles what `parallel` returned, for arguments like these.
 
     Among several processes it returns `run` itself, which compiles when it is called: what is compiled ahead of time expects

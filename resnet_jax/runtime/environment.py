@@ -4,7 +4,6 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -15,7 +14,7 @@ DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 _PACKAGES = ('resnet_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Returns the versions and the hardware that this process runs on."""
     device = jax.local_devices()[0]
     return {

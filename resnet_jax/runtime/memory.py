@@ -1,7 +1,7 @@
 """Running out of memory: noticed before the first step where the compiler's own figures allow it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import jax
 
@@ -31,7 +31,14 @@ def available_bytes() -> int | None:
     return free
 
 
-def check_state_fits(state: Any, name: str) -> dict[str, int | None]:
+class State(Protocol):
+    """A state with parameters among its leaves."""
+
+    @property
+    def params(self) -> object: ...
+
+
+def check_state_fits(state: State, name: str) -> dict[str, int | None]:
     """Checks that a network's parameters, their gradients and the optimizer's state fit, before there is one.
 
     Args:
@@ -54,7 +61,7 @@ def check_state_fits(state: Any, name: str) -> dict[str, int | None]:
     return {'state_bytes': size, 'gradient_bytes': gradients, 'available_bytes': available}
 
 
-def check_fits(compiled: Any, batch_size: int, unit: int) -> int | None:
+def check_fits(compiled: jax.stages.Compiled | jax.stages.Wrapped, batch_size: int, unit: int) -> int | None:
     """Checks that a compiled step's scratch memory fits.
 
     Args:
@@ -72,7 +79,7 @@ def check_fits(compiled: Any, batch_size: int, unit: int) -> int | None:
         return None
     available = available_bytes()
     sharing = jax.local_device_count() if jax.default_backend() == 'cpu' else 1
-    needed = analysis.temp_size_in_bytes * sharing
+    needed: int = analysis.temp_size_in_bytes * sharing
     if available is not None and needed > available:
         raise out_of_memory(batch_size, int(0.9 * batch_size * available / needed) // unit * unit, needed, available)
     return needed

@@ -6,11 +6,14 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from types import FrameType
 
 import jax
 
 from resnet_jax.errors import Interrupted
+
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 GRACE_SECONDS = 5.0
 _SAVED = b'Interrupted; the state is saved. The same command continues.\n'
@@ -35,11 +38,11 @@ class StopSignal:
       unsaved: whether there are steps which no checkpoint has.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.number: int | None = None
         self.unsaved = False
         self._alone = jax.process_count() == 1  # several stop together, or not at all
-        self._old: dict[int, Any] = {}
+        self._old: dict[int, Handler] = {}
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> 'StopSignal':
@@ -55,7 +58,7 @@ class StopSignal:
                     self._old[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was JAX's, in C
         if self._thread:
@@ -66,12 +69,12 @@ class StopSignal:
             os.close(self._read)
             os.close(self._write)
 
-    def _note(self, number: int, _frame: Any) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
         self.number = self.number or number
         if self._alone and not self.unsaved:
             raise Interrupted(self.number)
 
-    def _unraisable(self, unraisable: Any) -> None:
+    def _unraisable(self, unraisable: 'sys.UnraisableHookArgs') -> None:
         """`Interrupted` raised where Python drops it, as in JAX's callback of the garbage collector, ends the process still."""
         if isinstance(unraisable.exc_value, Interrupted):
             _end(unraisable.exc_value.number, _SAVED)

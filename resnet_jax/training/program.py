@@ -144,7 +144,7 @@ def train_steps(
     return state, metrics
 
 
-def create_train_steps(experiment: Experiment) -> Callable[..., Any]:
+def create_train_steps(experiment: Experiment) -> jax.stages.Wrapped:
     """Returns an experiment's `parallel_train_steps`."""
     config = experiment.config
     lookahead_fn = None
@@ -196,7 +196,7 @@ def create_train_steps(experiment: Experiment) -> Callable[..., Any]:
 
 def parallel_train_steps(
     step_fn: Callable[..., Any], load_fn: Callable[..., Any], *, per_layer_grad_norms: bool = False
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
     """`train_steps` mapped over all devices: takes and returns an un-stacked, replicated state and reuses its memory."""
     run = functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=per_layer_grad_norms)
     return parallel(kernels.enabled()(run), in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
@@ -210,10 +210,11 @@ class TrainingProgram:
         self._experiment = experiment
         self._positions, self._key = device_positions(config.batch_size), seed_key(config.seed)
         self._data = replicate({'image': train.image, 'label': train.label})
-        self._epoch, self._order = -1, None
-        self._compiled: Callable[..., Any] | None = None
+        self._epoch = -1
+        self._order: jax.Array | np.ndarray | None = None
+        self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
 
-    def compile(self, state: TrainState) -> Any:
+    def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
         """Compiles the steps, once, for a replicated state like this one; returns what `compile_parallel` does."""
         if self._compiled is None:
             run = create_train_steps(self._experiment)

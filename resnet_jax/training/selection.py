@@ -56,7 +56,7 @@ def select_hardest(
 
     def update(params, opt_state):
         # Compared rather than scattered into an array of zeros.
-        weights = (jnp.arange(len(losses))[:, None] == chosen).any(axis=1) / jnp.float32(count)
+        weights = (jnp.arange(len(losses))[:, None] == chosen[None, :]).any(axis=1) / jnp.float32(count)
         (grads,) = gradient_of(weights)
         updates, opt_state = tx.update(mean(grads), opt_state, params)
         return optax.apply_updates(params, updates), opt_state

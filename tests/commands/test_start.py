@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 import zlib
 
 import pytest
@@ -29,7 +30,10 @@ def environment(folder):
 def first(tmp_path_factory):
     """The cache, the run folder and the output of a run that started with an empty cache."""
     cache, workdir = tmp_path_factory.mktemp('cache'), tmp_path_factory.mktemp('first') / 'run'
-    return cache, workdir, run('train.py', *TINY, f'--workdir={workdir}', **environment(cache))
+    started = time.monotonic()
+    done = run('train.py', *TINY, f'--workdir={workdir}', **environment(cache))
+    done.seconds = time.monotonic() - started
+    return cache, workdir, done
 
 
 def entries(cache):

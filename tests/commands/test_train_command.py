@@ -199,7 +199,7 @@ def test_bad_input_is_one_line(name, tmp_path):
     workdir = tmp_path / 'run'
     done = run('train.py', '--config=configs/quickstart.py', f'--workdir={workdir}', *flags, code=code)
     assert text in error_line(done)
-    assert done.seconds < 20  # 10 s on a machine that is not also running other tests
+    assert done.cpu_seconds < 10  # about 3 on an idle machine
     assert not (workdir / 'config.json').exists()
 
 
@@ -286,7 +286,7 @@ def test_no_data_and_no_network_is_one_line(tmp_path):
     line = error_line(done)
     for way in ('--config.data_archive', '--config.data_dir', 'TFDS_DATA_DIR', 'network', 'quickstart'):
         assert way in line, way
-    assert done.seconds < 20
+    assert done.cpu_seconds < 10
 
 
 def test_the_run_folder_is_named_after_the_config(tmp_path):
@@ -308,7 +308,7 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(tmp_path):
     assert '--config.gradient_accumulation_steps' in line
 
 
-def test_quickstart_reaches_98_percent_in_90_seconds(tmp_path):
+def test_quickstart_reaches_98_percent_in_90_seconds_of_two_cores(tmp_path):
     done = run('train.py', '--config=configs/quickstart.py', f'--workdir={tmp_path / "run"}', timeout=300)
     assert json.loads((tmp_path / 'run' / 'result.json').read_text())['accuracy'] >= 0.98
-    assert done.seconds < 90
+    assert done.cpu_seconds < 2 * 90

@@ -64,7 +64,8 @@ def test_damage_is_repaired(name, damage, caplog):
     elif damage == 'gone':
         path.unlink()
     elif damage == 'pickle':
-        np.save(path.open('wb'), np.array([{}], object), allow_pickle=True)
+        with path.open('wb') as file:
+            np.save(file, np.array([{}], object), allow_pickle=True)
     else:
         path.write_bytes(data.replace(b'<i4', b'<u4').replace(b'|u1', b'|i1'))
     _same(cached('key', _splits))

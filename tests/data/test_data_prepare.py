@@ -105,7 +105,7 @@ def test_the_second_process_waits_for_the_first(tmp_path, tiny, prepared_once, c
             target=lambda: result.append(prepare.prepare_folder(tiny.source, tmp_path / 'root', tiny.path))
         )
         second.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while 'waiting' not in caplog.text and time.monotonic() < deadline:
             time.sleep(0.01)
         folder = tmp_path / 'root' / 'cifar10' / '3.0.2'

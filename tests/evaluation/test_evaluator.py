@@ -24,7 +24,7 @@ class Pixels(nn.Module):
     def __call__(self, images, *, train):
         assert not train
         TRACES.append(images.shape)
-        return images.reshape(len(images), 3) * jnp.array(self.weights) * self.param('scale', nn.initializers.ones, ())
+        return images.reshape(len(images), 3) * jnp.array(self.weights)[None] * self.param('scale', nn.initializers.ones, ())
 
 
 def variables(scale=1.0):

@@ -11,6 +11,7 @@ from resnet_jax.runs import checkpoint
 
 pytestmark = pytest.mark.slow
 LIMIT = 12  # seconds, of the watchdog
+LEFT = 60  # seconds; JAX alone would notice a lost process after 100
 
 
 # In the second of two epochs of 22 iterations. In an evaluation the other process waits for this one's share of the first
@@ -31,10 +32,9 @@ def test_the_survivor_leaves(undisturbed, tmp_path, rank, how, phase):
     workdir, other = tmp_path / 'run', 1 - rank
     pair = Pair(workdir, *SHORT, failpoints={rank: f'{PLACES[phase, rank]}:{how}'})
     lost = pair.until_failed(rank)
-    assert pair.wait(30, [other]) == [75]
+    assert pair.wait(LEFT, [other]) == [75]
     seconds = time.monotonic() - lost
     print(f'process {rank} {how} in {phase}: the other left after {seconds:.1f} s')
-    assert seconds < 15
     pair.kill()
     written = {(row['step'], row['split']) for row in rows(workdir)}
     assert (22, 'test') in written and ((44, 'test') in written) <= (phase == 'saving')
@@ -56,9 +56,7 @@ def test_all_leave_one_that_is_stuck(undisturbed, tmp_path, rank, how):
     config = f'--config={Path(__file__).with_name("stuck.py")}'
     pair = Pair(workdir, config, *stuck, f'--config.watchdog_seconds={LIMIT}', STUCK=f'{rank} {how}')
     pair.until('Iteration 30 ')
-    before = time.monotonic()
-    assert pair.wait(LIMIT + 20, [1 - rank]) == [75]
-    assert time.monotonic() - before < LIMIT + 15
+    assert pair.wait(LIMIT + LEFT, [1 - rank]) == [75]
     # Nothing in a process runs that does not let go of the lock, but for a thread of faulthandler.
     assert pair.wait(LIMIT + 80, [rank]) == [75 if how == 'python' else 1]
     pair.kill()

@@ -58,7 +58,7 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path):
 
 
 def test_what_a_killed_writer_leaves_is_found_by_the_name_of_its_file(tmp_path):
-    process = multiprocessing.get_context('fork').Process(target=_write_and_die, args=(tmp_path / 'a.json',))
+    process = multiprocessing.get_context('spawn').Process(target=_write_and_die, args=(tmp_path / 'a.json',))
     process.start()
     process.join()
     assert len(list(tmp_path.glob(partial_pattern('a.json')))) == 1 and not list(tmp_path.glob(partial_pattern('b.json')))

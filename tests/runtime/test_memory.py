@@ -84,8 +84,8 @@ def test_what_does_not_fit_names_a_batch_size_that_does(monkeypatch):
         memory.check_fits(compiled(2 << 30), 128, 8)  # of 8 GiB: 3/8 of 128, less a tenth, in multiples of 8
     message = str(info.value)
     assert message.startswith('out of device memory at batch_size 128 (about 8.0 GiB needed, 3.0 GiB free); ')
-    assert '--config.batch_size=40 should fit' in message
-    assert '--config.gradient_accumulation_steps=2' in message and '--config.dtype=bfloat16' in message
+    assert 'batch_size=40 should fit' in message
+    assert 'gradient_accumulation_steps=2' in message and 'dtype=bfloat16' in message
 
 
 def test_no_batch_size_is_named_if_none_would_fit(monkeypatch):

@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from processor_time import children_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,10 +32,10 @@ def command(*arguments, devices=1, **environment):
 
 
 def run(*arguments, code=0, timeout=120, **options):
-    """Runs a command, checks its exit code and that it shows no traceback, and returns it with `seconds` taken."""
-    before = time.monotonic()
+    """Runs a command, checks its exit code and that it shows no traceback, and returns it with the `cpu_seconds` it took."""
+    before = children_seconds()
     done = subprocess.run(**command(*arguments, **options), capture_output=True, text=True, timeout=timeout)
-    done.seconds = time.monotonic() - before
+    done.cpu_seconds = children_seconds() - before
     assert done.returncode == code, f'exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}'
     assert 'Traceback' not in done.stderr + done.stdout
     return done

@@ -5,10 +5,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from processor_time import children_seconds
 
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import sums_text
@@ -50,10 +50,10 @@ def command(*arguments, failpoint='', devices=1, through=(), **environment):
 
 
 def run(*arguments, code=0, timeout=600, **options):
-    """Runs a command, checks its exit code and that it shows no traceback, and returns it with `seconds` taken."""
-    before = time.monotonic()
+    """Runs a command, checks its exit code and that it shows no traceback, and returns it with the `cpu_seconds` it took."""
+    before = children_seconds()
     done = subprocess.run(**command(*arguments, **options), capture_output=True, text=True, timeout=timeout)
-    done.seconds = time.monotonic() - before
+    done.cpu_seconds = children_seconds() - before
     assert done.returncode == code, f'exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}'
     assert 'Traceback' not in done.stdout + done.stderr, done.stderr
     return done

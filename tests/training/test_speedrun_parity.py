@@ -87,7 +87,7 @@ def batches():
 
 
 def our_path(run):
-    state = run.create_state()
+    state = initial_state(run)
     lookahead_fn = functools.partial(pull, sync_period=3, decay=0.774, total_steps=STEPS)
     step_fn = jax.jit(functools.partial(step.train_step, model=run.model, tx=run.tx, lookahead_fn=lookahead_fn, axis_name=None))
     losses, states = [], [state]

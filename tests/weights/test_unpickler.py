@@ -158,12 +158,12 @@ BOMBS = {
 
 @pytest.mark.parametrize('name', BOMBS)
 def test_bombs_take_neither_time_nor_memory(name):
-    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         load(BOMBS[name])
     except RefusedError as error:
         assert str(error).isprintable()
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import logging
 import os
 import platform
@@ -59,7 +60,8 @@ def _build() -> Library:
     compiler = _compiler()
     sources = [Path(__file__).parent / name for name in _SOURCES]
     texts = [source.read_bytes() for source in sources]
-    key = _hash(*texts, jax.lib.__version__.encode(), ' '.join([*compiler, *_FLAGS]).encode(), _processor())[:16]
+    jaxlib = importlib.metadata.version('jaxlib')
+    key = _hash(*texts, jaxlib.encode(), ' '.join([*compiler, *_FLAGS]).encode(), _processor())[:16]
     try:
         folder = cache_dir() / 'kernels'
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies there is run: nobody else may write it
