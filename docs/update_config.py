@@ -14,7 +14,8 @@ def page() -> str:
         '# Fields of a config',
         '',
         'Set in a config file, or as `--config.FIELD=VALUE`. The last column says whether a field may differ when a run is',
-        'continued; `num_epochs` may grow with `--extend`. Made by `python docs/update_config.py`; `resnet-jax train --help` prints',
+        'continued; `num_epochs` may grow with `--extend`. Made by `python docs/update_config.py`; '
+        '`resnet-jax train --help` prints',
         'the same.',
     ]
     for field in fields():
