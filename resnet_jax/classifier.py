@@ -213,6 +213,11 @@ class Classifier:
         mean, std = self.mean or (0.0,), self.std or (1.0,)
         return functools.partial(forward, model=self.model, mean=mean, std=std, dtype=self.dtype, tta=self.tta)
 
+    @property
+    def probabilities_fn(self) -> Callable[[Variables, jax.Array], jax.Array]:
+        """As `logits_fn`, but to probabilities."""
+        return lambda variables, images: jax.nn.softmax(self.logits_fn(variables, images))
+
     def logits(self, images: Images, batch_size: int = 1000) -> np.ndarray:
         """Returns float32 logits `[n, num_classes]` of files or of uint8 images.
 

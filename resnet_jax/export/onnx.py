@@ -5,6 +5,7 @@ It turns Flax's layers into ONNX's own (Conv, BatchNormalization) and so never s
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 from collections.abc import Iterator
@@ -30,10 +31,7 @@ def write(classifier: Classifier, path: Path) -> Classifier:
     model = classifier.model.clone(dtype=jnp.float32)
     classifier = dataclasses.replace(classifier, model=model, dtype=np.dtype(np.float32))
     images = jax.ShapeDtypeStruct(('batch', *classifier.image_shape), np.uint8)
-
-    def probabilities(images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(classifier.logits_fn(classifier.variables, images))
-
+    probabilities = functools.partial(classifier.probabilities_fn, classifier.variables)
     with _quiet():
         try:
             import onnx
