@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +14,21 @@ import numpy as np
 
 from resnet_jax import plugins
 from resnet_jax.config import TrainConfig
-from resnet_jax.data.augment import normalize, tta_logits
+from resnet_jax.data.augment import TTA, normalize, tta_logits
 from resnet_jax.data.images import read_image
 from resnet_jax.data.normalization import find_normalization
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model, features
+from resnet_jax.models.checks import check_choice
 from resnet_jax.ops import kernels
 from resnet_jax.runs import checkpoint
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.weights import load_variables, save_safetensors, save_torch
 
 Variables = Mapping[str, Any]
-Images = Sequence[str | Path] | np.ndarray
+Images = Sequence[str | Path] | np.ndarray | jax.Array
+
+_WEIGHTS = ('.safetensors', '.pth', '.pt', '.th')
 
 
 class Prediction(NamedTuple):
@@ -45,6 +49,7 @@ class Origin:
       dataset, fingerprint: name and fingerprint of the data set it was trained on; '' if unknown.
       step: steps of training; None if unknown.
       config: of the run; None if it was not trained here.
+      ema: whether the parameters are the run's averaged ones.
     """
 
     model: str
@@ -54,34 +59,60 @@ class Origin:
     fingerprint: str = ''
     step: int | None = None
     config: TrainConfig | None = None
+    ema: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
     """A trained network with its preprocessing and its classes.
 
-    Images are uint8 `[n, height, width, channels]`; normalisation is inside. One compiled program computes all of the methods,
-    with the C kernels on a CPU.
+    Its methods take image files of any size, of which they use the centre square, resized (see `data.images.read_image`), or a
+    uint8 array `[n, height, width, channels]`. They normalise the images themselves. Logits, probabilities and predictions come
+    from one compiled program, the one that evaluation runs too: averaged over the views of `tta`, with the C kernels on a CPU.
+
+    To send a classifier to another process, save and load it: most models hold functions of JAX that cannot be pickled.
 
     Attributes:
       model, variables: for `model.apply(variables, images, train=False)`; variables are {'params', 'batch_stats'}.
       image_shape: (height, width, channels) that it was trained on.
       class_names: one for each logit.
-      mean, std: of the channels, of pixels scaled to [0, 1]; one for all or one for each.
+      mean, std: of the channels, of pixels scaled to [0, 1]; one for all or one for each. None, both of them, if nobody has
+        said what they are; the network is then given the scaled pixels.
       dtype: of the images that the network is given.
       tta: test-time augmentation, 'none', 'mirror' or 'mirror_translate': see `data.augment.tta_logits`.
       origin: where it comes from.
+
+    Raises:
+      ConfigError: class names, mean or std do not go with the network and the images, or `tta` is unknown.
     """
 
     model: nn.Module
     variables: Variables
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     dtype: np.dtype = dataclasses.field(default_factory=lambda: np.dtype(np.float32))
     tta: str = 'none'
     origin: Origin = Origin('', {})
+
+    def __post_init__(self) -> None:
+        check_choice('tta', self.tta, tuple(TTA))
+        num_classes, channels = getattr(self.model, 'num_classes', len(self.class_names)), self.image_shape[-1]
+        if num_classes != len(self.class_names):
+            raise ConfigError(f'{len(self.class_names)} class names for {num_classes} classes; expected one for each')
+        if self.mean is None and self.std is None:
+            return
+        mean, std = self.mean or (), self.std or ()
+        if not {len(mean), len(std)} <= {1, channels} or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise ConfigError(
+                f'mean {self.mean} and std {self.std} are not for images of {channels} channels; '
+                'expected finite numbers, one for all or one for each, std above 0'
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what is compiled and what lies on a device.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
     def load(
@@ -102,33 +133,40 @@ class Classifier:
         Args:
           ema: of a run: take the averaged parameters.
           model, image_shape, num_classes, **model_kwargs: of a file, unless `save` wrote it: see `weights.load_variables`.
-          normalization: of a file: 'imagenet', 'cifar10', ... (see data/normalization.py); by default what the file says, else
-            none: mean 0 and standard deviation 1.
+          normalization: of a file: 'imagenet', 'cifar10', ... (see data/normalization.py); by default what the file says. If it
+            says nothing, mean and std are None.
 
         Raises:
           InputFileError: there is nothing, it is damaged, or of another model.
           ConfigError: an argument is unknown or does not go with the file.
         """
-        if Path(path).is_dir() or (not Path(path).exists() and not Path(path).suffix):
+        path = Path(path)
+        if path.is_dir() or (path.suffix not in _WEIGHTS and not path.exists()):
             if model or image_shape or num_classes or normalization or model_kwargs:
                 raise ConfigError(f'{path} is a run folder, which knows its model; expected no other argument than ema')
-            return _load_run(Path(path), ema)
+            return load_run(path, ema=ema)
         if ema:
             raise ConfigError(f'{path} is a file of weights; averaged parameters are only in run folders')
+        given = find_normalization(normalization) if normalization else None
         built, variables, facts = load_variables(path, model, image_shape=image_shape, num_classes=num_classes, **model_kwargs)
-        mean, std = facts.get('mean', (0.0,)), facts.get('std', (1.0,))
-        if normalization:
-            mean, std = find_normalization(normalization)
+        dtype = np.dtype(facts.get('dtype', 'float32'))
+        names = facts.get('class_names') or map(str, range(facts['num_classes']))
         height, width, channels = facts['image_shape']
-        return cls(
-            model=built,
-            variables=variables,
-            image_shape=(height, width, channels),
-            class_names=tuple(facts.get('class_names') or map(str, range(facts['num_classes']))),
-            mean=tuple(mean),
-            std=tuple(std),
-            origin=Origin(facts['model'], facts['model_kwargs'], str(path), facts.get('dataset', '')),
-        )
+        try:
+            classifier = cls(
+                model=built if dtype == np.float32 else built.clone(dtype=dtype),
+                variables=variables,
+                image_shape=(height, width, channels),
+                class_names=tuple(names),
+                mean=tuple(facts['mean']) if 'mean' in facts else None,
+                std=tuple(facts['std']) if 'std' in facts else None,
+                dtype=dtype,
+                tta=facts.get('tta', 'none'),
+                origin=Origin(facts['model'], facts['model_kwargs'], str(path), facts.get('dataset', '')),
+            )
+        except ConfigError as error:
+            raise InputFileError(f'{path} describes its weights wrongly: {error}') from None
+        return dataclasses.replace(classifier, mean=given[0], std=given[1]) if given else classifier
 
     def save(self, path: str | Path, *, naming: str | None = None) -> None:
         """Writes a file of weights by its suffix: .safetensors, which `load` reads without more, or .pth, .pt, .th for PyTorch.
@@ -137,39 +175,57 @@ class Classifier:
           naming: for PyTorch, whose names: see `weights.save_torch`.
 
         Raises:
-          ConfigError: the suffix or the naming is unknown.
+          ConfigError: the suffix or the naming is unknown; or the classifier does not know the name of its model, which a
+            .safetensors file holds.
           ResourceError: the file cannot be written.
         """
         suffix = Path(path).suffix
-        if suffix in ('.pth', '.pt', '.th'):
-            return save_torch(path, self.model, self.variables, naming)
-        if suffix != '.safetensors':
-            raise ConfigError(f'unknown format of {str(path)!r}; expected a name that ends with .safetensors, .pth, .pt or .th')
-        save_safetensors(path, self.variables, self.describe())
+        if suffix not in _WEIGHTS:
+            raise ConfigError(f'unknown format of {str(path)!r}; expected a name that ends with {", ".join(_WEIGHTS)}')
+        if suffix == '.safetensors':
+            save_safetensors(path, self.variables, self.describe())
+        else:
+            save_torch(path, self.model, self.variables, naming)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a file must say of the weights to be used: JSON-like."""
+        """Returns what a file says of the weights, so that `load` needs no more: JSON-like.
+
+        Raises:
+          ConfigError: the name of the model is unknown.
+        """
+        if not self.origin.model:
+            raise ConfigError('the classifier does not know its model by name; expected origin=Origin(name, model_kwargs)')
         return {
             'model': self.origin.model,
             'model_kwargs': dict(self.origin.model_kwargs),
             'num_classes': len(self.class_names),
             'image_shape': list(self.image_shape),
             'class_names': list(self.class_names),
-            'mean': list(self.mean),
-            'std': list(self.std),
+            'dtype': np.dtype(self.dtype).name,
+            'tta': self.tta,
+            **({'mean': list(self.mean), 'std': list(self.std)} if self.mean and self.std else {}),
             **({'dataset': self.origin.dataset} if self.origin.dataset else {}),
         }
 
     @property
     def logits_fn(self) -> Callable[[Variables, jax.Array], jax.Array]:
         """The traceable function from variables and uint8 images `[n, height, width, channels]` to logits, float32."""
-        return functools.partial(forward, model=self.model, mean=self.mean, std=self.std, dtype=self.dtype, tta=self.tta)
+        mean, std = self.mean or (0.0,), self.std or (1.0,)
+        return functools.partial(forward, model=self.model, mean=mean, std=std, dtype=self.dtype, tta=self.tta)
+
+    @property
+    def probabilities_fn(self) -> Callable[[Variables, jax.Array], jax.Array]:
+        """As `logits_fn`, but to probabilities."""
+        return lambda variables, images: jax.nn.softmax(self.logits_fn(variables, images))
 
     def logits(self, images: Images, batch_size: int = 1000) -> np.ndarray:
         """Returns float32 logits `[n, num_classes]` of files or of uint8 images.
 
+        Args:
+          batch_size: images that are computed at once; fewer are computed together.
+
         Raises:
-          ConfigError: the images have another dtype or number of channels.
+          ConfigError: the images are of another dtype or shape than the network takes.
           InputFileError: a file is not a readable image.
         """
         return self._compute(images, batch_size)[0]
@@ -189,18 +245,20 @@ class Classifier:
         return [Prediction(self.class_names[i], float(row[i]), row) for i, row in zip(best, probabilities, strict=True)]
 
     def features(self, images: Images) -> dict[str, jax.Array]:
-        """Returns what the network computes on its way to the logits, of one view: see `models.features`."""
-        inputs = normalize(jnp.asarray(self._read(images)), self.mean, self.std, self.dtype)
-        return features(self.model, self.variables, inputs)
+        """Returns what the network computes on its way to the logits, of one view, in one batch: see `models.features`."""
+        return self._compiled_features(self._on_device, self._read(images))
 
     def _read(self, images: Images) -> np.ndarray:
-        if not isinstance(images, np.ndarray):
-            files = [read_image(path, self.image_shape) for path in images]
-            return np.stack(files) if files else np.zeros((0, *self.image_shape), np.uint8)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
-            shape = ', '.join(map(str, self.image_shape))
-            raise ConfigError(f'images are {images.dtype}{list(images.shape)}; expected uint8 [n, {shape}]')
-        return images
+        if isinstance(images, np.ndarray | jax.Array):
+            if images.dtype != np.uint8 or images.shape[1:] != tuple(self.image_shape):
+                shape = ', '.join(map(str, self.image_shape))
+                raise ConfigError(f'images are {images.dtype}{list(images.shape)}; expected uint8 [n, {shape}]')
+            return np.asarray(images)
+        paths = [] if isinstance(images, str | Path) else list(images)
+        if isinstance(images, str | Path) or not all(isinstance(path, str | Path) for path in paths):
+            raise ConfigError(f'images are {str(images)[:80]!r}; expected a list of image files or a uint8 array')
+        files = [read_image(path, self.image_shape) for path in paths]
+        return np.stack(files) if files else np.zeros((0, *self.image_shape), np.uint8)
 
     def _compute(self, images: Images, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns logits and their log-softmax; every batch has one size, and the last one is padded."""
@@ -216,8 +274,8 @@ class Classifier:
 
     @functools.cached_property
     def _on_device(self) -> Variables:
-        # Of a training run they lie on all devices; one computes.
-        variables: Variables = jax.device_put(jax.device_get(self.variables), jax.local_devices()[0])
+        # After training they lie on all devices; one computes, the default one.
+        variables: Variables = jax.device_put(jax.device_get(self.variables))
         return variables
 
     @functools.cached_property
@@ -228,6 +286,16 @@ class Classifier:
         def compute(variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             logits = self.logits_fn(variables, images)
             return logits, jax.nn.log_softmax(logits)
+
+        return compute
+
+    @functools.cached_property
+    def _compiled_features(self) -> Callable[[Variables, np.ndarray], dict[str, jax.Array]]:
+        @jax.jit
+        @kernels.enabled()
+        def compute(variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
+            inputs = normalize(images, self.mean or (0.0,), self.std or (1.0,), self.dtype)
+            return features(self.model, variables, inputs)
 
         return compute
 
@@ -266,8 +334,9 @@ def build_model(config: TrainConfig, num_classes: int, prefix: str = '') -> nn.M
     return model.clone(axis_name=AXIS)
 
 
-def _load_run(workdir: Path, ema: bool) -> Classifier:
-    folder = workdir / 'checkpoints'
+def load_run(workdir: str | Path, *, ema: bool = False) -> Classifier:
+    """Loads the classifier of a run and nothing else; otherwise as `Classifier.load`."""
+    folder = Path(workdir, 'checkpoints')
     if not folder.is_dir():
         raise InputFileError(f'no run in {workdir}: expected a run folder with checkpoints/, as training makes it')
     path = checkpoint.latest(folder, rename=False)
@@ -294,16 +363,27 @@ def _load_run(workdir: Path, ema: bool) -> Classifier:
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     wanted = {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}
     variables = checkpoint.restore(path, {'ema': wanted} if ema else wanted)
-    return create_classifier(config, model, variables['ema'] if ema else variables, dataset, int(path.name), str(workdir))
+    facts = dataset, int(path.name), str(workdir)
+    return create_classifier(config, model, variables['ema'] if ema else variables, *facts, ema=ema)
 
 
 def create_classifier(
-    config: TrainConfig, model: nn.Module, variables: Variables, dataset: Mapping[str, Any], step: int, path: str
+    config: TrainConfig,
+    model: nn.Module,
+    variables: Variables,
+    dataset: Mapping[str, Any],
+    step: int,
+    path: str,
+    *,
+    ema: bool = False,
 ) -> Classifier:
     """Returns the classifier of a run.
 
     Args:
       dataset: what it was trained on, as `Dataset.describe` returns it.
+      step: steps of training.
+      path: the run folder.
+      ema: whether the variables are the averaged ones.
     """
     height, width, channels = dataset['image_shape']
     return Classifier(
@@ -315,5 +395,5 @@ def create_classifier(
         std=tuple(dataset['std']),
         dtype=np.dtype(config.dtype),
         tta=config.tta,
-        origin=Origin(config.model, config.model_kwargs, path, dataset['name'], dataset['fingerprint'], step, config),
+        origin=Origin(config.model, config.model_kwargs, path, dataset['name'], dataset['fingerprint'], step, config, ema),
     )

@@ -14,6 +14,7 @@ from resnet_jax.data import load_dataset
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.evaluate import check_fits, evaluate
 from resnet_jax.training.loop import train_and_evaluate
+from resnet_jax.weights import save_safetensors
 
 RUN = {'num_epochs': 1, 'warmup_epochs': 0.5, 'ema_decay': 0.9, 'dataset': 'digits', 'model': 'resnet8', 'batch_size': 64}
 RUN |= {'base_batch_size': 64, 'flip': False, 'crop_padding': 1, 'model_kwargs': {'num_filters': 4, 'stage_sizes': (1, 1)}}
@@ -54,6 +55,7 @@ def test_the_logits_are_those_of_the_network_by_hand(trained, test_images):
     found = classifier.features(images)
     np.testing.assert_allclose(found['logits'], expected, rtol=1e-3, atol=1e-4)
     assert found['pooled'].shape == (7, 8)
+    np.testing.assert_array_equal(classifier.logits(jnp.asarray(images)), classifier.logits(images))
 
 
 def test_files_of_any_size_and_arrays_are_classified_alike(trained, test_images, tmp_path):
@@ -81,14 +83,68 @@ def test_what_it_saves_it_loads(trained, test_images, tmp_path, suffix):
         options = {'model': 'resnet8', 'image_shape': (8, 8, 1), **kwargs}
     again = Classifier.load(path, **options)
     if suffix == '.pth':
-        assert (again.mean, again.std, again.class_names) == ((0.0,), (1.0,), tuple(map(str, range(10))))
+        assert again.mean is again.std is None and again.class_names == tuple(map(str, range(10)))
         again = dataclasses.replace(again, mean=classifier.mean, std=classifier.std)
     assert again.class_names == classifier.class_names and again.origin.model == 'resnet8'
     np.testing.assert_array_equal(again.logits(test_images.image[:9]), classifier.logits(test_images.image[:9]))
 
 
+def test_dtype_and_views_travel_with_the_weights(trained, test_images, tmp_path):
+    classifier, images = Classifier.load(trained[0]), test_images.image[:9]
+    model = classifier.model.clone(dtype=jnp.bfloat16)
+    classifier = dataclasses.replace(classifier, model=model, dtype=np.dtype('bfloat16'), tta='mirror')
+    classifier.save(tmp_path / 'a.safetensors')
+    again = Classifier.load(tmp_path / 'a.safetensors')
+    assert (again.model, again.dtype, again.tta) == (model, classifier.dtype, 'mirror')
+    np.testing.assert_array_equal(again.logits(images), classifier.logits(images))
+
+
+def test_what_nobody_has_said_of_the_images_is_not_made_up(trained, test_images, tmp_path):
+    classifier, images = Classifier.load(trained[0]), test_images.image[:9]
+    classifier.save(tmp_path / 'a.pth')
+    options = {'model': 'resnet8', 'image_shape': (8, 8, 1), 'num_filters': 4, 'stage_sizes': (1, 1)}
+    unknown = Classifier.load(tmp_path / 'a.pth', **options)
+    as_they_are = Classifier.load(tmp_path / 'a.pth', normalization='none', **options)
+    assert (as_they_are.mean, as_they_are.std) == ((0.0,), (1.0,))
+    np.testing.assert_array_equal(unknown.logits(images), as_they_are.logits(images))
+    for first, mean in ((unknown, None), (as_they_are, (0.0,))):
+        first.save(tmp_path / 'b.safetensors')
+        assert Classifier.load(tmp_path / 'b.safetensors').mean == mean
+    with pytest.raises(ConfigError, match='are not for images of 1 channels'):
+        Classifier.load(tmp_path / 'a.pth', normalization='imagenet', **options)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'class_names': ['a']},
+        {'class_names': 'abcdefghij'},
+        {'class_names': [1] * 10},
+        {'mean': [0.5, 0.5]},
+        {'std': [0.0]},
+        {'std': [float('nan')]},
+        {'mean': [10**400]},
+        {'mean': None},
+        {'dtype': 'float16'},
+        {'dtype': ['float32']},
+        {'tta': 'all'},
+        {'tta': 3},
+        {'dataset': 3},
+    ],
+)
+def test_a_file_that_describes_its_weights_wrongly_is_refused(trained, tmp_path, change):
+    classifier = Classifier.load(trained[0])
+    described = {**classifier.describe(), **change}
+    save_safetensors(tmp_path / 'a.safetensors', classifier.variables, {k: v for k, v in described.items() if v is not None})
+    with pytest.raises(InputFileError, match=r'a\.safetensors') as error:
+        Classifier.load(tmp_path / 'a.safetensors')
+    assert str(error.value).isprintable()
+
+
 def test_averaged_parameters_are_others(trained):
-    plain, averaged = (Classifier.load(trained[0], ema=ema).variables for ema in (False, True))
+    plain, averaged = (Classifier.load(trained[0], ema=ema) for ema in (False, True))
+    assert (plain.origin.ema, averaged.origin.ema) == (False, True)
+    plain, averaged = plain.variables, averaged.variables
     assert jax.tree.structure(plain) == jax.tree.structure(averaged)
     assert not np.array_equal(plain['params']['conv1']['kernel'], averaged['params']['conv1']['kernel'])
 
@@ -128,14 +184,34 @@ def test_no_images_give_no_answers():
     assert brightest().predict([]) == []
 
 
-def test_it_is_frozen_and_can_be_pickled(trained, test_images):
-    classifier = Classifier.load(trained[0])
-    expected = classifier.logits(test_images.image[:3])
+def test_it_is_frozen_and_pickled_without_what_is_compiled():
+    classifier, images = brightest(), np.arange(6, dtype=np.uint8).reshape(3, 1, 2, 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         classifier.mean = (0.0,)
-    again = pickle.loads(pickle.dumps(dataclasses.replace(classifier, model=Brightest())))
+    expected = classifier.logits(images)
+    again = pickle.loads(pickle.dumps(classifier))
     assert again.class_names == classifier.class_names
-    np.testing.assert_array_equal(dataclasses.replace(again, model=classifier.model).logits(test_images.image[:3]), expected)
+    np.testing.assert_array_equal(again.logits(images), expected)
+
+
+def test_what_does_not_go_together_is_no_classifier(tmp_path):
+    for changes, text in (
+        ({'tta': 'flip'}, "tta must be one of 'none', 'mirror', 'mirror_translate', not 'flip'"),
+        ({'class_names': ('left',)}, '1 class names for 2 classes'),
+        ({'mean': (0.5, 0.5)}, 'are not for images of 1 channels'),
+        ({'std': (0.0,)}, 'std above 0'),
+        ({'std': None}, 'are not for images of 1 channels'),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            dataclasses.replace(brightest(), **changes)
+    with pytest.raises(ConfigError, match='does not know its model by name'):
+        brightest().save(tmp_path / 'a.safetensors')
+
+
+@pytest.mark.parametrize('images', ['zero.png', [3], [np.zeros((1, 2, 1), np.uint8)]])
+def test_what_are_neither_files_nor_an_array_is_refused(images):
+    with pytest.raises(ConfigError, match='expected a list of image files or a uint8 array'):
+        brightest().predict(images)
 
 
 @pytest.mark.parametrize('images', [np.zeros((2, 9, 8, 1), np.uint8), np.zeros((2, 8, 8, 1), np.float32)])
@@ -157,11 +233,13 @@ def test_bad_arguments_are_one_line(trained, tmp_path):
         Classifier.load(tmp_path / 'a.pth', ema=True)
     with pytest.raises(InputFileError, match='cannot be read'):
         Classifier.load(tmp_path / 'a.pth', model='resnet8')
+    with pytest.raises(InputFileError, match=r'no run in .*version1\.5'):
+        Classifier.load(tmp_path / 'version1.5')
     with pytest.raises(ConfigError, match='unknown format'):
         classifier.save(tmp_path / 'weights.h5')
     with pytest.raises(InputFileError, match='does not exist; expected an image file'):
         classifier.predict([tmp_path / 'nothing.png'])
     with pytest.raises(ConfigError, match='the network has 10 classes and synthetic_cifar100 has 100'):
         check_fits(classifier, load_dataset('synthetic_cifar100'))
-    with pytest.raises(ConfigError, match='are not for the 3 channels'):
-        check_fits(dataclasses.replace(classifier, mean=(0.1, 0.2)), load_dataset('synthetic_cifar10'))
+    with pytest.raises(ConfigError, match=r'takes images of \[8, 8, 1\] and synthetic_cifar10 has \[32, 32, 3\]'):
+        check_fits(classifier, load_dataset('synthetic_cifar10'))

@@ -33,13 +33,13 @@ def main(arguments: Sequence[str]) -> None:
     to = FLAGS.value('to') or _FORMATS.get(Path(out).suffix)
     if to not in _FORMATS.values():
         raise ConfigError(f'unknown format of {out!r}; expected --to=torch or --to=safetensors')
-    from resnet_jax.classifier import Classifier
+    from resnet_jax.classifier import Classifier, load_run
     from resnet_jax.runtime.console import log_to_console
     from resnet_jax.weights import save_safetensors, save_torch
 
     log_to_console('stderr')
     if workdir:
-        classifier = Classifier.load(workdir, ema=FLAGS.value('ema'))
+        classifier = load_run(workdir, ema=FLAGS.value('ema'))
     else:
         shape = parse_shape(FLAGS.value('image_shape')) if FLAGS.value('image_shape') else None
         kwargs = parse_assignments(FLAGS.value('model_kwargs'))

@@ -35,7 +35,7 @@ FLAGS.define(
     'tta',
     None,
     ['none', 'mirror', 'mirror_translate'],
-    "Test-time augmentation: what the logits are averaged over; by default as the run's config says, or none.",
+    "Test-time augmentation: what the logits are averaged over; by default as the run's config or the file says, or none.",
 )
 FLAGS.define('string', 'dataset', 'cifar10', 'With --weights: cifar10, cifar100, digits or your own.')
 FLAGS.define(
@@ -85,10 +85,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _run(workdir: str) -> 'tuple[Classifier, Dataset, dict[str, Any]]':
-    from resnet_jax.classifier import Classifier
+    from resnet_jax.classifier import load_run
     from resnet_jax.data import load_dataset
 
-    classifier = Classifier.load(workdir, ema=FLAGS.value('ema'))
+    classifier = load_run(workdir, ema=FLAGS.value('ema'))
     config = classifier.origin.config
     assert config is not None
     dataset = load_dataset(config.dataset, FLAGS.value('data_dir') or config.data_dir, config.data_archive)
@@ -101,14 +101,13 @@ def _weights(path: str) -> 'tuple[Classifier, Dataset, dict[str, Any]]':
 
     kwargs = parse_assignments(FLAGS.value('model_kwargs'))
     dataset = load_dataset(FLAGS.value('dataset'), FLAGS.value('data_dir'))
-    normalization = FLAGS.value('normalization')
     classifier = Classifier.load(
         Path(path),
         model=FLAGS.value('model'),
         image_shape=dataset.image_shape,
-        normalization=normalization,
+        normalization=FLAGS.value('normalization'),
         **kwargs,
     )
-    if not normalization and (classifier.mean, classifier.std) == ((0.0,), (1.0,)):  # the file says nothing of it
-        classifier = dataclasses.replace(classifier, mean=dataset.mean, std=dataset.std)
-    return classifier, dataset, {'weights': path, 'mean': list(classifier.mean), 'std': list(classifier.std)}
+    mean, std = classifier.mean or dataset.mean, classifier.std or dataset.std
+    classifier = dataclasses.replace(classifier, mean=mean, std=std)
+    return classifier, dataset, {'weights': path, 'mean': list(mean), 'std': list(std)}

@@ -20,10 +20,12 @@ def main(arguments: Sequence[str]) -> None:
     import jax
 
     jax.config.update('jax_platforms', 'cpu')  # whoever trains may keep the accelerator
-    from resnet_jax.export import FORMATS, export_run
+    from resnet_jax.classifier import load_run
+    from resnet_jax.export import FORMATS, export_classifier
 
     formats = tuple(FORMATS) if kind == 'both' else (kind,)
-    for name, difference in export_run(workdir, out, formats, ema=FLAGS.value('ema')).items():
+    classifier = load_run(workdir, ema=FLAGS.value('ema'))
+    for name, difference in export_classifier(classifier, out, formats).items():
         path = Path(out, f'model.{name}')
         size = path.stat().st_size / 1e6
         print(f'{path}  {size:.1f} MB, loaded again and compared: probabilities within {difference:.1g}')

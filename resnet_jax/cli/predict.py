@@ -21,10 +21,10 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError('expected --workdir=FOLDER and at least one image file')
     import numpy as np
 
-    from resnet_jax.classifier import Classifier
+    from resnet_jax.classifier import load_run
     from resnet_jax.data.images import read_image
 
-    classifier = dataclasses.replace(Classifier.load(workdir, ema=FLAGS.value('ema')), tta='none')
+    classifier = dataclasses.replace(load_run(workdir, ema=FLAGS.value('ema')), tta='none')
     images, good, bad = [], [], []
     for path in arguments:
         try:

@@ -78,17 +78,17 @@ def check_fits(classifier: Classifier, dataset: Dataset) -> None:
     """Checks that a classifier can be evaluated on a data set.
 
     Raises:
-      ConfigError: it has another number of classes, or the data set another number of channels.
+      ConfigError: it has another number of classes, or the data set images of another shape.
     """
     if len(classifier.class_names) != dataset.num_classes:
         raise ConfigError(
             f'the network has {len(classifier.class_names)} classes and {dataset.name} has {dataset.num_classes}; '
             'expected as many: choose the data set that it was trained on'
         )
-    channels = dataset.image_shape[-1]
-    if not {len(classifier.mean), len(classifier.std)} <= {1, channels}:
+    if tuple(classifier.image_shape) != tuple(dataset.image_shape):
         raise ConfigError(
-            f'mean {list(classifier.mean)} and std {list(classifier.std)} are not for the {channels} channels of {dataset.name}'
+            f'the network takes images of {list(classifier.image_shape)} and {dataset.name} has {list(dataset.image_shape)}; '
+            'choose the data set that it was trained on'
         )
 
 

@@ -1,8 +1,8 @@
-"""A trained network as files that other programs load, without this package: `export_run`.
+"""A trained network as files that other programs load, without this package: `export_classifier`.
 
   model.stablehlo   a `jax.export` artifact; needs jax and flatbuffers
   model.onnx        for onnxruntime and others
-  README.md         a model card: how to load them, the recipe, the result
+  README.md         a model card: how to load them and, of a run, its recipe and result
 
 Both take uint8 images `[batch, height, width, channels]`, any batch size, and return float32 probabilities `[batch,
 classes]`; preprocessing and weights are inside. No file is left that was not loaded again and compared with the network.
@@ -26,25 +26,23 @@ from resnet_jax.export.card import model_card
 FORMATS = {'stablehlo': stablehlo, 'onnx': onnx}
 
 
-def export_run(
-    workdir: str | Path, out: str | Path, formats: Sequence[str] = ('stablehlo',), *, ema: bool = False
-) -> dict[str, float]:
-    """Exports the result of a run into a new folder, which appears when all of it is written and compared.
+def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence[str] = ('stablehlo',)) -> dict[str, float]:
+    """Exports a classifier into a new folder, which appears when all of it is written and compared.
 
-    Computes on the CPU, where the comparison is exact; the StableHLO artifact runs on CPU, CUDA and TPU all the same.
+    The files take one view of each image, whatever the classifier's `tta`, and hold none of the C kernels. The comparison is
+    computed on the CPU, where it is exact; the StableHLO artifact runs on CPU, CUDA and TPU all the same.
 
     Args:
-      workdir: the run folder.
+      classifier: of a run, whose result.json and environment.json the model card then quotes, or of a file of weights.
       out: the folder to make; it may exist if it is empty.
       formats: of `FORMATS`.
-      ema: take the averaged parameters.
 
     Returns:
       For each format the largest absolute difference of a probability from the network's.
 
     Raises:
-      ConfigError: a format is unknown, its packages are not installed, `out` is not empty, or `ema` without averages.
-      InputFileError: there is no run, or it is damaged.
+      ConfigError: a format is unknown, its packages are not installed, or `out` is not empty.
+      InputFileError: result.json or environment.json of the run cannot be read.
       ExportError: a file does not answer as the network does.
       ResourceError: `out` cannot be written.
     """
@@ -54,7 +52,6 @@ def export_run(
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise ConfigError(f'{out} exists; expected the name of a new or empty folder')
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
-        classifier = Classifier.load(workdir, ema=ema)
         variables = jax.tree.map(np.asarray, classifier.variables)  # constants of the programs
         classifier = dataclasses.replace(classifier, variables=variables, tta='none')
         partial = out.parent / f'.{out.name}.partial-{os.getpid()}'
@@ -66,7 +63,7 @@ def export_run(
                     path = partial / f'model.{name}'
                     exported = FORMATS[name].write(classifier, path)
                     differences[name] = compare.check(exported, path, FORMATS[name].reload)
-            (partial / 'README.md').write_text(model_card(classifier, Path(workdir), differences, ema=ema), encoding='utf-8')
+            (partial / 'README.md').write_text(model_card(classifier, differences), encoding='utf-8')
             partial.replace(out)
         except OSError as error:
             raise ResourceError(f'{out} could not be written: {error}; free space or choose another folder') from None

@@ -1,4 +1,4 @@
-"""The model card of an exported run: README.md with the YAML metadata that the Hugging Face Hub reads.
+"""The model card of an exported classifier: README.md with the YAML metadata that the Hugging Face Hub reads.
 
 Everything that comes from the run is escaped: a class name or a config value is text, never markup.
 """
@@ -44,30 +44,30 @@ probabilities = session.run(None, {{'images': images}})[0]  # numpy uint8 {image
 }
 
 
-def model_card(classifier: Classifier, workdir: Path, differences: Mapping[str, float], *, ema: bool) -> str:
-    """Returns the card of a run that was exported in some formats.
+def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
+    """Returns the card of a classifier that was exported in some formats.
+
+    Of a run, result.json and environment.json in its folder are read if they are there.
 
     Args:
-      workdir: its folder; result.json and environment.json are read if they are there.
       differences: for each format the largest difference of a probability from the network's.
-      ema: whether the parameters are the averaged ones.
 
     Raises:
       InputFileError: result.json or environment.json cannot be read.
     """
-    result, environment = _read(workdir / 'result.json'), _read(workdir / 'environment.json')
     origin = classifier.origin
-    assert origin.config is not None  # of a run
+    result = _read(Path(origin.path, 'result.json')) if origin.config else {}
     if result.get('step') != origin.step:  # of an earlier or later state than the one exported
         result = {}
-    prefix = 'ema_' if ema else ''
-    model, dataset, names = _line(origin.model), _line(origin.dataset), classifier.class_names
+    prefix = 'ema_' if origin.ema else ''
+    model, dataset = _line(origin.model or type(classifier.model).__name__), _line(origin.dataset)
+    names = classifier.class_names
     metadata: dict[str, Any] = {
         'library_name': 'jax',
         'license': 'apache-2.0',
         'pipeline_tag': 'image-classification',
         'tags': ['image-classification', 'jax', 'flax', 'resnet_jax', model, *differences],
-        'datasets': [dataset],
+        **({'datasets': [dataset]} if dataset else {}),
         'metrics': ['accuracy'],
     }
     if result:
@@ -84,9 +84,9 @@ def model_card(classifier: Classifier, workdir: Path, differences: Mapping[str, 
         }
         metadata['model-index'] = [{'name': model, 'results': [measured]}]
     lines = ['---', yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(), '---', '']
-    lines += [f'# {_text(model)} trained on {_text(dataset)}', '']
+    lines += [f'# {_text(model)} trained on {_text(dataset)}' if dataset else f'# {_text(model)}', '']
     if not result:
-        lines += ['No result: the run had not finished when it was exported.', '']
+        lines += ['No result: the run had not finished when it was exported.' if origin.config else 'No result is known.', '']
     else:
         lines += [
             f'{_text(result["split"]).capitalize()} accuracy {100 * accuracy:.2f} % of {_text(result["count"])} images, '
@@ -99,7 +99,7 @@ def model_card(classifier: Classifier, workdir: Path, differences: Mapping[str, 
             + (f' The logits were averaged over views ({_text(views)}); the files here take one view.' if averaged else ''),
             '',
         ]
-    if ema:
+    if origin.ema and origin.config:
         lines += [f'The parameters are averages over training, with decay {origin.config.ema_decay:g}.', '']
 
     height, width, channels = classifier.image_shape
@@ -116,28 +116,32 @@ def model_card(classifier: Classifier, workdir: Path, differences: Mapping[str, 
         '',
         f'Inside the model. Give it uint8 pixels, height {height}, width {width}, {channels} channel'
         + ('s (RGB)' if channels == 3 else '' if channels == 1 else 's')
-        + f', not normalised; it computes (pixel / 255 - mean) / std with mean {_numbers(classifier.mean)} and '
-        f'std {_numbers(classifier.std)}.',
+        + f', not normalised; it computes (pixel / 255 - mean) / std with mean {_numbers(classifier.mean or (0.0,))} and '
+        f'std {_numbers(classifier.std or (1.0,))}.',
         '',
         '## Classes',
         '',
         *(f'{index}. {_text(name)}' for index, name in enumerate(names)),
         '',
-        '## Recipe',
-        '',
-        f'The config, as it was trained with; the data had the fingerprint {_text(origin.fingerprint)}.',
-        '',
-        '```json',
-        json.dumps({k: v for k, v in origin.config.to_dict().items() if k not in _PRIVATE}, indent=1, sort_keys=True),
-        '```',
-        '',
-        '## Trained with',
-        '',
-        '```json',
-        json.dumps(environment, indent=1),
-        '```',
-        '',
     ]
+    if origin.config:
+        config = {name: value for name, value in origin.config.to_dict().items() if name not in _PRIVATE}
+        lines += [
+            '## Recipe',
+            '',
+            f'The config, as it was trained with; the data had the fingerprint {_text(origin.fingerprint)}.',
+            '',
+            '```json',
+            json.dumps(config, indent=1, sort_keys=True),
+            '```',
+            '',
+            '## Trained with',
+            '',
+            '```json',
+            json.dumps(_read(Path(origin.path, 'environment.json')), indent=1),
+            '```',
+            '',
+        ]
     return '\n'.join(lines)
 
 

@@ -5,8 +5,10 @@ It turns Flax's layers into ONNX's own (Conv, BatchNormalization) and so never s
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -29,10 +31,7 @@ def write(classifier: Classifier, path: Path) -> Classifier:
     model = classifier.model.clone(dtype=jnp.float32)
     classifier = dataclasses.replace(classifier, model=model, dtype=np.dtype(np.float32))
     images = jax.ShapeDtypeStruct(('batch', *classifier.image_shape), np.uint8)
-
-    def probabilities(images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(classifier.logits_fn(classifier.variables, images))
-
+    probabilities = functools.partial(classifier.probabilities_fn, classifier.variables)
     with _quiet():
         try:
             import onnx
@@ -41,7 +40,8 @@ def write(classifier: Classifier, path: Path) -> Classifier:
         except ImportError as error:
             also = ', on Python 3.12 or later also pip install --no-deps jax2onnx' if error.name == 'jax2onnx' else ''
             raise ConfigError(f"the format onnx needs {error.name}; pip install 'resnet_jax[export]'{also}") from None
-        names = {'model_name': classifier.origin.model, 'input_names': ['images'], 'output_names': ['probabilities']}
+        name = classifier.origin.model or type(model).__name__
+        names = {'model_name': name, 'input_names': ['images'], 'output_names': ['probabilities']}
         try:
             graph = to_onnx(probabilities, [images], **names)
             # jax2onnx (0.13.0 and 0.17.1) leaves the shapes of NHWC values on values that it has made NCHW. They are optional.
@@ -55,7 +55,7 @@ def write(classifier: Classifier, path: Path) -> Classifier:
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Keeps the converter from printing every layer and from logging each of its plugins whose library is not here."""
     loggers = [logging.getLogger(name) for name in ('jax2onnx', 'onnx_ir')]
     levels = [logger.level for logger in loggers]

@@ -1,5 +1,6 @@
 """A network as a `jax.export` artifact: StableHLO for CPU, CUDA and TPU, with its weights inside."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -27,10 +28,7 @@ def write(classifier: Classifier, path: Path) -> Classifier:
         import flatbuffers  # noqa: F401 (jax.export serialises with it)
     except ImportError:
         raise ConfigError("the format stablehlo needs flatbuffers; pip install 'resnet_jax[export]'") from None
-
-    def probabilities(images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(classifier.logits_fn(classifier.variables, images))
-
+    probabilities = functools.partial(classifier.probabilities_fn, classifier.variables)
     (batch,) = export.symbolic_shape('batch')
     images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), np.uint8)
     path.write_bytes(export.export(jax.jit(probabilities), platforms=PLATFORMS)(images).serialize())

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.classifier import Classifier
+from resnet_jax.classifier import load_run
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import DivergedError, OutOfMemoryError
 from resnet_jax.report.page import write_run_report
@@ -76,6 +76,6 @@ def train_and_evaluate(
                 logger.info('%s is finished; nothing to do.', folder.path)
                 if folder.primary and not (folder.path / 'report.html').exists():  # a run that was killed in between
                     write_run_report(folder.path)
-                classifier = Classifier.load(folder.path)
+                classifier = load_run(folder.path)
             report_result(folder.path, result)
             return TrainingResult(result, folder.read_metrics(), classifier)

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,21 @@ def _decode(metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(shape, list) or len(shape) != 3 or not all(type(size) is int and 0 < size < 10_000 for size in shape):
         raise ValueError('its metadata do not have the shape of an image')
     for key in result.keys() & {'mean', 'std'}:
-        if not isinstance(result[key], list) or not all(type(value) in (int, float) for value in result[key]):
+        if not isinstance(result[key], list) or not all(_is_finite(value) for value in result[key]):
             raise ValueError(f'its metadata have no list of numbers as {key}')
+    names = result.get('class_names', [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError('its metadata have no list of names as class_names')
+    if result.get('dtype', 'float32') not in ('float32', 'bfloat16'):
+        raise ValueError('its metadata have another dtype than float32 or bfloat16')
+    for key in result.keys() & {'dataset', 'tta'}:
+        if not isinstance(result[key], str):
+            raise ValueError(f'its metadata have no name as {key}')
     return result
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:

@@ -48,8 +48,8 @@ def save_safetensors(path: str | Path, variables: Mapping[str, Any], metadata: M
 
     Args:
       metadata: JSON-like values. With 'model', 'model_kwargs' (as for `create_model`) and 'image_shape' (height, width,
-        channels) `load_torch` needs no more than the file; 'num_classes', 'class_names', 'mean' and 'std' are for whoever
-        uses the weights.
+        channels) `load_variables` needs no more than the file. `Classifier.load` also uses 'class_names', 'mean', 'std',
+        'dtype', 'tta' and 'dataset'.
 
     Raises:
       ConfigError: a variable is not float32, or one of the first three is not in the metadata.

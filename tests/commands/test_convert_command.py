@@ -49,6 +49,14 @@ def test_a_file_is_converted_with_what_the_flags_say(state_dict, tmp_path):
     metadata = load_variables(out)[2]
     assert metadata['model_kwargs'] == {'num_filters': 4, 'stage_sizes': [1, 1]} and metadata['image_shape'] == [8, 8, 1]
     assert (metadata['mean'], metadata['std']) == ([0.0], [1.0])
+    found = json.loads(run('evaluate.py', f'--weights={out}', '--dataset=digits', '--json').stdout)
+    assert (found['mean'], found['std']) == ([0.0], [1.0])  # as the file says, and not the data set's
+
+
+def test_a_normalization_that_nobody_named_is_not_noted(state_dict, tmp_path):
+    out = tmp_path / 'tiny.safetensors'
+    run('convert.py', f'--from={state_dict}', *TINY_MODEL, '--image_shape=8,8,1', f'--out={out}')
+    assert not load_variables(out)[2].keys() & {'mean', 'std'}
 
 
 def test_the_wrong_model_is_refused_with_every_difference(state_dict, tmp_path):
@@ -107,6 +115,10 @@ def test_bad_input_is_one_line(flags, code, text, state_dict, tmp_path):
 )
 def test_bad_flags_of_the_evaluation_are_one_line(flags, text, state_dict):
     assert text in error_line(run('evaluate.py', f'--weights={state_dict}', *TINY_MODEL, '--dataset=digits', *flags, code=2))
+
+
+def test_a_file_of_weights_is_no_run_folder(state_dict):
+    assert f'no run in {state_dict}' in error_line(run('evaluate.py', f'--workdir={state_dict}', code=3))
 
 
 # github.com/akamaster/pytorch_resnet_cifar10, folder pretrained_models. In percent: what its own PyTorch code makes of them

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.classifier import Classifier, create_classifier
+from resnet_jax.classifier import Origin, create_classifier
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, ExportError, InputFileError, ResourceError
 from resnet_jax.models import create_model, resnet
@@ -24,7 +24,7 @@ from resnet_jax.export import onnx as onnx_file  # noqa: E402
 from resnet_jax.export.card import model_card  # noqa: E402
 
 
-def trained(model='resnet50', image_shape=(16, 18, 3), dtype='float32', **kwargs):
+def trained(model='resnet50', image_shape=(16, 18, 3), dtype='float32', path='runs/a', ema=False, **kwargs):
     """A run of a small network; random BatchNorm statistics, so that nothing is an identity."""
     kwargs = {'stage_sizes': (1,), 'num_filters': 4, **kwargs}
     network = create_model(model, dtype=jnp.dtype(dtype), **kwargs)
@@ -40,7 +40,7 @@ def trained(model='resnet50', image_shape=(16, 18, 3), dtype='float32', **kwargs
         'std': (0.2,) * image_shape[-1],
     }
     config = TrainConfig(model=model, dtype=dtype, ema_decay=0.9, data_dir='/home/alice/data')
-    return create_classifier(config, network, variables, dataset, 7, 'runs/a')
+    return create_classifier(config, network, variables, dataset, 7, str(path), ema=ema)
 
 
 NETWORKS = [
@@ -144,52 +144,54 @@ class Fake:
         return [self.run.probabilities(batch) for batch in batches]
 
 
-class TestExportRun:
+class TestExportClassifier:
     @pytest.fixture(autouse=True)
     def quick(self, request, monkeypatch):
-        run = trained('resnet20')
-        monkeypatch.setattr(Classifier, 'load', lambda workdir, ema: run)
         if 'package' not in request.fixturenames:
             monkeypatch.setitem(export.FORMATS, 'stablehlo', Fake())
 
-    def test_out_appears_when_all_is_written(self, tmp_path):
+    @pytest.fixture
+    def classifier(self, tmp_path_factory):
+        return trained('resnet20', path=tmp_path_factory.mktemp('run'))
+
+    def test_out_appears_when_all_is_written(self, classifier, tmp_path):
         out = tmp_path / 'a' / 'b'
-        assert export.export_run(tmp_path / 'run', out) == {'stablehlo': pytest.approx(0, abs=1e-6)}
+        assert export.export_classifier(classifier, out) == {'stablehlo': pytest.approx(0, abs=1e-6)}
         assert sorted(p.name for p in out.iterdir()) == ['README.md', 'model.stablehlo']
         assert [p.name for p in out.parent.iterdir()] == ['b']
 
-    def test_an_empty_folder_is_filled_and_any_other_refused(self, tmp_path):
+    def test_an_empty_folder_is_filled_and_any_other_refused(self, classifier, tmp_path):
         (tmp_path / 'file').touch()
         (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
         for out in (tmp_path, tmp_path / 'file', tmp_path / 'link'):
             with pytest.raises(ConfigError, match='exists; expected the name of a new or empty folder'):
-                export.export_run(tmp_path / 'run', out)
+                export.export_classifier(classifier, out)
         (tmp_path / 'empty').mkdir()
-        export.export_run(tmp_path / 'run', tmp_path / 'empty')
+        export.export_classifier(classifier, tmp_path / 'empty')
         assert (tmp_path / 'empty' / 'README.md').is_file()
 
-    def test_a_mismatch_leaves_nothing(self, tmp_path, monkeypatch):
+    def test_a_mismatch_leaves_nothing(self, classifier, tmp_path, monkeypatch):
         answers = export.FORMATS['stablehlo'].reload
         monkeypatch.setattr(export.FORMATS['stablehlo'], 'reload', lambda *args: [a * np.float32(1.01) for a in answers(*args)])
         with pytest.raises(ExportError):
-            export.export_run(tmp_path / 'run', tmp_path / 'out')
+            export.export_classifier(classifier, tmp_path / 'out')
         assert not list(tmp_path.iterdir())
 
-    def test_a_place_that_cannot_be_written_is_named(self, tmp_path):
+    def test_a_place_that_cannot_be_written_is_named(self, classifier, tmp_path):
         (tmp_path / 'file').touch()
         with pytest.raises(ResourceError, match=r'file/out could not be written'):
-            export.export_run(tmp_path / 'run', tmp_path / 'file' / 'out')
+            export.export_classifier(classifier, tmp_path / 'file' / 'out')
 
     @pytest.mark.parametrize('formats', [(), ('tflite',)])
-    def test_unknown_formats_are_refused(self, formats, tmp_path):
+    def test_unknown_formats_are_refused(self, formats, classifier, tmp_path):
         with pytest.raises(ConfigError, match='expected some of stablehlo, onnx'):
-            export.export_run(tmp_path / 'run', tmp_path / 'out', formats)
+            export.export_classifier(classifier, tmp_path / 'out', formats)
 
     @pytest.mark.parametrize(('name', 'package'), [('stablehlo', 'flatbuffers'), ('onnx', 'onnx'), ('onnx', 'jax2onnx')])
-    def test_a_missing_package_is_named(self, name, package, tmp_path, monkeypatch):
+    def test_a_missing_package_is_named(self, name, package, classifier, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(ConfigError, match=rf"needs {package}; pip install 'resnet_jax\[export\]'"):
-            export.export_run(tmp_path / 'run', tmp_path / 'out', (name,))
+            export.export_classifier(classifier, tmp_path / 'out', (name,))
         assert not list(tmp_path.iterdir())
 
 
@@ -202,7 +204,9 @@ class TestCard:
     def card(self, folder, run=None, result=RESULT, ema=False):
         (folder / 'result.json').write_text(json.dumps(result))
         (folder / 'environment.json').write_text(json.dumps({'device': 'NVIDIA </p> ```\n# H200'}))
-        text = model_card(run or trained(), folder, {'stablehlo': 1e-7, 'onnx': 2e-6}, ema=ema)
+        run = run or trained(ema=ema)
+        run = dataclasses.replace(run, origin=dataclasses.replace(run.origin, path=str(folder)))
+        text = model_card(run, {'stablehlo': 1e-7, 'onnx': 2e-6})
         _, front, body = text.split('---\n', 2)
         return yaml.safe_load(front), body
 
@@ -257,4 +261,10 @@ class TestCard:
     def test_what_cannot_be_read_is_named(self, tmp_path):
         (tmp_path / 'result.json').write_text('{')
         with pytest.raises(InputFileError, match=r'result\.json cannot be read as JSON'):
-            model_card(trained(), tmp_path, {}, ema=False)
+            model_card(trained(path=tmp_path), {})
+
+    def test_weights_from_elsewhere_have_neither_recipe_nor_result(self):
+        foreign = dataclasses.replace(trained(), mean=None, std=None, origin=Origin('resnet50', {}, 'a.pth'))
+        text = model_card(foreign, {'onnx': 1e-7})
+        assert '# resnet50\n\nNo result is known.' in text and 'mean 0.0000 and std 1.0000' in text
+        assert 'Recipe' not in text and 'Trained with' not in text and 'datasets' not in text
