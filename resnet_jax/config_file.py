@@ -21,25 +21,24 @@ def find(name: str, kind: str = '') -> Path:
     """Returns the path of a config file.
 
     Args:
-      name: a path, or a name such as 'resnet18' of one in the package.
+      name: a path that ends in .py, or the name of one in the package: 'resnet18'; of a study 'paper' or 'study/paper'.
       kind: '' for configs, 'study' for studies.
 
     Raises:
       ConfigError: there is no such file; lists what there is.
     """
-    path = Path(name)
-    if path.suffix == '.py' or len(path.parts) > 1:
-        if path.is_file():
-            return path
-        folder = path.parent if path.parent.is_dir() else Path()
-        files = sorted(str(folder / file.name) for file in folder.glob('*.py') if file.name != '__init__.py')
-        expected = f'expected one of {", ".join(files)}' if files else 'expected a Python file with a get_config() function'
-        raise ConfigError(f'no config file {name!r}; {expected}')
-    names = packaged_configs(kind)
-    if name not in names:
-        hint = did_you_mean(name, names)
-        raise ConfigError(f'no config {name!r}{hint}; expected a path ending in .py, or one of {", ".join(names)}')
-    return _PACKAGED / kind / f'{name}.py'
+    path, names = Path(name), packaged_configs(kind)
+    if path.suffix != '.py' and path.parent in (Path(), Path(kind)):
+        if path.name not in names:
+            expected = f'expected a path ending in .py, or one of {", ".join(names)}'
+            raise ConfigError(f'no {kind or "config"} {name!r}; {expected}{did_you_mean(path.name, names)}')
+        return _PACKAGED / kind / f'{path.name}.py'
+    if path.suffix == '.py' and path.is_file():
+        return path
+    files = sorted(str(file) for file in path.parent.glob('*.py') if file.name != '__init__.py')
+    expected = f'expected one of {", ".join(files or names)}'
+    hint = f'; did you mean {path.stem!r}, which comes with the package?' if path.stem in names else ''
+    raise ConfigError(f'no config file {name!r}; {expected}{hint}')
 
 
 def load(path: Path, function: str) -> Any:

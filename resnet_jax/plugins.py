@@ -1,6 +1,8 @@
 """Modules of the user's that register networks, data sets and optimizers."""
 
 import importlib
+import json
+import re
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -11,7 +13,7 @@ from resnet_jax.errors import ConfigError, MissingModulesError
 imported: list[str] = []  # the names, in order: a run records them
 
 
-def check_imported(names: Sequence[str], where: str, reason: object) -> None:
+def check_imported(names: Sequence[str], where: str, reason: Exception) -> None:
     """Checks that the modules which a run names have been imported.
 
     Args:
@@ -21,9 +23,26 @@ def check_imported(names: Sequence[str], where: str, reason: object) -> None:
     Raises:
       MissingModulesError: one of them has not been imported.
     """
-    missing = [name for name in names if name not in imported]
+    if isinstance(reason, MissingModulesError):
+        raise reason
+    missing = [name for name in names if name not in imported and re.fullmatch(r'[\w.-]+', name)]
     if missing:
         raise MissingModulesError(f'the run in {where} needs modules that are not imported ({reason})', missing)
+
+
+def modules_of_run(workdir: str | Path) -> list[str]:
+    """Returns the modules that were imported when a run was started, from its environment.json; [] if it names none."""
+    try:
+        environment = json.loads(Path(workdir, 'environment.json').read_text())
+    except (OSError, ValueError, RecursionError):
+        return []
+    names = environment.get('imports') if isinstance(environment, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def import_flags() -> list[str]:
+    """Returns the flags with which a command that this process starts imports the same modules."""
+    return [f'--import={name}' for name in imported]
 
 
 def import_modules(names: Sequence[str]) -> None:

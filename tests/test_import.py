@@ -11,7 +11,6 @@ import resnet_jax
 
 # Programs, one of which makes the package unimportable to prove a point, and what needs torch.
 OTHERS = {
-    'models.__main__',
     'export.reload_stablehlo',
     'benchmark.peer',
     'benchmark.torch_classics',

@@ -31,6 +31,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax.training': ('classifier', 'config', 'ops', 'models', 'data', 'runs', 'report', 'evaluation', 'training'),
     'resnet_jax.export': ('classifier', 'data', 'export'),
     'resnet_jax.benchmark': (
+        'plugins',
         'config',
         'config_file',
         'ops',
@@ -41,7 +42,18 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
         'training',
         'benchmark',
     ),
-    'resnet_jax.study': ('config', 'config_file', 'data', 'report', 'runs', 'evaluation', 'training', 'benchmark', 'study'),
+    'resnet_jax.study': (
+        'plugins',
+        'config',
+        'config_file',
+        'data',
+        'report',
+        'runs',
+        'evaluation',
+        'training',
+        'benchmark',
+        'study',
+    ),
     'resnet_jax.cli': (
         *(
             'cli',

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from resnet_jax import plugins
 from resnet_jax.errors import UserError
 
 Config = Mapping[str, Any]  # a checked config, as `TrainConfig.to_dict` returns it
@@ -47,7 +48,7 @@ def train(
       UserError: it failed, or took too long; with what it said.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*COMMAND, 'train', f'--config={write_config(folder / "benchmark.py", config)}']
+    command = [*COMMAND, 'train', *plugins.import_flags(), f'--config={write_config(folder / "benchmark.py", config)}']
     changed = {**os.environ, 'PYTHONUNBUFFERED': '1', **(environment or {})}
     env = {name: value for name, value in changed.items() if value is not None}
     before, late = time.monotonic(), threading.Event()

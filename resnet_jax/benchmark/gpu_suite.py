@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from resnet_jax import plugins
 from resnet_jax.benchmark.command import COMMAND, Config, measure_startup, time_to_accuracy, write_config
 from resnet_jax.benchmark.measure import Effort, on_random_data
 from resnet_jax.benchmark.report import Row, save
@@ -56,7 +57,7 @@ def gpu_suite(
         limit = share * left
         progress(f'{name}: at most {limit:.0f} s of the {left:.0f} s left')
         try:
-            part = measure(limit) if limit >= _SHORTEST else {'skipped': 'no time left; give more --minutes'}
+            part = measure(limit) if limit >= _SHORTEST else {'skipped': 'no time left; give more minutes'}
         except UserError as error:
             part = {'error': str(error)}
         except Exception as error:  # a bug in one part is told, and the others go on
@@ -90,7 +91,7 @@ def _measure(config: Config, effort: Effort, limit: float, flags: Sequence[str])
     """Returns the row of the benchmark command, run as a command: all of its processes can be ended together."""
     with tempfile.TemporaryDirectory() as folder:
         file, out = write_config(Path(folder, 'config.py'), config), Path(folder, 'row.json')
-        command = [*COMMAND, 'benchmark', f'--config={file}', f'--json={out}']
+        command = [*COMMAND, 'benchmark', *plugins.import_flags(), f'--config={file}', f'--json={out}']
         command += [f'--rounds={effort.rounds}', f'--seconds={effort.seconds}', *flags]
         with Path(folder, 'errors').open('w+') as errors:
             process = subprocess.Popen(command, stderr=errors, start_new_session=True)

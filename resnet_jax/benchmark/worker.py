@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from resnet_jax import plugins
 from resnet_jax.errors import ConfigError, ResourceError, UserError, is_out_of_memory
 from resnet_jax.runtime import huge_pages
 
@@ -43,7 +44,7 @@ class Worker:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get('PYTHONPATH')])])
         self._process = subprocess.Popen(
-            [sys.executable, '-m', __name__, side],
+            [sys.executable, '-m', __name__, side, *(plugins.imported if 'torch' not in side else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -128,8 +129,9 @@ def _load(side: str) -> Callable[..., object]:
     except ImportError as error:
         if (error.name or '').partition('.')[0] != 'torch':
             raise
-        raise ConfigError("--peer=torch needs PyTorch, which is not installed; expected it: pip install 'torch'") from None
+        raise ConfigError('the peer needs PyTorch, which is not installed; expected it: pip install torch') from None
 
 
 if __name__ == '__main__':
+    plugins.import_modules(sys.argv[2:])
     _serve(sys.argv[1])

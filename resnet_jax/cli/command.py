@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from logging import CRITICAL, getLogger
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,8 @@ from resnet_jax.runtime.compilation_cache import use_compilation_cache
 class Flags(flags.FlagValues):
     """The flags of one command, apart from those of all others; each has --import=MODULE."""
 
+    takes_config = False
+
     def __init__(self) -> None:
         super().__init__()
         text = 'Module that registers your own network, data set or optimizer; may be repeated.'
@@ -37,6 +39,7 @@ class Flags(flags.FlagValues):
 
         New fields are let through here so that `TrainConfig` can name the nearest existing one.
         """
+        self.__dict__['takes_config'] = True  # an attribute of FlagValues would be a flag
         config_flags.DEFINE_config_file(
             'config',
             None,
@@ -81,12 +84,25 @@ def resolve_config(arguments: Sequence[str]) -> list[str]:
       ConfigError: there is no such config.
     """
     resolved = list(arguments)
-    for i, argument in enumerate(resolved):
-        if argument in ('--config', '-config') and i + 1 < len(resolved):
-            resolved[i + 1] = str(config_file.find(resolved[i + 1]))
-        elif match := re.fullmatch(r'(--?config)=(.*)', argument):
-            resolved[i] = f'{match[1]}={config_file.find(match[2])}' if match[2] else argument
+    for index, value in flag_values(arguments, 'config'):
+        file, colon, argument = value.partition(':')  # config_flags passes what follows to get_config()
+        if not file:
+            raise ConfigError('--config has no value; expected --config=NAME or FILE, as --config=resnet18')
+        before = arguments[index].removesuffix(value)
+        resolved[index] = f'{before}{config_file.find(file)}{colon}{argument}'
     return resolved
+
+
+def flag_values(arguments: Sequence[str], name: str) -> Iterator[tuple[int, str]]:
+    """Yields the values of a flag, --name=VALUE or --name VALUE, with their indices, before the flags are parsed."""
+    for index, argument in enumerate(arguments):
+        if argument == '--':
+            return
+        if match := re.fullmatch(rf'--?{name}(=(.*))?', argument, re.DOTALL):
+            if match[1]:
+                yield index, match[2]
+            elif index + 1 < len(arguments):
+                yield index + 1, arguments[index + 1]
 
 
 def run(command: ModuleType, arguments: Sequence[str], name: str) -> NoReturn:
@@ -96,53 +112,71 @@ def run(command: ModuleType, arguments: Sequence[str], name: str) -> NoReturn:
       command: a module with `FLAGS`, `main(positional arguments)` and, if it has one, `prepare(arguments)`.
       name: how the command was called, for its help.
     """
-    values: Flags = command.FLAGS
+    sys.exit(_guarded(command, arguments, name))
+
+
+def _run(command: ModuleType, arguments: Sequence[str], name: str) -> None:
     if {'--help', '-help', '-h'} & set(arguments):
-        print(help_text(command, name))
-        sys.exit(0)
+        print(help_text(command, name), flush=True)
+        return
+    logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell absl what they do, at length
+    # After a save that failed, tasks that Orbax gave up: asyncio prints a traceback for each when it is collected.
+    getLogger('asyncio').setLevel(CRITICAL)
+    positional = _parse(command, arguments, name)
+    use_compilation_cache()
+    command.main(positional)
+
+
+def _parse(command: ModuleType, arguments: Sequence[str], name: str) -> list[str]:
+    """Imports the modules of --import, parses the flags and returns the positional arguments.
+
+    The modules come first, for a config may have a name that they register.
+    """
+    if modules := [value for _, value in flag_values(arguments, 'import')]:
+        use_compilation_cache()  # before the modules import JAX
+        plugins.import_modules(modules)
     with contextlib.suppress(flags.Error):
         flags.FLAGS.mark_as_parsed()  # absl's own, which some libraries ask
     try:
         prepare = getattr(command, 'prepare', list)
         sys.argv = [name, *prepare(list(arguments))]  # ml_collections looks for overrides there
-        positional = values(sys.argv)[1:]
-    except UserError as error:
-        _fail(error, values)
+        positional: list[str] = command.FLAGS(sys.argv)[1:]
+        return positional
+    except UserError:
+        raise
     except flags.Error as error:
-        _fail(ConfigError(_plainly(str(error))), values)
+        raise ConfigError(_plainly(str(error))) from None
     except Exception as error:  # The config file runs while the flags are parsed; and an override may not fit it.
         reason = f'{type(error).__name__}: {error}'
-        _fail(ConfigError(f'the config could not be read ({reason}); correct the file or the flags'), values)
-    sys.exit(_guarded(command, positional))
+        raise ConfigError(f'the config could not be read ({reason}); correct the file or the flags') from None
 
 
 def help_text(command: ModuleType, name: str) -> str:
     """Returns what --help prints: the module's docstring, its flags and, where it takes a config, all fields."""
     lines = [(command.__doc__ or '').strip().replace('{name}', name), '', 'Flags:']
-    for flag in command.FLAGS.get_flags_for_module(command.__name__) or command.FLAGS._flags().values():
+    for flag in map(command.FLAGS.__getitem__, command.FLAGS):
         default = '' if flag.default is None or flag.default == [] else f' (default: {flag.default})'
-        lines.append(f'  --{flag.name}: {flag.help}{default}')
+        text = flag.help.replace(';\n    repeat this option to specify a list of values', '')  # absl's, besides our own words
+        lines.append(f'  --{flag.name}: {text}{default}')
     if hasattr(command, 'more_help'):
         lines += ['', command.more_help()]
     return '\n'.join(lines)
 
 
 def _plainly(message: str) -> str:
-    """Says what was expected where Python's own message of a conversion does not."""
+    """Says what was expected where Python's own message of a conversion does not; of a traceback the last line."""
+    if match := re.match(r'flag --config=(\S+?): Error whilst parsing config file:', message):
+        reason = [line.strip() for line in message.splitlines() if line.strip()][-1]
+        return f'{match[1]} could not be read as a config: {reason}'
     message = re.sub(r"invalid literal for int\(\) with base 10: '.*'", 'expected an integer', message)
     message = re.sub(r"could not convert string to float: '.*'", 'expected a number', message)
     return re.sub(r"\('Non-boolean argument to boolean flag', '.*'\)", 'expected True or False', message)
 
 
-def _guarded(command: ModuleType, arguments: Sequence[str]) -> int:
+def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
     values: Flags = command.FLAGS
-    logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell absl what they do, at length
-    # After a save that failed, tasks that Orbax gave up: asyncio prints a traceback for each when it is collected.
-    getLogger('asyncio').setLevel(CRITICAL)
-    use_compilation_cache()
     try:
-        plugins.import_modules(values.value('import'))
-        command.main(arguments)
+        _run(command, arguments, name)
     except UserError as error:
         _fail(error, values)
     except Interrupted as interrupted:
@@ -186,9 +220,9 @@ def _leave(code: int) -> None:
 
 def _fail(error: UserError, values: Flags) -> NoReturn:
     text, advice = str(error), ''
-    if 'config' in values:  # The library says field=value; a command takes it as a flag.
+    if values.takes_config:  # The library says field=value; a command takes it as a flag. Folders have such names too.
         names = '|'.join(field.name for field in fields())
-        text = re.sub(rf"(?<![\w.'-])({names})=(?=\S)", r'--config.\1=', text)
+        text = re.sub(rf'(?<=[\s(])({names})=(?=[^\s/]+(\s|$))', r'--config.\1=', text)
     if isinstance(error, MissingModulesError):
         advice = '; expected ' + ' '.join(f'--import={module}' for module in error.modules)
     print('error: ' + ' '.join(f'{text}{advice}'.split()), file=sys.stderr)

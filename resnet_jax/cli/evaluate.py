@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnet_jax import plugins
 from resnet_jax.cli import command
 from resnet_jax.cli.arguments import parse_assignments
 from resnet_jax.errors import ConfigError, InputFileError
@@ -91,7 +92,11 @@ def _run(workdir: str) -> 'tuple[Classifier, Dataset, dict[str, Any]]':
     classifier = load_run(workdir, ema=FLAGS.value('ema'))
     config = classifier.origin.config
     assert config is not None
-    dataset = load_dataset(config.dataset, FLAGS.value('data_dir') or config.data_dir, config.data_archive)
+    try:
+        dataset = load_dataset(config.dataset, FLAGS.value('data_dir') or config.data_dir, config.data_archive)
+    except ConfigError as error:
+        plugins.check_imported(plugins.modules_of_run(workdir), workdir, error)
+        raise
     return classifier, dataset, {'step': classifier.origin.step}
 
 

@@ -25,7 +25,7 @@ def main(verb: str | None = None) -> None:
     Args:
       verb: the command; None to take it from the arguments.
     """
-    arguments, name = sys.argv[1:], f'bin/{verb}.py'
+    arguments, name = sys.argv[1:], f'python bin/{verb}.py'
     if verb is None:
         if not arguments or arguments[0] in ('--help', '-h', 'help'):
             print((__doc__ or '').strip())

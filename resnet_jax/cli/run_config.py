@@ -10,7 +10,7 @@ from resnet_jax.errors import InputFileError
 
 
 def get_config(workdir: str) -> ConfigDict:
-    """Returns the config of the run in a folder, with defaults for fields that it lacks."""
+    """Returns the config of the run in a folder; `TrainConfig` checks it, after the overrides."""
     path = Path(workdir, 'config.json')
     try:
         values = json.loads(path.read_text())
@@ -19,6 +19,8 @@ def get_config(workdir: str) -> ConfigDict:
     if not isinstance(values, dict):
         raise InputFileError(f'{path} is not a config; restore it or choose another run folder')
     config = default_config()
-    for name, value in values.items():  # checked with the flags, when the user's own modules are imported
-        config[name] = ConfigDict(value) if isinstance(value, dict) else value
+    with config.unlocked(), config.ignore_type():  # a wrong type is told with the name of its field
+        for name, value in values.items():
+            value = tuple(value) if isinstance(value, list) else value  # an override must have the type of what it replaces
+            config[name] = ConfigDict(value) if isinstance(value, dict) else value
     return config

@@ -24,9 +24,8 @@ FLAGS.define('bool', 'report_only', False, 'Only report what is there.')
 
 def main(arguments: Sequence[str]) -> None:
     if arguments or not FLAGS.value('config'):
-        raise ConfigError(
-            f'no study {arguments[0] if arguments else None!r}; expected --config=NAME or FILE, as --config=paper'
-        )
+        wrong = f'unexpected argument {arguments[0]!r}' if arguments else 'no study given'
+        raise ConfigError(f'{wrong}; expected --config=NAME or FILE, as --config=paper')
     path = config_file.find(FLAGS.value('config'), 'study')
     from resnet_jax.config import TrainConfig
     from resnet_jax.study.entries import expand, load_study

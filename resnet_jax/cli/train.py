@@ -4,7 +4,6 @@ The same command again continues the run or, if it is finished, says so; {name} 
 there. --init_config=FILE writes a config to start from.
 """
 
-import json
 import os
 import re
 import textwrap
@@ -14,7 +13,7 @@ from pathlib import Path
 from resnet_jax import plugins
 from resnet_jax.cli import command
 from resnet_jax.config import TrainConfig, fields
-from resnet_jax.errors import ConfigError, ResourceError
+from resnet_jax.errors import ConfigError, ResourceError, UserError
 
 FLAGS = command.Flags()
 FLAGS.define_config()
@@ -47,12 +46,10 @@ def get_config():
 
 def prepare(arguments: list[str]) -> list[str]:
     """Gives a run folder without a --config the config that lies in it."""
-    given = [argument.lstrip('-').partition('=') for argument in arguments]
-    names = {name for name, _, _ in given}
-    workdir = next((value for name, _, value in reversed(given) if name == 'workdir'), '')
-    if 'config' in names or not workdir or not Path(workdir, 'config.json').is_file():
-        return command.resolve_config(arguments)
-    return [f'--config={Path(__file__).with_name("run_config.py")}:{workdir}', *arguments]
+    workdir = [value for _, value in command.flag_values(arguments, 'workdir')][-1:]
+    if workdir and Path(workdir[0], 'config.json').is_file() and not any(command.flag_values(arguments, 'config')):
+        return [f'--config={Path(__file__).with_name("run_config.py")}:{workdir[0]}', *arguments]
+    return command.resolve_config(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,13 +60,21 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f'unexpected argument {arguments[0]!r}; expected {expected}')
     if FLAGS.value('init_config'):
         return _write_config(Path(FLAGS.value('init_config')))
+    workdir = FLAGS.value('workdir')
+    if workdir and not FLAGS['config'].present:
+        raise ConfigError(
+            f'no config given, and {workdir} holds no run to continue; expected --config=NAME or FILE, as --config=resnet18'
+        )
     name, config = command.load_config(FLAGS)
-    workdir = Path(FLAGS.value('workdir') or Path('runs', name))
+    workdir = Path(workdir or Path('runs', name))
     try:
-        checked = TrainConfig.from_mapping(config)  # before JAX is imported: a wrong field is told at once
+        _train(TrainConfig.from_mapping(config), workdir)  # a wrong field is told at once, before JAX is imported
     except ConfigError as error:
-        plugins.check_imported(_modules(workdir), str(workdir), error)
+        plugins.check_imported(plugins.modules_of_run(workdir), str(workdir), error)
         raise
+
+
+def _train(checked: TrainConfig, workdir: Path) -> None:
     if checked.deterministic:  # XLA reads it once; it rules out kernels that add in any order, and choosing them by their time
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
     address, count, rank = (FLAGS.value(flag) for flag in ('coordinator_address', 'num_processes', 'process_id'))
@@ -78,7 +83,10 @@ def main(arguments: Sequence[str]) -> None:
     if FLAGS.value('distributed') or address:
         from resnet_jax.runtime import distributed
 
-        distributed.initialize(address, count, rank, FLAGS.value('initialization_timeout'))
+        try:
+            distributed.initialize(address, count, rank, FLAGS.value('initialization_timeout'))
+        except UserError as error:
+            raise _with_flags(error, 'coordinator_address', 'num_processes', 'process_id') from None
     from resnet_jax.training.loop import train_and_evaluate
 
     try:
@@ -86,22 +94,23 @@ def main(arguments: Sequence[str]) -> None:
     except ConfigError as error:
         if 'continue with' not in str(error):
             raise
-        raise ConfigError(re.sub(r'\b(extend|allow_changes)\b', r'--\1', str(error))) from None
+        raise _with_flags(error, 'extend', 'allow_changes') from None
 
 
-def _modules(workdir: Path) -> list[str]:
-    """The user's modules that the run in a folder was started with."""
-    try:
-        return [str(name) for name in json.loads((workdir / 'environment.json').read_text()).get('imports', [])]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return []
+def _with_flags(error: UserError, *names: str) -> UserError:
+    """Returns the error with dashes before the library's arguments that are flags here."""
+    error.args = (re.sub(rf'\b({"|".join(names)})\b', r'--\1', str(error)),)
+    return error
 
 
 def _write_config(path: Path) -> None:
-    if path.exists():
-        raise ConfigError(f'{path} exists; expected the name of a new file')
+    if path.suffix != '.py':
+        raise ConfigError(f'--init_config={path} is not the name of a Python file; expected one that ends in .py')
     try:
-        path.write_text(_TEMPLATE.format(path=path))
+        with path.open('x') as file:
+            file.write(_TEMPLATE.format(path=path))
+    except FileExistsError:
+        raise ConfigError(f'{path} exists; expected the name of a new file') from None
     except OSError as error:
         raise ResourceError(f'{path} cannot be written: {error.strerror}; choose another place') from None
     print(f'{path}: change it, then resnet-jax train --config={path}')

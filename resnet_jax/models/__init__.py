@@ -195,11 +195,17 @@ def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
         logits, float32 `[batch, num_classes]`. With an attribute `axis_name` it can have cross-device BatchNorm.
 
     Raises:
-      ConfigError: there is a model of this name.
+      ConfigError: there is a model of this name, or the factory cannot be called so.
     """
     if name in _MODELS:
         raise ConfigError(f'model {name!r} exists already: expected a new name')
-    _MODELS[name] = factory if isinstance(factory, functools.partial) else functools.partial(factory)
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise ConfigError(f'the factory of model {name!r} is {factory!r}; expected a class of modules or a function')
+    model = factory if isinstance(factory, functools.partial) else functools.partial(factory)
+    allowed = _arguments(model.func)
+    if missing := [keyword for keyword in ('num_classes', 'dtype') if allowed is not None and keyword not in allowed]:
+        raise ConfigError(f'the factory of model {name!r} has no argument {missing[0]!r}; expected num_classes and dtype')
+    _MODELS[name] = model
 
 
 def create_model(name: str, num_classes: int = 10, **kwargs: object) -> nn.Module:
@@ -223,7 +229,7 @@ def create_model(name: str, num_classes: int = 10, **kwargs: object) -> nn.Modul
     model = _MODELS[name]
     allowed = _arguments(model.func)
     for keyword in kwargs:
-        if keyword not in allowed:
+        if allowed is not None and keyword not in allowed:
             raise ConfigError(
                 f'{name} has no argument {keyword!r}{did_you_mean(keyword, allowed)}; it has: {", ".join(allowed)}'
             )
@@ -237,10 +243,13 @@ def create_model(name: str, num_classes: int = 10, **kwargs: object) -> nn.Modul
     return network
 
 
-def _arguments(factory: Callable[..., nn.Module]) -> list[str]:
-    """The keywords that a class of modules, or a function, takes besides num_classes and what Flax adds."""
+def _arguments(factory: Callable[..., nn.Module]) -> list[str] | None:
+    """The keywords that a class of modules or a function takes, without what Flax adds; None if it takes any."""
     if dataclasses.is_dataclass(factory):
         names = [field.name for field in dataclasses.fields(factory)]
     else:
-        names = list(inspect.signature(factory).parameters)
+        parameters = inspect.signature(factory).parameters.values()
+        if any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            return None
+        names = [parameter.name for parameter in parameters]
     return [name for name in names if name not in ('name', 'parent')]

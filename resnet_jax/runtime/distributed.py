@@ -43,7 +43,7 @@ def initialize(address: str | None, num_processes: int | None, process_id: int |
     where = f' at {address}' if address else ''
     missing = f'process 0 was not reached{where}' if process_id else f'not all of the other processes came to process 0{where}'
     watchdog.catch_abort(
-        f'{missing} within --initialization_timeout={timeout} seconds; check that all were started, and start all again'
+        f'{missing} within {timeout} seconds (initialization_timeout); check that all were started, and start all again'
     )
     # JAX's own handler would take SIGTERM away from StopSignal, which saves the state.
     jax.config.update('jax_enable_preemption_service', False)
@@ -57,7 +57,9 @@ def initialize(address: str | None, num_processes: int | None, process_id: int |
             heartbeat_timeout_seconds=watchdog.HEARTBEAT_SECONDS,
         )
     except ValueError as error:
-        raise ConfigError(f'--distributed: {error} Give --coordinator_address, --num_processes and --process_id.') from None
+        raise ConfigError(
+            f'the other processes are not found: {error} Give coordinator_address, num_processes and process_id.'
+        ) from None
     finally:
         signal.signal(signal.SIGINT, interrupt)
     _joined = True
@@ -66,11 +68,11 @@ def initialize(address: str | None, num_processes: int | None, process_id: int |
 def _check_arguments(address: str, num_processes: int | None, process_id: int | None) -> int:
     host, _, port = address.rpartition(':')
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ConfigError(f'--coordinator_address is {address!r}; expected HOST:PORT of process 0, as node1:1234')
+        raise ConfigError(f'coordinator_address is {address!r}; expected HOST:PORT of process 0, as node1:1234')
     if num_processes is not None and num_processes < 1:
-        raise ConfigError(f'--num_processes is {num_processes}; expected at least 1')
+        raise ConfigError(f'num_processes is {num_processes}; expected at least 1')
     if process_id is not None and not 0 <= process_id < (num_processes or 2**31):
-        raise ConfigError(f'--process_id is {process_id} and --num_processes {num_processes}; expected 0 to one less')
+        raise ConfigError(f'process_id is {process_id} and num_processes {num_processes}; expected 0 to one less')
     return int(port)
 
 
@@ -84,7 +86,7 @@ def _check_free(port: int) -> None:
         except OSError as error:
             raise LostPeerError(
                 f'process 0 cannot open port {port}: {error.strerror}; if it is not an earlier run that is just ending, '
-                'choose another in --coordinator_address; then start all processes again'
+                'choose another in coordinator_address; then start all processes again'
             ) from None
 
 

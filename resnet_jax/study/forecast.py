@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from resnet_jax import plugins
 from resnet_jax.benchmark.measure import on_random_data
 from resnet_jax.benchmark.ours import Subject
 from resnet_jax.config import TrainConfig
@@ -105,4 +106,5 @@ def estimate(runs: Sequence[Run], measured: Callable[[Mapping[str, Any]], float]
 
 
 if __name__ == '__main__':  # see runner.weigh
+    plugins.import_modules(sys.argv[1:])
     print(json.dumps([work(config) for config in json.load(sys.stdin)]))

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from resnet_jax import plugins
 from resnet_jax.config import TrainConfig, check_continues
 from resnet_jax.errors import Interrupted
 from resnet_jax.runtime.console import duration
@@ -53,7 +54,7 @@ def weigh(runs: Sequence[Run]) -> list[float]:
     if all(status(run) in ('finished', 'failed') for run in runs):
         return [1.0] * len(runs)
     done = subprocess.run(
-        [sys.executable, '-m', 'resnet_jax.study.forecast'],
+        [sys.executable, '-m', 'resnet_jax.study.forecast', *plugins.imported],
         input=json.dumps([run.config for run in runs]),
         env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
         capture_output=True,
@@ -142,10 +143,11 @@ def _start(run: Run, device: str | None) -> subprocess.Popen:
         f'def get_config():\n    return ConfigDict({run.config!r})\n'
     )
     write_atomically(config, text)
+    command = [sys.executable, '-m', 'resnet_jax', 'train', *plugins.import_flags()]
     environment = dict(os.environ) if device is None else {**os.environ, 'CUDA_VISIBLE_DEVICES': device}
     with (run.folder / 'output.log').open('a') as log:
         return subprocess.Popen(
-            [sys.executable, '-m', 'resnet_jax', 'train', f'--config={config}', f'--workdir={run.folder}'],
+            [*command, f'--config={config}', f'--workdir={run.folder}'],
             stdout=log,
             stderr=log,
             env=environment,
