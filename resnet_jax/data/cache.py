@@ -17,7 +17,7 @@ import numpy as np
 from resnet_jax.data.split import Split
 from resnet_jax.runtime.cache_folder import cache_dir, delete_leftovers
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _ARRAYS = ('train_image', 'train_label', 'test_image', 'test_label')
 
 
@@ -34,7 +34,7 @@ def cached(key: str, decode: Callable[[], tuple[Split, Split]]) -> tuple[Split, 
             if _load(folder) is None:  # another process may have been first
                 _store(folder, *splits)
         except OSError as error:
-            _log.warning('cannot keep the decoded images in %s (%s): the next start decodes them again', folder, error)
+            logger.warning('cannot keep the decoded images in %s (%s): the next start decodes them again', folder, error)
         # Read back, so that the first start and all others hand out the same kind of array.
         splits = _load(folder) or splits
     return splits
@@ -50,7 +50,7 @@ def _load(folder: Path) -> tuple[Split, Split] | None:
             if _describe(array) != expected[name]:
                 raise ValueError(f'{name}.npy is not the array that was written')
     except Exception as error:  # whatever a damaged .npy or .json file raises
-        _log.warning('the decoded images in %s are damaged (%s): making them again', folder, error)
+        logger.warning('the decoded images in %s are damaged (%s): making them again', folder, error)
         return None
     train_image, train_label, test_image, test_label = (np.asarray(arrays[name]) for name in _ARRAYS)
     return Split(train_image, train_label), Split(test_image, test_label)

@@ -7,7 +7,7 @@ from resnet_jax.data import cache, tfds_folder
 from resnet_jax.data.sources import Source
 from resnet_jax.data.split import Dataset
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def load_cifar(
@@ -21,7 +21,7 @@ def load_cifar(
 
         folder = prepare_folder(source, root, archive)
     elif archive:
-        _log.warning('%s is already prepared: it is used, and the archive %s is not read', folder, archive)
+        logger.warning('%s is already prepared: it is used, and the archive %s is not read', folder, archive)
     fingerprint = tfds_folder.fingerprint(folder)
     train, test = cache.cached(f'{source.name}-{fingerprint[:32]}', lambda: tfds_folder.read_folder(folder, source))
     return Dataset(

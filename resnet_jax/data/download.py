@@ -15,7 +15,7 @@ from resnet_jax.data.progress import progress
 from resnet_jax.data.sources import Source
 from resnet_jax.errors import InputFileError, one_line
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 BACKOFF_SECONDS = 1.0
 TIMEOUT_SECONDS = 6.0
@@ -58,7 +58,7 @@ def download(source: Source, root: Path, path: Path) -> None:
     reason: object = None
     for attempt in range(ATTEMPTS):
         if attempt:
-            _log.warning('download of %s interrupted (%s); trying again', source.url, reason)
+            logger.warning('download of %s interrupted (%s); trying again', source.url, reason)
             time.sleep(BACKOFF_SECONDS * attempt)
         offset = part.stat().st_size if part.exists() else 0
         try:

@@ -19,7 +19,7 @@ from resnet_jax.data.sources import IMAGE_SHAPE, Source
 from resnet_jax.data.tfds_folder import find_folder
 from resnet_jax.runtime.cache_folder import delete_leftovers
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 VERSION = '3.0.2'
 Example = dict[str, object]  # a value for each feature
 
@@ -64,7 +64,7 @@ def _one_process(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.warning('another process prepares the data (it holds %s): waiting for it', path)
+            logger.warning('another process prepares the data (it holds %s): waiting for it', path)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             pass  # a file system without locks; what is written is still renamed into place

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.report.markup import Charts, Runs, Section, chart, data_uri, each, number, parts
-from resnet_jax.runs.reader import RunFiles
+from resnet_jax.runs.reader import RunReader
 
 
 def classes(runs: Runs) -> Section:
@@ -35,7 +35,7 @@ def _percent(value: float | None) -> str:
 
 
 def confusion(runs: Runs) -> Section:
-    def of_run(run: RunFiles) -> str:
+    def of_run(run: RunReader) -> str:
         matrix, names = run.evaluation.get('confusion'), run.evaluation.get('class_names', [])
         if not matrix:
             return ''
@@ -58,7 +58,7 @@ def _confused(matrix: Sequence[Sequence[int]], names: Sequence[Any]) -> str:
 
 
 def wrong(runs: Runs) -> Section:
-    def of_run(run: RunFiles) -> str:
+    def of_run(run: RunReader) -> str:
         names = run.evaluation.get('class_names', [])
         if run.wrong is None:
             return ''

@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from resnet_jax.report.markup import Charts, Runs, Section, chart, data_uri, each, parts, views
-from resnet_jax.runs.reader import RunFiles
+from resnet_jax.runs.reader import RunReader
 
 _MEASURES = (('accuracy', 'accuracy (%)', 100), ('loss', 'loss (nats)', 1))
 
@@ -49,7 +49,7 @@ def _selected(config: Mapping[str, Any]) -> str:
     return f' (hardest {100 * share:g} %)' if config.get('proxy_model') and isinstance(share, int | float) else ''
 
 
-def part(run: RunFiles, what: str) -> str:
+def part(run: RunReader, what: str) -> str:
     """What one curve of several of an entry shows."""
     return f'{what}, seed {run.config["seed"]}' if run.entry and 'seed' in run.config else what
 
@@ -88,7 +88,7 @@ def gradients(runs: Runs, charts: Charts) -> Section:
 
 
 def filters(runs: Runs) -> Section:
-    def of_run(run: RunFiles) -> str:
+    def of_run(run: RunReader) -> str:
         if run.filters is None or run.filters.ndim != 4 or run.filters.shape[2] not in (1, 3):
             return ''
         sources = []

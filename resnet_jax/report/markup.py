@@ -11,9 +11,9 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from resnet_jax.runs.reader import RunFiles
+from resnet_jax.runs.reader import RunReader
 
-Runs = Sequence[RunFiles]
+Runs = Sequence[RunReader]
 Charts = dict[str, Any]
 
 
@@ -52,7 +52,7 @@ def p_value(value: float) -> str:
     return f'{value:.2g}' if value >= 1e-300 else 'below 1e-300'
 
 
-def each(runs: Runs, content: Callable[[RunFiles], str]) -> str:
+def each(runs: Runs, content: Callable[[RunReader], str]) -> str:
     """The content of every run that has some; of several, all but the first two folded."""
     found = [(run.name, part) for run in runs if (part := content(run))]
     if len(found) == 1:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from resnet_jax.report.markup import Runs, Section, number, p_value, parts, views
 from resnet_jax.report.results import NOISE, ONE_SEED
-from resnet_jax.runs.reader import RunFiles
+from resnet_jax.runs.reader import RunReader
 from resnet_jax.significance import compare_answers, holm, wilson_interval
 
 
@@ -94,7 +94,7 @@ def summary(runs: Runs) -> Section:
     return Section('summary', 'Summary', caption, parts.table([*header, 'images/s', 'ms per iteration'], rows))
 
 
-def _summary(run: RunFiles) -> list[str]:
+def _summary(run: RunReader) -> list[str]:
     result = run.result
     accuracy, interval = 'failed' if run.failed else 'not finished', '-'
     if result:

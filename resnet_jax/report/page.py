@@ -14,7 +14,7 @@ from typing import Any
 
 from resnet_jax.report import answers, curves, overview
 from resnet_jax.report.markup import template
-from resnet_jax.runs.reader import RunFiles, read_run
+from resnet_jax.runs.reader import RunReader, read_run
 from resnet_jax.runtime.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -30,13 +30,13 @@ def write_run_report(folder: str | Path) -> Path | None:
         return None
 
 
-def write_report(runs: Sequence[RunFiles], path: Path, title: str, results: Mapping[str, Any] | None = None) -> Path:
+def write_report(runs: Sequence[RunReader], path: Path, title: str, results: Mapping[str, Any] | None = None) -> Path:
     """Writes the report of runs to a file, in whole or not at all, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomically(path, render(runs, title, results))
 
 
-def render(runs: Sequence[RunFiles], title: str, results: Mapping[str, Any] | None = None) -> str:
+def render(runs: Sequence[RunReader], title: str, results: Mapping[str, Any] | None = None) -> str:
     """Returns the page; `results` of a study are what `results.collect` returns.
 
     Of a study's runs the first of each entry stands for it in what is shown of single networks.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.runs.reader import RunFiles
+from resnet_jax.runs.reader import RunReader
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.significance import compare_answers, holm, image_interval, mean_interval, paired_interval, t_test
 
@@ -36,7 +36,7 @@ _COLUMNS = (
 )
 
 
-def collect(study: Mapping[str, Any], entries: Mapping[str, Mapping[int, RunFiles]]) -> dict[str, Any]:
+def collect(study: Mapping[str, Any], entries: Mapping[str, Mapping[int, RunReader]]) -> dict[str, Any]:
     """Returns what results.json holds.
 
     Args:
@@ -87,7 +87,7 @@ def collect(study: Mapping[str, Any], entries: Mapping[str, Mapping[int, RunFile
     return found
 
 
-def _figures(run: RunFiles) -> dict[str, Any]:
+def _figures(run: RunReader) -> dict[str, Any]:
     train = {key: rows[-1][1] for key in ('accuracy', 'loss') if (rows := run.rows('train', key))}
     return {
         **run.result,
@@ -112,7 +112,7 @@ def _ends(rows: Sequence[Any]) -> list[Any]:
     return [*rows[:1], *rows[1:][-1:]]
 
 
-def _compare(runs: Mapping[int, RunFiles], baseline: Mapping[int, RunFiles], seeds: Sequence[int]) -> dict[str, Any]:
+def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], seeds: Sequence[int]) -> dict[str, Any]:
     first, second = ([part[seed].result['accuracy'] for seed in seeds] for part in (runs, baseline))
     interval = paired_interval(first, second, step=1 / min(runs[seed].result.get('count', math.inf) for seed in seeds))
     pairs, differences = {}, []

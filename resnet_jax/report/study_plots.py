@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resnet_jax.runs.reader import RunFiles
+from resnet_jax.runs.reader import RunReader
 
 
-def plot_study(results: Mapping[str, Any], runs: Sequence[RunFiles], folder: Path) -> list[Path]:
+def plot_study(results: Mapping[str, Any], runs: Sequence[RunReader], folder: Path) -> list[Path]:
     """Draws what there is of a study, as `results.collect` returns it, and returns the paths.
 
     accuracy and loss: on the test images by iteration, a line for each seed, dashed for the training images, and where what
@@ -52,7 +52,7 @@ class _Named:
         return None if known else entry
 
 
-def _curves(results, runs: Sequence[RunFiles], key: str, label: str, scale: float, colours) -> Figure | None:
+def _curves(results, runs: Sequence[RunReader], key: str, label: str, scale: float, colours) -> Figure | None:
     ends = [rows[-1][0] for run in runs for split in ('train', 'test') if (rows := run.rows(split, key))]
     if not ends:
         return None
@@ -107,7 +107,7 @@ def _final(results: Mapping[str, Any], colours: Mapping[str, str]) -> Figure | N
     return _finish(figure, axis, xlabel=f'test accuracy (%): {marks}')
 
 
-def _gradients(runs: Sequence[RunFiles], colours: Mapping[str, str]) -> Figure | None:
+def _gradients(runs: Sequence[RunReader], colours: Mapping[str, str]) -> Figure | None:
     layered = [(run, run.rows('gradients', 'norms')) for run in runs if run.rows('gradients', 'norms')]
     if not layered:
         return None

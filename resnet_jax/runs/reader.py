@@ -17,7 +17,7 @@ from resnet_jax.runs.progress import ConfigChange, read_changes
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFiles:
+class RunReader:
     """What a run folder holds; a file that is missing or damaged is an empty dict or list.
 
     Attributes:
@@ -90,7 +90,7 @@ class RunFiles:
         return sorted(names, key=lambda name: (name.startswith('fc'), 'layer' in name, _natural(name)))
 
 
-def read_run(folder: str | Path) -> RunFiles:
+def read_run(folder: str | Path) -> RunReader:
     """Reads a run folder; no file in it is run or trusted."""
     folder = Path(folder)
     parts: dict[str, Any] = {
@@ -98,7 +98,7 @@ def read_run(folder: str | Path) -> RunFiles:
         for name in ('config', 'environment', 'result', 'model', 'memory', 'evaluation', 'corruptions', 'failed')
     }
     samples, answers = _read_arrays(folder / 'samples.npz'), _read_arrays(folder / 'predictions.npz')
-    return RunFiles(
+    return RunReader(
         folder.resolve().name,
         **parts,
         metrics=_read_rows(folder / 'metrics.jsonl'),
@@ -120,7 +120,7 @@ def read_config_changes(folder: Path) -> list[ConfigChange]:
         return []
 
 
-def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
+def read_runs(folders: Sequence[str | Path]) -> list[RunReader]:
     """Reads several run folders; of those with the same name each gets as much of its path as tells them apart.
 
     Raises:

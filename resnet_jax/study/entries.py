@@ -14,7 +14,7 @@ from resnet_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One training run of a study: the entry it belongs to, its seed, its whole config and its folder."""
 
     entry: str
@@ -82,7 +82,7 @@ def load_study(path: str | Path) -> dict[str, Any]:
     return study
 
 
-def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[Run]:
+def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[StudyRun]:
     """Returns a study's runs, in the order they are to be made: every entry with the first seed, then with the next.
 
     Args:
@@ -111,7 +111,7 @@ def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[Run]:
                 **own[name].get('overrides', {}),
                 'seed': seed,
             }
-            runs.append(Run(name, seed, _config(entry['config'], overrides), folder / f'{name}-seed{seed}'))
+            runs.append(StudyRun(name, seed, _config(entry['config'], overrides), folder / f'{name}-seed{seed}'))
     return runs
 
 

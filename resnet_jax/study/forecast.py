@@ -18,7 +18,7 @@ from resnet_jax.errors import ResourceError
 from resnet_jax.evaluation.record import describe_model
 from resnet_jax.runs.reader import read_run
 from resnet_jax.runtime.memory import check_state_fits
-from resnet_jax.study.entries import Run
+from resnet_jax.study.entries import StudyRun
 from resnet_jax.study.runner import status
 from resnet_jax.training.experiment import Experiment, create_experiment
 
@@ -63,7 +63,7 @@ def measure(config: Mapping[str, Any], seconds: float = 3.0) -> float:
     return config['batch_size'] / median(times)
 
 
-def estimate(runs: Sequence[Run], measured: Callable[[Mapping[str, Any]], float] = measure, at_once: int = 1) -> str:
+def estimate(runs: Sequence[StudyRun], measured: Callable[[Mapping[str, Any]], float] = measure, at_once: int = 1) -> str:
     """Returns how long the rest takes, so many runs at once, and what that is derived from.
 
     A run of an entry of which one has finished takes as long as that. Others take what their multiply-adds come to at the
@@ -82,7 +82,7 @@ def estimate(runs: Sequence[Run], measured: Callable[[Mapping[str, Any]], float]
     if others := [run for run in left if run.entry not in done]:
         known: dict[str, int] = {}
 
-        def works(run: Run) -> int:
+        def works(run: StudyRun) -> int:
             key = json.dumps({**run.config, 'seed': 0}, sort_keys=True)
             if key not in known:
                 known[key] = work(run.config)

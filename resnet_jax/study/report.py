@@ -8,17 +8,17 @@ from typing import Any
 from resnet_jax.report.page import write_report
 from resnet_jax.report.results import collect, write_results
 from resnet_jax.report.study_plots import plot_study
-from resnet_jax.runs.reader import RunFiles, read_run
-from resnet_jax.study.entries import Run
+from resnet_jax.runs.reader import RunReader, read_run
+from resnet_jax.study.entries import StudyRun
 
 
-def write_study_report(study: Mapping[str, Any], runs: Sequence[Run], folder: Path) -> Path:
+def write_study_report(study: Mapping[str, Any], runs: Sequence[StudyRun], folder: Path) -> Path:
     """Writes the report of what is there, and returns the path of report.html.
 
     Args:
       study: see `entries.expand`, with a 'name'.
     """
-    found: dict[str, dict[int, RunFiles]] = {}
+    found: dict[str, dict[int, RunReader]] = {}
     for run in runs:
         files = dataclasses.replace(read_run(run.folder), entry=run.entry)
         # A run that was refused or has not begun left no config: it is the one that the study says.

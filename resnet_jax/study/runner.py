@@ -15,7 +15,7 @@ from resnet_jax.config import TrainConfig, check_continues
 from resnet_jax.errors import Interrupted
 from resnet_jax.runtime.console import duration
 from resnet_jax.runtime.files import write_atomically
-from resnet_jax.study.entries import Run
+from resnet_jax.study.entries import StudyRun
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 _PATIENCE = 300.0  # seconds that a run may take to save its state after its study was killed
 
 
-def status(run: Run) -> str:
+def status(run: StudyRun) -> str:
     """Returns 'finished', 'failed', 'started' or 'new', from what the run's folder holds."""
     if (run.folder / 'result.json').is_file():
         return 'finished'
@@ -33,7 +33,7 @@ def status(run: Run) -> str:
     return 'started' if (run.folder / 'metrics.jsonl').is_file() else 'new'
 
 
-def check_made_alike(runs: Sequence[Run]) -> None:
+def check_made_alike(runs: Sequence[StudyRun]) -> None:
     """Checks that what is in the folders was made with the configs that the study has now.
 
     Raises:
@@ -48,7 +48,7 @@ def check_made_alike(runs: Sequence[Run]) -> None:
             check_continues(TrainConfig.from_mapping(old), TrainConfig.from_mapping(run.config), str(run.folder))
 
 
-def weigh(runs: Sequence[Run]) -> list[float]:
+def weigh(runs: Sequence[StudyRun]) -> list[float]:
     """Returns what each run costs: its multiply-adds, counted by a process of its own, which leaves the devices alone; or 1
     for each where that fails or nothing is left to do."""
     if all(status(run) in ('finished', 'failed') for run in runs):
@@ -65,7 +65,7 @@ def weigh(runs: Sequence[Run]) -> list[float]:
 
 
 def make_runs(
-    runs: Sequence[Run],
+    runs: Sequence[StudyRun],
     devices: Sequence[str] = (),
     progress: Callable[[float], None] | None = None,
     weights: Sequence[float] | None = None,
@@ -91,7 +91,7 @@ def make_runs(
     free: list[str | None] = list(devices) or [None]
     weights = weights or [1.0] * len(runs)
     started, before = time.monotonic(), _share(runs, weights)
-    active: dict[subprocess.Popen, tuple[Run, str | None]] = {}
+    active: dict[subprocess.Popen, tuple[StudyRun, str | None]] = {}
     failed: dict[str, int] = {}
     stopped: list[int] = []
     previous = {number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -130,12 +130,12 @@ def make_runs(
     return failed
 
 
-def _share(runs: Sequence[Run], weights: Sequence[float]) -> float:
+def _share(runs: Sequence[StudyRun], weights: Sequence[float]) -> float:
     done = (weight * epochs_done(run) / run.config['num_epochs'] for run, weight in zip(runs, weights, strict=True))
     return sum(done) / sum(weights)
 
 
-def _start(run: Run, device: str | None) -> subprocess.Popen:
+def _start(run: StudyRun, device: str | None) -> subprocess.Popen:
     run.folder.mkdir(parents=True, exist_ok=True)
     config = run.folder / 'study_config.py'
     text = (
@@ -162,13 +162,13 @@ def _end_with_parent() -> None:
         _LIBC.prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
 
-def _note(run: Run, code: int) -> None:
+def _note(run: StudyRun, code: int) -> None:
     lines = (run.folder / 'output.log').read_text(errors='replace').splitlines()
     reason = next((line for line in reversed(lines) if line.startswith('error: ')), f'exit code {code}')
     logger.warning('%s: %s', run.folder, reason)
 
 
-def epochs_done(run: Run) -> float:
+def epochs_done(run: StudyRun) -> float:
     """Returns the epochs that a run has logged; all of them if it failed and will not be repeated."""
     if status(run) in ('finished', 'failed'):
         return run.config['num_epochs']

@@ -49,7 +49,7 @@ class Trainer:
         self._split = 'validation' if validation else 'test'
         self._memory = memory.check_state_fits(jax.eval_shape(experiment.create_state), config.model)
         self._evaluator = self._create_evaluator(validation or dataset.test)
-        self._log = RunLog(experiment, folder)
+        self.logger = RunLog(experiment, folder)
         self._grad_norm: float | None = None  # of the latest step
 
     def train(self) -> tuple[dict[str, Any], Classifier]:
@@ -59,7 +59,7 @@ class Trainer:
           What result.json holds, and the trained network.
         """
         self._begin()
-        self._log.describe(self._state)
+        self.logger.describe(self._state)
         try:
             while (rollbacks := self._run()) is not None:
                 self._begin(rollbacks)
@@ -92,7 +92,7 @@ class Trainer:
         if self._progress.rollbacks:
             scale = 0.5**self._progress.rollbacks
             self._experiment = create_experiment(self._config, self._experiment.info, learning_rate_scale=scale)
-        self._log.resume(self._progress)
+        self.logger.resume(self._progress)
         if self._folder.primary:
             again = self._split if self._progress.evaluation_due else None
             self._folder.start(self._progress, environment(), ('train', 'gradients', self._split), again)
@@ -122,17 +122,17 @@ class Trainer:
     def _run_steps(self) -> None:
         program, dispatches = TrainingProgram(self._experiment, self._train), 0
         self._compile(program)
-        with self._log.bar:
+        with self.logger.bar:
             while self._progress.step < self._experiment.total_steps:
-                count, before = self._log.pace.size(self._steps_to_pause()), time.monotonic()
+                count, before = self.logger.pace.size(self._steps_to_pause()), time.monotonic()
                 self._stop.unsaved = True
                 failpoints.reach('dispatch')
                 self._state, metrics = program.run(self._state, self._progress.step, count)
-                self._log.pace.measured(count, time.monotonic() - before)
+                self.logger.pace.measured(count, time.monotonic() - before)
                 self._take(metrics)
                 dispatches += 1
                 if dispatches == 2:
-                    self._log.forecast(self._progress.step)
+                    self.logger.forecast(self._progress.step)
                 self._evaluate_and_save()
                 self._stop_if_asked()
 
@@ -146,7 +146,7 @@ class Trainer:
         self._memory['scratch_bytes'] = memory.check_fits(compiled, self._config.batch_size, unit)
         if self._folder.primary:
             self._folder.write_json('memory.json', self._memory)
-        self._log.compiled(self._progress.step + 1, time.monotonic() - before)
+        self.logger.compiled(self._progress.step + 1, time.monotonic() - before)
         failpoints.reach('compiled')
 
     def _steps_to_pause(self) -> int:
@@ -175,8 +175,8 @@ class Trainer:
                 raise self._diverged(f'loss {metrics["loss"]:g}{proxy}')
             for callback in self._callbacks:
                 callback.on_step(self._progress.step, {**metrics, 'learning_rate': self._learning_rate()})
-            self._log.step(self._progress.step, metrics, self._learning_rate(), arrays.get('per_layer_grad_norms'))
-        self._log.show_progress(self._progress.step, metrics)
+            self.logger.step(self._progress.step, metrics, self._learning_rate(), arrays.get('per_layer_grad_norms'))
+        self.logger.show_progress(self._progress.step, metrics)
 
     def _learning_rate(self) -> float:
         return float(self._experiment.schedule(self._progress.step - 1))  # of the step just done
@@ -200,7 +200,7 @@ class Trainer:
             before, progress.evaluation_due = time.monotonic(), True
             progress.evaluation = metrics = self._evaluate(self._evaluator, self._state.variables, self._state.ema)
             progress.evaluation_due = False
-            self._log.evaluation(self._split, progress.step, metrics, time.monotonic() - before)
+            self.logger.evaluation(self._split, progress.step, metrics, time.monotonic() - before)
             for callback in self._callbacks:
                 callback.on_evaluation(progress.step, self._split, metrics)
             if self._split == 'validation' and (progress.best is None or metrics['accuracy'] > progress.best.accuracy):
@@ -216,7 +216,7 @@ class Trainer:
         failpoints.reach('evaluate')
 
         def show_progress(done: int, batches: int) -> None:
-            self._log.bar.update(self._progress.step, f'evaluating, batch {done} of {batches}')
+            self.logger.bar.update(self._progress.step, f'evaluating, batch {done} of {batches}')
             failpoints.reach('evaluation')
             if jax.process_count() == 1:  # several would have to agree on it
                 self._stop_if_asked()
@@ -236,7 +236,7 @@ class Trainer:
         # The loss of a step says nothing about the update that follows it.
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(self._state))):
             raise self._diverged('the parameters are no longer finite')
-        self._progress.seconds = self._log.seconds
+        self._progress.seconds = self.logger.seconds
         last = self._progress.step == self._experiment.total_steps
         if self._checkpoints.save(self._state, self._progress, required=last or self._stop.number is not None):
             self._stop.unsaved = False
@@ -249,8 +249,8 @@ class Trainer:
         if best := self._checkpoints.restore_best(self._progress, self._state):
             selected, (step, variables, ema) = 'validation', best
             metrics = self._evaluate(self._create_evaluator(self._dataset.test), variables, ema)
-            self._log.row('test', step, metrics)
+            self.logger.row('test', step, metrics)
             plot(self._folder)
         epoch = -(-step // self._experiment.steps_per_epoch)  # the one it lies in
         facts = {'split': 'test', 'selected': selected, 'tta': self._config.tta, 'step': step, 'epoch': epoch}
-        return {**facts, **metrics, 'seconds': self._log.seconds}, variables
+        return {**facts, **metrics, 'seconds': self.logger.seconds}, variables

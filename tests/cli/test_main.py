@@ -7,16 +7,11 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from commands_support import ROOT
-from PIL import Image
 
 import resnet_jax
-from resnet_jax import config_file
 from resnet_jax.cli.main import COMMANDS
-from resnet_jax.config import TrainConfig, default_config
-from resnet_jax.errors import ConfigError
 
 TINY = (
     '--config.num_epochs=1',
@@ -24,48 +19,6 @@ TINY = (
     '--config.model_kwargs.num_filters=4',
     '--config.model_kwargs.stage_sizes=1,1',
 )
-
-MINE = """
-import flax.linen as nn, jax.numpy as jnp, numpy as np, optax
-import resnet_jax
-from resnet_jax.data import Dataset, Split
-
-
-class TwoLayers(nn.Module):
-    num_classes: int = 10
-    width: int = 8
-    dtype: type = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, train=False):
-        x = nn.relu(nn.Dense(self.width, name='hidden')(x.reshape(x.shape[0], -1)))
-        return nn.Dense(self.num_classes, name='fc')(x)
-
-
-def load(data_dir, archive):
-    label = np.arange(96, dtype=np.int32) % 3
-    image = np.repeat(80 * label, 48).reshape(96, 4, 4, 3).astype(np.uint8)
-    return Dataset('shades', Split(image[:64], label[:64]), Split(image[64:], label[64:]), ('dark', 'mid', 'bright'),
-                   (0.5,) * 3, (0.25,) * 3, 'shades-1')
-
-
-resnet_jax.register_model('two_layers', TwoLayers)
-resnet_jax.register_dataset('shades', load)
-resnet_jax.register_optimizer('lion', lambda schedule, config: optax.lion(schedule, weight_decay=config.weight_decay))
-"""
-
-CONFIG = """
-from resnet_jax import default_config
-
-
-def get_config():
-    config = default_config()
-    config.dataset, config.model, config.optimizer = 'shades', 'two_layers', 'lion'
-    config.model_kwargs.width = 4
-    config.batch_size = config.eval_batch_size = 32
-    config.num_epochs, config.warmup_epochs, config.learning_rate, config.crop_padding = 20, 0, 0.02, 0
-    return config
-"""
 
 
 def resnet_jax_command(*arguments, folder, code=0, start=(sys.executable, '-m', 'resnet_jax')):
@@ -116,52 +69,6 @@ def test_an_unknown_config_names_those_that_are_there(tmp_path):
     assert 'did you mean' in error and 'resnet18' in error
     error = resnet_jax_command('train', 'num_epochs=3', '--config=quickstart', folder=tmp_path, code=2).stderr
     assert "unexpected argument 'num_epochs=3'; expected --config.num_epochs=3" in error
-
-
-def test_a_config_to_start_from(tmp_path):
-    resnet_jax_command('train', '--init_config=mine.py', folder=tmp_path)
-    config = TrainConfig.from_mapping(config_file.load_config(str(tmp_path / 'mine.py')))
-    assert config.model == 'resnet20' and config.seed == default_config().seed
-    error = resnet_jax_command('train', '--init_config=mine.py', folder=tmp_path, code=2).stderr
-    assert 'mine.py exists' in error
-
-
-def test_own_parts_work_with_every_command_and_a_run_never_imports_them_by_itself(tmp_path):
-    (tmp_path / 'my_parts.py').write_text(MINE)
-    (tmp_path / 'mine.py').write_text(CONFIG)
-    error = resnet_jax_command('train', '--config=mine.py', folder=tmp_path, code=2).stderr
-    assert 'two_layers' in error or 'shades' in error or 'lion' in error
-    own = '--import=my_parts'
-    trained = resnet_jax_command('train', '--config=mine.py', own, folder=tmp_path).stdout
-    accuracy = json.loads((tmp_path / 'runs' / 'mine' / 'result.json').read_text())['accuracy']
-    assert trained.startswith('two_layers, 211 parameters') and f'Test accuracy {100 * accuracy:.2f} %' in trained
-
-    # The run names the module; nothing imports it unless the user says so.
-    run = '--workdir=runs/mine'
-    for command in (['evaluate', run], ['predict', run, 'a.png'], ['export', run, '--out=exported'], ['train', run]):
-        assert '--import=my_parts' in resnet_jax_command(*command, folder=tmp_path, code=2).stderr
-
-    assert f'{100 * accuracy:.2f} %' in resnet_jax_command('evaluate', run, own, folder=tmp_path).stdout
-    Image.fromarray(np.full((4, 4, 3), 160, np.uint8)).save(tmp_path / 'a.png')
-    predicted = resnet_jax_command('predict', run, own, 'a.png', folder=tmp_path).stdout
-    assert all(name in predicted for name in ('dark', 'mid', 'bright'))
-    resnet_jax_command('export', run, own, '--out=exported', folder=tmp_path)
-    resnet_jax_command('convert', run, own, '--out=mine.safetensors', folder=tmp_path)
-    assert 'finished' in resnet_jax_command('train', run, own, folder=tmp_path).stdout
-    assert 'two_layers' in resnet_jax_command('models', own, folder=tmp_path).stdout
-    error = resnet_jax_command('models', '--import=not_there', folder=tmp_path, code=2).stderr
-    assert "module 'not_there' cannot be imported" in error
-
-
-def test_config_files_have_one_loader(tmp_path):
-    assert 'resnet18' in config_file.packaged_configs() and 'classics' in config_file.packaged_configs('study')
-    assert config_file.find('quickstart').samefile(ROOT / 'configs' / 'quickstart.py')
-    (tmp_path / 'none.py').write_text('x = 1\n')
-    with pytest.raises(ConfigError, match=r'AttributeError.*expected get_config\(\) in it'):
-        config_file.load_config(str(tmp_path / 'none.py'))
-    (tmp_path / 'other.py').write_text('def get_config(): return {}\n')
-    with pytest.raises(ConfigError, match=r'returned dict, expected an ml_collections.ConfigDict'):
-        config_file.load_config(str(tmp_path / 'other.py'))
 
 
 @pytest.mark.slow

@@ -84,10 +84,11 @@ def test_weights_of_an_own_network_are_saved_and_evaluated(folder):
     assert 'BatchNorm_0' in table
 
 
+@pytest.mark.parametrize('workdir', ['run', 'plain'])
 @pytest.mark.parametrize('arguments', [['evaluate'], ['predict', 'digit.png'], ['export', '--out=nothing'], ['train']])
-def test_a_network_of_ones_own_is_not_reason_enough_to_import(folder, arguments):
-    """Its optimizer is one of the package: the config is valid, and the network is found missing."""
-    line = error_line(resnet_jax(folder, *arguments, '--workdir=plain', code=2))
+def test_a_network_of_ones_own_is_not_reason_enough_to_import(folder, arguments, workdir):
+    """The optimizer of 'plain' is one of the package: its config is valid, and the network is found missing."""
+    line = error_line(resnet_jax(folder, *arguments, f'--workdir={workdir}', code=2))
     assert 'needs modules that are not imported' in line and line.endswith('; expected --import=my_parts')
     assert not (folder / 'nothing').exists()
 
