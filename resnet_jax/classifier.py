@@ -22,6 +22,7 @@ from resnet_jax.models import create_model, features
 from resnet_jax.models.checks import check_choice
 from resnet_jax.ops import kernels
 from resnet_jax.runs import checkpoint
+from resnet_jax.runs.checksums import verify
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.weights import load_variables, save_safetensors, save_torch
 
@@ -236,7 +237,8 @@ class Classifier:
 
     def probabilities(self, images: Images, batch_size: int = 1000) -> np.ndarray:
         """Returns float32 probabilities; otherwise as `logits`."""
-        return np.exp(self.log_probabilities(images, batch_size))
+        probabilities: np.ndarray = np.exp(self.log_probabilities(images, batch_size))
+        return probabilities
 
     def predict(self, images: Images, batch_size: int = 1000) -> list[Prediction]:
         """Classifies image files of any size, or uint8 images; otherwise as `logits`."""
@@ -346,7 +348,7 @@ def load_run(workdir: str | Path, *, ema: bool = False) -> Classifier:
     if metadata.progress.best:
         path = folder / str(metadata.progress.best.step)
         try:
-            checkpoint.verify(path)
+            verify(path)
         except InputFileError as error:
             raise InputFileError(
                 f'{error}; it is the best on validation: to use the best of the others, delete result.json and train again'

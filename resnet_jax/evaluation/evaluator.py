@@ -33,7 +33,7 @@ class Evaluator:
         self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
 
     def compile(self, variables: Any) -> jax.stages.Compiled | jax.stages.Wrapped:
-        """Compiles, once, for replicated variables like these; returns what `step.compile_parallel` does."""
+        """Compiles, once, for replicated variables like these; returns what `devices.compile_parallel` does."""
         if self._compiled is None:
             arguments = (variables, self._positions, self._data, np.int32(0), np.int32(0))
             self._compiled = compile_parallel(self._run, *arguments)
@@ -42,7 +42,10 @@ class Evaluator:
     def sums(self, variables: Any, start: int, count: int) -> dict[str, np.ndarray]:
         """Returns `step.eval_steps` of batches `start` to `start + count`, for replicated variables, from the device."""
         run = self.compile(variables)
-        return jax.device_get(run(variables, self._positions, self._data, np.int32(start), np.int32(count)))
+        sums: dict[str, np.ndarray] = jax.device_get(
+            run(variables, self._positions, self._data, np.int32(start), np.int32(count))
+        )
+        return sums
 
     def __call__(self, variables: Any, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
         """Returns `metrics.summarize` of the whole split, with 'confusion' `[num_classes, num_classes]` beside it.

@@ -35,7 +35,8 @@ class Predictions:
     @property
     def correct(self) -> np.ndarray:
         """Bool `[n]`: whether the most probable class is the label."""
-        return self.log_probabilities.argmax(axis=1) == self.labels
+        correct: np.ndarray = self.log_probabilities.argmax(axis=1) == self.labels
+        return correct
 
     def describe(self) -> dict[str, Any]:
         """See `metrics.describe`; and 'tta'."""
