@@ -114,9 +114,11 @@ def _decompress(data: bytes) -> bytes:
     if not data.startswith(b'\x28\xb5\x2f\xfd'):
         return zlib.decompress(data)
     try:
-        from compression import zstd  # type: ignore[import-not-found]  # Python 3.14
+        from compression import zstd  # Python 3.14
     except ImportError:
         import zstandard
 
-        return zstandard.ZstdDecompressor().decompress(data)
-    return zstd.decompress(data)
+        content: bytes = zstandard.ZstdDecompressor().decompress(data)
+        return content
+    content = zstd.decompress(data)
+    return content

@@ -187,7 +187,7 @@ def exit_code(error: BaseException) -> int:
 def leave_at_exit(code: int) -> None:
     """Lets this process end with all that it prints, but without waiting for the others as JAX would."""
 
-    def leave():
+    def leave() -> None:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, AttributeError, ValueError):
                 stream.flush()
@@ -215,7 +215,7 @@ def catch_abort(joining: str = '') -> None:
     libc.signal(signal.SIGABRT, ctypes.cast(_last_words, ctypes.c_void_p))
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
+@ctypes.CFUNCTYPE(None, ctypes.c_int)  # type: ignore[untyped-decorator]
 def _last_words(_number: int) -> None:
     if _watchdog:
         _watchdog.last_words()
