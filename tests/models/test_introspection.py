@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.models import __main__ as command
-from resnet_jax.models import available_models, create_model, features
+from resnet_jax.models import create_model, features
 from resnet_jax.models.introspection import Layer, layers, table
 
 
@@ -81,33 +80,23 @@ def test_features_of_a_foreign_module():
         features(Linear(), variables, jnp.zeros((1, 3)))
 
 
-def test_command(capsys):
-    assert command.main(['resnet50', '--image=224', '--stem=imagenet', '--num_classes=1000']) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split() == ['conv1', 'Conv', '112x112x64', '9,408', '118,013,952']
-    assert lines[-1].split() == ['total', '25,557,032', '4,089,184,256']
-    assert command.main(['lenet5', '--channels=1']) == 0
-    assert capsys.readouterr().out.split()[-2:] == ['61,706', '416,520']
-
-
 @pytest.mark.parametrize(
-    ('arguments', 'message'),
+    ('name', 'kwargs', 'size', 'channels', 'total'),
     [
-        ([], 'expected one model: python -m resnet_jax.models MODEL'),
-        (['resnet20', 'resnet32'], 'expected one model'),
-        (['resnet21'], "unknown model 'resnet21'; did you mean"),
-        (['resnet20', '--stem'], '--stem has no value; expected --stem=VALUE'),
-        (['resnet20', '--stm=d2l'], "resnet20 has no argument 'stm'; did you mean 'stem'"),
-        (['resnet20', '--image=big'], "image must be an integer of at least 1, not 'big'"),
-        (['alexnet', '--image=8'], '8x8 pixels are too small'),
+        ('resnet50', {'stem': 'imagenet', 'num_classes': 1000}, 224, 3, ['25,557,032', '4,089,184,256']),
+        ('lenet5', {}, 32, 1, ['61,706', '416,520']),
     ],
 )
-def test_command_errors(arguments, message, capsys):
-    assert command.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith('error: ') and message in error and error.count('\n') == 1
+def test_totals_of_the_table(name, kwargs, size, channels, total):
+    lines = table(layers(create_model(name, **kwargs), size, channels)).splitlines()
+    assert lines[-1].split() == ['total', *total]
 
 
-def test_command_names_the_models(capsys):
-    command.main([])
-    assert set(available_models()) <= set(capsys.readouterr().err.replace(',', ' ').split())
+def test_a_line_of_the_table():
+    lines = table(layers(create_model('resnet50', stem='imagenet'), 224)).splitlines()
+    assert lines[2].split() == ['conv1', 'Conv', '112x112x64', '9,408', '118,013,952']
+
+
+def test_images_that_are_too_small():
+    with pytest.raises(ConfigError, match='8x8 pixels are too small'):
+        layers(create_model('alexnet'), 8)

@@ -1,0 +1,28 @@
+import pytest
+from commands_support import error_line
+from installed import resnet_jax
+
+from resnet_jax.models import available_models
+
+
+def test_it_names_the_models(tmp_path):
+    assert tuple(resnet_jax(tmp_path, 'models').stdout.split()) == available_models()
+
+
+def test_it_prints_the_layers_of_one(tmp_path):
+    flags = '--image=224', '--num_classes=1000', '--model_kwargs=stem=imagenet'
+    lines = resnet_jax(tmp_path, 'models', 'resnet50', *flags).stdout.splitlines()
+    assert lines[-1].split() == ['total', '25,557,032', '4,089,184,256']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'text'),
+    [
+        (['resnet20', 'resnet32'], "unexpected argument 'resnet32'; expected one model"),
+        (['resnet21'], "unknown model 'resnet21'; did you mean"),
+        (['resnet20', '--model_kwargs=stm=d2l'], "resnet20 has no argument 'stm'; did you mean 'stem'"),
+        (['alexnet', '--image=8'], '8x8 pixels are too small'),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, text, tmp_path):
+    assert text in error_line(resnet_jax(tmp_path, 'models', *arguments, code=2))
