@@ -56,7 +56,7 @@ def test_features():
     chex.assert_trees_all_close(maps['logits'], logits, rtol=1e-5, atol=1e-5)
     chex.assert_trees_all_close(maps['pooled'], maps['stage3'].mean((1, 2)), rtol=1e-5, atol=1e-5)
     fc = variables['params']['fc']
-    chex.assert_trees_all_close(maps['logits'], maps['pooled'] @ fc['kernel'] + fc['bias'], rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(maps['logits'], maps['pooled'] @ fc['kernel'] + fc['bias'][None], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('name', ['lenet5', 'alexnet', 'wrn_16_4', 'd2l_resnet18'])
