@@ -86,7 +86,8 @@ def test_onnx_answers_as_the_network_in_float32(kwargs, tmp_path):
     for package in ('jax2onnx', 'onnx', 'onnxruntime'):
         pytest.importorskip(package, reason=f'{package} {REASON}')
     run, path = trained(**kwargs), tmp_path / 'model.onnx'
-    assert compare.check(onnx_file.write(run, path), path, onnx_file.reload) < 1e-5
+    with jax.numpy_rank_promotion('allow'):  # jax2onnx adds biases so
+        assert compare.check(onnx_file.write(run, path), path, onnx_file.reload) < 1e-5
     import onnx
 
     model = onnx.load(path)
