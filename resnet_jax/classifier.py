@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ from resnet_jax.ops import kernels
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import verify
 from resnet_jax.runtime.devices import AXIS
+from resnet_jax.typing import Json, JsonDict, Variables
 from resnet_jax.weights import load_variables, save_safetensors, save_torch
 
-Variables = Mapping[str, Any]
 Images = Sequence[str | Path] | np.ndarray | jax.Array
 
 _WEIGHTS = ('.safetensors', '.pth', '.pt', '.th')
@@ -54,7 +54,7 @@ class Origin:
     """
 
     model: str
-    model_kwargs: Mapping[str, Any]
+    model_kwargs: Json
     path: str = ''
     dataset: str = ''
     fingerprint: str = ''
@@ -111,7 +111,7 @@ class Classifier:
                 'expected finite numbers, one for all or one for each, std above 0'
             )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> JsonDict:
         # Without what is compiled and what lies on a device.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
@@ -188,7 +188,7 @@ class Classifier:
         else:
             save_torch(path, self.model, self.variables, naming)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonDict:
         """Returns what a file says of the weights, so that `load` needs no more: JSON-like.
 
         Raises:
@@ -373,7 +373,7 @@ def create_classifier(
     config: TrainConfig,
     model: nn.Module,
     variables: Variables,
-    dataset: Mapping[str, Any],
+    dataset: Json,
     step: int,
     path: str,
     *,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import ConfigError, did_you_mean
+from resnet_jax.typing import Json, JsonDict
 
 Changes = Literal['never', 'on_request', 'freely']
 
@@ -28,10 +29,10 @@ class Check:
     """What a field accepts: `expected` says it in words, `accepts` decides."""
 
     expected: str
-    accepts: Callable[[Any], bool]
+    accepts: Callable[[object], bool]
     choices: Sequence[str] = ()
 
-    def explain(self, value: Any) -> str:
+    def explain(self, value: object) -> str:
         """Returns what was expected in place of a refused value."""
         if not self.choices:
             return self.expected
@@ -40,7 +41,7 @@ class Check:
 
 
 def _integer(low: int, high: int = _LARGEST_INTEGER) -> Check:
-    def accepts(value: Any) -> bool:
+    def accepts(value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
     return Check(f'an integer of at least {low} and at most {high}', accepts)
@@ -49,9 +50,10 @@ def _integer(low: int, high: int = _LARGEST_INTEGER) -> Check:
 def _number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Check:
     """A finite number in [low, high]; `above` and `below` exclude the ends."""
 
-    def accepts(value: Any) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-        return number and low <= value <= high and not (above and value == low) and not (below and value == high)
+    def accepts(value: object) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > sys.float_info.max:
+            return False
+        return low <= value <= high and not (above and value == low) and not (below and value == high)
 
     upper = '' if math.isinf(high) else f' and {"below" if below else "at most"} {high:g}'
     return Check(f'a number {"above" if above else "of at least"} {low:g}{upper}', accepts)
@@ -61,7 +63,7 @@ def _one_of(choices: Sequence[str]) -> Check:
     return Check('', lambda value: isinstance(value, str) and value in choices, choices)
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: object) -> bool:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
@@ -69,9 +71,10 @@ def _is_json(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
-def _are_fractions(value: Any) -> bool:
-    numbers = isinstance(value, tuple | list) and all(isinstance(v, int | float) and 0 < v < 1 for v in value)
-    return numbers and list(value) == sorted(value)
+def _are_fractions(value: object) -> bool:
+    if not isinstance(value, tuple | list) or not all(isinstance(v, int | float) and 0 < v < 1 for v in value):
+        return False
+    return list(value) == sorted(value)
 
 
 _FLAG = Check('True or False', lambda value: isinstance(value, bool))
@@ -296,7 +299,7 @@ class TrainConfig:
             raise ConfigError('alternating_flip is a way to flip, and flip is False; expected flip=True with it')
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any] | ConfigDict) -> 'TrainConfig':
+    def from_mapping(cls, values: Json | ConfigDict) -> 'TrainConfig':
         """Checks a ConfigDict, or what config.json holds; a field that is missing has its default.
 
         Raises:
@@ -310,9 +313,9 @@ class TrainConfig:
                 raise ConfigError(f'unknown config field {name!r}{hint}')
         return cls(**plain)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonDict:
         """Returns the fields as config.json holds them."""
-        result: dict[str, Any] = json.loads(json.dumps({field.name: getattr(self, field.name) for field in fields()}))
+        result: JsonDict = json.loads(json.dumps({field.name: getattr(self, field.name) for field in fields()}))
         return result
 
     def replace(self, **changes: Any) -> 'TrainConfig':

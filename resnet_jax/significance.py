@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from resnet_jax.typing import JsonDict
+
 _NORMAL_975 = statistics.NormalDist().inv_cdf(0.975)
 
 
@@ -167,7 +169,7 @@ def bootstrap_difference(first: np.ndarray, second: np.ndarray, samples: int = 1
     return Interval((won - lost) / n, float(low), float(high), None, n, 'bootstrap')
 
 
-def compare_answers(first: np.ndarray, second: np.ndarray) -> dict:
+def compare_answers(first: np.ndarray, second: np.ndarray) -> JsonDict:
     """Two networks' answers to the same examples, compared.
 
     Args:

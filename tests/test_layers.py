@@ -11,9 +11,10 @@ MODULES = {
     for path in sorted((ROOT / 'resnet_jax').rglob('*.py'))
 }
 TORCH = ('peer', 'torch_classics', 'torch_resnets', 'torch_networks', 'torch_speedrun')  # of the benchmark, the only users
-LAYERS = {  # a module belongs to the longest prefix of its name that is here; errors and runtime are below all others
+LAYERS = {  # a module belongs to the longest prefix of its name that is here; errors, runtime and typing are below all others
     'resnet_jax': (),
     'resnet_jax.errors': (),
+    'resnet_jax.typing': (),
     'resnet_jax.runtime': ('plugins', 'runtime'),
     'resnet_jax.plugins': (),
     'resnet_jax.config': (),
@@ -72,7 +73,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     ),
     'resnet_jax.__main__': ('cli',),
 }
-BELOW_ALL = {'errors', 'runtime'}
+BELOW_ALL = {'errors', 'runtime', 'typing'}
 
 
 def tree(path):

@@ -10,12 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from resnet_jax import plugins
 from resnet_jax.errors import UserError
-
-Config = Mapping[str, Any]  # a checked config, as `TrainConfig.to_dict` returns it
+from resnet_jax.typing import Json
 
 COMMAND = [sys.executable, '-m', 'resnet_jax']
 _STARTS = re.compile(r'Iteration \d+ starts .* took ([\d.]+) s\.$')
@@ -29,14 +27,14 @@ class Line:
     text: str
 
 
-def write_config(path: Path, config: Config) -> Path:
+def write_config(path: Path, config: Json) -> Path:
     """Writes a checked config as a file for --config."""
     path.write_text(f'from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({dict(config)!r})\n')
     return path
 
 
 def train(
-    config: Config, folder: Path, environment: Mapping[str, str | None] | None = None, limit: float | None = None
+    config: Json, folder: Path, environment: Mapping[str, str | None] | None = None, limit: float | None = None
 ) -> Iterator[Line]:
     """Runs the train command in a run folder and yields its output; closing the iterator ends the process.
 
@@ -83,7 +81,7 @@ def train(
 
 
 def measure_startup(
-    config: Config,
+    config: Json,
     environment: Mapping[str, str] | None = None,
     limit: float | None = None,
     progress: Callable[[str], None] = lambda line: None,
@@ -117,7 +115,7 @@ def measure_startup(
     return result
 
 
-def time_to_accuracy(config: Config, folder: Path, limit: float) -> dict[str, float]:
+def time_to_accuracy(config: Json, folder: Path, limit: float) -> dict[str, float]:
     """Trains once to the end, in a process of its own.
 
     Returns:

@@ -13,11 +13,12 @@ from importlib import metadata
 from pathlib import Path
 
 from resnet_jax import plugins
-from resnet_jax.benchmark.command import COMMAND, Config, measure_startup, time_to_accuracy, write_config
+from resnet_jax.benchmark.command import COMMAND, measure_startup, time_to_accuracy, write_config
 from resnet_jax.benchmark.measure import Effort, on_random_data
-from resnet_jax.benchmark.report import Row, save
+from resnet_jax.benchmark.report import save
 from resnet_jax.errors import UserError
 from resnet_jax.significance import mean_interval
+from resnet_jax.typing import Json, Row
 
 Progress = Callable[[str], None]
 
@@ -26,8 +27,8 @@ _SHORTEST = 5.0  # seconds; a part with less time is not begun
 
 def gpu_suite(
     path: str | None,
-    config: Config,
-    speedruns: Mapping[str, Config | str],
+    config: Json,
+    speedruns: Mapping[str, Json | str],
     *,
     seconds: float,
     effort: Effort,
@@ -87,7 +88,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _measure(config: Config, effort: Effort, limit: float, flags: Sequence[str]) -> Row:
+def _measure(config: Json, effort: Effort, limit: float, flags: Sequence[str]) -> Row:
     """Returns the row of the benchmark command, run as a command: all of its processes can be ended together."""
     with tempfile.TemporaryDirectory() as folder:
         file, out = write_config(Path(folder, 'config.py'), config), Path(folder, 'row.json')
@@ -117,7 +118,7 @@ def _epoch(row: Row) -> Row:
     return {'epoch_seconds': 50_000 / row['train']['images_per_second']['median'], **row}
 
 
-def _seeds(name: str, config: Config | str, limit: float, progress: Progress) -> Row:
+def _seeds(name: str, config: Json | str, limit: float, progress: Progress) -> Row:
     """Trains seeds 0, 1, ... to the end, each in a process, as many as there is time for."""
     if isinstance(config, str):
         return {'skipped': config}

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from resnet_jax.benchmark.measure import Effort
-from resnet_jax.benchmark.report import Row
 from resnet_jax.benchmark.worker import Worker
 from resnet_jax.errors import ConfigError
+from resnet_jax.typing import Row
 
 PARTS = {'output': 'output', 'input_gradient': "input's gradient", 'kernel_gradient': "kernel's gradient"}
 _SIDES = ('ours', 'XLA', 'PyTorch')

@@ -6,11 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from resnet_jax.benchmark.command import Config, measure_startup
-from resnet_jax.benchmark.report import Row
+from resnet_jax.benchmark.command import measure_startup
 from resnet_jax.benchmark.worker import Worker
 from resnet_jax.data import available_datasets
 from resnet_jax.errors import ConfigError
+from resnet_jax.typing import Json, Row
 
 # After a request a thread pool spins for some milliseconds; the other side waits until it sleeps.
 _PAUSE = 0.05
@@ -31,7 +31,7 @@ class Effort:
     steps: Sequence[str] = ('train', 'eval')
 
 
-def on_random_data(config: Config) -> Row:
+def on_random_data(config: Json) -> Row:
     """Returns the config with random data of its data set's shape, which needs no files."""
     name = config['dataset']
     synthetic = f'synthetic_{name}'
@@ -59,7 +59,7 @@ def interleave(
 
 def measure(
     name: str,
-    config: Config,
+    config: Json,
     *,
     effort: Effort,
     peer: bool = False,
@@ -131,7 +131,7 @@ def _from_cache(compiled: Row) -> str:
 
 
 def _measure_steps(
-    row: Row, config: Config, ours: Worker, torch: Worker | None, effort: Effort, progress: Callable[[str], None]
+    row: Row, config: Json, ours: Worker, torch: Worker | None, effort: Effort, progress: Callable[[str], None]
 ) -> None:
     """Adds 'train' and 'eval' to the row."""
     peak = max(rates[config['dtype']] for rates in row['matrix_products'].values())

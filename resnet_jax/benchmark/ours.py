@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import data
-from resnet_jax.benchmark.command import Config
 from resnet_jax.config import TrainConfig
 from resnet_jax.data.augment import TTA
 from resnet_jax.errors import UserError
@@ -24,6 +23,7 @@ from resnet_jax.runtime.devices import replicate
 from resnet_jax.runtime.environment import environment
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.program import TrainingProgram
+from resnet_jax.typing import Json, JsonDict
 
 
 def inspect_program(text: str) -> dict[str, int]:
@@ -47,7 +47,7 @@ _OPERATION = re.compile(r'^ +(?:ROOT )?%\S+ = \(?(\w+)\[.*? ([a-z][a-z-]+)\(.*?(
 class Subject:
     """A config's network, optimizer and steps on all devices of this process."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Json):
         jax.monitoring.register_event_listener(self._count_event)
         self._events: dict[str, int] = {}
         checked = TrainConfig.from_mapping(config)
@@ -63,7 +63,7 @@ class Subject:
     def _count_event(self, event: str, **_: str | int) -> None:
         self._events[event] = self._events.get(event, 0) + 1
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonDict:
         """Returns versions and hardware, and the network's size: multiply-adds of one image, parameters."""
         experiment = self._experiment
         height, _, channels = experiment.info.image_shape
@@ -87,7 +87,7 @@ class Subject:
             'eval_batches': self._evaluator.batches,
         }
 
-    def compile(self, what: str) -> dict[str, Any]:
+    def compile(self, what: str) -> JsonDict:
         """Compiles 'train' or 'eval'; says how long it took, whether from a persistent cache, and a device's scratch memory."""
         hits, before = self._events.get('/jax/compilation_cache/cache_hits', 0), time.monotonic()
         train = what == 'train'

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from resnet_jax.benchmark.command import Config
 from resnet_jax.benchmark.torch_networks import create_torch_model
 from resnet_jax.data import load_dataset
 from resnet_jax.errors import ConfigError
+from resnet_jax.typing import Json, JsonDict
 
 
 class Subject:
     """A config's network and optimizer in PyTorch; one copy for each variant that is asked for."""
 
-    def __init__(self, config: Config, device: str, compiled: bool):
+    def __init__(self, config: Json, device: str, compiled: bool):
         zero = ('ema_decay', 'lookahead_sync_period', 'bias_learning_rate', 'head_learning_rate')
         plain_fields = {'gradient_accumulation_steps': 1, **dict.fromkeys(zero, 0), 'tta': 'none', 'proxy_model': ''}
         for field, plain in plain_fields.items():
@@ -49,7 +49,7 @@ class Subject:
             torch.set_float32_matmul_precision('high')  # TF32, which XLA uses as well
             torch.backends.cudnn.allow_tf32 = True
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonDict:
         """Returns versions and number of threads."""
         name = torch.cuda.get_device_name() if self._device == 'cuda' else 'cpu'
         return {
@@ -162,7 +162,7 @@ class Subject:
 _OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}
 
 
-def _create_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer:
+def _create_optimizer(model: torch.nn.Module, config: Json) -> torch.optim.Optimizer:
     """The config's optimizer, with weight decay on the same parameters; the rate is small, since the data are random."""
     decayed = [p for p in model.parameters() if p.ndim > 1 or config['decay_norm_and_bias']]
     others = [p for p in model.parameters() if not (p.ndim > 1 or config['decay_norm_and_bias'])]

@@ -3,12 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from resnet_jax.errors import ResourceError
 from resnet_jax.runtime.files import write_atomically
-
-Row = dict[str, Any]  # what JSON holds: numbers, texts, lists and rows
+from resnet_jax.typing import Row
 
 
 def save(path: str | Path | None, found: Row | Sequence[Row]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from resnet_jax import config_file
 from resnet_jax.benchmark.measure import Effort, measure
-from resnet_jax.benchmark.report import Row, save
+from resnet_jax.benchmark.report import save
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, InputFileError, UserError
+from resnet_jax.typing import Row
 
 # Config file and model of each network.
 _CPU = {

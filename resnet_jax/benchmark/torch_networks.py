@@ -4,7 +4,7 @@ They have the names and the structure of their sources, without regard to speed 
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,7 @@ from resnet_jax.benchmark.torch_classics import AlexNet, D2LResNet, D2LResNeXtBl
 from resnet_jax.benchmark.torch_resnets import BasicBlock, Bottleneck, PreActBlock, PreActBottleneck, PreActResNet, ResNet
 from resnet_jax.benchmark.torch_speedrun import SpeedrunNet
 from resnet_jax.errors import ConfigError
+from resnet_jax.typing import Json
 
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -83,7 +84,7 @@ _KWARGS: dict[object, tuple[str, ...]] = {
 }
 
 
-def create_torch_model(name: str, num_classes: int, model_kwargs: Mapping[str, Any]) -> nn.Module:
+def create_torch_model(name: str, num_classes: int, model_kwargs: Json) -> nn.Module:
     """Returns the network that `resnet_jax.models.create_model` makes of the same arguments, with PyTorch's initialisation.
 
     Raises:

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from resnet_jax.errors import ConfigError
+from resnet_jax.typing import JsonDict
 
 
-def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+def parse_assignments(texts: Sequence[str]) -> JsonDict:
     """Returns {'stem': 'imagenet', 'num_filters': 32} for ['stem=imagenet', 'num_filters=32']; values are JSON or strings.
 
     Raises:

@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -19,6 +19,7 @@ from resnet_jax.cli import command
 from resnet_jax.cli.arguments import parse_counts
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError
+from resnet_jax.typing import JsonDict
 
 if TYPE_CHECKING:
     from resnet_jax.benchmark.measure import Effort
@@ -102,14 +103,14 @@ def _check_flags() -> None:
         raise ConfigError(f'--json={path} cannot be written; expected a file in a folder that exists and may be written')
 
 
-def _measure(effort: 'Effort', devices: Sequence[int], sizes: Sequence[int]) -> list[dict[str, Any]]:
+def _measure(effort: 'Effort', devices: Sequence[int], sizes: Sequence[int]) -> list[JsonDict]:
     from resnet_jax.benchmark.measure import cpu_environment, measure
     from resnet_jax.benchmark.report import save
 
     name, values = _config()
     cases = [(values, cpu_environment(count)) for count in devices]
     cases += [({**values, 'batch_size': size, 'eval_batch_size': size}, {}) for size in sizes]
-    options: dict[str, Any] = {
+    options: JsonDict = {
         'peer': bool(_PEER.value),
         'variants': _VARIANTS.value,
         'startup': _STARTUP.value,
@@ -122,6 +123,6 @@ def _measure(effort: 'Effort', devices: Sequence[int], sizes: Sequence[int]) -> 
     return rows
 
 
-def _config() -> tuple[str, dict[str, Any]]:
+def _config() -> tuple[str, JsonDict]:
     name, config = command.load_config(FLAGS)
     return name, TrainConfig.from_mapping(config).to_dict()

@@ -26,7 +26,7 @@ class Flags(flags.FlagValues):
     takes_config = False
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         text = 'Module that registers your own network, data set or optimizer; may be repeated.'
         self.define('multi_string', 'import', [], text)
 

@@ -10,12 +10,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resnet_jax import plugins
 from resnet_jax.cli import command
 from resnet_jax.cli.arguments import parse_assignments
 from resnet_jax.errors import ConfigError, InputFileError
+from resnet_jax.typing import JsonDict
 
 if TYPE_CHECKING:
     from resnet_jax.classifier import Classifier
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
     print(format_evaluation(title, dataset.class_names, metrics, besides))
 
 
-def _run(workdir: str) -> 'tuple[Classifier, Dataset, dict[str, Any]]':
+def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':
     from resnet_jax.classifier import load_run
     from resnet_jax.data import load_dataset
 
@@ -100,7 +101,7 @@ def _run(workdir: str) -> 'tuple[Classifier, Dataset, dict[str, Any]]':
     return classifier, dataset, {'step': classifier.origin.step}
 
 
-def _weights(path: str) -> 'tuple[Classifier, Dataset, dict[str, Any]]':
+def _weights(path: str) -> 'tuple[Classifier, Dataset, JsonDict]':
     from resnet_jax.classifier import Classifier
     from resnet_jax.data import load_dataset
 

@@ -11,6 +11,7 @@ bits of JPEG, which are those of Pillow's libjpeg.
 import io
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -100,7 +101,8 @@ def snow(x: np.ndarray, strength: tuple[float, float, float, float, int, float, 
     flakes = motion_blur(flakes, radius, sigma, random.uniform(low=-135, high=-45))[..., None]
     weights = np.array([0.299, 0.587, 0.114], np.float32) if x.shape[-1] == 3 else np.full(x.shape[-1], 1 / x.shape[-1])
     grey = (x * weights).sum(axis=-1, keepdims=True)
-    return share * x + (1 - share) * np.maximum(x, 1.5 * grey + 0.5) + flakes + flakes[:, ::-1, ::-1]
+    changed: np.ndarray = share * x + (1 - share) * np.maximum(x, 1.5 * grey + 0.5) + flakes + flakes[:, ::-1, ::-1]
+    return changed
 
 
 def frost(x: np.ndarray, strength: tuple[float, float], random: Randomness) -> np.ndarray:
@@ -111,7 +113,8 @@ def frost(x: np.ndarray, strength: tuple[float, float], random: Randomness) -> n
     ridges = (1 - np.abs(2 * clouds - 1)) ** 3
     crystals = np.clip(0.35 + 0.4 * haze + 0.5 * ridges, 0, 1)[..., None]
     tint = np.array([0.86, 0.94, 1.0], np.float32) if x.shape[-1] == 3 else np.ones(x.shape[-1], np.float32)
-    return strength[0] * x + strength[1] * crystals * tint
+    changed: np.ndarray = strength[0] * x + strength[1] * crystals * tint
+    return changed
 
 
 def fog(x: np.ndarray, strength: tuple[float, float], random: Randomness) -> np.ndarray:
@@ -119,20 +122,23 @@ def fog(x: np.ndarray, strength: tuple[float, float], random: Randomness) -> np.
     height, width = x.shape[1:3]
     clouds = plasma(random, max(height, width), strength[1])[:, :height, :width, None]
     top = x.max(axis=(1, 2, 3), keepdims=True)
-    return (x + strength[0] * clouds) * top / np.maximum(top + strength[0], 1e-6)
+    changed: np.ndarray = (x + strength[0] * clouds) * top / np.maximum(top + strength[0], 1e-6)
+    return changed
 
 
 def brightness(x: np.ndarray, added: float, random: Randomness) -> np.ndarray:
     """Raises the value of hue, saturation and value: the largest channel by `added`, the others in proportion."""
     value = x.max(axis=-1, keepdims=True)
     raised = np.minimum(value + np.float32(added), 1)
-    return np.where(value > 0, x * raised / np.maximum(value, 1e-6), raised)
+    changed: np.ndarray = np.where(value > 0, x * raised / np.maximum(value, 1e-6), raised)
+    return changed
 
 
 def contrast(x: np.ndarray, share: float, random: Randomness) -> np.ndarray:
     """Keeps a share of each channel's distance from its mean."""
     mean = x.mean(axis=(1, 2), keepdims=True)
-    return (x - mean) * np.float32(share) + mean
+    changed: np.ndarray = (x - mean) * np.float32(share) + mean
+    return changed
 
 
 def elastic(x: np.ndarray, strength: tuple[float, float, float], random: Randomness) -> np.ndarray:
@@ -165,7 +171,7 @@ def pixelate(x: np.ndarray, share: float, random: Randomness) -> np.ndarray:
 def jpeg(x: np.ndarray, quality: int, random: Randomness) -> np.ndarray:
     """Compresses with libjpeg's quality, 4:2:0."""
 
-    def compress(image):
+    def compress(image: Image.Image) -> Image.Image:
         buffer = io.BytesIO()
         image.save(buffer, 'JPEG', quality=quality)
         return Image.open(buffer, formats=['JPEG'])
@@ -173,7 +179,7 @@ def jpeg(x: np.ndarray, quality: int, random: Randomness) -> np.ndarray:
     return _through_pillow(x, compress)
 
 
-def _through_pillow(x: np.ndarray, change: Callable) -> np.ndarray:
+def _through_pillow(x: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     grey = x.shape[-1] == 1
     images = np.rint(255 * x).astype(np.uint8)
     changed = [np.asarray(change(Image.fromarray(image[..., 0] if grey else image))) for image in images]
@@ -181,7 +187,7 @@ def _through_pillow(x: np.ndarray, change: Callable) -> np.ndarray:
 
 
 # The order is part of each corruption's random stream: append only.
-CORRUPTIONS: dict[str, tuple[Callable, tuple]] = {
+CORRUPTIONS: dict[str, tuple[Callable[[np.ndarray, Any, Randomness], np.ndarray], tuple[Any, ...]]] = {
     'gaussian_noise': (gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
     'shot_noise': (shot_noise, (500, 250, 100, 75, 50)),
     'impulse_noise': (impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
@@ -234,4 +240,5 @@ def corrupt(images: np.ndarray, name: str, severity: int, first: int = 0) -> np.
     function, strengths = CORRUPTIONS[name]
     random = Randomness(8 * list(CORRUPTIONS).index(name) + severity, range(first, first + len(images)))
     x = images.astype(np.float32) / 255
-    return np.rint(255 * np.clip(function(x, strengths[severity - 1], random), 0, 1)).astype(np.uint8)
+    changed = function(x, strengths[severity - 1], random)
+    return np.asarray(np.rint(255 * np.clip(changed, 0, 1)), np.uint8)

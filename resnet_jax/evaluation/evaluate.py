@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.data import Dataset
@@ -12,6 +11,7 @@ from resnet_jax.evaluation.record import write_json, write_record
 from resnet_jax.evaluation.robustness import evaluate_corruptions
 from resnet_jax.report.plots import plot_confusion, plot_corruptions
 from resnet_jax.significance import compare_answers
+from resnet_jax.typing import JsonDict
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def evaluate(
     other: Predictions | None = None,
     other_name: str = '',
     corruptions: bool = False,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[JsonDict, JsonDict]:
     """Evaluates on every example of the test split.
 
     Args:
@@ -44,7 +44,8 @@ def evaluate(
       ConfigError: classifier and data set, or the two networks' test sets, do not go together.
     """
     check_fits(classifier, dataset)
-    origin, more = classifier.origin, {}
+    origin = classifier.origin
+    more: JsonDict = {}
     predictions = predict_split(classifier, dataset, batch_size)
     metrics = predictions.describe()
     if other is not None:
@@ -97,8 +98,8 @@ def _keep(
     classifier: Classifier,
     dataset: Dataset,
     predictions: Predictions,
-    metrics: dict[str, Any],
-    more: dict[str, Any],
+    metrics: JsonDict,
+    more: JsonDict,
 ) -> dict[str, str]:
     confusion = plot_confusion(metrics['confusion'], dataset.class_names, folder / 'plots' / 'confusion.png')
     plots = {'confusion matrix': str(confusion)}

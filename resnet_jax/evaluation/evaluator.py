@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.evaluation.step import LogitsFn, parallel_eval_steps
 from resnet_jax.runtime.devices import compile_parallel, device_positions, replicate
 from resnet_jax.runtime.dispatch import Pace
+from resnet_jax.typing import JsonDict, Variables
 
 
 class Evaluator:
@@ -32,14 +32,14 @@ class Evaluator:
         self._run = parallel_eval_steps(logits_fn, batch_size, num_classes)
         self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
 
-    def compile(self, variables: Any) -> jax.stages.Compiled | jax.stages.Wrapped:
+    def compile(self, variables: Variables) -> jax.stages.Compiled | jax.stages.Wrapped:
         """Compiles, once, for replicated variables like these; returns what `devices.compile_parallel` does."""
         if self._compiled is None:
             arguments = (variables, self._positions, self._data, np.int32(0), np.int32(0))
             self._compiled = compile_parallel(self._run, *arguments)
         return self._compiled
 
-    def sums(self, variables: Any, start: int, count: int) -> dict[str, np.ndarray]:
+    def sums(self, variables: Variables, start: int, count: int) -> dict[str, np.ndarray]:
         """Returns `step.eval_steps` of batches `start` to `start + count`, for replicated variables, from the device."""
         run = self.compile(variables)
         sums: dict[str, np.ndarray] = jax.device_get(
@@ -47,7 +47,7 @@ class Evaluator:
         )
         return sums
 
-    def __call__(self, variables: Any, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    def __call__(self, variables: Variables, progress: Callable[[int, int], None] | None = None) -> JsonDict:
         """Returns `metrics.summarize` of the whole split, with 'confusion' `[num_classes, num_classes]` beside it.
 
         Args:

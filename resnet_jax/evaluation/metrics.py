@@ -1,15 +1,14 @@
 """Figures computed from a confusion matrix, or from the probabilities of every example; NumPy alone."""
 
-from typing import Any
-
 import numpy as np
 
 from resnet_jax.errors import InputFileError
+from resnet_jax.typing import JsonDict
 
 CALIBRATION_BINS = 15
 
 
-def summarize(loss_sum: float, confusion: np.ndarray) -> dict[str, Any]:
+def summarize(loss_sum: float, confusion: np.ndarray) -> JsonDict:
     """Returns mean loss, accuracy and count, and the accuracy of each class.
 
     Args:
@@ -30,7 +29,7 @@ def summarize(loss_sum: float, confusion: np.ndarray) -> dict[str, Any]:
     }
 
 
-def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> JsonDict:
     """Everything that is said of a network's answers to a test set; each example counts once.
 
     Args:
@@ -62,7 +61,7 @@ def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any
     }
 
 
-def calibration(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> dict[str, Any]:
+def calibration(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> JsonDict:
     """How far confidence and accuracy are apart: Guo et al., arXiv:1706.04599, section 2.
 
     The confidence of an answer is its probability. Answers fall into `bins` equal intervals ((m - 1) / bins, m / bins]. In

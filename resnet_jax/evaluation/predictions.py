@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.metrics import describe
 from resnet_jax.runs.npz import read_npz
 from resnet_jax.runtime.files import write_atomically
+from resnet_jax.typing import JsonDict
 
 FILE = 'predictions.npz'
 
@@ -38,13 +38,13 @@ class Predictions:
         correct: np.ndarray = self.log_probabilities.argmax(axis=1) == self.labels
         return correct
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonDict:
         """See `metrics.describe`; and 'tta'."""
         return {**describe(self.log_probabilities, self.labels), 'tta': self.tta}
 
     def save(self, folder: str | Path) -> Path:
         """Writes predictions.npz into a folder, in whole or not at all."""
-        arrays: dict[str, Any] = {
+        arrays: JsonDict = {
             'log_probabilities': self.log_probabilities,
             'labels': self.labels,
             'fingerprint': np.array(self.fingerprint),

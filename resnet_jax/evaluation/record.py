@@ -2,9 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -13,13 +11,12 @@ from resnet_jax.data import Dataset
 from resnet_jax.evaluation.predictions import Predictions
 from resnet_jax.models import introspection
 from resnet_jax.runtime.files import write_atomically
+from resnet_jax.typing import JsonDict, Variables
 
 _WRONG = 24  # images kept
 
 
-def write_record(
-    folder: str | Path, predictions: Predictions, dataset: Dataset, variables: Mapping[str, Any]
-) -> dict[str, Any]:
+def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset, variables: Variables) -> JsonDict:
     """Writes predictions.npz, evaluation.json and samples.npz, and returns what evaluation.json holds.
 
     evaluation.json: `metrics.describe`, 'class_names', and 'wrong': of the wrong answers with the highest probability
@@ -49,7 +46,7 @@ def write_record(
         ],
     }
     record['confusion'] = record['confusion'].tolist()
-    samples: dict[str, Any] = {'wrong': dataset.test.image[wrong]}
+    samples: JsonDict = {'wrong': dataset.test.image[wrong]}
     if (kernel := first_kernel(variables['params'])) is not None:
         samples['filters'] = kernel
     write_atomically(folder / 'samples.npz', lambda file: np.savez(file, **samples))
@@ -57,7 +54,7 @@ def write_record(
     return record
 
 
-def first_kernel(params: Mapping[str, Any]) -> np.ndarray | None:
+def first_kernel(params: Variables) -> np.ndarray | None:
     """Returns the kernel of the convolution that sees the image, float32 `[height, width, in, out]`; None without one."""
     for name in ('conv1', 'stem_conv1'):
         kernel = params.get(name, {}).get('kernel')
@@ -66,7 +63,7 @@ def first_kernel(params: Mapping[str, Any]) -> np.ndarray | None:
     return None
 
 
-def describe_model(model: nn.Module, image_size: int, channels: int) -> dict[str, Any]:
+def describe_model(model: nn.Module, image_size: int, channels: int) -> JsonDict:
     """Returns 'parameters', 'multiply_adds' (for one image) and 'layers' of a network: see `introspection.layers`."""
     layers = introspection.layers(model, image_size, channels)
     return {
@@ -76,6 +73,6 @@ def describe_model(model: nn.Module, image_size: int, channels: int) -> dict[str
     }
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Writes a JSON file in whole or not at all."""
     write_atomically(path, json.dumps(value, indent=1) + '\n')

@@ -1,12 +1,12 @@
 """Errors on corrupted test images: every corruption, every severity, every example."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from resnet_jax.data import Split
 from resnet_jax.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from resnet_jax.typing import JsonDict
 
 _BLOCK = 500  # images corrupted at once; the result does not depend on it
 
@@ -16,7 +16,7 @@ def evaluate_corruptions(
     split: Split,
     names: Sequence[str] = tuple(CORRUPTIONS),
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> JsonDict:
     """Evaluates on corrupted images.
 
     Args:

@@ -10,11 +10,12 @@ import optax
 
 from resnet_jax.ops import kernels
 from resnet_jax.runtime.devices import AXIS, parallel, put
+from resnet_jax.typing import Variables
 
 LogitsFn = Callable[[Any, jax.Array], jax.Array]
 
 
-def eval_step(variables: Any, batch: dict[str, jax.Array], *, logits_fn: LogitsFn) -> dict[str, jax.Array]:
+def eval_step(variables: Variables, batch: dict[str, jax.Array], *, logits_fn: LogitsFn) -> dict[str, jax.Array]:
     """Sums over the examples of a batch whose mask is 1.
 
     Args:
@@ -35,7 +36,7 @@ def eval_step(variables: Any, batch: dict[str, jax.Array], *, logits_fn: LogitsF
 
 
 def eval_steps(
-    variables: Any,
+    variables: Variables,
     positions: jax.Array,
     data: dict[str, jax.Array],
     start: jax.Array,

@@ -1,10 +1,11 @@
 """An evaluation as lines of text."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from resnet_jax.typing import Json
 
 
-def format_evaluation(title: str, class_names: Sequence[str], metrics: Mapping[str, Any], more: Mapping[str, Any]) -> str:
+def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, more: Json) -> str:
     """Returns the table that the evaluate command prints.
 
     Args:
@@ -40,7 +41,7 @@ def _averaged(tta: str) -> str:
     return '' if tta == 'none' else f', logits averaged over views ({tta})'
 
 
-def _agreement(found: Mapping[str, Any]) -> list[str]:
+def _agreement(found: Json) -> list[str]:
     verdict = 'the difference is larger than chance' if found['significant'] else 'no difference beyond chance'
     return [
         f'compared with {found["with"]}{_averaged(found["with_tta"])}, of {found["count"]} images',
@@ -53,7 +54,7 @@ def _agreement(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _corruptions(found: Mapping[str, Any]) -> list[str]:
+def _corruptions(found: Json) -> list[str]:
     width = max(map(len, found['errors']))
     lines = [f'error on corrupted images, in %: {"":{max(0, width - 33)}}severity 1 to 5, mean']
     for name, errors in found['errors'].items():

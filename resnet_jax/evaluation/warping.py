@@ -28,7 +28,8 @@ class Randomness:
     def normal(self, *shape: int) -> np.ndarray:
         """Returns float32 `[n, *shape]`, by the method of Box and Muller."""
         first, second = self.uniform(*shape), self.uniform(*shape)
-        return np.sqrt(-2 * np.log(1 - first)) * np.cos(np.float32(2 * math.pi) * second)
+        numbers: np.ndarray = np.sqrt(-2 * np.log(1 - first)) * np.cos(np.float32(2 * math.pi) * second)
+        return numbers
 
     def integers(self, low: int, high: int, *shape: int) -> np.ndarray:
         """Returns int64 `[n, *shape]` from low to high, both included."""
@@ -38,7 +39,8 @@ class Randomness:
 def along_rows_and_columns(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Applies matrices `[height, height]` and `[width, width]` to the two axes of every image."""
     mixed = np.einsum('ij,njwc->niwc', rows, images, optimize=True)
-    return np.einsum('ij,nhjc->nhic', columns, mixed, optimize=True)
+    result: np.ndarray = np.einsum('ij,nhjc->nhic', columns, mixed, optimize=True)
+    return result
 
 
 def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> np.ndarray:
@@ -122,12 +124,14 @@ def sample(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndar
     image = np.arange(n)[:, None, None]
     upper = images[image, top, left] * (1 - right) + images[image, top, left + 1] * right
     lower = images[image, top + 1, left] * (1 - right) + images[image, top + 1, left + 1] * right
-    return upper * (1 - down) + lower * down
+    between: np.ndarray = upper * (1 - down) + lower * down
+    return between
 
 
 def _reflect(place: np.ndarray, size: int) -> np.ndarray:
     place = np.abs(place) % (2 * (size - 1))
-    return np.minimum(place, 2 * (size - 1) - place)
+    reflected: np.ndarray = np.minimum(place, 2 * (size - 1) - place)
+    return reflected
 
 
 def plasma(random: Randomness, size: int, decay: float) -> np.ndarray:
@@ -137,18 +141,19 @@ def plasma(random: Randomness, size: int, decay: float) -> np.ndarray:
       decay: each finer scale's amplitude is 1 / decay^2 of the one before.
     """
     side = 2 ** max(1, math.ceil(math.log2(size)))
-    found = random.uniform(1, 1) * 0
+    clouds: np.ndarray = np.zeros_like(random.uniform(1, 1))
     amplitude = 1.0
-    while found.shape[1] < side:
-        n, count = found.shape[:2]
-        corners = (found + np.roll(found, -1, 1) + np.roll(found, -1, 2) + np.roll(found, (-1, -1), (1, 2))) / 4
+    while clouds.shape[1] < side:
+        n, count = clouds.shape[:2]
+        corners = (clouds + np.roll(clouds, -1, 1) + np.roll(clouds, -1, 2) + np.roll(clouds, (-1, -1), (1, 2))) / 4
         centres = corners + amplitude * random.uniform(count, count, low=-1, high=1)
-        across = (found + np.roll(found, -1, 2) + centres + np.roll(centres, 1, 1)) / 4
+        across = (clouds + np.roll(clouds, -1, 2) + centres + np.roll(centres, 1, 1)) / 4
         across = across + amplitude * random.uniform(count, count, low=-1, high=1)
-        down = (found + np.roll(found, -1, 1) + centres + np.roll(centres, 1, 2)) / 4
+        down = (clouds + np.roll(clouds, -1, 1) + centres + np.roll(centres, 1, 2)) / 4
         down = down + amplitude * random.uniform(count, count, low=-1, high=1)
         finer = np.empty((n, 2 * count, 2 * count), np.float32)
-        finer[:, ::2, ::2], finer[:, 1::2, 1::2], finer[:, ::2, 1::2], finer[:, 1::2, ::2] = found, centres, across, down
-        found, amplitude = finer, amplitude / decay**2
-    found = found - found.min(axis=(1, 2), keepdims=True)
-    return found / found.max(axis=(1, 2), keepdims=True)
+        finer[:, ::2, ::2], finer[:, 1::2, 1::2], finer[:, ::2, 1::2], finer[:, 1::2, ::2] = clouds, centres, across, down
+        clouds, amplitude = finer, amplitude / decay**2
+    clouds = clouds - clouds.min(axis=(1, 2), keepdims=True)
+    clouds = clouds / clouds.max(axis=(1, 2), keepdims=True)
+    return clouds

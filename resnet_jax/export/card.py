@@ -14,6 +14,7 @@ import yaml
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.errors import InputFileError
+from resnet_jax.typing import JsonDict
 
 _PRIVATE = ('data_dir', 'data_archive')  # paths on the machine that trained
 _LOAD = {
@@ -37,6 +38,7 @@ Needs `pip install onnxruntime`; computes in float32.
 
 ```python
 import onnxruntime
+from resnet_jax.typing import JsonDict
 session = onnxruntime.InferenceSession('model.onnx')
 probabilities = session.run(None, {{'images': images}})[0]  # numpy uint8 {images} -> float32 {probabilities}
 ```
@@ -62,7 +64,7 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
     prefix = 'ema_' if origin.ema else ''
     model, dataset = _line(origin.model or type(classifier.model).__name__), _line(origin.dataset)
     names = classifier.class_names
-    metadata: dict[str, Any] = {
+    metadata: JsonDict = {
         'library_name': 'jax',
         'license': 'apache-2.0',
         'pipeline_tag': 'image-classification',
@@ -145,7 +147,7 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
     return '\n'.join(lines)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> JsonDict:
     """Returns what is in a JSON file, {} if it is not there."""
     try:
         value = json.loads(path.read_text()) if path.exists() else {}

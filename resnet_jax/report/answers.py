@@ -8,6 +8,7 @@ import numpy as np
 
 from resnet_jax.report.markup import Charts, Runs, Section, chart, data_uri, each, number, parts
 from resnet_jax.runs.reader import RunReader
+from resnet_jax.typing import JsonDict
 
 
 def classes(runs: Runs) -> Section:
@@ -18,7 +19,7 @@ def classes(runs: Runs) -> Section:
         zipped = zip(*(found.get(k, []) for k in ('class_names', 'per_class_accuracy', 'per_class_precision')), strict=False)
         for name, accuracy, precision in zipped:
             rows.append([name, *(_percent(value) for value in (accuracy, precision)), parts.bar(accuracy or 0)])
-        content = parts.table(['class', 'accuracy', 'precision', ''], rows, 'bars')
+        content: str = parts.table(['class', 'accuracy', 'precision', ''], rows, 'bars')
     else:
         shares = [
             dict(zip(map(str, run.evaluation.get('class_names', [])), run.evaluation['per_class_accuracy'], strict=False))
@@ -74,7 +75,7 @@ def wrong(runs: Runs) -> Section:
 
 
 def calibration(runs: Runs, charts: Charts) -> Section:
-    series: list[dict[str, Any]] = []
+    series: list[JsonDict] = []
     rows = []
     for run in runs:
         found = run.evaluation.get('calibration')

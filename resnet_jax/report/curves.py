@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from resnet_jax.report.markup import Charts, Runs, Section, chart, data_uri, each, parts, views
 from resnet_jax.runs.reader import RunReader
+from resnet_jax.typing import Json, JsonDict
 
 _MEASURES = (('accuracy', 'accuracy (%)', 100), ('loss', 'loss (nats)', 1))
 
@@ -16,7 +17,7 @@ def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequ
     """Accuracy and loss; `published`: {name: {'accuracy': [[iteration, per cent], ...]}} is drawn beside."""
     content = Markup()
     for key, label, scale in _MEASURES:
-        series: list[dict[str, Any]] = []
+        series: list[JsonDict] = []
         for run in runs:
             seconds = {row['step']: row.get('seconds') for row in run.timing}
             for split in ('train', 'validation', 'test'):
@@ -26,7 +27,7 @@ def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequ
                     what = split + (_selected(run.config) if split == 'train' else views(run.config))
                     series.append({'run': run.group, 'part': part(run, what), 'dashed': split == 'train', 'points': points})
         ours = max([one['points'][-1][0] for one in series], default=0)
-        others: list[dict[str, Any]] = [
+        others: list[JsonDict] = [
             {'run': name, 'part': 'test', 'marked': True, 'points': [list(point) for point in found[key]]}
             for name, found in (published or {}).items()
             if found.get(key)
@@ -43,7 +44,7 @@ def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequ
     return Section('curves', 'Training', caption, content)
 
 
-def _selected(config: Mapping[str, Any]) -> str:
+def _selected(config: Json) -> str:
     """What the loss in training is of, unless of all examples."""
     share = config.get('selected_fraction')
     return f' (hardest {100 * share:g} %)' if config.get('proxy_model') and isinstance(share, int | float) else ''
@@ -64,9 +65,9 @@ def gradients(runs: Runs, charts: Charts) -> Section:
     caption = 'Norm of the whole gradient before clipping. Growth without end precedes divergence.'
     layered = [(run, run.rows('gradients', 'norms')) for run in runs if run.rows('gradients', 'norms')]
     if layered:
-        first: list[dict[str, Any]] = []
-        start: list[dict[str, Any]] = []
-        end: list[dict[str, Any]] = []
+        first: list[JsonDict] = []
+        start: list[JsonDict] = []
+        end: list[JsonDict] = []
         for run, rows in layered:
             names = [name for name in run.layers if name in rows[0][1]]
             if names:

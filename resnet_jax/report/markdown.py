@@ -3,15 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 from resnet_jax.report.markup import p_value, views
 from resnet_jax.report.overview import reason, training
+from resnet_jax.typing import Json
 
 _MARK = re.compile(r'(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
-def fill(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+def fill(page: str, results: Mapping[str, Json]) -> str:
     """Returns the page with the tables of each study between `<!-- results: NAME -->` and `<!-- end -->`.
 
     Args:
@@ -22,7 +22,7 @@ def fill(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def tables(found: Mapping[str, Any]) -> str:
+def tables(found: Json) -> str:
     """Every table there is to a study, with what it was run on."""
     parts = [_entries(found), _cost(found), _published(found), _gradients(found), _made_on(found)]
     return '\n'.join(part for part in parts if part)
@@ -33,7 +33,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return ''.join(f'| {" | ".join(cell.replace("|", "/") for cell in line)} |\n' for line in lines)
 
 
-def _entries(found: Mapping[str, Any]) -> str:
+def _entries(found: Json) -> str:
     rows = []
     for name, entry in found['entries'].items():
         accuracy, compared, expected = entry['accuracy'], found['comparisons'].get(name), entry['expected']
@@ -56,7 +56,7 @@ def _entries(found: Mapping[str, Any]) -> str:
     return _table(header, rows)
 
 
-def _difference(compared: Mapping[str, Any] | None) -> str:
+def _difference(compared: Json | None) -> str:
     if not compared:
         return '-'
     interval = ''
@@ -69,7 +69,7 @@ def _difference(compared: Mapping[str, Any] | None) -> str:
     return f'{100 * compared["mean"]:+.2f} to {compared["baseline"]}{interval}: {compared["verdict"]}{pairs}'
 
 
-def _cost(found: Mapping[str, Any]) -> str:
+def _cost(found: Json) -> str:
     rows = [
         [
             name,
@@ -99,12 +99,12 @@ def _cost(found: Mapping[str, Any]) -> str:
     return _table(header, rows) if rows else ''
 
 
-def _mean(entry: Mapping[str, Any], key: str, pattern: str, scale: float = 1) -> str:
+def _mean(entry: Json, key: str, pattern: str, scale: float = 1) -> str:
     values = [run[key] for run in entry['runs'].values() if run.get(key) is not None]
     return pattern.format(scale * fmean(values)) if values else '-'
 
 
-def _published(found: Mapping[str, Any]) -> str:
+def _published(found: Json) -> str:
     """Test accuracy at the iterations that a published series has too, mean over seeds."""
     series = {name: dict(map(tuple, one['accuracy'])) for name, one in found['published'].items() if 'accuracy' in one}
     ours: dict[str, dict[int, list[float]]] = {}
@@ -127,7 +127,7 @@ def _published(found: Mapping[str, Any]) -> str:
     return 'Test accuracy in per cent by iteration:\n\n' + _table(['iteration', *series, *names], rows)
 
 
-def _gradients(found: Mapping[str, Any]) -> str:
+def _gradients(found: Json) -> str:
     """Gradient norms of the first and the last layer, from the image on, at the first and the last iteration logged."""
     rows = []
     for name, entry in found['entries'].items():
@@ -151,7 +151,7 @@ def _ends(norms: Mapping[str, float]) -> tuple[str, str]:
     return min(norms, key=lambda name: (not name.startswith(('conv1', 'stem_conv1')), name)), max(convolutions, key=place)
 
 
-def _made_on(found: Mapping[str, Any]) -> str:
+def _made_on(found: Json) -> str:
     environments, data = set(), set()
     for entry in found['entries'].values():
         for run in entry['runs'].values():

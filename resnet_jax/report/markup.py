@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jinja2
@@ -12,9 +12,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from resnet_jax.runs.reader import RunReader
+from resnet_jax.typing import Json, JsonDict
 
 Runs = Sequence[RunReader]
-Charts = dict[str, Any]
+Charts = JsonDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +35,24 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-parts: Any = template('parts.html').module  # macros, called as functions
+class _Parts:
+    """The macros of parts.html: parts.<name>(...) returns what the macro writes."""
+
+    _macros = template('parts.html').module
+
+    def __getattr__(self, name: str) -> Callable[..., Markup]:
+        macro: Callable[..., Markup] = getattr(self._macros, name)
+        return macro
 
 
-def number(value: Any, pattern: str = '{:,}') -> str:
+parts = _Parts()
+
+
+def number(value: object, pattern: str = '{:,}') -> str:
     return pattern.format(value) if isinstance(value, int | float) and not isinstance(value, bool) else '-'
 
 
-def views(found: Mapping[str, Any]) -> str:
+def views(found: Json) -> str:
     """A mark on an accuracy that tells it from one without test-time augmentation."""
     averaged = found.get('tta', 'none')
     return '' if averaged == 'none' else f' (views averaged: {averaged})'

@@ -1,8 +1,6 @@
 """Sections of a report on runs as wholes: what was trained, what came of it, what differs, and on which machine."""
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
 
 from markupsafe import Markup
 
@@ -10,9 +8,10 @@ from resnet_jax.report.markup import Runs, Section, number, p_value, parts, view
 from resnet_jax.report.results import NOISE, ONE_SEED
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.significance import compare_answers, holm, wilson_interval
+from resnet_jax.typing import Json
 
 
-def study(results: Mapping[str, Any]) -> Section:
+def study(results: Json) -> Section:
     """The entries of a study, each against its baseline."""
     rows = []
     expected = any(entry.get('expected') for entry in results['entries'].values())
@@ -46,7 +45,7 @@ def reason(text: str) -> str:
     return text.removeprefix('error: ').partition(';')[0]
 
 
-def training(config: Mapping[str, Any]) -> str:
+def training(config: Json) -> str:
     """'3 epochs of 25,600 images'."""
     if not config.get('num_epochs'):
         return '-'
@@ -54,11 +53,11 @@ def training(config: Mapping[str, Any]) -> str:
     return f'{config["num_epochs"]} epoch{"s" if config["num_epochs"] > 1 else ""} of {images}, batch {config["batch_size"]}'
 
 
-def _expected(found: Mapping[str, Any] | None) -> str:
+def _expected(found: Json | None) -> str:
     return parts.lines([f'{found["accuracy"]:.2f} %'], found['source']) if found else '-'
 
 
-def difference(compared: Mapping[str, Any] | None) -> str:
+def difference(compared: Json | None) -> str:
     """A comparison in words that claim no more than it shows."""
     if not compared:
         return '-'

@@ -7,15 +7,15 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from resnet_jax.report import answers, curves, overview
 from resnet_jax.report.markup import template
 from resnet_jax.runs.reader import RunReader, read_run
 from resnet_jax.runtime.files import write_atomically
+from resnet_jax.typing import Json, JsonDict
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +30,18 @@ def write_run_report(folder: str | Path) -> Path | None:
         return None
 
 
-def write_report(runs: Sequence[RunReader], path: Path, title: str, results: Mapping[str, Any] | None = None) -> Path:
+def write_report(runs: Sequence[RunReader], path: Path, title: str, results: Json | None = None) -> Path:
     """Writes the report of runs to a file, in whole or not at all, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomically(path, render(runs, title, results))
 
 
-def render(runs: Sequence[RunReader], title: str, results: Mapping[str, Any] | None = None) -> str:
+def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -> str:
     """Returns the page; `results` of a study are what `results.collect` returns.
 
     Of a study's runs the first of each entry stands for it in what is shown of single networks.
     """
-    charts: dict[str, Any] = {}
+    charts: JsonDict = {}
     first = list({run.group: run for run in reversed(runs)}.values())[::-1]
     found = [
         overview.study(results) if results else None,

@@ -1,20 +1,20 @@
 """Plots of a run, drawn from what its folder holds; no JAX."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from resnet_jax.runs.reader import read_config_changes
 from resnet_jax.runtime.files import write_atomically
+from resnet_jax.typing import Json, Row
 
 _COLOURS = {'train': '#4c72b0', 'test': '#c44e52', 'validation': '#dd8452'}
 
 
-def read_metrics(path: Path) -> list[dict]:
+def read_metrics(path: Path) -> list[Row]:
     """Returns the rows of a metrics.jsonl."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -89,7 +89,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
     return _save(figure, path)
 
 
-def plot_corruptions(found: Mapping[str, Any], path: Path) -> Path:
+def plot_corruptions(found: Json, path: Path) -> Path:
     """Draws the errors on corrupted images, by corruption and severity, as `evaluate_corruptions` returns them."""
     figure = Figure(figsize=(10, 4.2), layout='constrained')
     axis = figure.subplots()

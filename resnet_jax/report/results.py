@@ -14,6 +14,7 @@ import numpy as np
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.significance import compare_answers, holm, image_interval, mean_interval, paired_interval, t_test
+from resnet_jax.typing import Json, JsonDict
 
 BETTER, WORSE = 'better', 'worse'
 ONE_SEED = 'one seed: says nothing of the recipe'
@@ -36,7 +37,7 @@ _COLUMNS = (
 )
 
 
-def collect(study: Mapping[str, Any], entries: Mapping[str, Mapping[int, RunReader]]) -> dict[str, Any]:
+def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> JsonDict:
     """Returns what results.json holds.
 
     Args:
@@ -56,7 +57,7 @@ def collect(study: Mapping[str, Any], entries: Mapping[str, Mapping[int, RunRead
     """
     first = study.get('baseline') or next(iter(entries))
     finished = {name: {seed: run for seed, run in runs.items() if run.result} for name, runs in entries.items()}
-    found: dict[str, Any] = {'name': study.get('name', ''), 'baseline': first, 'entries': {}, 'comparisons': {}}
+    found: JsonDict = {'name': study.get('name', ''), 'baseline': first, 'entries': {}, 'comparisons': {}}
     found['published'] = study.get('published', {})
     for name, runs in finished.items():
         accuracies = [run.result['accuracy'] for run in runs.values()]
@@ -87,7 +88,7 @@ def collect(study: Mapping[str, Any], entries: Mapping[str, Mapping[int, RunRead
     return found
 
 
-def _figures(run: RunReader) -> dict[str, Any]:
+def _figures(run: RunReader) -> JsonDict:
     train = {key: rows[-1][1] for key in ('accuracy', 'loss') if (rows := run.rows('train', key))}
     return {
         **run.result,
@@ -112,7 +113,7 @@ def _ends(rows: Sequence[Any]) -> list[Any]:
     return [*rows[:1], *rows[1:][-1:]]
 
 
-def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], seeds: Sequence[int]) -> dict[str, Any]:
+def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], seeds: Sequence[int]) -> JsonDict:
     first, second = ([part[seed].result['accuracy'] for seed in seeds] for part in (runs, baseline))
     interval = paired_interval(first, second, step=1 / min(runs[seed].result.get('count', math.inf) for seed in seeds))
     pairs, differences = {}, []
@@ -137,7 +138,7 @@ def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], s
     }
 
 
-def write_results(found: Mapping[str, Any], folder: Path) -> list[Path]:
+def write_results(found: Json, folder: Path) -> list[Path]:
     """Writes results.json and results.csv, one line for each run that has finished or failed, and returns their paths."""
     paths = [folder / 'results.json', folder / 'results.csv']
     write_atomically(paths[0], json.dumps(found, indent=1, allow_nan=False) + '\n')

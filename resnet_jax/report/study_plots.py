@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resnet_jax.runs.reader import RunReader
+from resnet_jax.typing import Json
 
 
-def plot_study(results: Mapping[str, Any], runs: Sequence[RunReader], folder: Path) -> list[Path]:
+def plot_study(results: Json, runs: Sequence[RunReader], folder: Path) -> list[Path]:
     """Draws what there is of a study, as `results.collect` returns it, and returns the paths.
 
     accuracy and loss: on the test images by iteration, a line for each seed, dashed for the training images, and where what
@@ -52,7 +52,9 @@ class _Named:
         return None if known else entry
 
 
-def _curves(results, runs: Sequence[RunReader], key: str, label: str, scale: float, colours) -> Figure | None:
+def _curves(
+    results: Json, runs: Sequence[RunReader], key: str, label: str, scale: float, colours: Mapping[str, str]
+) -> Figure | None:
     ends = [rows[-1][0] for run in runs for split in ('train', 'test') if (rows := run.rows(split, key))]
     if not ends:
         return None
@@ -88,7 +90,7 @@ def _curves(results, runs: Sequence[RunReader], key: str, label: str, scale: flo
     return figure
 
 
-def _final(results: Mapping[str, Any], colours: Mapping[str, str]) -> Figure | None:
+def _final(results: Json, colours: Mapping[str, str]) -> Figure | None:
     known = {name: entry for name, entry in results['entries'].items() if entry['accuracy'] or entry['expected']}
     if not known:
         return None

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -33,6 +33,10 @@ from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs.checksums import LARGEST_TEXT, SUMS, sums_text, verify
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime import failpoints
+from resnet_jax.typing import JsonDict, PyTree
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +61,12 @@ class Metadata:
     """
 
     config: TrainConfig
-    dataset: dict[str, Any]
+    dataset: JsonDict
     progress: Progress
-    environment: dict[str, Any]
+    environment: JsonDict
 
 
-def _checkpointer():
+def _checkpointer() -> 'ocp.Checkpointer':
     import orbax.checkpoint as ocp  # takes a second: only when it is needed
 
     # One process writes and each reads for itself, so Orbax must not wait for the others.
@@ -74,7 +78,7 @@ def _checkpointer():
     return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
-def leaves_by_name(tree: Any) -> dict[str, Any]:
+def leaves_by_name(tree: PyTree) -> dict[str, Any]:
     """Returns the leaves of a tree by path, e.g. 'params/conv1/kernel'."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
@@ -86,7 +90,9 @@ def _quiet() -> Iterator[None]:
     absl, hook = logging.getLogger('absl'), sys.unraisablehook
     level = absl.level
 
-    def not_of_a_closed_loop(unraisable: Any) -> None:  # TensorStore reports to Orbax, which no longer listens
+    def not_of_a_closed_loop(
+        unraisable: 'sys.UnraisableHookArgs',
+    ) -> None:  # TensorStore reports to Orbax, which no longer listens
         if str(unraisable.exc_value) != 'Event loop is closed':
             hook(unraisable)
 
@@ -100,7 +106,7 @@ def _quiet() -> Iterator[None]:
 
 
 @_quiet()
-def save(folder: Path, state: Any, metadata: Metadata) -> Path:
+def save(folder: Path, state: PyTree, metadata: Metadata) -> Path:
     """Writes a TrainState to `folder/<step>` and returns the path. Call it in one process.
 
     Raises:
@@ -219,7 +225,7 @@ def read_metadata(path: Path) -> Metadata:
     return Metadata(config, values['dataset'], progress, values['environment'])
 
 
-def _describes_dataset(values: dict[str, Any]) -> bool:
+def _describes_dataset(values: JsonDict) -> bool:
     shape, names = values.get('image_shape'), values.get('class_names')
     return (
         isinstance(values.get('name'), str)
@@ -234,13 +240,13 @@ def _describes_dataset(values: dict[str, Any]) -> bool:
     )
 
 
-def _are_numbers(values: Any, count: int) -> bool:
+def _are_numbers(values: object, count: int) -> bool:
     return (
         isinstance(values, list) and len(values) == count and all(type(v) in (int, float) and math.isfinite(v) for v in values)
     )
 
 
-def restore(path: Path, template: Any) -> Any:
+def restore(path: Path, template: PyTree) -> PyTree:
     """Reads arrays into the structure of `template` (arrays or ShapeDtypeStructs); may be a part of a TrainState.
 
     What the arrays claim to be is compared with the template before memory is taken for them.

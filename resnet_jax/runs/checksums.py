@@ -50,7 +50,7 @@ def verify(path: Path) -> None:
 
 
 def _verify(path: Path) -> None:
-    def damaged(name: str, reason: str):
+    def damaged(name: str, reason: str) -> InputFileError:
         return InputFileError(f'checkpoint {path} is damaged: {name} {reason}; expected what {SUMS} lists')
 
     names = _files(path)

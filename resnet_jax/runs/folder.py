@@ -7,7 +7,7 @@ import json
 import logging
 import logging.handlers
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from resnet_jax.runs import checkpoint
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runs.tensorboard import EventFile
 from resnet_jax.runtime.files import partial_pattern, write_atomically
+from resnet_jax.typing import Json, JsonDict
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class RunFolder:
         self.primary = jax.process_index() == 0
         self._config = config
         self._extend, self._allow_changes = extend, allow_changes
-        self._description: Mapping[str, Any] = {}
+        self._description: Json = {}
         self._backlog = {'metrics.jsonl': '', 'timing.jsonl': ''}
         self._failing = False
         self._lock: Any = None
@@ -105,7 +106,7 @@ class RunFolder:
                 f'run folder {self.path} cannot be written: {error.strerror or error}; free space or choose another run folder'
             ) from None
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._events:
             self._events.close()
         if self._handler:
@@ -147,9 +148,7 @@ class RunFolder:
                 (self.path / 'result.json').rename(self.path / f'result-{before.num_epochs}-epochs.json')
         return describe_changes(changed_fields(before, self._config, 'freely', 'on_request'))
 
-    def start(
-        self, progress: Progress, description: Mapping[str, Any], splits: Sequence[str], again: str | None = None
-    ) -> None:
+    def start(self, progress: Progress, description: Json, splits: Sequence[str], again: str | None = None) -> None:
         """Writes config.json and environment.json and opens the metrics of a run that goes on from here.
 
         Of the rows that an interrupted run wrote, those up to `progress.step` and of `splits`, which it writes as it trains,
@@ -190,7 +189,7 @@ class RunFolder:
         steps = checkpoint.steps(self.checkpoints)
         return self.checkpoints / str(steps[-1]) if steps else None
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[JsonDict]:
         """Returns the rows of metrics.jsonl, without what is damaged."""
         rows, path = [], self.path / 'metrics.jsonl'
         for line in path.read_text(errors='replace').splitlines() if path.exists() else []:
@@ -198,7 +197,7 @@ class RunFolder:
                 rows.append(json.loads(line))
         return [row for row in rows if isinstance(row, dict) and {'step', 'split'} <= row.keys()]
 
-    def read_result(self) -> dict[str, Any] | None:
+    def read_result(self) -> JsonDict | None:
         """Returns the result of a finished run; None of one that is not finished.
 
         Raises:
@@ -223,7 +222,7 @@ class RunFolder:
         except (ValueError, RecursionError) as error:
             raise InputFileError(f'{path} is not valid JSON ({error}); restore it or choose another run folder') from None
 
-    def write_json(self, name: str, value: Any) -> None:
+    def write_json(self, name: str, value: object) -> None:
         """Writes a JSON file so that a reader sees the old content or the new, never a part."""
         with self._writing():
             self._replace(name, json.dumps(value, indent=1) + '\n')
@@ -231,7 +230,7 @@ class RunFolder:
     def _replace(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text, durable=True)
 
-    def write_metrics(self, rows: Sequence[Mapping[str, Any]], **timing: float) -> None:
+    def write_metrics(self, rows: Sequence[Json], **timing: float) -> None:
         """Appends rows to metrics.jsonl, and to TensorBoard together with `timing`; or keeps them for `flush`, with a warning.
 
         metrics.jsonl holds no times, which go to timing.jsonl, so that a run that was interrupted ends with the same file as

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnet_jax.config import describe_changes
-
-Row = dict[str, Any]  # of metrics.jsonl
+from resnet_jax.typing import JsonDict, Row
 
 _LARGEST_STEP = 2**31 - 1
 
@@ -56,12 +55,12 @@ class Progress:
     rollbacks: int = 0
     changes: list[ConfigChange] = dataclasses.field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """Returns what metadata.json holds."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: Any) -> 'Progress':
+    def from_json(cls, values: object) -> 'Progress':
         """Reads what metadata.json holds; everything is checked, since the file may come from elsewhere.
 
         Raises:
@@ -86,7 +85,7 @@ class Progress:
         return cls(**{**values, 'best': best and Best(**best), 'changes': read_changes(changes)})
 
 
-def read_changes(values: Any) -> list[ConfigChange]:
+def read_changes(values: object) -> list[ConfigChange]:
     """Reads changes to a config from JSON.
 
     Raises:
@@ -97,32 +96,33 @@ def read_changes(values: Any) -> list[ConfigChange]:
     return [ConfigChange(**change) for change in values]
 
 
-def _is_integer(value: Any, high: int) -> bool:
+def _is_integer(value: object, high: int) -> bool:
     return type(value) is int and 0 <= value <= high
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_metric(value: Any) -> bool:
+def _is_metric(value: object) -> bool:
     return isinstance(value, str) or _is_number(value)
 
 
-def _is_metrics(row: Any) -> bool:
+def _is_metrics(row: object) -> bool:
     return isinstance(row, dict) and all(map(_is_number, row.values()))
 
 
-def _is_best(value: Any) -> bool:
-    keys = isinstance(value, dict) and value.keys() == {'step', 'accuracy'}
-    return keys and _is_integer(value['step'], _LARGEST_STEP) and _is_number(value['accuracy'])
+def _is_best(value: object) -> bool:
+    if not isinstance(value, dict) or value.keys() != {'step', 'accuracy'}:
+        return False
+    return _is_integer(value['step'], _LARGEST_STEP) and _is_number(value['accuracy'])
 
 
-def _is_change(value: Any) -> bool:
-    keys = isinstance(value, dict) and value.keys() == {'step', 'fields'}
+def _is_change(value: object) -> bool:
+    if not isinstance(value, dict) or value.keys() != {'step', 'fields'}:
+        return False
     return (
-        keys
-        and _is_integer(value['step'], _LARGEST_STEP)
+        _is_integer(value['step'], _LARGEST_STEP)
         and isinstance(value['fields'], dict)
         and all(isinstance(pair, list) and len(pair) == 2 for pair in value['fields'].values())
     )

@@ -7,13 +7,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs.npz import read_npz
 from resnet_jax.runs.progress import ConfigChange, read_changes
+from resnet_jax.typing import JsonDict, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +33,16 @@ class RunReader:
     """
 
     name: str
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    result: dict[str, Any]
-    model: dict[str, Any]
-    memory: dict[str, Any]
-    evaluation: dict[str, Any]
-    corruptions: dict[str, Any]
-    failed: dict[str, Any]
-    metrics: list[dict]
-    timing: list[dict]
+    config: JsonDict
+    environment: JsonDict
+    result: JsonDict
+    model: JsonDict
+    memory: JsonDict
+    evaluation: JsonDict
+    corruptions: JsonDict
+    failed: JsonDict
+    metrics: list[Row]
+    timing: list[Row]
     changes: list[ConfigChange]
     wrong: np.ndarray | None
     filters: np.ndarray | None
@@ -66,7 +67,8 @@ class RunReader:
         answers, labels = self.log_probabilities, self.labels
         if answers is None or labels is None or answers.ndim != 2 or labels.shape != answers.shape[:1] or not len(labels):
             return None
-        return answers.argmax(axis=1) == labels
+        correct: np.ndarray = answers.argmax(axis=1) == labels
+        return correct
 
     @property
     def images_per_second(self) -> float | None:
@@ -93,7 +95,7 @@ class RunReader:
 def read_run(folder: str | Path) -> RunReader:
     """Reads a run folder; no file in it is run or trusted."""
     folder = Path(folder)
-    parts: dict[str, Any] = {
+    parts: JsonDict = {
         name: _read_json(folder / f'{name}.json')
         for name in ('config', 'environment', 'result', 'model', 'memory', 'evaluation', 'corruptions', 'failed')
     }
@@ -144,7 +146,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonDict:
     try:
         value = json.loads(path.read_text(), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError):
@@ -152,11 +154,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _refuse(name: str) -> Any:
+def _refuse(name: str) -> NoReturn:
     raise ValueError(f'{name} is no number that a run writes')
 
 
-def _read_rows(path: Path) -> list[dict]:
+def _read_rows(path: Path) -> list[Row]:
     try:
         lines = path.read_text(errors='replace').splitlines()
     except OSError:

@@ -6,9 +6,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from jax.experimental import multihost_utils
 import resnet_jax
 from resnet_jax.errors import ConfigError, DivergedError, Interrupted, LostPeerError
 from resnet_jax.runtime import watchdog
+from resnet_jax.typing import Json
 
 _LOCAL_FIELDS = ('data_dir', 'data_archive')  # may differ from machine to machine
 
@@ -120,7 +120,7 @@ def _waiting() -> Iterator[None]:
         _watchdog.moved = time.monotonic()
 
 
-def assert_equal(name: str, values: Mapping[str, Any]) -> None:
+def assert_equal(name: str, values: Json) -> None:
     """Checks that JSON values are equal in all processes of the `process_group`.
 
     Raises:
@@ -158,7 +158,7 @@ def assert_shared(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def process_group(config: Mapping[str, Any], workdir: Path, resumes_from: Callable[[], Path | None]) -> Iterator[None]:
+def process_group(config: Json, workdir: Path, resumes_from: Callable[[], Path | None]) -> Iterator[None]:
     """Exits every process if any of them fails inside.
 
     Args:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import config_file
 from resnet_jax.errors import ConfigError
+from resnet_jax.typing import Json, JsonDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,26 +20,26 @@ class StudyRun:
 
     entry: str
     seed: int
-    config: dict[str, Any]
+    config: JsonDict
     folder: Path
 
 
-def grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
+def grid(**values: Sequence[Any]) -> list[JsonDict]:
     """Every combination: grid(a=[1, 2], b=[3, 4]) has four."""
     return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
 
-def zipped(**values: Sequence[Any]) -> list[dict[str, Any]]:
+def zipped(**values: Sequence[Any]) -> list[JsonDict]:
     """The first of each, the second of each, and so on: zipped(a=[1, 2], b=[3, 4]) has two."""
     return [dict(zip(values, chosen, strict=True)) for chosen in zip(*values.values(), strict=True)]
 
 
-def cross(*points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def cross(*points: Sequence[Json]) -> list[JsonDict]:
     """Every combination of one of each list: cross(zipped(a=[1, 2], b=[3, 4]), grid(c=[5, 6])) has four."""
     return [{field: value for part in parts for field, value in part.items()} for parts in itertools.product(*points)]
 
 
-def sweep(config: str, points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def sweep(config: str, points: Sequence[Json]) -> dict[str, JsonDict]:
     """Returns a study's entries, one for each point, named by it: 'learning_rate=0.1,momentum=0.9'.
 
     Args:
@@ -58,7 +59,7 @@ def sweep(config: str, points: Sequence[Mapping[str, Any]]) -> dict[str, dict[st
     return entries
 
 
-def load_study(path: str | Path) -> dict[str, Any]:
+def load_study(path: str | Path) -> JsonDict:
     """Returns what a file's `get_study()` returns.
 
     Raises:
@@ -68,7 +69,7 @@ def load_study(path: str | Path) -> dict[str, Any]:
     def wrong(what: str) -> ConfigError:
         return ConfigError(f'{path}: {what}; see docs/study.md and configs/study/ for the form of a study')
 
-    study = config_file.load(Path(path), 'get_study')
+    study: JsonDict = config_file.load(Path(path), 'get_study')
     for name in ('entries', 'sizes'):
         found = study.get(name) if isinstance(study, dict) else None
         if not isinstance(found, dict) or not found or not all(isinstance(value, dict) for value in found.values()):
@@ -82,7 +83,7 @@ def load_study(path: str | Path) -> dict[str, Any]:
     return study
 
 
-def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[StudyRun]:
+def expand(study: Json, size: str, folder: Path) -> list[StudyRun]:
     """Returns a study's runs, in the order they are to be made: every entry with the first seed, then with the next.
 
     Args:
@@ -115,7 +116,7 @@ def expand(study: Mapping[str, Any], size: str, folder: Path) -> list[StudyRun]:
     return runs
 
 
-def _config(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _config(name: str, overrides: Json) -> JsonDict:
     config = config_file.load_config(name)
     for field, value in overrides.items():
         first, dot, rest = field.partition('.')
@@ -126,4 +127,5 @@ def _config(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
                 config[first][rest] = value
         else:
             config[first] = ConfigDict(value) if isinstance(value, Mapping) else value
-    return config.to_dict()
+    result: JsonDict = config.to_dict()
+    return result

@@ -3,9 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
 
 import jax
 
@@ -21,9 +20,10 @@ from resnet_jax.runtime.memory import check_state_fits
 from resnet_jax.study.entries import StudyRun
 from resnet_jax.study.runner import status
 from resnet_jax.training.experiment import Experiment, create_experiment
+from resnet_jax.typing import Json
 
 
-def work(config: Mapping[str, Any]) -> int:
+def work(config: Json) -> int:
     """Returns the multiply-adds of a run: three times the network's for each training image (forward and both gradients), and
     once for each evaluated one; 0 if it will be refused for want of memory. The data set's files are not needed.
     """
@@ -39,17 +39,17 @@ def work(config: Mapping[str, Any]) -> int:
     return _multiply_adds(experiment) * images
 
 
-def _experiment(config: Mapping[str, Any]) -> Experiment:
+def _experiment(config: Json) -> Experiment:
     checked = TrainConfig.from_mapping(config)
     return create_experiment(checked, dataset_info(checked.dataset, checked.data_dir, checked.data_archive))
 
 
 def _multiply_adds(experiment: Experiment) -> int:
     height, _, channels = experiment.info.image_shape
-    return describe_model(experiment.model, height, channels)['multiply_adds']
+    return int(describe_model(experiment.model, height, channels)['multiply_adds'])
 
 
-def measure(config: Mapping[str, Any], seconds: float = 3.0) -> float:
+def measure(config: Json, seconds: float = 3.0) -> float:
     """Returns the images per second of a run's training step, on random data: of the median of at least five iterations, timed
     here and now for about so long.
     """
@@ -60,10 +60,10 @@ def measure(config: Mapping[str, Any], seconds: float = 3.0) -> float:
     start = time.monotonic()
     while len(times) < 5 or time.monotonic() - start < seconds:
         times.append(subject.train(1))
-    return config['batch_size'] / median(times)
+    return float(config['batch_size'] / median(times))
 
 
-def estimate(runs: Sequence[StudyRun], measured: Callable[[Mapping[str, Any]], float] = measure, at_once: int = 1) -> str:
+def estimate(runs: Sequence[StudyRun], measured: Callable[[Json], float] = measure, at_once: int = 1) -> str:
     """Returns how long the rest takes, so many runs at once, and what that is derived from.
 
     A run of an entry of which one has finished takes as long as that. Others take what their multiply-adds come to at the

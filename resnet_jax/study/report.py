@@ -1,18 +1,18 @@
 """A study's report: report.html, results.json and results.csv, and plots, of what its run folders hold."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from resnet_jax.report.page import write_report
 from resnet_jax.report.results import collect, write_results
 from resnet_jax.report.study_plots import plot_study
 from resnet_jax.runs.reader import RunReader, read_run
 from resnet_jax.study.entries import StudyRun
+from resnet_jax.typing import Json
 
 
-def write_study_report(study: Mapping[str, Any], runs: Sequence[StudyRun], folder: Path) -> Path:
+def write_study_report(study: Json, runs: Sequence[StudyRun], folder: Path) -> Path:
     """Writes the report of what is there, and returns the path of report.html.
 
     Args:

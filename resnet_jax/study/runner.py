@@ -91,7 +91,7 @@ def make_runs(
     free: list[str | None] = list(devices) or [None]
     weights = weights or [1.0] * len(runs)
     started, before = time.monotonic(), _share(runs, weights)
-    active: dict[subprocess.Popen, tuple[StudyRun, str | None]] = {}
+    active: dict[subprocess.Popen[bytes], tuple[StudyRun, str | None]] = {}
     failed: dict[str, int] = {}
     stopped: list[int] = []
     previous = {number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -132,10 +132,10 @@ def make_runs(
 
 def _share(runs: Sequence[StudyRun], weights: Sequence[float]) -> float:
     done = (weight * epochs_done(run) / run.config['num_epochs'] for run, weight in zip(runs, weights, strict=True))
-    return sum(done) / sum(weights)
+    return float(sum(done) / sum(weights))
 
 
-def _start(run: StudyRun, device: str | None) -> subprocess.Popen:
+def _start(run: StudyRun, device: str | None) -> subprocess.Popen[bytes]:
     run.folder.mkdir(parents=True, exist_ok=True)
     config = run.folder / 'study_config.py'
     text = (
@@ -171,7 +171,7 @@ def _note(run: StudyRun, code: int) -> None:
 def epochs_done(run: StudyRun) -> float:
     """Returns the epochs that a run has logged; all of them if it failed and will not be repeated."""
     if status(run) in ('finished', 'failed'):
-        return run.config['num_epochs']
+        return float(run.config['num_epochs'])
     try:
         lines = (run.folder / 'metrics.jsonl').read_text().splitlines()
         return max((json.loads(line)['epoch'] for line in lines), default=0.0)

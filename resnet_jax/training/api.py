@@ -3,10 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from resnet_jax.classifier import Classifier
-from resnet_jax.runs.progress import Row
+from resnet_jax.typing import Json, JsonDict, Row
 
 
 class Callback:
@@ -18,7 +17,7 @@ class Callback:
         Several steps run in one dispatch, so the devices may be ahead of the step that this is about.
         """
 
-    def on_evaluation(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+    def on_evaluation(self, step: int, split: str, metrics: Json) -> None:
         """After each evaluation of 'validation' or 'test': 'loss', 'accuracy', 'count', ..."""
 
     def on_checkpoint(self, step: int, path: Path) -> None:
@@ -36,6 +35,6 @@ class TrainingResult:
       classifier: the trained network: the last one, or with a validation split the best.
     """
 
-    result: dict[str, Any]
+    result: JsonDict
     history: list[Row]
     classifier: Classifier

@@ -9,6 +9,7 @@ from resnet_jax.config import changed_fields, check_continues
 from resnet_jax.data import Dataset
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs import checkpoint
+from resnet_jax.runs.checksums import verify
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runs.progress import Best, ConfigChange, Progress
 from resnet_jax.runtime import distributed, failpoints
@@ -16,6 +17,7 @@ from resnet_jax.runtime.devices import replicate
 from resnet_jax.runtime.environment import environment
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.state import TrainState
+from resnet_jax.typing import JsonDict
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ class RunCheckpoints:
         while progress.best:
             path = folder.checkpoints / str(progress.best.step)
             try:
-                return checkpoint.verify(path)
+                return verify(path)
             except InputFileError as error:
                 lost = progress.best
                 if folder.primary and path.exists():
@@ -90,7 +92,7 @@ class RunCheckpoints:
                     f'that of iteration {row["step"]}, {100 * row["accuracy"]:.2f} %' if row else 'yet to come',
                 )
 
-    def restore_best(self, progress: Progress, state: TrainState) -> tuple[int, dict[str, Any], Any] | None:
+    def restore_best(self, progress: Progress, state: TrainState) -> tuple[int, JsonDict, Any] | None:
         """Returns the step, the variables and the averages of the best checkpoint; None without one."""
         self.check_best(progress)
         if progress.best is None:

@@ -22,6 +22,7 @@ from resnet_jax.errors import ConfigError
 from resnet_jax.models.whitening import whitening_kernel
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.state import TrainState, create_train_state
+from resnet_jax.typing import PyTree
 
 Network = tuple[nn.Module, optax.GradientTransformation]
 
@@ -220,6 +221,6 @@ def select_count(size: int, fraction: float, accumulation: int) -> int:
     return count
 
 
-def describe_parameters(tree: Any) -> str:
+def describe_parameters(tree: PyTree) -> str:
     """Returns the number of parameters as '11,173,962'."""
     return f'{sum(leaf.size for leaf in jax.tree.leaves(tree)):,}'

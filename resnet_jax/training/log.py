@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,11 +15,12 @@ from resnet_jax.runtime.dispatch import Pace
 from resnet_jax.training.experiment import Experiment, describe_parameters
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import kernel_paths
+from resnet_jax.typing import Json
 
 logger = logging.getLogger(__name__)
 
 
-def report_result(path: Path, result: Mapping[str, Any]) -> None:
+def report_result(path: Path, result: Json) -> None:
     """Logs what a run came to, and its files."""
     which = 'best on validation' if result['selected'] == 'validation' else 'the last'
     logger.info(
@@ -145,7 +145,7 @@ class RunLog:
         )
         self.bar.update(step, self._status)
 
-    def evaluation(self, split: str, step: int, metrics: Mapping[str, Any], seconds: float) -> None:
+    def evaluation(self, split: str, step: int, metrics: Json, seconds: float) -> None:
         """Writes the metrics of an evaluation, which took so many seconds."""
         self._evaluation_seconds = seconds
         self.bar.update(step, self._status)  # in place of how far the evaluation has come
@@ -160,7 +160,7 @@ class RunLog:
             _averaged(self._config.tta),
         )
 
-    def row(self, split: str, step: int, values: Mapping[str, Any], **timing: float) -> None:
+    def row(self, split: str, step: int, values: Json, **timing: float) -> None:
         """Writes a row of metrics.jsonl, and its times to timing.jsonl."""
         row = {'step': step, 'epoch': step / self._experiment.steps_per_epoch, 'split': split, **values}
         if self._folder.primary:

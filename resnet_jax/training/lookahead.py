@@ -4,13 +4,15 @@ Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back", arXiv:1907.08
 as in github.com/KellerJordan/cifar10-airbench, airbench96_faster.py.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.typing import PyTree
 
-def pull(step: jax.Array, fast: Any, slow: Any, *, sync_period: int, decay: float, total_steps: int) -> tuple[Any, Any]:
+
+def pull(
+    step: jax.Array, fast: PyTree, slow: PyTree, *, sync_period: int, decay: float, total_steps: int
+) -> tuple[PyTree, PyTree]:
     """Returns (fast, slow) after so many steps.
 
     At each multiple of `sync_period` the slow weights become `keep * slow + (1 - keep) * fast` with

@@ -2,9 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -23,12 +22,13 @@ from resnet_jax.training.checkpointing import RunCheckpoints
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.log import report_result
 from resnet_jax.training.trainer import Trainer
+from resnet_jax.typing import Json
 
 logger = logging.getLogger(__name__)
 
 
 def train_and_evaluate(
-    config: TrainConfig | ConfigDict | Mapping[str, Any],
+    config: TrainConfig | ConfigDict | Json,
     workdir: str | Path,
     *,
     extend: bool = False,

@@ -18,11 +18,11 @@ def renormalize() -> optax.GradientTransformation:
     the network, but to the share of a kernel that a step of fixed size turns. It must be the last of a chain.
     """
 
-    def one(update, kernel):
+    def rescaled(update: jax.Array, kernel: jax.Array) -> jax.Array:
         norm = jnp.sqrt(jnp.square(kernel).sum())
         return update + (jnp.sqrt(kernel.shape[-1]) / (norm + 1e-7) - 1) * kernel
 
-    return optax.stateless(lambda updates, params: jax.tree.map(one, updates, params))
+    return optax.stateless(lambda updates, params: jax.tree.map(rescaled, updates, params))
 
 
 def muon(learning_rate: optax.Schedule, momentum: float, nesterov: bool, steps: int) -> optax.GradientTransformation:

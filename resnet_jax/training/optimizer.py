@@ -10,6 +10,7 @@ from resnet_jax.config import OPTIMIZERS, TrainConfig
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.whitening import LAYER as WHITENING
 from resnet_jax.training.muon import muon
+from resnet_jax.typing import PyTree
 
 
 def create_schedule(
@@ -60,19 +61,19 @@ def create_schedule(
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), main], [warmup_steps])
 
 
-def kernels_only(params):
+def kernels_only(params: PyTree) -> PyTree:
     """Returns True for each kernel and False for each bias and BatchNorm parameter, which are vectors."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def parameter_groups(params: Any) -> Any:
+def parameter_groups(params: PyTree) -> PyTree:
     """Returns each parameter's group: what has a learning rate of its own.
 
     'kernel' of a convolution, 'head' (the kernel of a linear layer), 'bias' (any vector, BatchNorm's included), and of a
     whitening layer 'whitening_bias' and 'whitening_kernel'.
     """
 
-    def group(path, parameter):
+    def group(path: Sequence[Any], parameter: jax.Array) -> str:
         names = [key.key for key in path]
         if WHITENING in names:
             return f'whitening_{names[-1]}'
@@ -81,7 +82,7 @@ def parameter_groups(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def _is_frozen(params: Any) -> Any:
+def _is_frozen(params: PyTree) -> PyTree:
     return jax.tree.map(lambda group: group == 'whitening_kernel', parameter_groups(params))
 
 

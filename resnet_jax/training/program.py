@@ -72,7 +72,7 @@ def load_batch(
       opposite in the global batch, which is in random order, with one weight per step.
     """
 
-    def load(positions):
+    def load(positions: jax.Array) -> dict[str, jax.Array]:
         augment_key = jax.random.fold_in(jax.random.fold_in(key, _AUGMENT), step)
         keys = jax.vmap(lambda position: jax.random.fold_in(augment_key, position))(positions)
         chosen = order[positions]
@@ -100,8 +100,8 @@ def train_steps(
     start: jax.Array,
     count: jax.Array,
     *,
-    step_fn: Callable,
-    load_fn: Callable,
+    step_fn: Callable[..., Any],
+    load_fn: Callable[..., Any],
     per_layer_grad_norms: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Runs steps `start` to `start + count` of an epoch on one device, without going back to Python between them.
@@ -123,7 +123,7 @@ def train_steps(
     key, bad_step = jax.random.wrap_key_data(key), failpoints.traced_at('image')
     names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
 
-    def body(carry):
+    def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         i, _, state, metrics = carry
         batch = load_fn(data['image'], data['label'], order[i], positions, state.step, key)
         if bad_step is not None:

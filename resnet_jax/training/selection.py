@@ -6,16 +6,16 @@ at a step depends on nothing that the main network does, so that training it in 
 nothing, and is continued from a checkpoint like all else.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from resnet_jax.typing import PyTree
+
 
 def select_hardest(
-    proxy: dict[str, Any],
+    proxy: dict[str, PyTree],
     step: jax.Array,
     batch: dict[str, jax.Array],
     key: jax.Array,
@@ -25,7 +25,7 @@ def select_hardest(
     count: int,
     update_every: int = 1,
     axis_name: str | None,
-) -> tuple[dict[str, jax.Array], dict[str, Any], jax.Array]:
+) -> tuple[dict[str, jax.Array], dict[str, PyTree], jax.Array]:
     """Returns the `count` examples of this device's part of a batch that have the largest loss, in their order in it.
 
     The proxy computes the loss of each example as in training, on the whole part. At every `update_every`-th step, the first
@@ -42,19 +42,19 @@ def select_hardest(
       The chosen part of the batch, the new state of the proxy, and the proxy's mean loss over the whole batch of all devices.
     """
 
-    def losses_of(params):
+    def losses_of(params: PyTree) -> tuple[jax.Array, PyTree]:
         variables = {'params': params, 'batch_stats': proxy['batch_stats']}
         logits, updates = model.apply(variables, batch['image'], train=True, mutable=['batch_stats'], rngs={'dropout': key})
         return optax.softmax_cross_entropy(logits, batch['label']), updates.get('batch_stats', {})
 
-    def mean(values):
+    def mean(values: PyTree) -> PyTree:
         return values if axis_name is None else jax.lax.pmean(values, axis_name)
 
     losses, gradient_of, batch_stats = jax.vjp(losses_of, proxy['params'], has_aux=True)
     # In the order of the batch: gradient accumulation takes it in parts, which should not be the harder and the easier ones.
     chosen = jnp.sort(jax.lax.top_k(losses, count)[1])
 
-    def update(params, opt_state):
+    def update(params: PyTree, opt_state: optax.OptState) -> tuple[PyTree, optax.OptState]:
         # Compared rather than scattered into an array of zeros.
         weights = (jnp.arange(len(losses))[:, None] == chosen[None, :]).any(axis=1) / jnp.float32(count)
         (grads,) = gradient_of(weights)

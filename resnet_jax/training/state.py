@@ -1,7 +1,6 @@
 """The state of a run on the device."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -11,6 +10,7 @@ import numpy as np
 import optax
 
 from resnet_jax.models.whitening import LAYER as WHITENING
+from resnet_jax.typing import PyTree
 
 _PROXY = 5  # a stream of randomness beside those of step.py
 
@@ -30,15 +30,15 @@ class TrainState:
     """
 
     step: jax.Array
-    params: Any
-    batch_stats: Any
+    params: PyTree
+    batch_stats: PyTree
     opt_state: optax.OptState
-    ema: Any
-    lookahead: Any = flax.struct.field(default_factory=dict)
-    proxy: Any = flax.struct.field(default_factory=dict)
+    ema: PyTree
+    lookahead: PyTree = flax.struct.field(default_factory=dict)
+    proxy: PyTree = flax.struct.field(default_factory=dict)
 
     @property
-    def variables(self) -> dict[str, Any]:
+    def variables(self) -> dict[str, PyTree]:
         """What `model.apply` takes."""
         return {'params': self.params, 'batch_stats': self.batch_stats}
 
@@ -64,8 +64,8 @@ def create_train_state(
       proxy: network and optimizer of the proxy, if there is one.
     """
 
-    def create(key, kernel):
-        def init(network, key):
+    def create(key: jax.Array, kernel: np.ndarray | None) -> TrainState:
+        def init(network: nn.Module, key: jax.Array) -> tuple[PyTree, PyTree]:
             variables = network.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
             params = variables['params']
             if WHITENING in params and kernel is not None:
@@ -74,7 +74,7 @@ def create_train_state(
 
         params, batch_stats = init(model, key)
 
-        def copy(wanted):
+        def copy(wanted: bool) -> PyTree:
             return jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if wanted else {}
 
         small = {}
@@ -89,4 +89,5 @@ def create_train_state(
     # Within eval_shape, where the key is abstract, nothing is compiled and no option allowed.
     quick = jax.default_backend() == 'cpu' and not isinstance(key, jax.core.Tracer)
     options = {'xla_backend_optimization_level': 1} if quick else None
-    return jax.jit(create, compiler_options=options)(key, whitening_kernel)
+    state: TrainState = jax.jit(create, compiler_options=options)(key, whitening_kernel)
+    return state

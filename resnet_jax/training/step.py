@@ -1,7 +1,6 @@
 """The training step: a pure function of state, batch and key."""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,6 +9,7 @@ import optax
 
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.training.state import TrainState
+from resnet_jax.typing import PyTree
 
 
 def train_step(
@@ -22,8 +22,8 @@ def train_step(
     accumulation: int = 1,
     ema_decay: float = 0.0,
     per_layer_grad_norms: bool = False,
-    lookahead_fn: Callable | None = None,
-    select_fn: Callable | None = None,
+    lookahead_fn: Callable[..., tuple[PyTree, PyTree]] | None = None,
+    select_fn: Callable[..., tuple[PyTree, PyTree, jax.Array]] | None = None,
     axis_name: str | None = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's part of a batch; gradients, statistics and metrics are averaged over `axis_name`.
@@ -47,7 +47,9 @@ def train_step(
         batch, proxy, proxy_loss = select_fn(proxy, state.step, batch, proxy_key, axis_name=axis_name)
         proxy_metrics = {'proxy_loss': proxy_loss}
 
-    def loss_fn(params, batch_stats, part, key):
+    def loss_fn(
+        params: PyTree, batch_stats: PyTree, part: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
         logits, updates = model.apply(
             {'params': params, 'batch_stats': batch_stats},
             part['image'],
@@ -65,7 +67,7 @@ def train_step(
     else:
         parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
 
-        def add(carry, part_and_index):
+        def add(carry: PyTree, part_and_index: PyTree) -> tuple[PyTree, None]:
             batch_stats, total = carry
             part, index = part_and_index
             key = jax.random.fold_in(dropout_key, index)
@@ -96,7 +98,7 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state, ema, slow, proxy), metrics
 
 
-def kernel_paths(params: Any) -> list[str]:
+def kernel_paths(params: PyTree) -> list[str]:
     """Returns the layers that have a kernel, such as 'layer1_0/conv1', in the order of the leaves of `params`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return ['/'.join(key.key for key in path[:-1]) for path, leaf in leaves if leaf.ndim > 1]

@@ -15,7 +15,7 @@ from resnet_jax.errors import DivergedError, Interrupted, is_out_of_memory
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
-from resnet_jax.runs.progress import Best, Progress, Row
+from resnet_jax.runs.progress import Best, Progress
 from resnet_jax.runtime import distributed, failpoints, memory
 from resnet_jax.runtime.devices import replicate
 from resnet_jax.runtime.environment import environment
@@ -26,6 +26,7 @@ from resnet_jax.training.checkpointing import RunCheckpoints
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.log import RunLog
 from resnet_jax.training.program import TrainingProgram
+from resnet_jax.typing import JsonDict, PyTree, Row, Variables
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Trainer:
         self.logger = RunLog(experiment, folder)
         self._grad_norm: float | None = None  # of the latest step
 
-    def train(self) -> tuple[dict[str, Any], Classifier]:
+    def train(self) -> tuple[JsonDict, Classifier]:
         """Trains from the latest checkpoint, or from the start, to the last step.
 
         Returns:
@@ -212,7 +213,7 @@ class Trainer:
         experiment, batch_size = self._experiment, self._config.eval_batch_size
         return Evaluator(experiment.logits_fn, split, batch_size=batch_size, num_classes=experiment.info.num_classes)
 
-    def _evaluate(self, evaluator: Evaluator, variables: Any, ema: Any) -> Row:
+    def _evaluate(self, evaluator: Evaluator, variables: Variables, ema: PyTree) -> Row:
         failpoints.reach('evaluate')
 
         def show_progress(done: int, batches: int) -> None:
@@ -243,7 +244,7 @@ class Trainer:
             for callback in self._callbacks:
                 callback.on_checkpoint(self._progress.step, self._folder.checkpoints / str(self._progress.step))
 
-    def _result(self) -> tuple[dict[str, Any], Any]:
+    def _result(self) -> tuple[JsonDict, Any]:
         """Evaluates the trained network on the test set, unless that has just been done; returns it with its variables."""
         metrics, selected, step, variables = self._progress.evaluation, 'last', self._progress.step, self._state.variables
         if best := self._checkpoints.restore_best(self._progress, self._state):

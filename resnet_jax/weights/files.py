@@ -5,7 +5,6 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -13,12 +12,13 @@ import safetensors.numpy
 
 from resnet_jax.errors import InputFileError, ResourceError
 from resnet_jax.runtime.files import write_atomically
+from resnet_jax.typing import Json, JsonDict
 from resnet_jax.weights.torch_file import read_torch
 
 _LARGEST = 4 * 2**30  # bytes: ten times the largest classic network in float64
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], JsonDict]:
     """Reads .pth, .pt, .th (zip or legacy) or .safetensors; the content, not the name, says which.
 
     Returns:
@@ -41,7 +41,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     return _read_safetensors(path) if data[8:9] == b'{' else (read_torch(data, path), {})
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], JsonDict]:
     try:
         with safetensors.safe_open(path, 'numpy') as file:
             return {name: file.get_tensor(name) for name in file.keys()}, _decode(file.metadata() or {})  # noqa: SIM118
@@ -50,7 +50,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         raise InputFileError(f'{path} is not a sound .safetensors file ({reason}); fetch or convert it again') from None
 
 
-def _decode(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _decode(metadata: Mapping[str, str]) -> JsonDict:
     """Values are JSON, except the format's."""
     if metadata.get('format') != 'resnet_jax':
         return {}
@@ -74,11 +74,11 @@ def _decode(metadata: Mapping[str, str]) -> dict[str, Any]:
     return result
 
 
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Json) -> None:
     """Writes arrays and JSON-like metadata.
 
     Raises:

@@ -11,6 +11,7 @@ import numpy as np
 
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model
+from resnet_jax.typing import JsonDict
 from resnet_jax.weights.files import read_tensors
 from resnet_jax.weights.match import Match, Shape, match, nearest_model
 from resnet_jax.weights.names import FLAX, from_torch, unflatten
@@ -30,7 +31,7 @@ def load_variables(
     num_classes: int | None = None,
     image_shape: Shape | None = None,
     **model_kwargs: Any,
-) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+) -> tuple[nn.Module, JsonDict, JsonDict]:
     """Loads weights without torch; recognises the names of torchvision, timm, kuangliu, akamaster, D2L and our own.
 
     Args:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from resnet_jax.errors import ConfigError
 from resnet_jax.models import available_models, create_model
 from resnet_jax.models.resnet import STEMS
+from resnet_jax.typing import Json
 from resnet_jax.weights.names import FLAX, NAMINGS, torch_name, torch_shape
 
 Shape = tuple[int, ...]
@@ -83,7 +83,7 @@ def model_shapes(model: nn.Module, image_shape: Shape) -> dict[str, Shape]:
 def match(
     there: Mapping[str, Shape],
     name: str,
-    kwargs: Mapping[str, Any],
+    kwargs: Json,
     image_shape: Shape,
     num_classes: int | None = None,
     *,

@@ -13,13 +13,13 @@ models/alexnet.py.
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.models.blocks import D2LResNeXtBlock, ThreeConvBlock
+from resnet_jax.typing import PyTree, Variables
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -167,11 +167,12 @@ def to_torch(array: np.ndarray, model: nn.Module, name: str, shapes: Mapping[str
     return array.T
 
 
-def flatten(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def flatten(variables: Variables) -> dict[str, np.ndarray]:
     """Returns the arrays of nested dicts by name, as 'params/conv1/kernel'."""
     return {name: np.asarray(value) for name, value in flatten_dict(variables, sep='/').items()}
 
 
-def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
     """The inverse of `flatten`; 'params' and 'batch_stats' are there even if empty."""
-    return {'params': {}, 'batch_stats': {}} | unflatten_dict(arrays, sep='/')
+    nested: dict[str, PyTree] = unflatten_dict(arrays, sep='/')
+    return {'params': {}, 'batch_stats': {}} | nested

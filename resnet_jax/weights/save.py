@@ -1,20 +1,19 @@
 """Weights out: variables become a file that PyTorch, or this library, loads."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.checks import check_choice
+from resnet_jax.typing import Json, Variables
 from resnet_jax.weights.files import write_bytes, write_safetensors
 from resnet_jax.weights.names import NAMINGS, default_naming, flatten, to_torch, torch_name
 from resnet_jax.weights.torch_file import torch_bytes
 
 
-def save_torch(path: str | Path, model: nn.Module, variables: Mapping[str, Any], naming: str | None = None) -> None:
+def save_torch(path: str | Path, model: nn.Module, variables: Variables, naming: str | None = None) -> None:
     """Writes a state dict that torch.load(weights_only=True) reads and load_state_dict(strict=True) takes.
 
     Args:
@@ -43,7 +42,7 @@ def save_torch(path: str | Path, model: nn.Module, variables: Mapping[str, Any],
     write_bytes(path, torch_bytes(tensors))
 
 
-def save_safetensors(path: str | Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+def save_safetensors(path: str | Path, variables: Variables, metadata: Json) -> None:
     """Writes variables under their own names, as 'params/conv1/kernel', in their own layout.
 
     Args:
@@ -60,7 +59,7 @@ def save_safetensors(path: str | Path, variables: Mapping[str, Any], metadata: M
     write_safetensors(path, _float32(variables), metadata)
 
 
-def _float32(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _float32(variables: Variables) -> dict[str, np.ndarray]:
     arrays = flatten({key: variables[key] for key in ('params', 'batch_stats') if key in variables})
     for name, array in arrays.items():
         if array.dtype != np.float32:

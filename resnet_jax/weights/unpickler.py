@@ -13,7 +13,7 @@ import collections
 import dataclasses
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,26 +47,26 @@ class _Function:
     call: Callable[..., Any]
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:
     if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
         raise RefusedError('has a tensor without a storage')
     if len(shape) != len(strides) or len(shape) > 8 or not all(map(_is_count, (offset, *shape, *strides))):
         raise RefusedError('has a tensor with an impossible shape')
-    return Tensor(storage, offset, shape, strides)
+    return Tensor(storage, cast(int, offset), shape, strides)
 
 
-def _parameter(tensor: Any, *_: Any) -> Tensor:
+def _parameter(tensor: object, *_: object) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise RefusedError('has a parameter that is not a tensor')
     return tensor
 
 
-def _ordered_dict(*arguments: Any) -> dict:
-    result: dict = collections.OrderedDict()
+def _ordered_dict(*arguments: Any) -> dict[object, object]:
+    result: dict[object, object] = collections.OrderedDict()
     for key, value in arguments[0] if arguments else ():
         _set(result, key, value)
     return result
@@ -85,7 +85,7 @@ _DTYPES = {
     'BoolStorage': np.bool_,
 }
 
-_GLOBALS: dict[tuple[str, str], Any] = {
+_GLOBALS: dict[tuple[object, object], _Function | np.dtype] = {
     ('collections', 'OrderedDict'): _Function(_ordered_dict),
     ('torch._utils', '_rebuild_tensor'): _Function(_tensor),
     ('torch._utils', '_rebuild_tensor_v2'): _Function(_tensor),
@@ -94,14 +94,14 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 }
 
 
-def _find_global(module: Any, name: Any) -> Any:
+def _find_global(module: object, name: object) -> object:
     try:
         return _GLOBALS[module, name]
     except (KeyError, TypeError):
         raise RefusedError(f'asks for {f"{module}.{name}"[:160]!r}, which was not run') from None
 
 
-def _storage(identifier: Any) -> Storage:
+def _storage(identifier: object) -> Storage:
     """The meaning of a persistent id: 'storage', type, key, device, number of elements and, in old files, a view."""
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[5:] not in ((), (None,)):
         raise RefusedError('refers to something other than a storage')
@@ -111,7 +111,7 @@ def _storage(identifier: Any) -> Storage:
     return Storage(dtype, key, size)
 
 
-def _set(target: Any, key: Any, value: Any) -> None:
+def _set(target: object, key: object, value: object) -> None:
     if not isinstance(target, dict) or type(key) not in (str, int):
         raise RefusedError('sets an item of something other than a dict by string or integer')
     target[key] = value
@@ -128,10 +128,10 @@ class Unpickler:
     def __init__(self, data: bytes, position: int = 0):
         self._data, self.position = data, position
         self.storages: dict[str, Storage] = {}
-        self._stacks: list[list[Any]] = [[]]  # a mark starts a new one
-        self._memo: dict[int, Any] = {}
+        self._stacks: list[list[object]] = [[]]  # a mark starts a new one
+        self._memo: dict[int, object] = {}
 
-    def load(self) -> Any:
+    def load(self) -> object:
         """Returns the object: None, bool, int, float, str, list, tuple, dict, `Tensor` or `Storage`, nested; maybe in circles.
 
         Raises:
@@ -166,18 +166,18 @@ class Unpickler:
         self.position += 1
         return line.decode()
 
-    def _push(self, value: Any) -> None:
+    def _push(self, value: object) -> None:
         self._stacks[-1].append(value)
 
-    def _pop(self) -> Any:
+    def _pop(self) -> object:
         return self._stacks[-1].pop()
 
-    def _pop_marked(self) -> list[Any]:
+    def _pop_marked(self) -> list[object]:
         if len(self._stacks) < 2:
             raise RefusedError('has a damaged pickle (no mark)')
         return self._stacks.pop()
 
-    def _top(self) -> Any:
+    def _top(self) -> object:
         return self._stacks[-1][-1]
 
     def _pop_tuple(self, size: int) -> None:
@@ -186,14 +186,15 @@ class Unpickler:
     def _remember(self, index: int) -> None:
         self._memo[index] = self._top()
 
-    def _set_items(self, items: list[Any]) -> None:
+    def _set_items(self, items: list[object]) -> None:
         for key, value in zip(items[::2], items[1::2], strict=True):
             _set(self._top(), key, value)
 
-    def _append(self, values: list[Any]) -> None:
-        if not isinstance(self._top(), list):
+    def _append(self, values: list[object]) -> None:
+        top = self._top()
+        if not isinstance(top, list):
             raise RefusedError('appends to something other than a list')
-        self._top().extend(values)
+        top.extend(values)
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
@@ -214,7 +215,7 @@ class Unpickler:
             raise RefusedError('sets attributes of something other than a state dict')
 
 
-_OPCODES: Mapping[bytes, Callable[[Unpickler], Any]] = {
+_OPCODES: Mapping[bytes, Callable[[Unpickler], object]] = {
     b'\x80': lambda u: u._take(1),  # PROTO
     b'\x95': lambda u: u._take(8),  # FRAME
     b'(': lambda u: u._stacks.append([]),
