@@ -11,7 +11,6 @@ bits of JPEG, which are those of Pillow's libjpeg.
 import io
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -187,7 +186,7 @@ def _through_pillow(x: np.ndarray, change: Callable[[Image.Image], Image.Image])
 
 
 # The order is part of each corruption's random stream: append only.
-CORRUPTIONS: dict[str, tuple[Callable[[np.ndarray, Any, Randomness], np.ndarray], tuple[Any, ...]]] = {
+CORRUPTIONS: dict[str, tuple[Callable[..., np.ndarray], tuple[object, ...]]] = {
     'gaussian_noise': (gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
     'shot_noise': (shot_noise, (500, 250, 100, 75, 50)),
     'impulse_noise': (impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),

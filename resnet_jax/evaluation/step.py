@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from resnet_jax.ops import kernels
 from resnet_jax.runtime.devices import AXIS, parallel, put
 from resnet_jax.typing import Variables
 
-LogitsFn = Callable[[Any, jax.Array], jax.Array]
+LogitsFn = Callable[[Variables, jax.Array], jax.Array]
 
 
 def eval_step(variables: Variables, batch: dict[str, jax.Array], *, logits_fn: LogitsFn) -> dict[str, jax.Array]:

@@ -1,7 +1,6 @@
 """A run's checkpoints: taken up at the start, written as it goes on, and the best one kept whole."""
 
 import logging
-from typing import Any
 
 import jax
 
@@ -17,7 +16,7 @@ from resnet_jax.runtime.devices import replicate
 from resnet_jax.runtime.environment import environment
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.state import TrainState
-from resnet_jax.typing import JsonDict
+from resnet_jax.typing import JsonDict, Variables
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ class RunCheckpoints:
                     f'that of iteration {row["step"]}, {100 * row["accuracy"]:.2f} %' if row else 'yet to come',
                 )
 
-    def restore_best(self, progress: Progress, state: TrainState) -> tuple[int, JsonDict, Any] | None:
+    def restore_best(self, progress: Progress, state: TrainState) -> tuple[int, JsonDict, Variables] | None:
         """Returns the step, the variables and the averages of the best checkpoint; None without one."""
         self.check_best(progress)
         if progress.best is None:

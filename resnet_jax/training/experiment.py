@@ -6,8 +6,6 @@ The one place where steps and learning rates are derived.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,6 +17,7 @@ from resnet_jax.classifier import build_model, forward
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import DatasetInfo, check_hold_out
 from resnet_jax.errors import ConfigError
+from resnet_jax.evaluation.step import LogitsFn
 from resnet_jax.models.whitening import whitening_kernel
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.state import TrainState, create_train_state
@@ -61,7 +60,7 @@ class Experiment:
         return jnp.dtype(self.config.dtype)
 
     @property
-    def logits_fn(self) -> Callable[[Any, jax.Array], jax.Array]:
+    def logits_fn(self) -> LogitsFn:
         """The function from variables and uint8 images to logits: see `classifier.forward`."""
         info = self.info
         return functools.partial(forward, model=self.model, mean=info.mean, std=info.std, dtype=self.dtype, tta=self.config.tta)

@@ -100,8 +100,8 @@ def train_steps(
     start: jax.Array,
     count: jax.Array,
     *,
-    step_fn: Callable[..., Any],
-    load_fn: Callable[..., Any],
+    step_fn: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+    load_fn: Callable[..., dict[str, jax.Array]],
     per_layer_grad_norms: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Runs steps `start` to `start + count` of an epoch on one device, without going back to Python between them.
@@ -195,7 +195,10 @@ def create_train_steps(experiment: Experiment) -> jax.stages.Wrapped:
 
 
 def parallel_train_steps(
-    step_fn: Callable[..., Any], load_fn: Callable[..., Any], *, per_layer_grad_norms: bool = False
+    step_fn: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+    load_fn: Callable[..., dict[str, jax.Array]],
+    *,
+    per_layer_grad_norms: bool = False,
 ) -> jax.stages.Wrapped:
     """`train_steps` mapped over all devices: takes and returns an un-stacked, replicated state and reuses its memory."""
     run = functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=per_layer_grad_norms)

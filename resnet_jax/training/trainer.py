@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -244,7 +243,7 @@ class Trainer:
             for callback in self._callbacks:
                 callback.on_checkpoint(self._progress.step, self._folder.checkpoints / str(self._progress.step))
 
-    def _result(self) -> tuple[JsonDict, Any]:
+    def _result(self) -> tuple[JsonDict, Variables]:
         """Evaluates the trained network on the test set, unless that has just been done; returns it with its variables."""
         metrics, selected, step, variables = self._progress.evaluation, 'last', self._progress.step, self._state.variables
         if best := self._checkpoints.restore_best(self._progress, self._state):

@@ -16,7 +16,6 @@ import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from resnet_jax.weights.unpickler import RefusedError, Tensor, Unpickler
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_Raw = dict[str, tuple[Any, np.dtype]]  # by storage: its bytes, and their type with its byte order
+_Raw = dict[str, tuple[bytes | memoryview, np.dtype]]  # by storage: its bytes, and their type with its byte order
 # Where training scripts keep the state dict among other things.
 WRAPPERS = ('state_dict', 'net', 'model', 'model_state_dict')
 
@@ -52,7 +51,7 @@ def read_torch(data: bytes, path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _read_zip(data: bytes) -> tuple[Any, _Raw]:
+def _read_zip(data: bytes) -> tuple[object, _Raw]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
@@ -70,7 +69,8 @@ def _read_zip(data: bytes) -> tuple[Any, _Raw]:
             if order not in (b'little', b'big'):
                 raise RefusedError('has an unknown byte order')
             unpickler = Unpickler(archive.read(programs[0]))
-            result, raw = unpickler.load(), {}
+            result = unpickler.load()
+            raw: _Raw = {}
             for key, storage in unpickler.storages.items():
                 dtype = storage.dtype.newbyteorder('>') if order == b'big' else storage.dtype
                 raw[key] = archive.read(f'{root}data/{key}'), dtype
@@ -81,7 +81,7 @@ def _read_zip(data: bytes) -> tuple[Any, _Raw]:
         raise RefusedError(f'is a damaged or truncated zip archive ({type(error).__name__})') from None
 
 
-def _read_legacy(data: bytes) -> tuple[Any, _Raw]:
+def _read_legacy(data: bytes) -> tuple[object, _Raw]:
     position, parts = 0, []
     for _ in range(5):
         unpickler = Unpickler(data, position)
@@ -96,7 +96,7 @@ def _read_legacy(data: bytes) -> tuple[Any, _Raw]:
         raise RefusedError('is of another protocol or of a big-endian machine')
     if not isinstance(keys, list) or any(type(key) is not str for key in keys) or sorted(keys) != sorted(storages):
         raise RefusedError('lists other storages than it uses')
-    raw = {}
+    raw: _Raw = {}
     for key in keys:
         dtype, start = storages[key].dtype, position + 8
         if data[position:start] != struct.pack('<q', storages[key].size):
@@ -108,7 +108,7 @@ def _read_legacy(data: bytes) -> tuple[Any, _Raw]:
     return result, raw
 
 
-def _state_dict(root: Any) -> dict[str, Tensor]:
+def _state_dict(root: object) -> dict[str, Tensor]:
     for key in WRAPPERS:
         if isinstance(root, dict) and isinstance(root.get(key), dict):
             root = root[key]
@@ -119,7 +119,7 @@ def _state_dict(root: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def _array(name: str, tensor: Tensor, raw: tuple[Any, np.dtype]) -> np.ndarray:
+def _array(name: str, tensor: Tensor, raw: tuple[bytes | memoryview, np.dtype]) -> np.ndarray:
     """The tensor as a view of its storage. A stride of 0 would claim more elements than are there: refused."""
     buffer, dtype = raw
     available, count = len(buffer) // dtype.itemsize, math.prod(tensor.shape)
