@@ -82,19 +82,19 @@ def paired_interval(first: Sequence[float], second: Sequence[float], step: float
     return mean_interval([a - b for a, b in zip(first, second, strict=True)], step / math.sqrt(6))
 
 
-def t_test(found: Interval) -> float:
+def t_test(interval: Interval) -> float:
     """Returns the two-sided p value of an interval over seeds: of a mean at least so far from 0 if that of all seeds is 0.
 
     Raises:
       ValueError: it is of one observation.
     """
-    if found.sd is None or found.kind != 't':
+    if interval.sd is None or interval.kind != 't':
         raise ValueError('an interval without a deviation; expected one of at least two observations')
-    if not found.sd:
-        return float(found.mean == 0)
+    if not interval.sd:
+        return float(interval.mean == 0)
     from scipy import special
 
-    return float(2 * special.stdtr(found.n - 1, -abs(found.mean) * math.sqrt(found.n) / found.sd))
+    return float(2 * special.stdtr(interval.n - 1, -abs(interval.mean) * math.sqrt(interval.n) / interval.sd))
 
 
 def image_interval(differences: np.ndarray) -> Interval:

@@ -104,8 +104,8 @@ def measure_startup(
             lines = train({**config, 'log_every': 1}, Path(folder, name), {**(environment or {}), **own_cache}, limit)
             row: dict[str, float] = {}
             for line in lines:
-                if found := _STARTS.match(line.text):
-                    row = {'starts': line.seconds, 'compile': float(found[1])}
+                if matched := _STARTS.match(line.text):
+                    row = {'starts': line.seconds, 'compile': float(matched[1])}
                 elif line.text.startswith('Iteration ') and row:
                     row['done'] = line.seconds
                     break
@@ -129,6 +129,6 @@ def time_to_accuracy(config: Json, folder: Path, limit: float) -> dict[str, floa
             started = line.seconds
         elif line.text.startswith('Iteration '):
             trained = line.seconds
-        elif found := re.match(r'Test accuracy ([\d.]+) %', line.text):
-            accuracy = float(found[1]) / 100
+        elif matched := re.match(r'Test accuracy ([\d.]+) %', line.text):
+            accuracy = float(matched[1]) / 100
     return {'accuracy': accuracy, 'training_seconds': trained - started, 'process_seconds': last}

@@ -63,9 +63,9 @@ def gpu_suite(
             part = {'error': str(error)}
         except Exception as error:  # a bug in one part is told, and the others go on
             part = {'error': f'{type(error).__name__}: {error}'}
-        for what in ('skipped', 'error'):
-            if what in part:
-                progress(f'{name}: {what}: {part[what]}')
+        for outcome in ('skipped', 'error'):
+            if outcome in part:
+                progress(f'{name}: {outcome}: {part[outcome]}')
         result['parts'][name] = {'seconds': round(time.monotonic() - before, 1), **part}
         save(path, result)
 
@@ -81,11 +81,11 @@ def gpu_suite(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in ('resnet_jax', 'jax', 'jaxlib', 'flax', 'torch'):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _measure(config: Json, effort: Effort, limit: float, flags: Sequence[str]) -> Row:

@@ -86,7 +86,7 @@ def measure_layers(
                     steps = max(steps + 1, int(steps * min(100, effort.seconds / max(seconds, 1e-6))))
                 return lambda: 1000 * worker('run', steps=steps, **call) / steps
 
-            for part, what in PARTS.items():
+            for part, title in PARTS.items():
                 layouts = {layout: timer(torch, part, layout) for layout in ('contiguous', 'channels_last')}
                 layout = min(layouts, key=lambda layout: layouts[layout]())
                 timers = {'ours': timer(jax, part, 'ours'), 'XLA': timer(jax, part, 'XLA'), 'PyTorch': layouts[layout]}
@@ -97,7 +97,7 @@ def measure_layers(
                         times[side].append(timers[side]())
                 row[part] = {**times, 'layout': layout}
                 text = ', '.join(f'{side} {statistics.median(times[side]):.3g}' for side in _SIDES)
-                progress(f'{shape} {what}: {text} ms ({layout})')
+                progress(f'{shape} {title}: {text} ms ({layout})')
             jax('forget')
             rows.append(row)
     return rows

@@ -44,16 +44,16 @@ def summary(values: Sequence[float]) -> Row:
 
 
 def interleave(
-    one: Callable[[], float], other: Callable[[], float] | None, rounds: int
+    ours: Callable[[], float], theirs: Callable[[], float] | None, rounds: int
 ) -> tuple[list[float], list[float], list[float]]:
     """Runs A B A B ... and returns the values of A, of B, and A over B of each pair."""
     first, second = [], []
     for _ in range(rounds):
         time.sleep(_PAUSE)
-        first.append(one())
-        if other:
+        first.append(ours())
+        if theirs:
             time.sleep(_PAUSE)
-            second.append(other())
+            second.append(theirs())
     return first, second, [a / b for a, b in zip(first, second, strict=False)]
 
 
@@ -93,9 +93,9 @@ def measure(
     with Worker('ours', {**settings, **environment}, config=config) as ours:
         facts = row['facts'] = ours('describe')
         platform = facts['environment']['platform']
-        row['compile'] = {what: ours('compile', what=what) for what in effort.steps}
-        for what, compiled in row['compile'].items():
-            progress(f'{name}: {what} step compiled in {compiled["seconds"]:.1f} s{_from_cache(compiled)}')
+        row['compile'] = {phase: ours('compile', phase=phase) for phase in effort.steps}
+        for phase, compiled in row['compile'].items():
+            progress(f'{name}: {phase} step compiled in {compiled["seconds"]:.1f} s{_from_cache(compiled)}')
         size, seconds = (2048, 1.0) if platform == 'cpu' else (8192, 1.0)
         seconds = min(seconds, effort.seconds)
         size = size if effort.seconds >= 0.5 else 256
@@ -135,20 +135,20 @@ def _measure_steps(
 ) -> None:
     """Adds 'train' and 'eval' to the row."""
     peak = max(rates[config['dtype']] for rates in row['matrix_products'].values())
-    for what in effort.steps:
-        work = row['facts'][f'{what}_multiply_adds']
-        images = config['batch_size'] if what == 'train' else row['facts']['eval_batch_size']
+    for phase in effort.steps:
+        work = row['facts'][f'{phase}_multiply_adds']
+        images = config['batch_size'] if phase == 'train' else row['facts']['eval_batch_size']
 
-        def speed(worker: Worker, variant: str, what: str = what, images: int = images) -> Callable[[], float]:
-            worker(what, steps=1, variant=variant)
-            seconds = worker(what, steps=1, variant=variant)
+        def speed(worker: Worker, variant: str, phase: str = phase, images: int = images) -> Callable[[], float]:
+            worker(phase, steps=1, variant=variant)
+            seconds = worker(phase, steps=1, variant=variant)
             steps = max(1, min(1000, int(effort.seconds / seconds)))
             if steps > 2:  # a first single step is slower than one among many
-                steps = max(1, min(2000, int(effort.seconds * steps / worker(what, steps=steps, variant=variant))))
+                steps = max(1, min(2000, int(effort.seconds * steps / worker(phase, steps=steps, variant=variant))))
 
             def once() -> float:
-                worker(what, steps=1, variant=variant)  # a pause makes the next step slower; a run has none
-                seconds: float = worker(what, steps=steps, variant=variant)
+                worker(phase, steps=1, variant=variant)  # a pause makes the next step slower; a run has none
+                seconds: float = worker(phase, steps=steps, variant=variant)
                 return images * steps / seconds
 
             return once
@@ -160,21 +160,23 @@ def _measure_steps(
             for _ in range(min(3, effort.rounds) if len(candidates) > 1 else 0):  # by turns, as all that is compared
                 for candidate, measured in candidates.items():
                     speeds[candidate].append(measured())
-            for candidate, found in speeds.items():
-                if found:
-                    progress(f'{row["name"]}: PyTorch {what} {candidate}: {statistics.median(found):,.0f} images/s')
+            for candidate, values in speeds.items():
+                if values:
+                    progress(f'{row["name"]}: PyTorch {phase} {candidate}: {statistics.median(values):,.0f} images/s')
             variant = max(candidates, key=lambda candidate: statistics.median(speeds[candidate] or [0.0]))
             other = candidates[variant]
-            torch('forget', what=what, keep=variant)
+            torch('forget', phase=phase, keep=variant)
         first, second, ratios = interleave(speed(ours, ''), other, effort.rounds)
-        row[what] = {'images_per_second': summary(first)}
-        row[what]['multiply_adds_per_second'] = work * row[what]['images_per_second']['median']
-        row[what]['share_of_matrix_product'] = row[what]['multiply_adds_per_second'] / peak
-        line = f'{row["name"]}: {what} {row[what]["images_per_second"]["median"]:,.0f} images/s'
+        row[phase] = {'images_per_second': summary(first)}
+        row[phase]['multiply_adds_per_second'] = work * row[phase]['images_per_second']['median']
+        row[phase]['share_of_matrix_product'] = row[phase]['multiply_adds_per_second'] / peak
+        line = f'{row["name"]}: {phase} {row[phase]["images_per_second"]["median"]:,.0f} images/s'
         if torch:
-            row[what]['torch'] = {'variant': variant, 'images_per_second': summary(second)}
-            row[what]['ratio'] = summary(ratios)
-            line += f', PyTorch {row[what]["torch"]["images_per_second"]["median"]:,.0f}, ratio {statistics.median(ratios):.2f}'
+            row[phase]['torch'] = {'variant': variant, 'images_per_second': summary(second)}
+            row[phase]['ratio'] = summary(ratios)
+            line += (
+                f', PyTorch {row[phase]["torch"]["images_per_second"]["median"]:,.0f}, ratio {statistics.median(ratios):.2f}'
+            )
         progress(line)
 
 

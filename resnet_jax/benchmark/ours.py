@@ -29,15 +29,15 @@ from resnet_jax.typing import Json, JsonDict
 def inspect_program(text: str) -> dict[str, int]:
     """Counts in a compiled program what matters for speed: loops, branches, scatters, convolutions by type of their result."""
     kinds = ('while', 'conditional', 'scatter', 'select-and-scatter', 'infeed', 'outfeed', 'all-reduce')
-    found = collections.Counter(dict.fromkeys(kinds, 0))
+    counts = collections.Counter(dict.fromkeys(kinds, 0))
     for dtype, operation, target in _OPERATION.findall(text):
         if operation in kinds:
-            found[operation] += 1
+            counts[operation] += 1
         elif operation == 'custom-call':
-            found[f'custom-call {target}' + (f' {dtype}' if 'conv' in target else '')] += 1
+            counts[f'custom-call {target}' + (f' {dtype}' if 'conv' in target else '')] += 1
         elif operation == 'convolution':
-            found[f'convolution {dtype}'] += 1
-    return dict(found)
+            counts[f'convolution {dtype}'] += 1
+    return dict(counts)
 
 
 # The result's type (of a tuple, its first part's), the operation, and whom a custom call calls.
@@ -67,8 +67,8 @@ class Subject:
         """Returns versions and hardware, and the network's size: multiply-adds of one image, parameters."""
         experiment = self._experiment
         height, _, channels = experiment.info.image_shape
-        found = layers(experiment.model, height, channels)
-        multiply_adds = sum(layer.multiply_adds for layer in found)
+        counts = layers(experiment.model, height, channels)
+        multiply_adds = sum(layer.multiply_adds for layer in counts)
         # Of a training step: about two more products of the size of the first.
         train = 3.0 * multiply_adds
         if experiment.proxy:  # which sees the whole batch; it and the network then train on a part
@@ -81,16 +81,16 @@ class Subject:
             'train_multiply_adds': train,  # for each image of a batch
             'eval_multiply_adds': multiply_adds * max(1, 2 * len(TTA[experiment.config.tta])),
             'eval_batch_size': self._evaluator.batch_size,
-            'parameters': sum(layer.params for layer in found),
+            'parameters': sum(layer.params for layer in counts),
             'devices': jax.device_count(),
             'steps_per_epoch': experiment.steps_per_epoch,
             'eval_batches': self._evaluator.batches,
         }
 
-    def compile(self, what: str) -> JsonDict:
+    def compile(self, phase: str) -> JsonDict:
         """Compiles 'train' or 'eval'; says how long it took, whether from a persistent cache, and a device's scratch memory."""
         hits, before = self._events.get('/jax/compilation_cache/cache_hits', 0), time.monotonic()
-        train = what == 'train'
+        train = phase == 'train'
         compiled = self._program.compile(self._state) if train else self._evaluator.compile(self._state.variables)
         seconds = time.monotonic() - before
         assert isinstance(compiled, jax.stages.Compiled)  # as in every single process

@@ -67,10 +67,10 @@ class Subject:
         """Evaluates so many batches and returns the seconds until they are done."""
         return self._run('eval', steps, variant)
 
-    def _run(self, what: str, steps: int, variant: str) -> float:
-        if (what, variant) not in self._steps:
-            self._steps[what, variant] = self._make(what, *variant.split())
-        step = self._steps[what, variant]
+    def _run(self, phase: str, steps: int, variant: str) -> float:
+        if (phase, variant) not in self._steps:
+            self._steps[phase, variant] = self._make(phase, *variant.split())
+        step = self._steps[phase, variant]
         self._synchronize()
         before = time.monotonic()
         for _ in range(steps):
@@ -78,23 +78,23 @@ class Subject:
         self._synchronize()
         return time.monotonic() - before
 
-    def forget(self, what: str, keep: str) -> None:
+    def forget(self, phase: str, keep: str) -> None:
         """Frees the copies of the other variants."""
-        for key in [key for key in self._steps if key[0] == what and key[1] != keep]:
+        for key in [key for key in self._steps if key[0] == phase and key[1] != keep]:
             del self._steps[key]
 
     def _synchronize(self) -> None:
         if self._device == 'cuda':
             torch.cuda.synchronize()
 
-    def _make(self, what: str, layout: str, precision: str, mode: str) -> Callable[[], object]:
+    def _make(self, phase: str, layout: str, precision: str, mode: str) -> Callable[[], object]:
         """Returns a function that takes one step."""
         config, device = self._config, self._device
         memory_format = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
         model = create_torch_model(config['model'], self._dataset.num_classes, config['model_kwargs'])
         model = model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
         height, width, channels = self._dataset.image_shape
-        size = config['batch_size' if what == 'train' else 'eval_batch_size']
+        size = config['batch_size' if phase == 'train' else 'eval_batch_size']
         images = torch.randn(size, channels, height, width, device=device).to(memory_format=memory_format)
         labels = torch.arange(size, device=device) % self._dataset.num_classes
         if precision == 'bfloat16':
@@ -113,7 +113,7 @@ class Subject:
 
         if mode == 'compiled':
             loss_fn = torch.compile(loss_fn, mode='max-autotune')
-        if what == 'eval':
+        if phase == 'eval':
             model.eval()
 
             def eval_step() -> tuple[torch.Tensor, torch.Tensor]:

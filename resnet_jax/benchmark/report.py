@@ -9,7 +9,7 @@ from resnet_jax.runtime.files import write_atomically
 from resnet_jax.typing import Row
 
 
-def save(path: str | Path | None, found: Row | Sequence[Row]) -> None:
+def save(path: str | Path | None, rows: Row | Sequence[Row]) -> None:
     """Writes what was measured as JSON, so that a reader sees the old content or the new; nothing without a path.
 
     Raises:
@@ -18,7 +18,7 @@ def save(path: str | Path | None, found: Row | Sequence[Row]) -> None:
     if not path:
         return
     try:
-        write_atomically(path, json.dumps(found, indent=1) + '\n')
+        write_atomically(path, json.dumps(rows, indent=1) + '\n')
     except OSError as error:
         raise ResourceError(f'{path} cannot be written: {error.strerror or error}; choose another place') from None
 
@@ -31,19 +31,19 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         if 'error' in row:
             failed.append(f'{row["name"]}, {row["dtype"]}: {row["error"]}')
-        for what in ('train', 'eval'):
-            if what not in row:
+        for phase in ('train', 'eval'):
+            if phase not in row:
                 continue
-            part = row[what]
+            part = row[phase]
             peer = ('', '', '')
             if 'ratio' in part:
                 ratio = part['ratio']
                 rate = part['torch']['images_per_second']['median']
                 peer = (_number(rate), f'{ratio["median"]:.2f}', f'{ratio["low"]:.2f}-{ratio["high"]:.2f}')
-            batch = row['batch_size' if what == 'train' else 'eval_batch_size']
+            batch = row['batch_size' if phase == 'train' else 'eval_batch_size']
             rate, share = part['images_per_second']['median'], f'{100 * part["share_of_matrix_product"]:.0f} %'
             devices = str(row['facts']['devices'])
-            cells.append((row['name'], what, row['dtype'], devices, str(batch), _number(rate), share, *peer))
+            cells.append((row['name'], phase, row['dtype'], devices, str(batch), _number(rate), share, *peer))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for line in cells:
@@ -73,18 +73,18 @@ def details(row: Row) -> str:
             f'{start} start: first training step after {seconds["starts"]:.1f} s, of these {seconds["compile"]:.1f} s to '
             f'compile it or to read it compiled; done after {seconds["done"]:.1f} s'
         )
-    for what, compiled in row['compile'].items():
+    for phase, compiled in row['compile'].items():
         cached = ', read from the persistent cache' if compiled['from_cache'] else ''
-        lines.append(f'compiling {what}: {compiled["seconds"]:.1f} s{cached}')
+        lines.append(f'compiling {phase}: {compiled["seconds"]:.1f} s{cached}')
     memory = row['peak_memory']
     text = ', '.join(f'{where} {size / 2**20:,.0f} MiB' for where, size in memory.items())
     lines.append(f'peak memory: {text}')
-    for what, compiled in row['compile'].items():
-        lines.append(f'scratch memory of {what}: {(compiled["scratch_bytes"] or 0) / 2**20:,.0f} MiB')
+    for phase, compiled in row['compile'].items():
+        lines.append(f'scratch memory of {phase}: {(compiled["scratch_bytes"] or 0) / 2**20:,.0f} MiB')
     if 'torch' in row:
         text = ', '.join(f'{where} {size / 2**20:,.0f} MiB' for where, size in row['torch']['peak_memory'].items())
         idle = max(row['idle'].values())
-        variants = ', '.join(f'{what} {row[what]["torch"]["variant"]}' for what in ('train', 'eval') if what in row)
+        variants = ', '.join(f'{phase} {row[phase]["torch"]["variant"]}' for phase in ('train', 'eval') if phase in row)
         lines.append(f'PyTorch: {variants}; peak memory: {text}')
         lines.append(f'each side used at most {100 * idle:.1f} % of a core while the other was measured')
     return '\n'.join(lines)

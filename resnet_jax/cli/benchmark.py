@@ -90,13 +90,13 @@ def _check_flags() -> None:
     """
     given = {flag.name: flag.value for flag in _ALL}
     suite, path = given['suite'], given['json']
-    what = f'with --suite={suite}' if suite else 'with --layers' if given['layers'] else ''
+    reason = f'with --suite={suite}' if suite else 'with --layers' if given['layers'] else ''
     alone = ['devices', 'startup', 'peer', 'variants', *(['batch_sizes'] if suite == 'gpu' else [])]
-    unused = [(name, what) for name in alone if what and given[name]]
+    unused = [(name, reason) for name in alone if reason and given[name]]
     if given['networks'] and suite != 'cpu':
         unused.append(('networks', 'without --suite=cpu'))
-    if what and len(given['batch_sizes'] or []) > 1:
-        raise ConfigError(f'several --batch_sizes {what}; expected one')
+    if reason and len(given['batch_sizes'] or []) > 1:
+        raise ConfigError(f'several --batch_sizes {reason}; expected one')
     for name, where in unused:
         raise ConfigError(f'--{name} says nothing {where}; expected without it')
     if path and not os.access(Path(path).resolve().parent, os.W_OK):

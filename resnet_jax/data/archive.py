@@ -43,11 +43,11 @@ def verify_archive(path: Path, source: Source) -> None:
         if size != source.size:
             raise InputFileError(f'{path} has {size} bytes: expected {source.size}, the size of {source.archive_name}; {again}')
         with path.open('rb') as file:
-            found = hashlib.file_digest(file, 'sha256').hexdigest()
+            digest = hashlib.file_digest(file, 'sha256').hexdigest()
     except OSError as error:
         raise _unreadable(path, error, source) from error
-    if found != source.sha256:
-        raise InputFileError(f'{path} has SHA-256 {found}: expected {source.sha256}; {again}')
+    if digest != source.sha256:
+        raise InputFileError(f'{path} has SHA-256 {digest}: expected {source.sha256}; {again}')
 
 
 def read_archive(path: Path, source: Source) -> Archive:
@@ -83,8 +83,8 @@ def _check_labels(path: Path, name: str, records: np.ndarray, source: Source) ->
     for i, label in enumerate(source.labels):
         bad = np.flatnonzero(records[:, i] >= label.num_classes)
         if bad.size:
-            found = f'{label.key} {records[bad[0], i]} in record {bad[0]}'
-            raise _wrong(path, name, found, f'0 to {label.num_classes - 1}')
+            label_text = f'{label.key} {records[bad[0], i]} in record {bad[0]}'
+            raise _wrong(path, name, label_text, f'0 to {label.num_classes - 1}')
 
 
 def _read_members(path: Path, source: Source, sizes: dict[str, int]) -> dict[str, bytes]:
@@ -122,5 +122,5 @@ def _unreadable(path: Path, error: OSError, source: Source) -> InputFileError:
     return InputFileError(f'cannot read {path}: {error.strerror}; expected the file {source.archive_name}')
 
 
-def _wrong(path: Path, name: str, found: str, expected: object) -> InputFileError:
-    return InputFileError(f'{path}: {name}: found {found}, expected {expected}; get the official archive again')
+def _wrong(path: Path, name: str, actual: str, expected: object) -> InputFileError:
+    return InputFileError(f'{path}: {name}: found {actual}, expected {expected}; get the official archive again')

@@ -75,17 +75,17 @@ def download(source: Source, root: Path, path: Path) -> None:
             reason = _reason(error)
         else:
             with part.open('rb') as file:
-                found = hashlib.file_digest(file, 'sha256').hexdigest()
-            if found == source.sha256:
+                digest = hashlib.file_digest(file, 'sha256').hexdigest()
+            if digest == source.sha256:
                 part.replace(path)
                 return
             part.unlink()
             if not offset:
                 raise InputFileError(
-                    f'{source.url} sent a file with SHA-256 {found}: expected {source.sha256}; '
+                    f'{source.url} sent a file with SHA-256 {digest}: expected {source.sha256}; '
                     'try later or pass the official archive with data_archive=FILE'
                 )
-            reason = f'the file resumed at byte {offset} has SHA-256 {found}, expected {source.sha256}'
+            reason = f'the file resumed at byte {offset} has SHA-256 {digest}, expected {source.sha256}'
     raise no_data_error(source, root, f'{reason}; {ATTEMPTS} attempts')
 
 

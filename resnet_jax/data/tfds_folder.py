@@ -94,7 +94,7 @@ def _describe(folder: Path, source: Source) -> dict[str, tuple[str, list[tuple[P
     info_file = folder / 'dataset_info.json'
     try:
         info = tfds.builder_from_directory(folder).info
-        found = {split: info.splits[split].num_examples for split in ('train', 'test')}
+        sizes = {split: info.splits[split].num_examples for split in ('train', 'test')}
         file_format = info.file_format.value
         shapes = info.features['image'].shape, info.features['label'].num_classes
     except Exception as error:  # whatever tfds and the JSON and protobuf parsers raise on a missing or damaged file
@@ -111,14 +111,14 @@ def _describe(folder: Path, source: Source) -> dict[str, tuple[str, list[tuple[P
     if file_format not in ('array_record', 'tfrecord'):
         raise InputFileError(f"{info_file} says format '{file_format}': expected array_record or tfrecord; {_AGAIN}")
     expected = {'train': source.num_train, 'test': source.num_test}
-    if found != expected:
-        raise InputFileError(f'{info_file} counts {found} images: expected {expected}; {_AGAIN}')
+    if sizes != expected:
+        raise InputFileError(f'{info_file} counts {sizes} images: expected {expected}; {_AGAIN}')
     return {
         split: (
             file_format,
             list(zip(map(Path, info.splits[split].filepaths), info.splits[split].shard_lengths, strict=True)),
         )
-        for split in found
+        for split in sizes
     }
 
 

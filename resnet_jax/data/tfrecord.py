@@ -43,8 +43,8 @@ def read_records(path: Path) -> list[bytes]:
         position = end + 4
     for start in range(0, len(records), _BLOCK):
         block = slice(start, start + _BLOCK)
-        found = np.stack([masked_crc32c(lengths[block]), masked_crc32c(records[block])], axis=1)
-        wrong = np.flatnonzero((found != np.array(stored[block], np.uint32)).any(axis=1))
+        computed = np.stack([masked_crc32c(lengths[block]), masked_crc32c(records[block])], axis=1)
+        wrong = np.flatnonzero((computed != np.array(stored[block], np.uint32)).any(axis=1))
         if wrong.size:
             raise _damaged(path, start + int(wrong[0]), 'its checksum does not match')
     return records
@@ -78,7 +78,7 @@ def _crc32c_table() -> np.ndarray:
 _TABLE = _crc32c_table()
 
 
-def _damaged(path: Path, index: int, found: str) -> InputFileError:
+def _damaged(path: Path, index: int, reason: str) -> InputFileError:
     return InputFileError(
-        f'{path} is damaged: record {index}: {found}; expected a whole TFRecord file; copy or prepare the folder again'
+        f'{path} is damaged: record {index}: {reason}; expected a whole TFRecord file; copy or prepare the folder again'
     )

@@ -62,16 +62,16 @@ def load_predictions(folder: str | Path) -> Predictions:
     path = Path(folder) / FILE
     try:
         file = read_npz(path)
-        found = Predictions(file['log_probabilities'], file['labels'], str(file['fingerprint']), str(file['tta']))
+        predictions = Predictions(file['log_probabilities'], file['labels'], str(file['fingerprint']), str(file['tta']))
     except FileNotFoundError:
         raise InputFileError(f'{path} is not there; evaluate the run first') from None
     except (OSError, ValueError, KeyError) as error:
         raise InputFileError(f'{path} cannot be read ({error}); evaluate the run again') from None
-    answers, labels = found.log_probabilities, found.labels
+    answers, labels = predictions.log_probabilities, predictions.labels
     fits = answers.ndim == 2 and labels.shape == answers.shape[:1] and answers.dtype.kind == 'f' and labels.dtype.kind == 'i'
     if not fits or not len(labels) or not np.isfinite(answers).all() or labels.min() < 0 or labels.max() >= answers.shape[1]:
         raise InputFileError(f'{path} holds no predictions; evaluate the run again')
-    return found
+    return predictions
 
 
 def predict_split(classifier: Classifier, dataset: Dataset, batch_size: int) -> Predictions:

@@ -32,8 +32,8 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
         lines += _agreement(agreement)
     if corruptions := more.get('corruptions'):
         lines += _corruptions(corruptions)
-    for what, path in more.get('plots', {}).items():
-        lines.append(f'{what}: {path}')
+    for kind, path in more.get('plots', {}).items():
+        lines.append(f'{kind}: {path}')
     return '\n'.join(lines)
 
 
@@ -41,25 +41,25 @@ def _averaged(tta: str) -> str:
     return '' if tta == 'none' else f', logits averaged over views ({tta})'
 
 
-def _agreement(found: Json) -> list[str]:
-    verdict = 'the difference is larger than chance' if found['significant'] else 'no difference beyond chance'
+def _agreement(agreement: Json) -> list[str]:
+    verdict = 'the difference is larger than chance' if agreement['significant'] else 'no difference beyond chance'
     return [
-        f'compared with {found["with"]}{_averaged(found["with_tta"])}, of {found["count"]} images',
-        f'  given the same class by both {found["same_class"]}',
-        f'  right in both {found["both"]}, only here {found["only_first"]}, only there {found["only_second"]}, '
-        f'in neither {found["neither"]}',
-        f'  difference {100 * found["difference"]:+.2f} points, 95 % interval {100 * found["low"]:+.2f} to '
-        f'{100 * found["high"]:+.2f} (paired bootstrap), exact McNemar p = {found["p"]:.2g}: {verdict}',
+        f'compared with {agreement["with"]}{_averaged(agreement["with_tta"])}, of {agreement["count"]} images',
+        f'  given the same class by both {agreement["same_class"]}',
+        f'  right in both {agreement["both"]}, only here {agreement["only_first"]}, only there {agreement["only_second"]}, '
+        f'in neither {agreement["neither"]}',
+        f'  difference {100 * agreement["difference"]:+.2f} points, 95 % interval {100 * agreement["low"]:+.2f} to '
+        f'{100 * agreement["high"]:+.2f} (paired bootstrap), exact McNemar p = {agreement["p"]:.2g}: {verdict}',
         '  This speaks of these two networks on these images; other seeds are not in it.',
     ]
 
 
-def _corruptions(found: Json) -> list[str]:
-    width = max(map(len, found['errors']))
+def _corruptions(corruptions: Json) -> list[str]:
+    width = max(map(len, corruptions['errors']))
     lines = [f'error on corrupted images, in %: {"":{max(0, width - 33)}}severity 1 to 5, mean']
-    for name, errors in found['errors'].items():
-        cells = ' '.join(f'{100 * error:6.2f}' for error in [*errors, found['corruption_errors'][name]])
+    for name, errors in corruptions['errors'].items():
+        cells = ' '.join(f'{100 * error:6.2f}' for error in [*errors, corruptions['corruption_errors'][name]])
         lines.append(f'  {name:{width}}  {cells}')
-    mean, clean = found['mean_corruption_error'], found['clean_error']
+    mean, clean = corruptions['mean_corruption_error'], corruptions['clean_error']
     lines.append(f'  mean corruption error {100 * mean:.2f} % (not normalised), clean {100 * clean:.2f} %')
     return lines

@@ -40,7 +40,7 @@ def layers(model: nn.Module, image_size: int = 32, channels: int = 3) -> list[La
     """
     check_positive_int('image', image_size)
     check_positive_int('channels', channels)
-    found: list[Layer] = []
+    rows: list[Layer] = []
 
     def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         out = call(*args, **kwargs)
@@ -51,27 +51,27 @@ def layers(model: nn.Module, image_size: int = 32, channels: int = 3) -> list[La
             pixels = math.prod(out.shape[1:-1])
             multiply_adds = pixels * math.prod(shapes['kernel']) if 'kernel' in shapes else 0
             params = sum(math.prod(shape) for shape in shapes.values())
-            found.append(Layer('/'.join(module.path), type(module).__name__, out.shape[1:], params, multiply_adds))
+            rows.append(Layer('/'.join(module.path), type(module).__name__, out.shape[1:], params, multiply_adds))
         return out
 
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     with nn.intercept_methods(record):
         jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-    return found
+    return rows
 
 
-def table(found: list[Layer]) -> str:
+def table(rows: list[Layer]) -> str:
     """The layers as lines of text, with a header and totals."""
-    rows = [('layer', 'kind', 'output', 'params', 'multiply-adds')]
-    for layer in found:
+    texts = [('layer', 'kind', 'output', 'params', 'multiply-adds')]
+    for layer in rows:
         shape = 'x'.join(map(str, layer.shape))
-        rows.append((layer.path, layer.kind, shape, f'{layer.params:,}', f'{layer.multiply_adds:,}'))
-    params, multiply_adds = sum(layer.params for layer in found), sum(layer.multiply_adds for layer in found)
-    rows.append(('total', '', '', f'{params:,}', f'{multiply_adds:,}'))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        texts.append((layer.path, layer.kind, shape, f'{layer.params:,}', f'{layer.multiply_adds:,}'))
+    params, multiply_adds = sum(layer.params for layer in rows), sum(layer.multiply_adds for layer in rows)
+    texts.append(('total', '', '', f'{params:,}', f'{multiply_adds:,}'))
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     left = (True, True, True, False, False)
     lines = []
-    for row in rows:
+    for row in texts:
         cells = (cell.ljust(w) if is_left else cell.rjust(w) for cell, w, is_left in zip(row, widths, left, strict=True))
         lines.append('  '.join(cells).rstrip())
     rule = '-' * max(map(len, lines))

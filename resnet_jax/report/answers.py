@@ -14,9 +14,11 @@ from resnet_jax.typing import JsonDict
 def classes(runs: Runs) -> Section:
     known = [run for run in runs if run.evaluation.get('per_class_accuracy')]
     if len(known) == 1:
-        found = known[0].evaluation
+        evaluation = known[0].evaluation
         rows = []
-        zipped = zip(*(found.get(k, []) for k in ('class_names', 'per_class_accuracy', 'per_class_precision')), strict=False)
+        zipped = zip(
+            *(evaluation.get(k, []) for k in ('class_names', 'per_class_accuracy', 'per_class_precision')), strict=False
+        )
         for name, accuracy, precision in zipped:
             rows.append([name, *(_percent(value) for value in (accuracy, precision)), parts.bar(accuracy or 0)])
         content: str = parts.table(['class', 'accuracy', 'precision', ''], rows, 'bars')
@@ -78,11 +80,11 @@ def calibration(runs: Runs, charts: Charts) -> Section:
     series: list[JsonDict] = []
     rows = []
     for run in runs:
-        found = run.evaluation.get('calibration')
-        if found:
-            bins = [one for one in found['bins'] if one['count']]
-            series.append({'run': run.name, 'points': [[one['confidence'], one['accuracy']] for one in bins]})
-            shares = [f'{100 * found["confidence"]:.2f} %', f'{100 * found["ece"]:.2f}']
+        measured = run.evaluation.get('calibration')
+        if measured:
+            bins = [bucket for bucket in measured['bins'] if bucket['count']]
+            series.append({'run': run.name, 'points': [[bucket['confidence'], bucket['accuracy']] for bucket in bins]})
+            shares = [f'{100 * measured["confidence"]:.2f} %', f'{100 * measured["ece"]:.2f}']
             rows.append([run.name, *shares, number(run.evaluation.get('loss'), '{:.4f}')])
     if not series:
         return Section('calibration', 'Calibration', '', '')

@@ -24,15 +24,15 @@ def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequ
                 rows = [(step, value) for step, value in run.rows(split, key) if isinstance(value, int | float)]
                 points = [[step, scale * value, seconds.get(step)] for step, value in rows]
                 if points:
-                    what = split + (_selected(run.config) if split == 'train' else views(run.config))
-                    series.append({'run': run.group, 'part': part(run, what), 'dashed': split == 'train', 'points': points})
-        ours = max([one['points'][-1][0] for one in series], default=0)
+                    title = split + (_selected(run.config) if split == 'train' else views(run.config))
+                    series.append({'run': run.group, 'part': part(run, title), 'dashed': split == 'train', 'points': points})
+        ours = max([curve['points'][-1][0] for curve in series], default=0)
         others: list[JsonDict] = [
-            {'run': name, 'part': 'test', 'marked': True, 'points': [list(point) for point in found[key]]}
-            for name, found in (published or {}).items()
-            if found.get(key)
+            {'run': name, 'part': 'test', 'marked': True, 'points': [list(point) for point in measures[key]]}
+            for name, measures in (published or {}).items()
+            if measures.get(key)
         ]
-        beyond = any(one['points'][-1][0] > ours for one in others)
+        beyond = any(curve['points'][-1][0] > ours for curve in others)
         more = {'focus': ours} if beyond and ours else {}
         content += chart(charts, key, label, [*series, *others], x='iteration', y=label, **more)
     caption = (
@@ -50,9 +50,9 @@ def _selected(config: Json) -> str:
     return f' (hardest {100 * share:g} %)' if config.get('proxy_model') and isinstance(share, int | float) else ''
 
 
-def part(run: RunReader, what: str) -> str:
+def part(run: RunReader, title: str) -> str:
     """What one curve of several of an entry shows."""
-    return f'{what}, seed {run.config["seed"]}' if run.entry and 'seed' in run.config else what
+    return f'{title}, seed {run.config["seed"]}' if run.entry and 'seed' in run.config else title
 
 
 def gradients(runs: Runs, charts: Charts) -> Section:

@@ -22,9 +22,9 @@ def fill(page: str, results: Mapping[str, Json]) -> str:
     )
 
 
-def tables(found: Json) -> str:
+def tables(results: Json) -> str:
     """Every table there is to a study, with what it was run on."""
-    parts = [_entries(found), _cost(found), _published(found), _gradients(found), _made_on(found)]
+    parts = [_entries(results), _cost(results), _published(results), _gradients(results), _made_on(results)]
     return '\n'.join(part for part in parts if part)
 
 
@@ -33,10 +33,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return ''.join(f'| {" | ".join(cell.replace("|", "/") for cell in line)} |\n' for line in lines)
 
 
-def _entries(found: Json) -> str:
+def _entries(results: Json) -> str:
     rows = []
-    for name, entry in found['entries'].items():
-        accuracy, compared, expected = entry['accuracy'], found['comparisons'].get(name), entry['expected']
+    for name, entry in results['entries'].items():
+        accuracy, compared, expected = entry['accuracy'], results['comparisons'].get(name), entry['expected']
         result = entry['status']
         if accuracy:
             spread = f' ± {100 * accuracy["sd"]:.2f}' if accuracy['sd'] is not None else ''
@@ -48,7 +48,7 @@ def _entries(found: Json) -> str:
         elif entry['failed']:
             result = reason(next(iter(entry['failed'].values())))
         rows.append([name, training(entry['config']), _mean(entry, 'train_loss', '{:.3f}'), result, _difference(compared)])
-        if any(other['expected'] for other in found['entries'].values()):
+        if any(other['expected'] for other in results['entries'].values()):
             rows[-1].insert(4, f'{expected["accuracy"]:.2f} % ({expected["source"]})' if expected else '-')
     header = ['entry', 'training', 'last training loss', 'test accuracy', 'difference in points']
     if rows and len(rows[0]) > len(header):
@@ -69,7 +69,7 @@ def _difference(compared: Json | None) -> str:
     return f'{100 * compared["mean"]:+.2f} to {compared["baseline"]}{interval}: {compared["verdict"]}{pairs}'
 
 
-def _cost(found: Json) -> str:
+def _cost(results: Json) -> str:
     rows = [
         [
             name,
@@ -82,7 +82,7 @@ def _cost(found: Json) -> str:
             _mean(entry, 'iteration_seconds', '{:,.1f}', 1000),
             _mean(entry, 'seconds', '{:,.0f} s'),
         ]
-        for name, entry in found['entries'].items()
+        for name, entry in results['entries'].items()
         if entry['runs']
     ]
     header = [
@@ -104,22 +104,22 @@ def _mean(entry: Json, key: str, pattern: str, scale: float = 1) -> str:
     return pattern.format(scale * fmean(values)) if values else '-'
 
 
-def _published(found: Json) -> str:
+def _published(results: Json) -> str:
     """Test accuracy at the iterations that a published series has too, mean over seeds."""
-    series = {name: dict(map(tuple, one['accuracy'])) for name, one in found['published'].items() if 'accuracy' in one}
+    series = {name: dict(map(tuple, curve['accuracy'])) for name, curve in results['published'].items() if 'accuracy' in curve}
     ours: dict[str, dict[int, list[float]]] = {}
-    for name, entry in found['entries'].items():
+    for name, entry in results['entries'].items():
         for run in entry['runs'].values():
             for step, accuracy in run['test']['accuracy']:
                 ours.setdefault(name, {}).setdefault(step, []).append(100 * accuracy)
-    shared = sorted({step for one in series.values() for step in one} & {step for one in ours.values() for step in one})
+    shared = sorted({step for curve in series.values() for step in curve} & {step for curve in ours.values() for step in curve})
     if not shared:
         return ''
-    names = [name for name, one in ours.items() if set(shared) & one.keys()]
+    names = [name for name, curve in ours.items() if set(shared) & curve.keys()]
     rows = [
         [
             str(step),
-            *(f'{one[step]:.1f}' if step in one else '-' for one in series.values()),
+            *(f'{curve[step]:.1f}' if step in curve else '-' for curve in series.values()),
             *(f'{fmean(ours[name][step]):.1f}' if step in ours[name] else '-' for name in names),
         ]
         for step in shared
@@ -127,16 +127,16 @@ def _published(found: Json) -> str:
     return 'Test accuracy in per cent by iteration:\n\n' + _table(['iteration', *series, *names], rows)
 
 
-def _gradients(found: Json) -> str:
+def _gradients(results: Json) -> str:
     """Gradient norms of the first and the last layer, from the image on, at the first and the last iteration logged."""
     rows = []
-    for name, entry in found['entries'].items():
+    for name, entry in results['entries'].items():
         logged = [run['gradients'] for run in entry['runs'].values() if run['gradients']]
         for place in range(2):
-            parts = [one[place]['norms'] for one in logged if len(one) > place]
+            parts = [curve[place]['norms'] for curve in logged if len(curve) > place]
             if parts:
                 first, last = (fmean([norms[key] for norms in parts]) for key in _ends(parts[0]))
-                steps = '/'.join(sorted({str(one[place]['step']) for one in logged if len(one) > place}))
+                steps = '/'.join(sorted({str(curve[place]['step']) for curve in logged if len(curve) > place}))
                 rows.append([name, steps, f'{first:.3g}', f'{last:.3g}', f'{first / last:.3g}' if last else '-'])
     header = ['entry', 'iteration', 'gradient norm, first convolution', 'last convolution', 'ratio']
     return _table(header, rows) if rows else ''
@@ -151,9 +151,9 @@ def _ends(norms: Mapping[str, float]) -> tuple[str, str]:
     return min(norms, key=lambda name: (not name.startswith(('conv1', 'stem_conv1')), name)), max(convolutions, key=place)
 
 
-def _made_on(found: Json) -> str:
+def _made_on(results: Json) -> str:
     environments, data = set(), set()
-    for entry in found['entries'].values():
+    for entry in results['entries'].values():
         for run in entry['runs'].values():
             parts = dict(run['environment'])
             packages = parts.pop('packages', {})

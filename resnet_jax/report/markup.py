@@ -52,9 +52,9 @@ def number(value: object, pattern: str = '{:,}') -> str:
     return pattern.format(value) if isinstance(value, int | float) and not isinstance(value, bool) else '-'
 
 
-def views(found: Json) -> str:
+def views(result: Json) -> str:
     """A mark on an accuracy that tells it from one without test-time augmentation."""
-    averaged = found.get('tta', 'none')
+    averaged = result.get('tta', 'none')
     return '' if averaged == 'none' else f' (views averaged: {averaged})'
 
 
@@ -65,10 +65,10 @@ def p_value(value: float) -> str:
 
 def each(runs: Runs, content: Callable[[RunReader], str]) -> str:
     """The content of every run that has some; of several, all but the first two folded."""
-    found = [(run.name, part) for run in runs if (part := content(run))]
-    if len(found) == 1:
-        return found[0][1]
-    return Markup().join(parts.folded(name, part, open=place < 2) for place, (name, part) in enumerate(found))
+    contents = [(run.name, part) for run in runs if (part := content(run))]
+    if len(contents) == 1:
+        return contents[0][1]
+    return Markup().join(parts.folded(name, part, open=place < 2) for place, (name, part) in enumerate(contents))
 
 
 def chart(charts: Charts, name: str, title: str, series: Sequence[Any], **more: Any) -> str:

@@ -16,13 +16,15 @@ def study(results: Json) -> Section:
     rows = []
     expected = any(entry.get('expected') for entry in results['entries'].values())
     for name, entry in results['entries'].items():
-        found = entry['accuracy']
+        accuracy = entry['accuracy']
         interval = '-'
-        if found and found['low'] is not None:
-            interval = f'{100 * max(found["low"], 0):.2f} to {100 * min(found["high"], 1):.2f} %, sd {100 * found["sd"]:.2f}'
+        if accuracy and accuracy['low'] is not None:
+            interval = (
+                f'{100 * max(accuracy["low"], 0):.2f} to {100 * min(accuracy["high"], 1):.2f} %, sd {100 * accuracy["sd"]:.2f}'
+            )
         status = parts.lines([entry['status'], *dict.fromkeys(map(reason, entry['failed'].values()))])
         marks = ''.join({views(run): None for run in entry['runs'].values()})
-        mean = f'{100 * found["mean"]:.2f} % (n = {found["n"]}){marks}' if found else '-'
+        mean = f'{100 * accuracy["mean"]:.2f} % (n = {accuracy["n"]}){marks}' if accuracy else '-'
         row = [name, status, training(entry['config']), mean, interval]
         if expected:
             row.insert(3, _expected(entry.get('expected')))
@@ -53,8 +55,8 @@ def training(config: Json) -> str:
     return f'{config["num_epochs"]} epoch{"s" if config["num_epochs"] > 1 else ""} of {images}, batch {config["batch_size"]}'
 
 
-def _expected(found: Json | None) -> str:
-    return parts.lines([f'{found["accuracy"]:.2f} %'], found['source']) if found else '-'
+def _expected(published: Json | None) -> str:
+    return parts.lines([f'{published["accuracy"]:.2f} %'], published['source']) if published else '-'
 
 
 def difference(compared: Json | None) -> str:
@@ -98,8 +100,8 @@ def _summary(run: RunReader) -> list[str]:
     accuracy, interval = 'failed' if run.failed else 'not finished', '-'
     if result:
         accuracy = f'{100 * result["accuracy"]:.2f} %{views(result)}'
-        found = wilson_interval(round(result['accuracy'] * result['count']), result['count'])
-        interval = f'{100 * (found.low or 0):.2f} to {100 * (found.high or 0):.2f} %'
+        share = wilson_interval(round(result['accuracy'] * result['count']), result['count'])
+        interval = f'{100 * (share.low or 0):.2f} to {100 * (share.high or 0):.2f} %'
     needed = sum(run.memory.get(key) or 0 for key in ('state_bytes', 'scratch_bytes'))
     return [
         run.name,
@@ -129,10 +131,10 @@ def agreement(runs: Runs) -> Section | None:
     if len(runs) < 2:
         return None
     rows = []
-    for (names, found), p in zip(pairs, holm([found['p'] for _, found in pairs]), strict=True):
+    for (names, pair), p in zip(pairs, holm([pair['p'] for _, pair in pairs]), strict=True):
         verdict = 'larger than chance' if p < 0.05 else 'no difference beyond chance'
-        interval = f'{100 * found["low"]:+.2f} to {100 * found["high"]:+.2f}'
-        rows.append([names, f'{100 * found["difference"]:+.2f}', interval, f'{found["p"]:.2g}', f'{p:.2g}', verdict])
+        interval = f'{100 * pair["low"]:+.2f} to {100 * pair["high"]:+.2f}'
+        rows.append([names, f'{100 * pair["difference"]:+.2f}', interval, f'{pair["p"]:.2g}', f'{p:.2g}', verdict])
     caption = (
         'Differences in points on the same test images, with a paired bootstrap interval and the exact McNemar test, whose p '
         'is also given corrected for all pairs here (Holm). They compare trained networks; whether a recipe is better takes '
@@ -168,14 +170,14 @@ def configs(runs: Runs) -> Section:
 
 
 def environments(runs: Runs) -> Section:
-    found: dict[str, list[str]] = {}
+    machines: dict[str, list[str]] = {}
     for run in runs:
         facts = dict(run.environment)
         facts |= facts.pop('packages', {})
         if facts:
             text = ', '.join(f'{key} {value}' for key, value in facts.items())
-            found.setdefault(text, []).append(run.name)
-    rows = [[', '.join(names) if len(found) > 1 else 'all runs', text] for text, names in found.items()]
+            machines.setdefault(text, []).append(run.name)
+    rows = [[', '.join(names) if len(machines) > 1 else 'all runs', text] for text, names in machines.items()]
     return Section(
         'environment', 'Versions and hardware', 'What made the runs.', parts.table(['run', ''], rows, 'text') if rows else ''
     )

@@ -43,7 +43,7 @@ def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -
     """
     charts: JsonDict = {}
     first = list({run.group: run for run in reversed(runs)}.values())[::-1]
-    found = [
+    all_sections = [
         overview.study(results) if results else None,
         overview.summary(runs),
         None if results else overview.agreement(runs),
@@ -64,6 +64,6 @@ def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     # In a script element only '<' could end the data; as JSON it may be written so that it does not.
     data = json.dumps({'charts': charts}, allow_nan=False).replace('<', '\\u003c').replace('\u2028', ' ')
-    sections = [section for section in found if section]
+    sections = [section for section in all_sections if section]
     page = template('page.html')
     return page.render(title=title, sections=sections, policy=policy, style=style, script=script, data=data) + '\n'

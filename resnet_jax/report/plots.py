@@ -89,17 +89,17 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
     return _save(figure, path)
 
 
-def plot_corruptions(found: Json, path: Path) -> Path:
+def plot_corruptions(corruptions: Json, path: Path) -> Path:
     """Draws the errors on corrupted images, by corruption and severity, as `evaluate_corruptions` returns them."""
     figure = Figure(figsize=(10, 4.2), layout='constrained')
     axis = figure.subplots()
-    names = list(found['errors'])
+    names = list(corruptions['errors'])
     for severity in range(5):
-        errors = [100 * found['errors'][name][severity] for name in names]
+        errors = [100 * corruptions['errors'][name][severity] for name in names]
         places = np.arange(len(names)) + (severity - 2) * 0.16
         axis.bar(places, errors, 0.16, color=str(0.8 - 0.17 * severity), label=f'severity {severity + 1}')
-    axis.axhline(100 * found['clean_error'], color='#55a868', label='clean images')
-    axis.axhline(100 * found['mean_corruption_error'], color='#c44e52', linestyle='--', label='mean corruption error')
+    axis.axhline(100 * corruptions['clean_error'], color='#55a868', label='clean images')
+    axis.axhline(100 * corruptions['mean_corruption_error'], color='#c44e52', linestyle='--', label='mean corruption error')
     axis.set_xticks(range(len(names)), [name.replace('_', ' ') for name in names], rotation=40, ha='right')
     axis.set(ylabel='error (%)')
     axis.grid(alpha=0.3, axis='y')

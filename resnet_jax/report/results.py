@@ -57,13 +57,13 @@ def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> Json
     """
     first = study.get('baseline') or next(iter(entries))
     finished = {name: {seed: run for seed, run in runs.items() if run.result} for name, runs in entries.items()}
-    found: JsonDict = {'name': study.get('name', ''), 'baseline': first, 'entries': {}, 'comparisons': {}}
-    found['published'] = study.get('published', {})
+    results: JsonDict = {'name': study.get('name', ''), 'baseline': first, 'entries': {}, 'comparisons': {}}
+    results['published'] = study.get('published', {})
     for name, runs in finished.items():
         accuracies = [run.result['accuracy'] for run in runs.values()]
         failed = {str(seed): run.failed['reason'] for seed, run in entries[name].items() if run.failed.get('reason')}
         complete = 'run' if len(runs) == len(entries[name]) else 'partly run' if runs else 'failed' if failed else 'not run'
-        found['entries'][name] = {
+        results['entries'][name] = {
             'status': complete,
             'config': next((run.config for run in [*runs.values(), *entries[name].values()] if run.config), {}),
             'accuracy': dataclasses.asdict(mean_interval(accuracies)) if accuracies else None,
@@ -75,17 +75,17 @@ def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> Json
         baseline = study.get('entries', {}).get(name, {}).get('baseline', first)
         seeds = sorted(runs.keys() & finished.get(baseline, {}).keys())
         if name != baseline and seeds:
-            found['comparisons'][name] = _compare(runs, finished[baseline], seeds) | {'baseline': baseline}
-    pairs = [pair for one in found['comparisons'].values() for pair in one['pairs'].values()]
+            results['comparisons'][name] = _compare(runs, finished[baseline], seeds) | {'baseline': baseline}
+    pairs = [pair for compared in results['comparisons'].values() for pair in compared['pairs'].values()]
     for pair, corrected in zip(pairs, holm([pair['p'] for pair in pairs]), strict=True):
         pair['p_holm'] = corrected
-    several = [one for one in found['comparisons'].values() if one['p'] is not None]
-    for one, corrected in zip(several, holm([one['p'] for one in several]), strict=True):
-        one['p_holm'] = corrected
-        images = one['images']
+    several = [compared for compared in results['comparisons'].values() if compared['p'] is not None]
+    for compared, corrected in zip(several, holm([compared['p'] for compared in several]), strict=True):
+        compared['p_holm'] = corrected
+        images = compared['images']
         certain = images is None or images['low'] > 0 or images['high'] < 0
-        one['verdict'] = (BETTER if one['mean'] > 0 else WORSE) if corrected < 0.05 and certain else NOISE
-    return found
+        compared['verdict'] = (BETTER if compared['mean'] > 0 else WORSE) if corrected < 0.05 and certain else NOISE
+    return results
 
 
 def _figures(run: RunReader) -> JsonDict:
@@ -124,7 +124,7 @@ def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], s
             pairs[str(seed)] = compare_answers(right, other)
             differences.append(right.astype(float) - other)
     images = None
-    if differences and len({len(one) for one in differences}) == 1:
+    if differences and len({len(values) for values in differences}) == 1:
         images = dataclasses.asdict(image_interval(np.mean(differences, axis=0)))
     p = t_test(interval) if interval.n > 1 else None
     return {
@@ -138,14 +138,14 @@ def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], s
     }
 
 
-def write_results(found: Json, folder: Path) -> list[Path]:
+def write_results(results: Json, folder: Path) -> list[Path]:
     """Writes results.json and results.csv, one line for each run that has finished or failed, and returns their paths."""
     paths = [folder / 'results.json', folder / 'results.csv']
-    write_atomically(paths[0], json.dumps(found, indent=1, allow_nan=False) + '\n')
+    write_atomically(paths[0], json.dumps(results, indent=1, allow_nan=False) + '\n')
     table = io.StringIO(newline='')
     writer = csv.writer(table)
     writer.writerow(['entry', 'seed', 'failed', *_COLUMNS])
-    for name, entry in found['entries'].items():
+    for name, entry in results['entries'].items():
         for seed in dict.fromkeys([*entry['runs'], *entry['failed']]):
             run = entry['runs'].get(seed, {})
             writer.writerow([name, seed, entry['failed'].get(seed, ''), *(run.get(column) for column in _COLUMNS)])

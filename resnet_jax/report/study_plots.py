@@ -58,7 +58,7 @@ def _curves(
     ends = [rows[-1][0] for run in runs for split in ('train', 'test') if (rows := run.rows(split, key))]
     if not ends:
         return None
-    ours, published = max(ends), {name: found[key] for name, found in results['published'].items() if found.get(key)}
+    ours, published = max(ends), {name: measures[key] for name, measures in results['published'].items() if measures.get(key)}
     beyond = any(points[-1][0] > ours for points in published.values())
     figure = Figure(figsize=(12 if beyond else 9, 4.5), layout='constrained')
     for place, axis in enumerate(figure.subplots(1, 2 if beyond else 1, sharey=True, squeeze=False)[0]):

@@ -185,8 +185,8 @@ def read_metadata(path: Path) -> Metadata:
       MissingModulesError: its config needs modules that are not imported.
     """
 
-    def wrong(what: object) -> InputFileError:
-        return InputFileError(f'checkpoint {path}: metadata.json {what}; it is not of this program, or was edited')
+    def wrong(problem: object) -> InputFileError:
+        return InputFileError(f'checkpoint {path}: metadata.json {problem}; it is not of this program, or was edited')
 
     file = path / 'metadata.json'
     if not file.is_file() or file.stat().st_size > LARGEST_TEXT:
@@ -263,20 +263,20 @@ def restore(path: Path, template: PyTree) -> PyTree:
     with _quiet(), _checkpointer() as checkpointer:
         stored = leaves_by_name(checkpointer.metadata(arrays).item_metadata.tree)
         for name in sorted({*wanted, *(name for name in stored if name.split('/')[0] in parts)}):
-            there, here = (
+            theirs, ours = (
                 f'{np.dtype(tree[name].dtype)}{list(tree[name].shape)}' if name in tree else 'nothing'
                 for tree in (stored, wanted)
             )
-            if there != here:
-                raise ConfigError(f'checkpoint {path} is of another network: {name} is {there} there, expected {here}')
+            if theirs != ours:
+                raise ConfigError(f'checkpoint {path} is of another network: {name} is {theirs} there, expected {ours}')
         claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in wanted.values())
         if claimed > _LARGEST_ARRAYS:
             raise InputFileError(f'checkpoint {path} claims {claimed:,} bytes; expected at most {_LARGEST_ARRAYS:,}')
         shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
         item = unflatten_dict(shapes, sep='/')
         as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        found = checkpointer.restore(arrays, args=ocp.args.PyTreeRestore(item, restore_args=as_arrays, partial_restore=True))
-    read = leaves_by_name(found)
+        restored = checkpointer.restore(arrays, args=ocp.args.PyTreeRestore(item, restore_args=as_arrays, partial_restore=True))
+    read = leaves_by_name(restored)
     return jax.tree.unflatten(jax.tree.structure(template), [np.asarray(read[name]) for name in wanted])
 
 

@@ -132,8 +132,8 @@ def assert_equal(name: str, values: Json) -> None:
     store.key_value_set(f'{key}{rank}', json.dumps(values))
     for other in range(1, jax.process_count()) if rank == 0 else (0,):
         text = store.blocking_key_value_get(f'{key}{other}', 3_600_000)  # ms; JAX ends the wait if it dies
-        there = json.loads(text)
-        first, second, process = (values, there, other) if rank == 0 else (there, values, rank)
+        theirs = json.loads(text)
+        first, second, process = (values, theirs, other) if rank == 0 else (theirs, values, rank)
         fields = [field for field in {**first, **second} if first.get(field) != second.get(field)]
         if fields:
             changes = '; '.join(f'{field}: {first.get(field)!r} -> {second.get(field)!r}' for field in fields)

@@ -94,9 +94,9 @@ class StopSignal:
                     _end(number, b'Stopped at once.\n')
                 self.number, deadline = self.number or number, time.monotonic() + GRACE_SECONDS
                 # Not print or a logger: the main thread may be in the middle of one.
-                what = b'after this dispatch; the state is saved' if self.unsaved else b'(nothing is lost)'
+                note = b'after this dispatch; the state is saved' if self.unsaved else b'(nothing is lost)'
                 with _speaking:
-                    os.write(2, b'Stopping ' + what + b'. Interrupt again to stop at once.\n')
+                    os.write(2, b'Stopping ' + note + b'. Interrupt again to stop at once.\n')
             late = deadline is not None and time.monotonic() > deadline
             if late and self.number and self._alone and not self.unsaved:
                 _end(self.number, _SAVED)

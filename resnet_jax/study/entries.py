@@ -66,19 +66,19 @@ def load_study(path: str | Path) -> JsonDict:
       ConfigError: it cannot be run, or what it returns has no entries or sizes, or they are not of the form in `expand`.
     """
 
-    def wrong(what: str) -> ConfigError:
-        return ConfigError(f'{path}: {what}; see docs/study.md and configs/study/ for the form of a study')
+    def wrong(problem: str) -> ConfigError:
+        return ConfigError(f'{path}: {problem}; see docs/study.md and configs/study/ for the form of a study')
 
     study: JsonDict = config_file.load(Path(path), 'get_study')
     for name in ('entries', 'sizes'):
-        found = study.get(name) if isinstance(study, dict) else None
-        if not isinstance(found, dict) or not found or not all(isinstance(value, dict) for value in found.values()):
+        part = study.get(name) if isinstance(study, dict) else None
+        if not isinstance(part, dict) or not part or not all(isinstance(value, dict) for value in part.values()):
             raise wrong(f'expected a dict with {name!r}, which is a dict of dicts and not empty')
     for name, entry in study['entries'].items():
         if not isinstance(entry.get('config'), str):
             raise wrong(f"entry {name!r} has no 'config'; expected the name of a file in configs/")
     sizes = [study['sizes'], *(entry.get('sizes', {}) for entry in study['entries'].values())]
-    if empty := [name for one in sizes for name, size in one.items() if not size.get('seeds', [0])]:
+    if empty := [name for group in sizes for name, size in group.items() if not size.get('seeds', [0])]:
         raise wrong(f'size {empty[0]!r} has no seeds')
     return study
 

@@ -18,14 +18,14 @@ def write_study_report(study: Json, runs: Sequence[StudyRun], folder: Path) -> P
     Args:
       study: see `entries.expand`, with a 'name'.
     """
-    found: dict[str, dict[int, RunReader]] = {}
+    by_entry: dict[str, dict[int, RunReader]] = {}
     for run in runs:
         files = dataclasses.replace(read_run(run.folder), entry=run.entry)
         # A run that was refused or has not begun left no config: it is the one that the study says.
-        found.setdefault(run.entry, {})[run.seed] = dataclasses.replace(files, config=files.config or run.config)
+        by_entry.setdefault(run.entry, {})[run.seed] = dataclasses.replace(files, config=files.config or run.config)
     folder.mkdir(parents=True, exist_ok=True)
-    results = collect(study, found)
+    results = collect(study, by_entry)
     write_results(results, folder)
-    shown = [files for seeds in found.values() for files in seeds.values() if files.metrics or files.result or files.failed]
+    shown = [files for seeds in by_entry.values() for files in seeds.values() if files.metrics or files.result or files.failed]
     plot_study(results, shown, folder / 'plots')
     return write_report(shown, folder / 'report.html', study['name'], results)

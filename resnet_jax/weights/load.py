@@ -61,28 +61,28 @@ def load_variables(
         raise ConfigError(f'{path} does not say which model it is of; expected model=NAME, as resnet20')
     image_shape = image_shape or (32, 32, 3)
     tensors = _plain_names(tensors)
-    there = {name: array.shape for name, array in tensors.items()}
+    shapes = {name: array.shape for name, array in tensors.items()}
     try:
         # A file must not have a network built that is deeper than the file is long.
-        if metadata and sum(getattr(create_model(model_name, **model_kwargs), 'stage_sizes', ())) > len(there):
-            raise ConfigError(f'{model_name} with {model_kwargs} needs more than its {len(there)} tensors')
-        found = match(there, model_name, model_kwargs, image_shape, num_classes)
+        if metadata and sum(getattr(create_model(model_name, **model_kwargs), 'stage_sizes', ())) > len(shapes):
+            raise ConfigError(f'{model_name} with {model_kwargs} needs more than its {len(shapes)} tensors')
+        matching = match(shapes, model_name, model_kwargs, image_shape, num_classes)
     except ConfigError as error:
         if metadata:
             raise InputFileError(f'{path} says what it is of, and no such model can be made: {error}') from None
         raise
-    if not found.fits:
-        raise _mismatch(path, model_name, found, there, image_shape)
-    model = create_model(model_name, found.num_classes, **model_kwargs)
+    if not matching.fits:
+        raise _mismatch(path, model_name, matching, shapes, image_shape)
+    model = create_model(model_name, matching.num_classes, **model_kwargs)
     arrays = {}
-    for ours, theirs in found.found.items():
+    for ours, theirs in matching.matched.items():
         array = _float32(path, theirs, tensors[theirs])
-        array = array if found.naming == FLAX else from_torch(array, model, ours, found.shapes)
+        array = array if matching.naming == FLAX else from_torch(array, model, ours, matching.shapes)
         arrays[ours] = np.ascontiguousarray(array)
     described = {
         'model': model_name,
         'model_kwargs': model_kwargs,
-        'num_classes': found.num_classes,
+        'num_classes': matching.num_classes,
         'image_shape': list(image_shape),
     }
     return model, unflatten(arrays), {**metadata, **described}
@@ -111,13 +111,13 @@ def _shown(name: str) -> str:
     return name[:80] if name.isprintable() else ascii(name[:80])
 
 
-def _mismatch(path: str | Path, name: str, found: Match, there: Mapping[str, Shape], image_shape: Shape) -> InputFileError:
+def _mismatch(path: str | Path, name: str, matching: Match, shapes: Mapping[str, Shape], image_shape: Shape) -> InputFileError:
     """Logs every difference; the error has the first of each kind."""
     kinds = {
-        'missing': [f'{_shown(key)} {list(shape)}' for key, shape in found.missing.items()],
-        'unmatched': [f'{_shown(key)} {list(shape)}' for key, shape in found.unmatched.items()],
+        'missing': [f'{_shown(key)} {list(shape)}' for key, shape in matching.missing.items()],
+        'unmatched': [f'{_shown(key)} {list(shape)}' for key, shape in matching.unmatched.items()],
         'of another shape': [
-            f'{_shown(key)} {list(there)}, expected {list(expected)}' for key, (there, expected) in found.misshapen.items()
+            f'{_shown(key)} {list(shape)}, expected {list(expected)}' for key, (shape, expected) in matching.misshapen.items()
         ],
     }
     parts = []
@@ -128,11 +128,11 @@ def _mismatch(path: str | Path, name: str, found: Match, there: Mapping[str, Sha
             logger.warning('%s: %d more', kind, len(lines) - _LISTED)
         if lines:
             parts.append(f'{len(lines)} {kind} ({lines[0]}{", ..." if len(lines) > 1 else ""})')
-    nearest = nearest_model(there, image_shape)
+    nearest = nearest_model(shapes, image_shape)
     advice = 'it resembles no model here'
-    if nearest and nearest[2].score > found.score:
+    if nearest and nearest[2].score > matching.score:
         kwargs = ''.join(f' with {key}={value}' for key, value in nearest[1].items())
-        advice = f'the nearest is {nearest[0]}{kwargs} ({len(nearest[2].found)} of {nearest[2].total} tensors fit)'
-    elif found.found:
+        advice = f'the nearest is {nearest[0]}{kwargs} ({len(nearest[2].matched)} of {nearest[2].total} tensors fit)'
+    elif matching.matched:
         advice = 'no model here is nearer: check its arguments and the file'
     return InputFileError(f'{path} does not fit {name}: {"; ".join(parts)}; {advice}')

@@ -21,13 +21,13 @@ _ANY_CLASSES = 7919
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A file's tensors against a model's arrays. All but `shapes` and `found` speak of the file's names and shapes.
+    """A file's tensors against a model's arrays. All but `shapes` and `matched` speak of the file's names and shapes.
 
     Attributes:
       num_classes: that of the model and, unless it was asked for, of the file.
       naming: the one under which most names agree.
       shapes: the shape of every array by our name.
-      found: the file's name by ours, where name and shape agree.
+      matched: the file's name by ours, where name and shape agree.
       missing, unmatched: shapes of what the model needs and the file lacks, and the reverse.
       misshapen: the shapes there and expected.
     """
@@ -35,7 +35,7 @@ class Match:
     num_classes: int
     naming: str
     shapes: Mapping[str, Shape]
-    found: Mapping[str, str]
+    matched: Mapping[str, str]
     missing: Mapping[str, Shape]
     unmatched: Mapping[str, Shape]
     misshapen: Mapping[str, tuple[Shape, Shape]]
@@ -46,12 +46,12 @@ class Match:
 
     @property
     def total(self) -> int:
-        return len(self.found) + len(self.missing) + len(self.unmatched) + len(self.misshapen)
+        return len(self.matched) + len(self.missing) + len(self.unmatched) + len(self.misshapen)
 
     @property
     def score(self) -> float:
         """From 0, nothing in common, to 1, all; a name with another shape is half."""
-        return (len(self.found) + len(self.misshapen) / 2) / self.total
+        return (len(self.matched) + len(self.misshapen) / 2) / self.total
 
 
 @functools.lru_cache(maxsize=256)
@@ -81,7 +81,7 @@ def model_shapes(model: nn.Module, image_shape: Shape) -> dict[str, Shape]:
 
 
 def match(
-    there: Mapping[str, Shape],
+    tensors: Mapping[str, Shape],
     name: str,
     kwargs: Json,
     image_shape: Shape,
@@ -104,13 +104,13 @@ def match(
     namings = {naming: {torch_name(ours, naming): ours for ours in shapes} for naming in (*NAMINGS, FLAX)}
     # A naming made for other blocks can give two arrays one name.
     namings = {naming: names for naming, names in namings.items() if len(names) == len(shapes)}
-    naming, names = max(namings.items(), key=lambda item: len(item[1].keys() & there.keys()))
+    naming, names = max(namings.items(), key=lambda item: len(item[1].keys() & tensors.keys()))
 
     def their_shape(ours: str) -> Shape:
         return shapes[ours] if naming == FLAX else torch_shape(shapes[ours])
 
     if num_classes is None:
-        heads = [(shape, there[key]) for key, ours in names.items() if key in there and (shape := their_shape(ours))]
+        heads = [(shape, tensors[key]) for key, ours in names.items() if key in tensors and (shape := their_shape(ours))]
         sizes = [
             other[shape.index(_ANY_CLASSES)] for shape, other in heads if _ANY_CLASSES in shape and len(other) == len(shape)
         ]
@@ -121,20 +121,20 @@ def match(
         num_classes,
         naming,
         shapes,
-        found={names[key]: key for key, shape in expected.items() if there.get(key) == shape},
-        missing={key: shape for key, shape in expected.items() if key not in there},
-        unmatched={key: shape for key, shape in there.items() if key not in expected},
-        misshapen={key: (there[key], shape) for key, shape in expected.items() if there.get(key, shape) != shape},
+        matched={names[key]: key for key, shape in expected.items() if tensors.get(key) == shape},
+        missing={key: shape for key, shape in expected.items() if key not in tensors},
+        unmatched={key: shape for key, shape in tensors.items() if key not in expected},
+        misshapen={key: (tensors[key], shape) for key, shape in expected.items() if tensors.get(key, shape) != shape},
     )
 
 
-def nearest_model(there: Mapping[str, Shape], image_shape: Shape) -> tuple[str, dict[str, str], Match] | None:
+def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape) -> tuple[str, dict[str, str], Match] | None:
     """Returns the name, arguments and match of the model that has most in common with a file, or None if none has anything."""
     best = None
-    for name, kwargs in _candidates(there):
+    for name, kwargs in _candidates(tensors):
         try:
             built = _named_shapes(name, tuple(kwargs.items()), tuple(image_shape))
-            candidate = match(there, name, kwargs, image_shape, _built=built)
+            candidate = match(tensors, name, kwargs, image_shape, _built=built)
         except ConfigError:  # the images are too small for it
             continue
         if candidate.score > (best[2].score if best else 0):
@@ -144,9 +144,9 @@ def nearest_model(there: Mapping[str, Shape], image_shape: Shape) -> tuple[str, 
     return best
 
 
-def _candidates(there: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, str]]]:
+def _candidates(tensors: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, str]]]:
     """Every model with every stem, the likely ones first; not those with far fewer or far more convolutions, to save time."""
-    convolutions = sum(len(shape) == 4 for shape in there.values())
+    convolutions = sum(len(shape) == 4 for shape in tensors.values())
 
     def blocks_of(name: str) -> int:
         return sum(getattr(create_model(name), 'stage_sizes', ()))

@@ -88,8 +88,8 @@ def _compiler() -> list[str]:
                 f'CC is {os.environ["CC"]!r}, which is no command ({error}); expected one, such as gcc'
             ) from None
     for name in ('cc', 'gcc', 'clang'):
-        if found := shutil.which(name):
-            return [found]
+        if compiler := shutil.which(name):
+            return [compiler]
     raise RuntimeError('found no C compiler (cc, gcc or clang); install one, or set CC to it')
 
 
