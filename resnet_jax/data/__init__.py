@@ -19,10 +19,12 @@ from resnet_jax.errors import ConfigError, did_you_mean
 __all__ = [
     'Dataset',
     'DatasetInfo',
+    'LazyDataset',
     'Split',
     'available_datasets',
     'check_hold_out',
     'dataset_info',
+    'find_dataset',
     'hold_out',
     'load_dataset',
     'register_dataset',
@@ -37,6 +39,23 @@ Load = Callable[[OptionalPath, OptionalPath], Dataset]
 class _Entry:
     load: Load
     info: DatasetInfo | None
+
+
+class LazyDataset:
+    """A data set whose arrays are loaded when they are first asked for, and only once."""
+
+    def __init__(self, entry: _Entry, data_dir: OptionalPath, archive: OptionalPath):
+        self._entry, self._paths = entry, (data_dir or None, archive or None)
+
+    @functools.cached_property
+    def info(self) -> DatasetInfo:
+        """The facts about it. Loads the arrays only if it was registered without them."""
+        return self._entry.info or self.dataset.info
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The arrays."""
+        return self._entry.load(*self._paths)
 
 
 def _load_synthetic(name: str, data_dir: OptionalPath, archive: OptionalPath) -> Dataset:
@@ -70,13 +89,22 @@ def register_dataset(name: str, load: Load, info: DatasetInfo | None = None) -> 
     _DATASETS[name] = _Entry(load, info)
 
 
+def find_dataset(name: str, data_dir: OptionalPath = None, archive: OptionalPath = None) -> LazyDataset:
+    """Returns a data set whose `info` is known at once and whose arrays are loaded on demand. Arguments as `load_dataset`.
+
+    Raises:
+        ConfigError: the name is unknown. The properties raise what `load_dataset` does.
+    """
+    return LazyDataset(_find(name), data_dir, archive)
+
+
 def dataset_info(name: str, data_dir: OptionalPath = None, archive: OptionalPath = None) -> DatasetInfo:
     """Returns the facts about a data set; its arrays are loaded only if it was registered without them.
 
     Raises:
         ConfigError: the name is unknown; or as `load_dataset`.
     """
-    return _find(name).info or load_dataset(name, data_dir, archive).info
+    return find_dataset(name, data_dir, archive).info
 
 
 def load_dataset(name: str, data_dir: OptionalPath = None, archive: OptionalPath = None) -> Dataset:
@@ -95,7 +123,7 @@ def load_dataset(name: str, data_dir: OptionalPath = None, archive: OptionalPath
         InputFileError: a file is missing, damaged or another data set's; or there is no data and no network.
         ResourceError: the root cannot be written.
     """
-    return _find(name).load(data_dir or None, archive or None)
+    return find_dataset(name, data_dir, archive).dataset
 
 
 def _find(name: str) -> _Entry:

@@ -56,15 +56,15 @@ def train_and_evaluate(
         stack.callback(console.log_to_console())
         if checked.deterministic:
             check_deterministic()
-        info = data.dataset_info(checked.dataset, checked.data_dir, checked.data_archive)
-        experiment = create_experiment(checked, info)  # before there is a folder
+        source = data.find_dataset(checked.dataset, checked.data_dir, checked.data_archive)
+        experiment = create_experiment(checked, source.info)  # before there is a folder
         folder = RunFolder(workdir, checked, extend=extend, allow_changes=allow_changes)
         with StopSignal() as stop, distributed.process_group(checked.to_dict(), folder.path, folder.newest_checkpoint), folder:
             distributed.assert_shared(folder.path / '.lock')
             failpoints.reach('start')
             result = folder.read_result()
             if result is None:
-                dataset = data.load_dataset(checked.dataset, checked.data_dir, checked.data_archive)
+                dataset = source.dataset
                 distributed.assert_equal('data set', dataset.describe())
                 checkpoints = RunCheckpoints(experiment, dataset, folder, extend=extend, allow_changes=allow_changes)
                 try:

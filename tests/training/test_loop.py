@@ -18,6 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import resnet_jax.data
 from resnet_jax.config import TrainConfig
+from resnet_jax.data import LazyDataset
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.runs import checkpoint
@@ -438,13 +439,21 @@ def test_the_callers_logging_signals_and_threads_are_as_before(tmp_path):
 
 def test_a_finished_run_is_not_repeated(whole, monkeypatch):
     monkeypatch.setattr(loop, 'Trainer', None)
-    monkeypatch.setattr(resnet_jax.data, 'load_dataset', None)  # nor are its data read
+    monkeypatch.setattr(LazyDataset, 'dataset', property(lambda self: pytest.fail('the data were read')))
     before = {path: path.read_bytes() for path in whole.workdir.rglob('*') if path.is_file() and path.name != 'run.log'}
     again = train_and_evaluate(config(), whole.workdir)
     assert again.result == whole.result and again.history == rows(whole.workdir)
     assert {path: path.read_bytes() for path in before} == before
     log = (whole.workdir / 'run.log').read_text()
     assert 'is finished; nothing to do' in log and log.count('Test accuracy') >= 2
+
+
+def test_a_data_set_that_was_registered_without_facts_is_loaded_once(tmp_path, monkeypatch):
+    loads = []
+    entry = resnet_jax.data._Entry(lambda data_dir, archive: loads.append(1) or STRIPES, None)
+    monkeypatch.setitem(resnet_jax.data._DATASETS, 'stripes', entry)
+    train_and_evaluate(config(num_epochs=1, warmup_epochs=0.0), tmp_path)
+    assert loads == [1]
 
 
 def test_another_config_is_refused(copy, whole):
