@@ -132,7 +132,7 @@ class Classifier:
         Of a run it is the last checkpoint or, if the run held out a validation split, the best one.
 
         Args:
-          ema: of a run: take the averaged parameters.
+          ema: take the averaged parameters; of a file, those of an entry such as 'state_dict_ema'.
           model, image_shape, num_classes, **model_kwargs: of a file, unless `save` wrote it: see `weights.load_variables`.
           normalization: of a file: 'imagenet', 'cifar10', ... (see data/normalization.py); by default what the file says. If it
             says nothing, mean and std are None.
@@ -146,10 +146,10 @@ class Classifier:
             if model or image_shape or num_classes or normalization or model_kwargs:
                 raise ConfigError(f'{path} is a run folder, which knows its model; expected no other argument than ema')
             return load_run(path, ema=ema)
-        if ema:
-            raise ConfigError(f'{path} is a file of weights; averaged parameters are only in run folders')
         given = find_normalization(normalization) if normalization else None
-        built, variables, facts = load_variables(path, model, image_shape=image_shape, num_classes=num_classes, **model_kwargs)
+        built, variables, facts = load_variables(
+            path, model, image_shape=image_shape, num_classes=num_classes, ema=ema, **model_kwargs
+        )
         dtype = np.dtype(facts.get('dtype', 'float32'))
         names = facts.get('class_names') or map(str, range(facts['num_classes']))
         height, width, channels = facts['image_shape']

@@ -229,8 +229,6 @@ def test_bad_arguments_are_one_line(trained, tmp_path):
         Classifier.load(tmp_path)
     with pytest.raises(ConfigError, match='is a run folder, which knows its model'):
         Classifier.load(path, model='resnet8')
-    with pytest.raises(ConfigError, match='averaged parameters are only in run folders'):
-        Classifier.load(tmp_path / 'a.pth', ema=True)
     with pytest.raises(InputFileError, match='cannot be read'):
         Classifier.load(tmp_path / 'a.pth', model='resnet8')
     with pytest.raises(InputFileError, match=r'no run in .*version1\.5'):

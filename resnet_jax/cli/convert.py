@@ -17,7 +17,7 @@ FLAGS.define('multi_string', 'model_kwargs', [], 'With --from: FIELD=VALUE of th
 FLAGS.define('list', 'image_shape', None, 'With --from: height,width,channels, if not 32,32,3.')
 FLAGS.define('string', 'normalization', None, 'With --from: imagenet, kuangliu, ...: noted in the output.')
 FLAGS.define('string', 'workdir', None, 'Run folder, as the train command makes it, instead of a file.')
-FLAGS.define('bool', 'ema', False, 'With --workdir: the averaged parameters.')
+FLAGS.define('bool', 'ema', False, 'Take the averaged parameters; of a file, those of an entry such as state_dict_ema.')
 FLAGS.define('string', 'out', None, 'File to write.')
 FLAGS.define('string', 'to', None, 'torch or safetensors; by default what the name of --out says.')
 FLAGS.define('string', 'names', None, 'With --to=torch: torchvision, kuangliu, d2l, ...; by default what fits.')
@@ -44,7 +44,12 @@ def main(arguments: Sequence[str]) -> None:
         shape = parse_shape(FLAGS.value('image_shape')) if FLAGS.value('image_shape') else None
         kwargs = parse_assignments(FLAGS.value('model_kwargs'))
         classifier = Classifier.load(
-            Path(source), model=FLAGS.value('model'), image_shape=shape, normalization=FLAGS.value('normalization'), **kwargs
+            Path(source),
+            model=FLAGS.value('model'),
+            image_shape=shape,
+            normalization=FLAGS.value('normalization'),
+            ema=FLAGS.value('ema'),
+            **kwargs,
         )
     if to == 'torch':
         save_torch(out, classifier.model, classifier.variables, FLAGS.value('names'))

@@ -112,6 +112,7 @@ def _weights(path: str) -> 'tuple[Classifier, Dataset, JsonDict]':
         model=FLAGS.value('model'),
         image_shape=dataset.image_shape,
         normalization=FLAGS.value('normalization'),
+        ema=FLAGS.value('ema'),
         **kwargs,
     )
     mean, std = classifier.mean or dataset.mean, classifier.std or dataset.std

@@ -13,16 +13,17 @@ import safetensors.numpy
 from resnet_jax.errors import InputFileError, ResourceError
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.typing import Json, JsonDict
-from resnet_jax.weights.torch_file import read_torch
+from resnet_jax.weights.torch_file import StateDict, read_torch
 
 _LARGEST = 4 * 2**30  # bytes: ten times the largest classic network in float64
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], JsonDict]:
+def read_state_dicts(path: str | Path) -> tuple[dict[str, StateDict], JsonDict]:
     """Reads .pth, .pt, .th (zip or legacy) or .safetensors; the content, not the name, says which.
 
     Returns:
-      The tensors by name, as they are in the file, and its metadata: {} unless `write_safetensors` wrote it.
+      The state dicts by their place in the file (see `read_torch`; '' is the top, the only one of a .safetensors file), and the
+      file's metadata: {} unless `write_safetensors` wrote it.
 
     Raises:
       InputFileError: missing, unreadable, damaged, or with anything but tensors.
@@ -41,10 +42,12 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], JsonDict]:
     return _read_safetensors(path) if data[8:9] == b'{' else (read_torch(data, path), {})
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], JsonDict]:
+def _read_safetensors(path: Path) -> tuple[dict[str, StateDict], JsonDict]:
     try:
         with safetensors.safe_open(path, 'numpy') as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, _decode(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            return {'': StateDict(shapes, tensors.__getitem__)}, _decode(file.metadata() or {})
     except Exception as error:  # its own error, or NumPy's for a dtype that it lacks
         reason = ' '.join(str(error).split())[:200]
         raise InputFileError(f'{path} is not a sound .safetensors file ({reason}); fetch or convert it again') from None

@@ -1,6 +1,7 @@
 """Weights in: a file of PyTorch's or of ours becomes a model and its variables."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,13 @@ import numpy as np
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model
 from resnet_jax.typing import JsonDict
-from resnet_jax.weights.files import read_tensors
+from resnet_jax.weights.files import read_state_dicts
 from resnet_jax.weights.match import Match, Shape, match, nearest_model
-from resnet_jax.weights.names import FLAX, from_torch, unflatten
+from resnet_jax.weights.names import FLAX, TORCHVISION, from_torch, unflatten
 
 logger = logging.getLogger(__name__)
 
-# What data parallelism, torch.compile and training frameworks put before every name.
-_PREFIXES = ('module.', '_orig_mod.', 'model.')
+_AVERAGED = re.compile(r'(^|[_/])ema([_/]|$)', re.IGNORECASE)  # how training scripts call averaged weights
 _LISTED = 1000  # of each kind: a hostile file has as many names as it likes
 
 
@@ -30,9 +30,13 @@ def load_variables(
     *,
     num_classes: int | None = None,
     image_shape: Shape | None = None,
+    ema: bool = False,
     **model_kwargs: Any,
 ) -> tuple[nn.Module, JsonDict, JsonDict]:
-    """Loads weights without torch; recognises the names of torchvision, timm, kuangliu, akamaster, D2L and our own.
+    """Loads weights without torch; recognises the names of other libraries (`names.NAMINGS`) and our own.
+
+    Of a training checkpoint the dict that fits the model best is taken, whatever the checkpoint calls it and whatever prefix
+    its names have.
 
     Args:
       path: .pth, .pt, .th or .safetensors; it may be hostile.
@@ -40,6 +44,7 @@ def load_variables(
       num_classes: if None, the file's.
       image_shape: (height, width, channels) of the images that the network takes; the shapes of the first layer, and
         for AlexNet of others, depend on it. If None, the file's or (32, 32, 3).
+      ema: take averaged weights, such as those under 'state_dict_ema'. Without it they are taken if there are no others.
       **model_kwargs: as for `create_model`, e.g. stem='imagenet'. A file that we wrote knows its own.
 
     Returns:
@@ -49,9 +54,9 @@ def load_variables(
     Raises:
       InputFileError: the file is missing, damaged or hostile; it is of another model (all that is missing, unmatched or
         of another shape is logged, and the message names the nearest model); or a number is not finite in float32.
-      ConfigError: the model or an argument is unknown.
+      ConfigError: the model or an argument is unknown, or the file has no averaged weights.
     """
-    tensors, metadata = read_tensors(path)
+    state_dicts, metadata = read_state_dicts(path)
     if model_name not in (None, metadata.get('model')):
         metadata = {}  # the file's, and the caller knows better
     if metadata:
@@ -60,23 +65,41 @@ def load_variables(
     if model_name is None:
         raise ConfigError(f'{path} does not say which model it is of; expected model=NAME, as resnet20')
     image_shape = image_shape or (32, 32, 3)
-    tensors = _plain_names(tensors)
-    shapes = {name: array.shape for name, array in tensors.items()}
+    averaged = {key: state_dict for key, state_dict in state_dicts.items() if _AVERAGED.search(key)}
+    if ema and not averaged:
+        raise ConfigError(f'{path} has no averaged weights; expected a file with an entry such as state_dict_ema, or ema=False')
+    chosen = averaged if ema else {key: state_dicts[key] for key in state_dicts if key not in averaged} or averaged
     try:
         # A file must not have a network built that is deeper than the file is long.
-        if metadata and sum(getattr(create_model(model_name, **model_kwargs), 'stage_sizes', ())) > len(shapes):
-            raise ConfigError(f'{model_name} with {model_kwargs} needs more than its {len(shapes)} tensors')
-        matching = match(shapes, model_name, model_kwargs, image_shape, num_classes)
+        longest = max(len(state_dict.shapes) for state_dict in chosen.values())
+        if metadata and sum(getattr(create_model(model_name, **model_kwargs), 'stage_sizes', ())) > longest:
+            raise ConfigError(f'{model_name} with {model_kwargs} needs more than its {longest} tensors')
+        matches = {
+            key: match(state_dict.shapes, model_name, model_kwargs, image_shape, num_classes)
+            for key, state_dict in chosen.items()
+        }
     except ConfigError as error:
         if metadata:
             raise InputFileError(f'{path} says what it is of, and no such model can be made: {error}') from None
         raise
+    key = max(matches, key=lambda key: matches[key].score)
+    matching, state_dict = matches[key], chosen[key]
     if not matching.fits:
-        raise _mismatch(path, model_name, matching, shapes, image_shape)
+        raise _mismatch(path, model_name, matching, state_dict.shapes, image_shape, num_classes)
+    if len(state_dicts) > 1:
+        logger.info('%s: took the weights under %s', path, _shown(key) if key else 'its top')
+    if ignored := [name for name in matching.ignored if state_dict.shapes[name]]:
+        logger.info('%s: ignored %d tensors beside the network, such as %s', path, len(ignored), _shown(ignored[0]))
     model = create_model(model_name, matching.num_classes, **model_kwargs)
+    if matching.naming == TORCHVISION and getattr(model, 'stem', '') == 'cifar' and len(model.stage_sizes) == 4:
+        logger.warning(
+            '%s: names and shapes do not tell whether a max pool follows the stem, as in huyvnphan/PyTorch_CIFAR10; '
+            'loaded without one: check the accuracy',
+            path,
+        )
     arrays = {}
     for ours, theirs in matching.matched.items():
-        array = _float32(path, theirs, tensors[theirs])
+        array = _float32(path, theirs, state_dict.read(theirs))
         array = array if matching.naming == FLAX else from_torch(array, model, ours, matching.shapes)
         arrays[ours] = np.ascontiguousarray(array)
     described = {
@@ -86,14 +109,6 @@ def load_variables(
         'image_shape': list(image_shape),
     }
     return model, unflatten(arrays), {**metadata, **described}
-
-
-def _plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without BatchNorm's counters, which nothing needs, and without a prefix that all have."""
-    tensors = {name: array for name, array in tensors.items() if not name.endswith('num_batches_tracked')}
-    while prefix := next((p for p in _PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return tensors
 
 
 def _float32(path: str | Path, name: str, array: np.ndarray) -> np.ndarray:
@@ -111,7 +126,14 @@ def _shown(name: str) -> str:
     return name[:80] if name.isprintable() else ascii(name[:80])
 
 
-def _mismatch(path: str | Path, name: str, matching: Match, shapes: Mapping[str, Shape], image_shape: Shape) -> InputFileError:
+def _mismatch(
+    path: str | Path,
+    name: str,
+    matching: Match,
+    shapes: Mapping[str, Shape],
+    image_shape: Shape,
+    num_classes: int | None,
+) -> InputFileError:
     """Logs every difference; the error has the first of each kind."""
     kinds = {
         'missing': [f'{_shown(key)} {list(shape)}' for key, shape in matching.missing.items()],
@@ -128,11 +150,17 @@ def _mismatch(path: str | Path, name: str, matching: Match, shapes: Mapping[str,
             logger.warning('%s: %d more', kind, len(lines) - _LISTED)
         if lines:
             parts.append(f'{len(lines)} {kind} ({lines[0]}{", ..." if len(lines) > 1 else ""})')
-    nearest = nearest_model(shapes, image_shape)
+    nearest = nearest_model(shapes, image_shape, name)
     advice = 'it resembles no model here'
     if nearest and nearest[2].score > matching.score:
-        kwargs = ''.join(f' with {key}={value}' for key, value in nearest[1].items())
-        advice = f'the nearest is {nearest[0]}{kwargs} ({len(nearest[2].matched)} of {nearest[2].total} tensors fit)'
+        model, kwargs, candidate = nearest
+        if num_classes not in (None, candidate.num_classes):
+            kwargs = {**kwargs, 'num_classes': str(candidate.num_classes)}
+        arguments = ' and '.join(f'{key}={value}' for key, value in kwargs.items())
+        advice = (
+            f'the nearest is {model}{" with " * bool(kwargs)}{arguments} '
+            f'({len(candidate.matched)} of {candidate.total} tensors fit)'
+        )
     elif matching.matched:
         advice = 'no model here is nearer: check its arguments and the file'
     return InputFileError(f'{path} does not fit {name}: {"; ".join(parts)}; {advice}')

@@ -1,5 +1,6 @@
 """Which tensor of a file is which array of a model, and which model a file is of."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.models import available_models, create_model
-from resnet_jax.models.resnet import STEMS
+from resnet_jax.models.resnet import SHORTCUTS, STEMS
 from resnet_jax.typing import Json
 from resnet_jax.weights.names import FLAX, NAMINGS, torch_name, torch_shape
 
 Shape = tuple[int, ...]
 # Models are built with this number of classes, a prime that nothing else is: where it shows up is the head.
 _ANY_CLASSES = 7919
+_LONGEST_NAME = 500  # characters: a longer one is nobody's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Match:
       matched: the file's name by ours, where name and shape agree.
       missing, unmatched: shapes of what the model needs and the file lacks, and the reverse.
       misshapen: the shapes there and expected.
+      ignored: names of tensors that are not of the network: counters, a loss's, or those of another copy of it.
     """
 
     num_classes: int
@@ -39,6 +42,7 @@ class Match:
     missing: Mapping[str, Shape]
     unmatched: Mapping[str, Shape]
     misshapen: Mapping[str, tuple[Shape, Shape]]
+    ignored: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
@@ -91,8 +95,11 @@ def match(
 ) -> Match:
     """Compares a file with a model.
 
+    What a framework puts before every name ('module.', 'model.backbone.') is found by itself: the prefix under which most
+    names are the model's. Names elsewhere are ignored.
+
     Args:
-      there: the shape of every tensor of the file.
+      tensors: the shape of every tensor of the file.
       name, kwargs: as for `create_model`.
       image_shape: (height, width, channels).
       num_classes: if None, the file's.
@@ -103,57 +110,93 @@ def match(
     shapes = _built or model_shapes(create_model(name, num_classes or _ANY_CLASSES, **kwargs), image_shape)
     namings = {naming: {torch_name(ours, naming): ours for ours in shapes} for naming in (*NAMINGS, FLAX)}
     # A naming made for other blocks can give two arrays one name.
-    namings = {naming: names for naming, names in namings.items() if len(names) == len(shapes)}
-    naming, names = max(namings.items(), key=lambda item: len(item[1].keys() & tensors.keys()))
+    prefixes = {naming: _prefixes(tensors, names) for naming, names in namings.items() if len(names) == len(shapes)}
+    naming = max(prefixes, key=lambda naming: max(prefixes[naming].values()))
+    votes, names = prefixes[naming], namings[naming]
+    prefix = min(votes, key=lambda prefix: (-votes[prefix], len(prefix)))
+    # A head is often outside: 'backbone.conv1.weight', 'fc.weight'.
+    files_name = {key: key if prefix + key not in tensors and key in tensors else prefix + key for key in names}
 
     def their_shape(ours: str) -> Shape:
         return shapes[ours] if naming == FLAX else torch_shape(shapes[ours])
 
     if num_classes is None:
-        heads = [(shape, tensors[key]) for key, ours in names.items() if key in tensors and (shape := their_shape(ours))]
+        heads = [(their_shape(ours), tensors[files_name[key]]) for key, ours in names.items() if files_name[key] in tensors]
         sizes = [
             other[shape.index(_ANY_CLASSES)] for shape, other in heads if _ANY_CLASSES in shape and len(other) == len(shape)
         ]
         num_classes = sizes[0] if sizes else 10
         shapes = {ours: tuple(num_classes if n == _ANY_CLASSES else n for n in shape) for ours, shape in shapes.items()}
-    expected = {key: their_shape(ours) for key, ours in names.items()}
+    expected = {files_name[key]: their_shape(ours) for key, ours in names.items()}
+    copies = tuple(other for other, count in votes.items() if other and other != prefix and 2 * count > votes[prefix])
+    rest = [key for key in tensors if key not in expected]
+    ignored = [
+        key for key in rest if tensors[key] == () or not key.startswith(prefix) or (not prefix and key.startswith(copies))
+    ]
     return Match(
         num_classes,
         naming,
         shapes,
-        matched={names[key]: key for key, shape in expected.items() if tensors.get(key) == shape},
+        matched={names[key]: theirs for key, theirs in files_name.items() if tensors.get(theirs) == expected[theirs]},
         missing={key: shape for key, shape in expected.items() if key not in tensors},
-        unmatched={key: shape for key, shape in tensors.items() if key not in expected},
+        unmatched={key: tensors[key] for key in rest if key not in set(ignored)},
         misshapen={key: (tensors[key], shape) for key, shape in expected.items() if tensors.get(key, shape) != shape},
+        ignored=tuple(ignored),
     )
 
 
-def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape) -> tuple[str, dict[str, str], Match] | None:
-    """Returns the name, arguments and match of the model that has most in common with a file, or None if none has anything."""
-    best = None
-    for name, kwargs in _candidates(tensors):
+def _prefixes(tensors: Mapping[str, Shape], names: Mapping[str, str]) -> dict[str, int]:
+    """Returns how many of the names follow each prefix; '' is always there."""
+    votes = collections.Counter({'': 0})
+    most = max(name.count('.') for name in names) + 1
+    for key in tensors:
+        parts = key[:_LONGEST_NAME].split('.')
+        for start in range(max(0, len(parts) - most), len(parts)):
+            if '.'.join(parts[start:]) in names:
+                votes[''.join(f'{part}.' for part in parts[:start])] += 1
+    return votes
+
+
+def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape, first: str) -> tuple[str, dict[str, str], Match] | None:
+    """Returns the name, arguments and match of the model that has most in common with a file, or None if none has anything.
+
+    Args:
+      first: the model to try first.
+    """
+    best: tuple[str, dict[str, str], Match] | None = None
+
+    def consider(name: str, kwargs: dict[str, str]) -> None:
+        nonlocal best
         try:
             built = _named_shapes(name, tuple(kwargs.items()), tuple(image_shape))
             candidate = match(tensors, name, kwargs, image_shape, _built=built)
-        except ConfigError:  # the images are too small for it
-            continue
+        except ConfigError:  # the images are too small for it, or it has no such shortcut
+            return
         if candidate.score > (best[2].score if best else 0):
             best = name, kwargs, candidate
-            if not (candidate.missing or candidate.unmatched or candidate.misshapen):
-                break
+
+    for name, kwargs in _candidates(tensors, first):
+        consider(name, kwargs)
+        if best and best[2].fits:
+            break
+    if best and not best[2].fits and hasattr(create_model(best[0]), 'shortcut'):
+        name, kwargs, _ = best
+        for shortcut in SHORTCUTS:
+            consider(name, {**kwargs, 'shortcut': shortcut})
     return best
 
 
-def _candidates(tensors: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, str]]]:
+def _candidates(tensors: Mapping[str, Shape], first: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Every model with every stem, the likely ones first; not those with far fewer or far more convolutions, to save time."""
     convolutions = sum(len(shape) == 4 for shape in tensors.values())
 
     def blocks_of(name: str) -> int:
         return sum(getattr(create_model(name), 'stage_sizes', ()))
 
-    def order(name: str) -> tuple[bool, int]:
+    def order(name: str) -> tuple[bool, bool, int]:
         # A plain network has the names and shapes of a ResNet with shortcut option A: of the two the ResNet is meant.
-        return name.startswith('plain'), min(abs(size * blocks_of(name) + 1 - convolutions) for size in (2, 3))
+        distance = min(abs(size * blocks_of(name) + 1 - convolutions) for size in (2, 3))
+        return name != first, name.startswith('plain'), distance
 
     for name in sorted(available_models(), key=order):
         model, blocks = create_model(name), blocks_of(name)

@@ -52,7 +52,7 @@ def _d2l(**block: str) -> Rules:
 
 TORCHVISION = 'torchvision'
 NAMINGS: Mapping[str, Rules] = {
-    TORCHVISION: (  # and timm
+    TORCHVISION: (  # and timm, and github.com/chenyaofo/pytorch-cifar-models
         (r'layer(\d+)_(\d+)/downsample_conv', r'layer\1.\2.downsample.0'),
         (r'layer(\d+)_(\d+)/downsample_bn', r'layer\1.\2.downsample.1'),
         *_TIMM,
@@ -67,6 +67,20 @@ NAMINGS: Mapping[str, Rules] = {
         (r'layer(\d+)_(\d+)/downsample_bn', r'layer\1.\2.shortcut.1'),
         (r'fc', r'linear'),
         _BLOCK,
+    ),
+    'weiaicunzai': (  # github.com/weiaicunzai/pytorch-cifar100: ResNet
+        (r'conv1', r'conv1.0'),
+        (r'bn1', r'conv1.1'),
+        *(
+            (rf'layer{stage}_(\d+)/{ours}', rf'conv{stage + 1}_x.\1.{theirs}')
+            for stage in _STAGES
+            for ours, theirs in (
+                *((f'conv{n + 1}', f'residual_function.{3 * n}') for n in range(3)),
+                *((f'bn{n + 1}', f'residual_function.{3 * n + 1}') for n in range(3)),
+                ('downsample_conv', 'shortcut.0'),
+                ('downsample_bn', 'shortcut.1'),
+            )
+        ),
     ),
     'wide_resnet': (  # github.com/xternalz/WideResNet-pytorch
         (r'layer(\d+)_(\d+)/downsample_conv', r'block\1.layer.\2.convShortcut'),

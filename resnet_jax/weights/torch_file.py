@@ -10,45 +10,78 @@ The formats, after `torch/serialization.py`:
           key int64 the number of elements, and the elements, little-endian
 """
 
+import collections
 import io
 import math
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from resnet_jax.errors import InputFileError
-from resnet_jax.weights.unpickler import RefusedError, Tensor, Unpickler
+from resnet_jax.weights.unpickler import Inert, RefusedError, Tensor, Unpickler
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _Raw = dict[str, tuple[bytes | memoryview, np.dtype]]  # by storage: its bytes, and their type with its byte order
-# Where training scripts keep the state dict among other things.
-WRAPPERS = ('state_dict', 'net', 'model', 'model_state_dict')
+_MOST_DICTS = 16  # of tensors, in one file: an optimizer has one for every parameter
 
 
-def read_torch(data: bytes, path: Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a state dict by name, in their own dtypes: read-only views of bytes of the file.
+class StateDict(NamedTuple):
+    """The tensors of one dict of a file, which are read one by one.
+
+    Attributes:
+      shapes: by name. Not yet compared with the bytes that are there.
+      read: returns the tensor of a name, in its own dtype, a read-only view of bytes of the file where possible. Raises
+        InputFileError if it claims more than is there.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+
+
+def read_torch(data: bytes, path: Path) -> dict[str, StateDict]:
+    """Returns the state dicts of a file, such as {'': ...} or {'state_dict': ..., 'state_dict_ema': ...}.
+
+    A state dict is any dict that has tensors by name, at the top or within other dicts; its key here is the path to it, joined
+    by '/'. Of many the largest are returned, largest first.
 
     Args:
-      data: the bytes of the file: a state dict, or a dict that has one under one of `WRAPPERS`.
+      data: the bytes of the file.
       path: for messages.
 
     Raises:
       InputFileError: damaged, without a state dict, or with anything but tensors and containers; nothing of it was run.
     """
-    try:
-        if data[:2] != b'PK' and data[:1] != b'\x80':
-            raise RefusedError('is not a file of torch.save')
-        root, raw = (_read_zip if data[:2] == b'PK' else _read_legacy)(data)
-        return {name: _array(name, tensor, raw[tensor.storage.key]) for name, tensor in _state_dict(root).items()}
-    except RefusedError as error:
-        raise InputFileError(
-            f'{path} {error}; expected a state dict of tensors: save it as torch.save(model.state_dict(), ...), '
-            'or fetch the file again'
-        ) from None
+
+    def checked(function: Callable[..., Any], *arguments: object) -> Any:
+        try:
+            return function(*arguments)
+        except RefusedError as error:
+            raise InputFileError(
+                f'{path} {error}; expected a state dict of tensors: save it as torch.save(model.state_dict(), ...), '
+                'or fetch the file again'
+            ) from None
+
+    found, raw = checked(_read, data)
+
+    def reader(tensors: Mapping[str, Tensor]) -> Callable[[str], np.ndarray]:
+        return lambda name: checked(_array, name, tensors[name], raw[tensors[name].storage.key])
+
+    return {
+        key: StateDict({name: tensor.shape for name, tensor in tensors.items()}, reader(tensors))
+        for key, tensors in found.items()
+    }
+
+
+def _read(data: bytes) -> tuple[dict[str, dict[str, Tensor]], _Raw]:
+    if data[:2] != b'PK' and data[:1] != b'\x80':
+        raise RefusedError('is not a file of torch.save')
+    root, raw = (_read_zip if data[:2] == b'PK' else _read_legacy)(data)
+    return _state_dicts(root), raw
 
 
 def _read_zip(data: bytes) -> tuple[object, _Raw]:
@@ -108,15 +141,25 @@ def _read_legacy(data: bytes) -> tuple[object, _Raw]:
     return result, raw
 
 
-def _state_dict(root: object) -> dict[str, Tensor]:
-    for key in WRAPPERS:
-        if isinstance(root, dict) and isinstance(root.get(key), dict):
-            root = root[key]
-            break
-    tensors = {str(name): value for name, value in root.items() if isinstance(value, Tensor)} if isinstance(root, dict) else {}
-    if not tensors:
-        raise RefusedError(f'has no tensors by name, neither at its top nor under {", ".join(WRAPPERS)}')
-    return tensors
+def _state_dicts(root: object) -> dict[str, dict[str, Tensor]]:
+    if isinstance(root, Inert):
+        raise RefusedError(f'is a pickled object of {root.name[:160]!r}, which was not made')
+    found: dict[str, dict[str, Tensor]] = {}
+    queue: collections.deque[tuple[str, object]] = collections.deque([('', root)])
+    seen: set[int] = set()  # a dict may hold itself
+    while queue:
+        path, value = queue.popleft()
+        if not isinstance(value, dict) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if tensors := {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, Tensor)}:
+            found[path] = tensors
+        # Deeper or longer paths are of no use to anybody, and building them would take quadratic time.
+        if path.count('/') < 4:
+            queue.extend((f'{path}/{key}'.lstrip('/')[:200], part) for key, part in value.items() if isinstance(key, str))
+    if not found:
+        raise RefusedError('has no tensors by name')
+    return dict(sorted(found.items(), key=lambda item: -len(item[1]))[:_MOST_DICTS])
 
 
 def _array(name: str, tensor: Tensor, raw: tuple[bytes | memoryview, np.dtype]) -> np.ndarray:

@@ -1,17 +1,22 @@
 """A pickle machine that can only build containers and descriptions of tensors. It imports and calls nothing by name.
 
-Pickle is a language whose programs call any Python function. This machine knows the opcodes that state dicts need, and for
-the globals a program may name it has a table of its own; whatever else a program contains ends it before it takes effect.
-Memory stays in proportion to the program's length: the memo is a dict, so no index reserves anything; a length that a
-program claims is compared with the bytes that are left; and the keys of a dict are strings and integers, since the hash of
-nested tuples takes exponential time.
+Pickle is a language whose programs call any Python function. This machine knows the opcodes that training checkpoints need,
+and for the globals a program may name it has tables of its own. A few build tensors and dicts. Objects that training scripts
+save beside them (NumPy scalars, paths, dates, settings, schedulers) become an `Inert` each, whatever the program does with
+them. Any other global ends the program.
+
+Time and memory stay in proportion to the program's length: the memo is a dict, so no index reserves anything; a length that
+a program claims is compared with the bytes that are left; copies of a list are counted; and only scalars are hashed, since
+the hash of nested tuples takes exponential time.
 
 The opcodes: Python's `pickletools`. The globals: `torch/_utils.py` and `torch/serialization.py`.
 """
 
 import collections
 import dataclasses
+import re
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -42,6 +47,17 @@ class Tensor:
     strides: tuple[int, ...]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inert:
+    """Stands for an object that is neither a container nor a tensor. Nothing of it was made or run.
+
+    Attributes:
+      name: of its class or function, such as 'argparse.Namespace'.
+    """
+
+    name: str
+
+
 @dataclasses.dataclass(frozen=True)
 class _Function:
     call: Callable[..., Any]
@@ -51,7 +67,9 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:
+def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> 'Tensor | Inert':
+    if isinstance(storage, Inert):  # of a type that NumPy lacks
+        return storage
     if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
         raise RefusedError('has a tensor without a storage')
     if len(shape) != len(strides) or len(shape) > 8 or not all(map(_is_count, (offset, *shape, *strides))):
@@ -59,15 +77,25 @@ def _tensor(storage: object, offset: object, shape: object, strides: object, *_:
     return Tensor(storage, cast(int, offset), shape, strides)
 
 
-def _parameter(tensor: object, *_: object) -> Tensor:
-    if not isinstance(tensor, Tensor):
+def _parameter(tensor: object, *_: object) -> 'Tensor | Inert':
+    if not isinstance(tensor, Tensor | Inert):
         raise RefusedError('has a parameter that is not a tensor')
     return tensor
 
 
-def _ordered_dict(*arguments: Any) -> dict[object, object]:
+def _with_attributes(function: object, _: object, arguments: object, *state: object) -> object:
+    """What torch calls for a tensor of a subclass, or with attributes of its own."""
+    if not isinstance(function, _Function) or not isinstance(arguments, tuple) or function is _WITH_ATTRIBUTES:
+        raise RefusedError('has a tensor without a storage')
+    return function.call(*arguments)
+
+
+def _dict(items: object = ()) -> dict[object, object]:
     result: dict[object, object] = collections.OrderedDict()
-    for key, value in arguments[0] if arguments else ():
+    if not isinstance(items, list | tuple):
+        raise RefusedError('has a dict of something other than pairs')
+    for item in items:
+        key, value = item
         _set(result, key, value)
     return result
 
@@ -85,35 +113,75 @@ _DTYPES = {
     'BoolStorage': np.bool_,
 }
 
-_GLOBALS: dict[tuple[object, object], _Function | np.dtype] = {
-    ('collections', 'OrderedDict'): _Function(_ordered_dict),
-    ('torch._utils', '_rebuild_tensor'): _Function(_tensor),
-    ('torch._utils', '_rebuild_tensor_v2'): _Function(_tensor),
-    ('torch._utils', '_rebuild_parameter'): _Function(_parameter),
-    **{('torch', name): np.dtype(dtype) for name, dtype in _DTYPES.items()},
+def _member(owner: object, _: object) -> Inert:
+    """A member of a class, as Python 3.11 pickles those of enumerations."""
+    harmless = ('uuid.SafeUUID', 'zoneinfo.ZoneInfo')
+    if not isinstance(owner, Inert) or (owner.name.partition('.')[0] in _STANDARD and owner.name not in harmless):
+        raise RefusedError('asks for an attribute, which was not looked up')
+    return owner
+
+
+_DICT, _WITH_ATTRIBUTES = _Function(_dict), _Function(_with_attributes)
+_GLOBALS: dict[str, _Function | np.dtype] = {
+    'collections.OrderedDict': _DICT,
+    'builtins.getattr': _Function(_member),
+    '__builtin__.getattr': _Function(_member),
+    'torch._utils._rebuild_tensor': _Function(_tensor),
+    'torch._utils._rebuild_tensor_v2': _Function(_tensor),
+    'torch._utils._rebuild_parameter': _Function(_parameter),
+    'torch._utils._rebuild_parameter_with_state': _Function(_parameter),
+    'torch._tensor._rebuild_from_type_v2': _WITH_ATTRIBUTES,
+    **{f'torch.{name}': np.dtype(dtype) for name, dtype in _DTYPES.items()},
 }
+# Of the standard library only these classes are inert; a name with a capital of any other package is a class, and inert.
+_INERT = re.compile(
+    r'collections\.(Counter|defaultdict|deque)|types\.SimpleNamespace|argparse\.Namespace|pathlib(\._local)?\.\w*Path'
+    r'|datetime\.(datetime|date|time|timedelta|timezone)|zoneinfo\.ZoneInfo(\._unpickle)?|decimal\.Decimal|fractions\.Fraction'
+    r'|uuid\.(UUID|SafeUUID)|_codecs\.encode|copy_?reg\._reconstructor'
+    r'|(__builtin__|builtins)\.(set|frozenset|bytes|bytearray|complex|range|xrange|slice|list|dict|tuple|int|long|float|str|bool'
+    r'|object|unicode|NoneType)'
+    r'|torch\.(\w*(int|float|bool|complex|qu?int)\w*|half|double|short|long|strided|sparse_\w+|per_\w+|device|contiguous_format'
+    r'|preserve_format|channels_last(_3d)?)|torch\._utils\._rebuild_\w+|torch\.serialization\._get_(layout|dtype)'
+    r'|numpy\.(ndarray|dtype|void|str_|bytes_|object_|(bool|u?int|float|complex|datetime|timedelta)\d*_?)'
+    r'|numpy\._?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)|numpy\.random(\.\w+)?\.__\w+'
+)
+_CLASS = re.compile(r'(\w+)(\.\w+)*\.[A-Z]\w*')
+_STANDARD = sys.stdlib_module_names | {'__builtin__', 'copy_reg'}
 
 
 def _find_global(module: object, name: object) -> object:
-    try:
-        return _GLOBALS[module, name]
-    except (KeyError, TypeError):
-        raise RefusedError(f'asks for {f"{module}.{name}"[:160]!r}, which was not run') from None
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise RefusedError('names a function by something other than text')
+    path = f'{module}.{name}'
+    if path in _GLOBALS:
+        return _GLOBALS[path]
+    a_class = _CLASS.fullmatch(path)
+    if _INERT.fullmatch(path) or (a_class and a_class[1] not in _STANDARD and '.' not in name):
+        return Inert(path)
+    raise RefusedError(f'asks for {path[:160]!r}, which was not run')
 
 
-def _storage(identifier: object) -> Storage:
+def _storage(identifier: object) -> Storage | Inert:
     """The meaning of a persistent id: 'storage', type, key, device, number of elements and, in old files, a view."""
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[5:] not in ((), (None,)):
         raise RefusedError('refers to something other than a storage')
     kind, dtype, key, _, size = identifier[:5]
+    if kind == 'storage' and isinstance(dtype, Inert):
+        return dtype
     if kind != 'storage' or not isinstance(dtype, np.dtype) or not isinstance(key, str) or not _is_count(size):
         raise RefusedError('refers to something other than a storage')
     return Storage(dtype, key, size)
 
 
 def _set(target: object, key: object, value: object) -> None:
-    if not isinstance(target, dict) or type(key) not in (str, int):
-        raise RefusedError('sets an item of something other than a dict by string or integer')
+    if isinstance(target, Inert):
+        return
+    if not isinstance(target, dict):
+        raise RefusedError('sets an item of something other than a dict')
+    if isinstance(key, tuple | Inert | np.dtype) or (type(key) is int and abs(key) >= 2**63):
+        key = Inert('a key')
+    if not isinstance(key, str | int | float | bytes | Inert | None):
+        raise RefusedError('has something as a key that cannot be one')
     target[key] = value
 
 
@@ -130,9 +198,10 @@ class Unpickler:
         self.storages: dict[str, Storage] = {}
         self._stacks: list[list[object]] = [[]]  # a mark starts a new one
         self._memo: dict[int, object] = {}
+        self._copied = 0  # pairs
 
     def load(self) -> object:
-        """Returns the object: None, bool, int, float, str, list, tuple, dict, `Tensor` or `Storage`, nested; maybe in circles.
+        """Returns the object: scalars, list, tuple, dict, `Tensor`, `Storage` and `Inert`, nested; maybe in circles.
 
         Raises:
           RefusedError: see there.
@@ -183,6 +252,10 @@ class Unpickler:
     def _pop_tuple(self, size: int) -> None:
         self._push(tuple([self._pop() for _ in range(size)][::-1]))
 
+    def _frozenset(self) -> None:
+        self._pop_marked()
+        self._push(Inert('frozenset'))
+
     def _remember(self, index: int) -> None:
         self._memo[index] = self._top()
 
@@ -192,26 +265,45 @@ class Unpickler:
 
     def _append(self, values: list[object]) -> None:
         top = self._top()
+        if isinstance(top, Inert):
+            return
         if not isinstance(top, list):
             raise RefusedError('appends to something other than a list')
         top.extend(values)
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
+        if isinstance(function, Inert):
+            return self._push(function)
         if not isinstance(function, _Function) or not isinstance(arguments, tuple):
             raise RefusedError('calls something that is not a function')
+        if function is _DICT and arguments and isinstance(arguments[0], list | tuple):
+            self._copied += len(arguments[0])
+            if self._copied > len(self._data):
+                raise RefusedError('copies one list into many dicts')
         self._push(function.call(*arguments))
+
+    def _new(self, operands: int) -> None:
+        """A new object of a class."""
+        *_, made = [self._pop() for _ in range(operands)]
+        if made is _DICT:
+            made = _dict()
+        elif not isinstance(made, Inert):
+            raise RefusedError('makes an object of something that is not a class')
+        self._push(made)
 
     def _refer(self) -> None:
         storage = _storage(self._pop())
+        if isinstance(storage, Inert):
+            return self._push(storage)
         if self.storages.setdefault(storage.key, storage) != storage:
             raise RefusedError('contradicts itself on the size or type of a storage')
         self._push(storage)
 
     def _build(self) -> None:
-        """A state dict's attribute `_metadata`, which nothing here needs."""
+        """Attributes of an object, such as a state dict's `_metadata`, which nothing here needs."""
         self._pop()
-        if not isinstance(self._top(), collections.OrderedDict):
+        if not isinstance(self._top(), collections.OrderedDict | Tensor | Inert):
             raise RefusedError('sets attributes of something other than a state dict')
 
 
@@ -220,6 +312,8 @@ _OPCODES: Mapping[bytes, Callable[[Unpickler], object]] = {
     b'\x95': lambda u: u._take(8),  # FRAME
     b'(': lambda u: u._stacks.append([]),
     b'0': lambda u: u._pop(),
+    b'1': lambda u: u._pop_marked(),
+    b'2': lambda u: u._push(u._top()),
     b'N': lambda u: u._push(None),
     b'\x88': lambda u: u._push(True),
     b'\x89': lambda u: u._push(False),
@@ -232,7 +326,16 @@ _OPCODES: Mapping[bytes, Callable[[Unpickler], object]] = {
     b'\x8c': lambda u: u._push(u._text('<B')),
     b'T': lambda u: u._push(u._text('<I')),
     b'U': lambda u: u._push(u._text('<B')),
+    b'\x8d': lambda u: u._push(u._text('<Q')),
+    b'C': lambda u: u._push(u._take(u._number('<B'))),
+    b'B': lambda u: u._push(u._take(u._number('<I'))),
+    b'\x8e': lambda u: u._push(u._take(u._number('<Q'))),
+    b'\x96': lambda u: u._push(u._take(u._number('<Q'))),
+    b'\x8b': lambda u: u._push(int.from_bytes(u._take(u._number('<I')), 'little', signed=True)),
     b'}': lambda u: u._push({}),
+    b'\x8f': lambda u: u._push(Inert('set')),
+    b'\x90': lambda u: u._append(u._pop_marked()),
+    b'\x91': lambda u: u._frozenset(),
     b']': lambda u: u._push([]),
     b')': lambda u: u._push(()),
     b't': lambda u: u._push(tuple(u._pop_marked())),
@@ -251,6 +354,8 @@ _OPCODES: Mapping[bytes, Callable[[Unpickler], object]] = {
     b'c': lambda u: u._push(_find_global(u._line(), u._line())),
     b'\x93': lambda u: u._push(_find_global(*[u._pop(), u._pop()][::-1])),
     b'R': lambda u: u._reduce(),
+    b'\x81': lambda u: u._new(2),
+    b'\x92': lambda u: u._new(3),
     b'b': lambda u: u._build(),
     b'Q': lambda u: u._refer(),
 }

@@ -3,6 +3,7 @@ import logging
 import re
 import subprocess
 import sys
+import time
 
 import chex
 import jax
@@ -38,6 +39,16 @@ D2L_SEQUENTIAL = (
     (r'^net\.b(\d)', lambda m: str(int(m[1]) - 1)),
     (r'^net\.', ''),
 )
+# github.com/weiaicunzai/pytorch-cifar100, models/resnet.py
+WEIAICUNZAI = (
+    (r'^conv1', 'conv1.0'),
+    (r'^bn1', 'conv1.1'),
+    (
+        r'^layer(\d)\.(\d)\.(conv|bn)(\d)',
+        lambda m: f'conv{int(m[1]) + 1}_x.{m[2]}.residual_function.{3 * int(m[4]) - 3 + (m[3] == "bn")}',
+    ),
+    (r'^layer(\d)\.(\d)\.downsample', lambda m: f'conv{int(m[1]) + 1}_x.{m[2]}.shortcut'),
+)
 WIDE_RESNET = (
     (r'^layer(\d)\.(\d)', r'block\1.layer.\2'),
     (r'shortcut\.0', 'convShortcut'),
@@ -60,6 +71,19 @@ CASES = {
         KUANGLIU,
         ('resnet18', SMALL),
         functools.partial(torch_reference.ResNet, RESNET['resnet18'], (1, 2), 6, num_classes=7),
+    ),
+    **{
+        f'weiaicunzai {name}': (
+            WEIAICUNZAI,
+            (name, SMALL),
+            functools.partial(torch_reference.ResNet, block, (1, 2), 6, num_classes=7),
+        )
+        for name, block in RESNET.items()
+    },
+    'chenyaofo': (  # github.com/chenyaofo/pytorch-cifar-models: projections, where the paper's networks have none
+        (),
+        ('resnet8', {**SMALL, 'shortcut': 'projection'}),
+        functools.partial(torch_reference.ResNet, RESNET['resnet18'], (1, 2), 6, 'cifar', 'projection', num_classes=7),
     ),
     'akamaster': (
         AKAMASTER,
@@ -212,6 +236,93 @@ def test_more_classes_than_the_file_are_refused(tmp_path):
     path = save(tmp_path / 'model.pth', small_reference(num_classes=100).state_dict())
     with pytest.raises(InputFileError, match=r'fc.bias \[100\], expected \[10\]'):
         load_variables(path, 'resnet18', num_classes=10, **SMALL)
+    reference = torch_reference.ResNet(torch_reference.BasicBlock, (3, 3, 3), 16, 'cifar', 'identity', 100)
+    with pytest.raises(InputFileError, match=r'the nearest is resnet20 with num_classes=100 \(\d+ of \d+ tensors fit\)'):
+        load_variables(save(tmp_path / 'model.pth', reference.state_dict()), 'resnet20', num_classes=10)
+
+
+def test_other_shortcuts_are_offered(tmp_path):
+    reference = torch_reference.ResNet(torch_reference.BasicBlock, (3, 3, 3), 16, 'cifar', 'projection', 10)
+    with pytest.raises(InputFileError, match=r'the nearest is resnet20 with shortcut=projection \((\d+) of \1 tensors fit\)'):
+        load_variables(save(tmp_path / 'model.pth', reference.state_dict()), 'resnet20')
+
+
+def prefixed(prefix, tensors):
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def in_other_places(reference, other):
+    """Files that have the state dict of `reference` where training scripts put it."""
+    tensors, noise = reference.state_dict(), other.state_dict()
+    body = {name: tensor for name, tensor in tensors.items() if not name.startswith('fc')}
+    head = {name: tensor for name, tensor in tensors.items() if name.startswith('fc')}
+    trained = torch.optim.SGD(reference.parameters(), 0.1, momentum=0.9)
+    return {
+        'averaged': torch.optim.swa_utils.AveragedModel(reference).state_dict(),
+        'lightning': {
+            'state_dict': {**prefixed('model.', tensors), 'criterion.weight': torch.ones(10)},
+            'callbacks': {'ModelCheckpoint': {'best_model_score': torch.tensor(0.5)}},
+            'optimizer_states': [trained.state_dict()],
+        },
+        'nested': {'model': {'state_dict': tensors}, 'epoch': torch.tensor(3)},
+        'deeper': {'a': {'b': {'c': prefixed('net.backbone.', tensors)}}},
+        **{f'under {name}': {name: tensors} for name in ('ema', 'network', 'weights', 'params', 'model_ema', 'G')},
+        **{
+            f'prefix {name}': prefixed(name, tensors)
+            for name in ('net.', 'backbone.', 'module.model.', '_orig_mod.', 'a.b.c.d.')
+        },
+        'a head outside': {**prefixed('backbone.', body), **head},
+        'two copies': {**tensors, **prefixed('teacher.', noise)},
+        'two copies with prefixes': {**prefixed('student.', tensors), 'teacher.conv1.weight': torch.ones(2)},
+        'counters': {**tensors, 'n_averaged': torch.tensor(5), 'epoch': torch.tensor(1)},
+        'two networks': {'generator': {'conv1.weight': torch.ones(3), 'b': torch.ones(2)}, 'classifier': tensors},
+        'averaged beside': {'state_dict_ema': noise, 'state_dict': tensors},
+        'a long name': {**prefixed('net.', tensors), 'module.' * 100_000: torch.ones(1)},
+    }
+
+
+PLACES = list(in_other_places(small_reference(), small_reference()))
+
+
+@pytest.mark.parametrize('place', PLACES)
+def test_the_state_dict_is_found_wherever_it_is(place, tmp_path):
+    reference = small_reference()
+    other = torch_reference.randomise(torch_reference.ResNet(torch_reference.BasicBlock, (1, 2), 6))
+    path = save(tmp_path / 'model.pth', in_other_places(reference, other)[place])
+    variables = load_variables(path, 'resnet18', **SMALL)[1]
+    chex.assert_trees_all_equal(variables, torch_reference.flax_variables(reference))
+
+
+def test_averaged_weights_are_taken_on_request(tmp_path):
+    reference, averaged = small_reference(), torch_reference.randomise(small_reference())
+    saved = {'state_dict': reference.state_dict(), 'state_dict_ema': averaged.state_dict()}
+    path = save(tmp_path / 'model.pth', saved)
+    for ema, network in ((False, reference), (True, averaged)):
+        variables = load_variables(path, 'resnet18', ema=ema, **SMALL)[1]
+        chex.assert_trees_all_equal(variables, torch_reference.flax_variables(network))
+    with pytest.raises(ConfigError, match='has no averaged weights'):
+        load_variables(save(tmp_path / 'plain.pth', reference.state_dict()), 'resnet18', ema=True, **SMALL)
+
+
+def test_a_pool_that_names_cannot_tell_is_named(tmp_path, caplog):
+    """The ResNet-18 of huyvnphan/PyTorch_CIFAR10 has the names and shapes of a network without its pool."""
+    caplog.set_level(logging.INFO, 'resnet_jax')
+    small = {'stage_sizes': (1, 1, 1, 1), 'num_filters': 4}
+    reference = torch_reference.ResNet(torch_reference.BasicBlock, (1, 1, 1, 1), 4)
+    load_variables(save(tmp_path / 'model.pth', reference.state_dict()), 'resnet18', **small)
+    assert any('whether a max pool follows the stem' in message for message in caplog.messages)
+    caplog.clear()
+    load_variables(save(tmp_path / 'model.pth', renamed(reference.state_dict(), *KUANGLIU)), 'resnet18', **small)
+    assert caplog.messages == []
+
+
+def test_long_names_take_time_in_proportion(tmp_path):
+    tensors = {**small_reference().state_dict(), 'module.' * 100_000 + 'conv1.weight': torch.ones(1)}
+    path = save(tmp_path / 'model.pth', tensors)
+    start = time.process_time()
+    with pytest.raises(InputFileError, match='1 unmatched'):
+        load_variables(path, 'resnet18', **SMALL)
+    assert time.process_time() - start < 60  # building all candidates takes most of it
 
 
 def test_grey_images_need_their_shape(tmp_path):

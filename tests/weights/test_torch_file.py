@@ -1,8 +1,17 @@
+import argparse
 import collections
 import contextlib
+import datetime
+import decimal
+import enum
+import fractions
 import io
+import pathlib
 import pickle
+import types
+import uuid
 import zipfile
+import zoneinfo
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +20,13 @@ import torch
 from weight_files import legacy_file, tensor_program, torch_file, zip_file
 
 from resnet_jax.errors import InputFileError
-from resnet_jax.weights.torch_file import WRAPPERS, read_torch, torch_bytes
+from resnet_jax.weights.torch_file import read_torch, torch_bytes
 
 
 def read(data):
-    return read_torch(data, Path('some.pth'))
+    """The tensors of the largest dict of a file."""
+    state_dict = next(iter(read_torch(data, Path('some.pth')).values()))
+    return {name: state_dict.read(name) for name in state_dict.shapes}
 
 
 def refusal(data):
@@ -54,12 +65,96 @@ def test_it_reads_what_torch_saves(legacy, protocol):
         np.testing.assert_array_equal(result[name].astype(np.float64), tensor.detach().double().numpy())
 
 
-@pytest.mark.parametrize('key', WRAPPERS)
-def test_it_finds_the_state_dict_of_a_training_checkpoint(key):
+def test_it_finds_the_state_dicts_of_a_training_checkpoint():
     model = torch.nn.Linear(2, 1)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    saved = {'epoch': 3, 'best': 0.5, 'optimizer': optimizer.state_dict(), key: model.state_dict(), 'list': [1, (2, None)]}
-    assert list(read(torch_file(saved))) == ['weight', 'bias']
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    saved = {'epoch': 3, 'optimizer': optimizer.state_dict(), 'model': {'weights': model.state_dict()}, 'list': [1, (2, None)]}
+    saved['itself'] = saved
+    found = read_torch(torch_file(saved), Path('some.pth'))
+    assert list(found['model/weights'].shapes) == ['weight', 'bias']
+
+
+def accepted(training):
+    """What torch.load(weights_only=True) reads, beside a state dict."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.note = 'an attribute'
+    return {
+        'schedulers': [torch.optim.lr_scheduler.MultiStepLR(training, [3, 3, 5]).state_dict()],
+        'sets': {1, 2, (3, 4)},
+        'bytes': [b'\xff' * 300, bytearray(b'\x00' * 9), b'ab'],
+        'numbers': [1 + 2j, 2**70, 1e300],
+        'torch': [torch.Size([1, 2]), torch.float16, torch.device('cpu'), torch.strided],
+        'tensors': {
+            'complex': torch.ones(2, dtype=torch.complex64),
+            'sparse': torch.eye(3).to_sparse(),
+            'parameter': parameter,
+        },
+        'quantized': torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        'float8': torch.ones(3).to(torch.float8_e5m2),
+        'keys': {None: 1, True: 2, 1.5: 3, (1, (2, 3)): 4, b'a': 5, 2**70: 6, torch.float32: 7},
+        'empty': {'a': torch.ones(0, 3)},
+        'memory': [[[]] * 3] * 3,
+    }
+
+
+class Settings:
+    """An object of a class that only the training script has."""
+
+    def __init__(self):
+        self.lr = 0.1
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+Point = collections.namedtuple('Point', 'x y')
+
+
+def in_the_wild():
+    """What training scripts save beside a state dict, and torch.load(weights_only=True) refuses."""
+    return {
+        'numpy': [np.float64(0.5), np.int64(3), np.arange(5), np.array(['a', 'b']), np.dtype('f4'), np.random.default_rng(0)],
+        'args': argparse.Namespace(lr=0.1, path=pathlib.Path('a'), device=torch.device('cpu')),
+        'paths': [pathlib.PurePosixPath('a'), pathlib.PureWindowsPath('b')],
+        'dates': [
+            datetime.datetime.now(datetime.UTC),
+            datetime.date(2020, 1, 1),
+            datetime.timedelta(3),
+            zoneinfo.ZoneInfo('UTC'),
+        ],
+        'containers': [
+            collections.defaultdict(list, a=[1]),
+            collections.deque([1, 2]),
+            types.SimpleNamespace(a=1),
+            Point(1, 2),
+        ],
+        'other': [decimal.Decimal('1.5'), fractions.Fraction(1, 3), uuid.uuid4(), range(3), slice(1, 2), frozenset({1})],
+        'own': [Settings(), Level.HIGH, {Settings(): 1}, -(2**3000)],
+        'optimizer': torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], 0.1),
+    }
+
+
+@pytest.mark.filterwarnings('ignore:.*quantized tensor creation functions', 'ignore:TypedStorage is deprecated')
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+def test_what_surrounds_the_tensors_is_skipped(protocol):
+    model = torch.nn.Linear(3, 2)
+    training = torch.optim.SGD(model.parameters(), 0.1)
+    for more in (accepted(training), in_the_wild()):
+        for name, value in more.items():
+            data = torch_file({'before': value, 'net': model.state_dict(), 'after': [value]}, pickle_protocol=protocol)
+            if protocol == 2 and 'schedulers' in more:
+                torch.load(io.BytesIO(data), weights_only=True)  # the claim
+            found = read_torch(data, Path('some.pth'))
+            np.testing.assert_array_equal(found['net'].read('weight'), model.weight.detach().numpy(), name)
+
+
+def test_tensors_with_attributes_are_tensors():
+    tensor = torch.nn.Parameter(torch.ones(2))
+    tensor.note = 'an attribute'
+    assert list(read(torch_file({'a': tensor, 'b': torch.ones(1)}))) == ['a', 'b']
 
 
 def test_big_endian_numbers():
@@ -160,9 +255,7 @@ def test_overlapping_entries_are_refused():
     assert 'overlap' in refusal(file.getvalue())
 
 
-@pytest.mark.parametrize(
-    'value', [3, [1], {}, {'a': 1}, {'state_dict': {'epoch': 3}}, {'weights': {'a': torch.ones(1)}}, (torch.ones(2),)]
-)
+@pytest.mark.parametrize('value', [3, [1], {}, {'a': 1}, {'state_dict': {'epoch': 3}}, (torch.ones(2),)])
 def test_files_without_a_state_dict_are_refused(value):
     assert 'no tensors by name' in refusal(torch_file(value))
 

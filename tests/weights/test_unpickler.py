@@ -131,7 +131,19 @@ def nested_tuples(depth):
     return b')q\x00' + b'h\x00h\x00\x86q\x00' * depth
 
 
+def nested_lists(depth):
+    """Two lists that contain each other twice: 2 ** depth elements to whoever prints them."""
+    return b']q\x00' + b'](h\x00h\x00eq\x00' * depth
+
+
+PAIRS = b'](' + b']X\x01\x00\x00\x00aaNa' * 60_000 + b'e\x85q\x00'
 BOMBS = {
+    'a module of nested lists': nested_lists(60) + text('a') + b'\x93.',
+    'a name of nested lists': text('os') + nested_lists(60) + b'\x93.',
+    'a key of nested lists': b'}' + nested_lists(60) + b'Ns.',
+    'a storage of nested lists': nested_lists(60) + b'Q.',
+    'many copies of one list': PAIRS + b'0' + b'ccollections\nOrderedDict\nh\x00R' * 3000 + b'.',
+    'a class of nested lists': nested_lists(60) + b')\x81.',
     'a memo index of 4 billion': b'Nr\xff\xff\xff\xff.',
     'the hash of nested tuples': b'}' + nested_tuples(60) + b'Ns.',
     'nested tuples': nested_tuples(5000) + b'.',
