@@ -1,1 +1,1 @@
-"""Recipes: each module has `get_config()`, and its docstring says what to expect of it."""
+"""Recipes: each module has `get_config()`, and its docstring says what result to expect."""

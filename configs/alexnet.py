@@ -2,7 +2,7 @@
 
 Command:  python bin/train.py --config=configs/alexnet.py
 Expected: 78.31 % test accuracy, n = 1 (seed 0), on CIFAR-10 (JPEG copy), whose pixels went through JPEG once: see README.
-Time:     20 minutes of training at 603 images/s; that run took 52 beside other work.
+Time:     20 minutes of training at 603 images/s; that run took 52 minutes on a busy machine.
 Hardware: 2 cores of an AMD EPYC (Zen 5), float32; jax 0.10.2, flax 0.12.8.
 """
 

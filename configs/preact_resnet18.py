@@ -2,7 +2,7 @@
 
 Command:  python bin/train.py --config=configs/preact_resnet18.py
 Expected: not yet run. For orientation: 95.11 % in github.com/kuangliu/pytorch-cifar, the same network with a step
-          schedule of 350 epochs (the figure, of July 2017, is older than the cosine schedule there).
+          schedule of 350 epochs (the figure is from July 2017, before that repository had a cosine schedule).
 Hardware: meant for a GPU, with --config.dtype=bfloat16.
 """
 

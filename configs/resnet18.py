@@ -3,7 +3,7 @@
 Command:  python bin/train.py --config=configs/resnet18.py
 Expected: not yet run in full. For orientation: 93.02 % in github.com/kuangliu/pytorch-cifar, the same network with a
           step schedule of 350 epochs.
-Time:     days on 2 CPU cores, as it says when it starts; not measured on a GPU.
+Time:     days on 2 CPU cores, as the log says at the start; not measured on a GPU.
 Hardware: meant for a GPU, with --config.dtype=bfloat16.
 """
 

@@ -14,7 +14,7 @@ def get_config():
     config = default_config()
     config.model = 'resnet20'
     config.num_epochs = 164  # 63,960 iterations, for the paper's 64,000
-    config.schedule = 'step'  # at half and three quarters, as there
+    config.schedule = 'step'  # at half and three quarters, as in the paper
     config.milestones = (0.5, 0.75)
     config.warmup_epochs = 0.0
     config.nesterov = False

@@ -1,9 +1,10 @@
 """CIFAR-10 in eight epochs (network speedrun94, 1.97 M parameters): the recipe of the 94 % speed records.
 
-A frozen whitening stem, Muon on the 3x3 kernels, Nesterov SGD with rates of their own on biases and head, a linear decay to
-zero, label smoothing, flips by turns, logits averaged over six views. The network and its depth are those of
-KellerJordan/cifar10-airbench (airbench94_muon.py); the numbers those of hiverge/cifar10-speedrun (cifar10_speedrun.py), but
-8 epochs for 7.59, GELU for SiLU, all kernels renormalised at each step, and all test images seen in all views.
+A frozen whitening stem, Muon on the 3x3 kernels, Nesterov SGD with separate rates for biases and head, a linear decay to
+zero, label smoothing, alternating flips, logits averaged over six views. The network and its depth are those of
+KellerJordan/cifar10-airbench (airbench94_muon.py). The hyperparameters are those of hiverge/cifar10-speedrun
+(cifar10_speedrun.py), but with 8 epochs instead of 7.59, GELU instead of SiLU, all kernels renormalised at each step, and all
+views of all test images.
 
 Command:  python bin/train.py --config=configs/speedrun94.py
 Expected: not yet run here on a GPU. The sources report 94.01 % on CIFAR-10's own images (airbench94_muon.py: mean of 200
@@ -33,12 +34,12 @@ def get_config():
     config.optimizer = 'muon'
     config.learning_rate = 0.205
     config.muon_momentum = 0.655
-    # The source adds up the loss over the batch, here it is averaged.
+    # The source sums the loss over the batch; here it is averaged.
     config.bias_learning_rate = 0.0573 * 1536
     config.head_learning_rate = 0.5415 * 1536
     config.whitening_bias_epochs = 0.19
     config.momentum = 0.825
-    config.weight_decay = 1.0418e-6 * 1536 / 0.205  # so that a step at the peak takes 1.0418e-6 for each example
+    config.weight_decay = 1.0418e-6 * 1536 / 0.205  # so that a step at the peak decays by 1.0418e-6 per example
     config.decay_norm_and_bias = True
     config.schedule = 'linear'
     config.warmup_epochs = 0.0

@@ -1,11 +1,12 @@
 """CIFAR-10 in 45 epochs (network speedrun96, 9.92 M parameters): the recipe of the 96 % speed record.
 
 A frozen whitening stem, a wider and deeper network with shortcuts, Nesterov SGD with faster biases, lookahead, cutout, label
-smoothing; a small network chooses the half of each batch that is trained on. From KellerJordan/cifar10-airbench
-(airbench96_faster.py), with these differences: the rate rises from 0 (there from a fifth of the peak); the bias of the
-whitening layer has the rate of the other biases, falling from its peak over three epochs (there the rate of the kernels, and
-in the proxy none); cutout's square may reach over the edge (there it lies inside, and covers a fifth more); the proxy's logits
-have the scale of the main network's, so that its head learns at the source's rate but begins 2.8 times nearer to 0.
+smoothing; a small network selects the half of each batch to train on. From KellerJordan/cifar10-airbench
+(airbench96_faster.py), with these differences: the rate rises from 0 (in the source from a fifth of the peak); the bias of the
+whitening layer has the rate of the other biases, falling from its peak over three epochs (in the source the rate of the
+kernels, and none in the proxy); cutout's square may cross the edge (in the source it lies inside, and covers a fifth more);
+the proxy's logits have the scale of the main network's, so that its head learns at the source's rate but starts 2.8 times
+closer to 0.
 
 Command:  python bin/train.py --config=configs/speedrun96.py
 Expected: not yet run here on a GPU. The source reports 96.00 % on CIFAR-10's own images (mean of 200 runs), in 27.3 s on an
@@ -35,14 +36,14 @@ def get_config():
     config.selected_fraction = 0.5
     config.proxy_update_every = 4
 
-    # The source gives 9 and 0.012 for 1024 examples without momentum, whose effect is 1 + 1 / (1 - momentum), and adds up
-    # the loss of the half of a batch that is trained on; here it is averaged.
+    # The source gives 9 and 0.012 per 1024 examples without momentum, whose effect is 1 + 1 / (1 - momentum), and sums the
+    # loss over the selected half of a batch; here it is averaged.
     config.momentum = 0.85
     config.learning_rate = 9 / (1 + 1 / 0.15) / 2
     config.weight_decay = 0.012 / 9 * 2
     config.decay_norm_and_bias = True
     config.bias_learning_rate = 64 * 9 / (1 + 1 / 0.15) / 2
-    config.head_learning_rate = 3 * 512 * 9 / (1 + 1 / 0.15) / 2  # the head's kernel has variance 1, there 1 / (3 * 512)
+    config.head_learning_rate = 3 * 512 * 9 / (1 + 1 / 0.15) / 2  # the head's kernel has variance 1; the source's 1 / (3 * 512)
     config.whitening_bias_epochs = 3.0
     config.lookahead_sync_period = 5
     config.lookahead_decay = 0.95**5

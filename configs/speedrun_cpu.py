@@ -1,7 +1,7 @@
-"""The recipe of speedrun94.py made small for a CPU: a fifth of the multiply-adds per image, five epochs, float32.
+"""The recipe of speedrun94.py scaled down for a CPU: a fifth of the multiply-adds per image, five epochs, float32.
 
 Command:  python bin/train.py --config=configs/speedrun_cpu.py
-          beside plain recipes of the same cost: python bin/study.py --config=configs/study/speedrun.py
+          against plain recipes of the same cost: python bin/study.py --config=configs/study/speedrun.py
 Expected: 86.61 % on the JPEG copy of CIFAR-10 (one seed), 85.35 % with one view; about 5 minutes on 2 cores. docs/study.md.
 """
 

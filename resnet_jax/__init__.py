@@ -1,6 +1,6 @@
 """Residual networks for JAX: models, training and evaluation on small images.
 
-Importing the package imports no JAX; a name below is imported when it is first used.
+Importing the package does not import JAX; each name below is imported on first use.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""A trained network with all that is needed to use it: `Classifier`, which everything takes and loading returns."""
+"""`Classifier`: a trained network with everything that is needed to use it."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ _WEIGHTS = ('.safetensors', '.pth', '.pt', '.th')
 
 
 class Prediction(NamedTuple):
-    """The most probable class of an image, and the probabilities of all, float32 `[num_classes]`."""
+    """The most probable class of an image, and the probabilities of all classes, float32 `[num_classes]`."""
 
     name: str
     probability: float
@@ -45,11 +45,11 @@ class Origin:
     """Where a classifier comes from.
 
     Attributes:
-      model, model_kwargs: what `create_model` made it of.
+      model, model_kwargs: its arguments for `create_model`.
       path: the run folder or file.
       dataset, fingerprint: name and fingerprint of the data set it was trained on; '' if unknown.
-      step: steps of training; None if unknown.
-      config: of the run; None if it was not trained here.
+      step: number of training steps; None if unknown.
+      config: config of the run; None if it does not come from a run.
       ema: whether the parameters are the run's averaged ones.
     """
 
@@ -67,24 +67,24 @@ class Origin:
 class Classifier:
     """A trained network with its preprocessing and its classes.
 
-    Its methods take image files of any size, of which they use the centre square, resized (see `data.images.read_image`), or a
-    uint8 array `[n, height, width, channels]`. They normalise the images themselves. Logits, probabilities and predictions come
-    from one compiled program, the one that evaluation runs too: averaged over the views of `tta`, with the C kernels on a CPU.
+    Its methods take image files of any size, whose resized centre square they use (see `data.images.read_image`), or a uint8
+    array `[n, height, width, channels]`, and normalise the images. Logits, probabilities and predictions come from one
+    compiled program, which evaluation uses too: averaged over the views of `tta`, with the C kernels on a CPU.
 
-    To send a classifier to another process, save and load it: most models hold functions of JAX that cannot be pickled.
+    To send a classifier to another process, save and load it: most models hold JAX functions that cannot be pickled.
 
     Attributes:
       model, variables: for `model.apply(variables, images, train=False)`; variables are {'params', 'batch_stats'}.
       image_shape: (height, width, channels) that it was trained on.
       class_names: one for each logit.
-      mean, std: of the channels, of pixels scaled to [0, 1]; one for all or one for each. None, both of them, if nobody has
-        said what they are; the network is then given the scaled pixels.
-      dtype: of the images that the network is given.
+      mean, std: of pixels scaled to [0, 1], one for all channels or one for each. Both are None if they are unknown; the
+        network's input is then the scaled pixels.
+      dtype: dtype of the network's input.
       tta: test-time augmentation, 'none', 'mirror' or 'mirror_translate': see `data.augment.tta_logits`.
       origin: where it comes from.
 
     Raises:
-      ConfigError: class names, mean or std do not go with the network and the images, or `tta` is unknown.
+      ConfigError: class names, mean or std do not fit the network and the images, or `tta` is unknown.
     """
 
     model: nn.Module
@@ -112,7 +112,7 @@ class Classifier:
             )
 
     def __getstate__(self) -> JsonDict:
-        # Without what is compiled and what lies on a device.
+        # Without the cached compiled functions and device arrays.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
@@ -129,17 +129,17 @@ class Classifier:
     ) -> 'Classifier':
         """Loads a run folder, or a file of weights: .pth, .pt, .th or .safetensors; torch is not needed.
 
-        Of a run it is the last checkpoint or, if the run held out a validation split, the best one.
+        For a run, loads the last checkpoint or, if the run held out a validation split, the best one.
 
         Args:
-          ema: take the averaged parameters; of a file, those of an entry such as 'state_dict_ema'.
-          model, image_shape, num_classes, **model_kwargs: of a file, unless `save` wrote it: see `weights.load_variables`.
-          normalization: of a file: 'imagenet', 'cifar10', ... (see data/normalization.py); by default what the file says. If it
-            says nothing, mean and std are None.
+          ema: load the averaged parameters; from a file, those of an entry such as 'state_dict_ema'.
+          model, image_shape, num_classes, **model_kwargs: for a file that `save` did not write: see `weights.load_variables`.
+          normalization: for a file: 'imagenet', 'cifar10', ... (see data/normalization.py); by default the file's own. If it
+            has none, mean and std are None.
 
         Raises:
-          InputFileError: there is nothing, it is damaged, or of another model.
-          ConfigError: an argument is unknown or does not go with the file.
+          InputFileError: the path does not exist, is damaged or holds another model.
+          ConfigError: an argument is unknown or does not fit the file.
         """
         path = Path(path)
         if path.is_dir() or (path.suffix not in _WEIGHTS and not path.exists()):
@@ -170,14 +170,14 @@ class Classifier:
         return dataclasses.replace(classifier, mean=given[0], std=given[1]) if given else classifier
 
     def save(self, path: str | Path, *, naming: str | None = None) -> None:
-        """Writes a file of weights by its suffix: .safetensors, which `load` reads without more, or .pth, .pt, .th for PyTorch.
+        """Writes weights as .safetensors, which `load` reads without further arguments, or as .pth, .pt, .th for PyTorch.
 
         Args:
-          naming: for PyTorch, whose names: see `weights.save_torch`.
+          naming: for PyTorch, the naming scheme of the parameters: see `weights.save_torch`.
 
         Raises:
-          ConfigError: the suffix or the naming is unknown; or the classifier does not know the name of its model, which a
-            .safetensors file holds.
+          ConfigError: the suffix or the naming is unknown; or the name of the model, which a .safetensors file holds, is
+            unknown.
           ResourceError: the file cannot be written.
         """
         suffix = Path(path).suffix
@@ -189,7 +189,7 @@ class Classifier:
             save_torch(path, self.model, self.variables, naming)
 
     def describe(self) -> JsonDict:
-        """Returns what a file says of the weights, so that `load` needs no more: JSON-like.
+        """Returns the JSON-like facts that a file of weights holds, so that `load` needs no further arguments.
 
         Raises:
           ConfigError: the name of the model is unknown.
@@ -210,44 +210,44 @@ class Classifier:
 
     @property
     def logits_fn(self) -> Callable[[Variables, jax.Array], jax.Array]:
-        """The traceable function from variables and uint8 images `[n, height, width, channels]` to logits, float32."""
+        """The traceable function from variables and uint8 images `[n, height, width, channels]` to float32 logits."""
         mean, std = self.mean or (0.0,), self.std or (1.0,)
         return functools.partial(forward, model=self.model, mean=mean, std=std, dtype=self.dtype, tta=self.tta)
 
     @property
     def probabilities_fn(self) -> Callable[[Variables, jax.Array], jax.Array]:
-        """As `logits_fn`, but to probabilities."""
+        """Like `logits_fn`, but returns probabilities."""
         return lambda variables, images: jax.nn.softmax(self.logits_fn(variables, images))
 
     def logits(self, images: Images, batch_size: int = 1000) -> np.ndarray:
-        """Returns float32 logits `[n, num_classes]` of files or of uint8 images.
+        """Returns float32 logits `[n, num_classes]` of image files or uint8 images.
 
         Args:
-          batch_size: images that are computed at once; fewer are computed together.
+          batch_size: number of images per batch; fewer images make one smaller batch.
 
         Raises:
-          ConfigError: the images are of another dtype or shape than the network takes.
+          ConfigError: the images do not have the dtype or shape that the network takes.
           InputFileError: a file is not a readable image.
         """
         return self._compute(images, batch_size)[0]
 
     def log_probabilities(self, images: Images, batch_size: int = 1000) -> np.ndarray:
-        """Returns float32 natural logarithms of the probabilities; otherwise as `logits`."""
+        """Returns float32 natural logarithms of the probabilities; otherwise like `logits`."""
         return self._compute(images, batch_size)[1]
 
     def probabilities(self, images: Images, batch_size: int = 1000) -> np.ndarray:
-        """Returns float32 probabilities; otherwise as `logits`."""
+        """Returns float32 probabilities; otherwise like `logits`."""
         probabilities: np.ndarray = np.exp(self.log_probabilities(images, batch_size))
         return probabilities
 
     def predict(self, images: Images, batch_size: int = 1000) -> list[Prediction]:
-        """Classifies image files of any size, or uint8 images; otherwise as `logits`."""
+        """Classifies image files of any size, or uint8 images; otherwise like `logits`."""
         probabilities = self.probabilities(images, batch_size)
         best = probabilities.argmax(axis=1)
         return [Prediction(self.class_names[i], float(row[i]), row) for i, row in zip(best, probabilities, strict=True)]
 
     def features(self, images: Images) -> dict[str, jax.Array]:
-        """Returns what the network computes on its way to the logits, of one view, in one batch: see `models.features`."""
+        """Returns the network's intermediate outputs, without `tta` and in a single batch: see `models.features`."""
         return self._compiled_features(self._on_device, self._read(images))
 
     def _read(self, images: Images) -> np.ndarray:
@@ -263,7 +263,7 @@ class Classifier:
         return np.stack(files) if files else np.zeros((0, *self.image_shape), np.uint8)
 
     def _compute(self, images: Images, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns logits and their log-softmax; every batch has one size, and the last one is padded."""
+        """Returns logits and their log-softmax; all batches have the same size, and the last one is padded."""
         array = self._read(images)
         size, results = max(1, min(batch_size, len(array))), [(np.zeros((0, len(self.class_names)), np.float32),) * 2]
         for start in range(0, len(array), size):
@@ -276,7 +276,7 @@ class Classifier:
 
     @functools.cached_property
     def _on_device(self) -> Variables:
-        # After training they lie on all devices; one computes, the default one.
+        # After training the variables are on all devices; only the default device computes.
         variables: Variables = jax.device_put(jax.device_get(self.variables))
         return variables
 
@@ -312,16 +312,17 @@ def forward(
     dtype: Any,
     tta: str = 'none',
 ) -> jax.Array:
-    """Returns float32 logits `[n, num_classes]` of uint8 images `[n, height, width, channels]`: normalise, apply, average."""
+    """Returns float32 logits `[n, num_classes]` of uint8 images `[n, height, width, channels]`, averaged over `tta`'s views."""
     apply: Callable[[jax.Array], Any] = functools.partial(model.apply, variables, train=False)
     return tta_logits(apply, normalize(images, mean, std, dtype), tta)
 
 
 def build_model(config: TrainConfig, num_classes: int, prefix: str = '') -> nn.Module:
-    """Returns the config's network; with the prefix 'proxy_' its proxy.
+    """Returns the config's network, or its proxy if `prefix` is 'proxy_'.
 
     Raises:
-      ConfigError: see `create_model`; or `model_kwargs` holds what another field says.
+      ConfigError: see `create_model`; or `model_kwargs` holds what another field sets, or cross_device_batch_norm is set
+        for a network without BatchNorm.
     """
     name, kwargs = (config.proxy_model, config.proxy_model_kwargs) if prefix else (config.model, config.model_kwargs)
     elsewhere = {'name': f'{prefix}model', 'num_classes': 'dataset', 'dtype': 'dtype', 'axis_name': 'cross_device_batch_norm'}
@@ -337,7 +338,7 @@ def build_model(config: TrainConfig, num_classes: int, prefix: str = '') -> nn.M
 
 
 def load_run(workdir: str | Path, *, ema: bool = False) -> Classifier:
-    """Loads the classifier of a run and nothing else; otherwise as `Classifier.load`."""
+    """Loads the classifier of a run folder only; otherwise like `Classifier.load`."""
     folder = Path(workdir, 'checkpoints')
     if not folder.is_dir():
         raise InputFileError(f'no run in {workdir}: expected a run folder with checkpoints/, as training makes it')
@@ -383,7 +384,7 @@ def create_classifier(
 
     Args:
       dataset: what it was trained on, as `Dataset.describe` returns it.
-      step: steps of training.
+      step: number of training steps.
       path: the run folder.
       ema: whether the variables are the averaged ones.
     """

@@ -1,7 +1,7 @@
 """The config of a training run: every field once, with its type, default, range, meaning, and whether it may change later.
 
-Config files and `--config.FIELD=VALUE` use `ml_collections.ConfigDict`, which `default_config` makes of the defaults here. The
-library uses the checked, frozen `TrainConfig`, which `TrainConfig.from_mapping` makes of a ConfigDict or of config.json.
+Config files and `--config.FIELD=VALUE` use `ml_collections.ConfigDict`, which `default_config` fills with the defaults here.
+The library uses the checked, frozen `TrainConfig`, which `TrainConfig.from_mapping` creates from a ConfigDict or config.json.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from resnet_jax.typing import Json, JsonDict
 
 Changes = Literal['never', 'on_request', 'freely']
 
-# `register_optimizer` adds to it.
+# `register_optimizer` appends to it.
 OPTIMIZERS = ['sgd', 'adam', 'adamw', 'muon']
 
 _LARGEST_INTEGER = 2**31 - 1
@@ -26,14 +26,14 @@ _LARGEST_INTEGER = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What a field accepts: `expected` says it in words, `accepts` decides."""
+    """What a field accepts: `expected` describes it, `accepts` decides."""
 
     expected: str
     accepts: Callable[[object], bool]
     choices: Sequence[str] = ()
 
     def explain(self, value: object) -> str:
-        """Returns what was expected in place of a refused value."""
+        """Returns what was expected instead of a rejected value."""
         if not self.choices:
             return self.expected
         hint = did_you_mean(str(value), self.choices).removeprefix('; ')
@@ -48,7 +48,7 @@ def _integer(low: int, high: int = _LARGEST_INTEGER) -> Check:
 
 
 def _number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Check:
-    """A finite number in [low, high]; `above` and `below` exclude the ends."""
+    """Returns a check for a finite number in [low, high]; `above` and `below` exclude the ends."""
 
     def accepts(value: object) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > sys.float_info.max:
@@ -89,12 +89,12 @@ _KEYWORDS = Check(
 
 
 def _field(default: Any, check: Check, meaning: str, *, changes: Changes = 'never', section: str = '') -> Any:
-    """A field of `TrainConfig`.
+    """Returns a field of `TrainConfig`.
 
     Args:
-      changes: whether the field may differ when a run is continued: 'never', 'on_request' (it is recorded and drawn into the
-        plot), or 'freely', because it alters no parameter and not which epoch is the result.
-      section: the heading of the fields from here on.
+      changes: whether the field may differ when a run is continued: 'never', 'on_request' (the change is recorded and shown in
+        the plot), or 'freely', because it affects neither the parameters nor which epoch is the result.
+      section: heading of this field and those after it.
     """
     metadata = {'check': check, 'meaning': meaning, 'changes': changes, 'section': section}
     if isinstance(default, dict):
@@ -107,26 +107,26 @@ class TrainConfig:
     """A checked config.
 
     Raises:
-      ConfigError: a value has the wrong type or is out of range, or two values do not go together.
+      ConfigError: a value has the wrong type or is out of range, or two values conflict.
     """
 
     seed: int = _field(
         0,
         _integer(0),
-        'Everything random (initialisation, order, augmentation, dropout) is a function of the seed and the step.',
+        'Everything random (initialisation, shuffling, augmentation, dropout) depends only on the seed and the step.',
         section='Randomness',
     )
 
     dataset: str = _field('cifar10', _NAME, 'cifar10, cifar100, digits, or a registered name.', section='Data')
     data_dir: str = _field(
-        '', _PATH, "Folder that tensorflow-datasets prepared; '' for TFDS_DATA_DIR, then its default.", changes='freely'
+        '', _PATH, "Root folder prepared by tensorflow-datasets; '' for TFDS_DATA_DIR, else its default.", changes='freely'
     )
     data_archive: str = _field('', _PATH, 'Official archive to prepare the data from, instead of a download.', changes='freely')
     validation_size: int = _field(
-        0, _integer(0), 'Training images held out; the result is then that of the epoch that does best on them.'
+        0, _integer(0), 'Training images held out; the result is then that of the epoch with the best accuracy on them.'
     )
     train_size: int = _field(
-        0, _integer(0), 'Train on this many of the other images, stratified by class, the same for every seed; 0 for all.'
+        0, _integer(0), 'Train on this many of the other images, stratified by class and the same for every seed; 0 for all.'
     )
 
     model: str = _field('resnet18', _NAME, 'A name for create_model.', section='Model')
@@ -134,21 +134,23 @@ class TrainConfig:
     dtype: str = _field(
         'float32',
         _one_of(('float32', 'bfloat16')),
-        'What the network computes in; parameters and statistics are always float32.',
+        'Compute dtype of the network; parameters and statistics are always float32.',
     )
     cross_device_batch_norm: bool = _field(
-        False, _FLAG, "BatchNorm statistics over the global batch instead of each device's part."
+        False, _FLAG, "BatchNorm statistics over the global batch instead of each device's shard."
     )
     deterministic: bool = _field(
         False,
         _FLAG,
-        'On a GPU: the same bits in every run, at some cost in speed. A CPU gives the same bits anyway.',
+        'Make runs on a GPU bitwise reproducible, at some cost in speed; on a CPU they always are.',
         changes='freely',
     )
 
-    num_epochs: int = _field(200, _integer(1), 'Epochs; a longer run continues with `extend`.', section='Length and batch')
-    batch_size: int = _field(128, _integer(1), 'Global batch size, divided over all devices of all processes.')
-    gradient_accumulation_steps: int = _field(1, _integer(1), 'Parts in which a batch is computed, to save memory.')
+    num_epochs: int = _field(
+        200, _integer(1), 'Epochs; `extend` continues a run with more of them.', section='Length and batch'
+    )
+    batch_size: int = _field(128, _integer(1), 'Global batch size, split over all devices of all processes.')
+    gradient_accumulation_steps: int = _field(1, _integer(1), 'Microbatches that a batch is split into, to save memory.')
 
     crop_padding: int = _field(
         4, _integer(0), 'Pixels added on each side before a random crop; 0 for no crop.', section='Augmentation and loss'
@@ -156,17 +158,17 @@ class TrainConfig:
     crop_mode: str = _field(
         'constant',
         _one_of(('constant', 'reflect')),
-        'What is added: constant (zeros) or reflect, the image mirrored at its edges.',
+        'Pixels that are added: constant (zeros) or reflect (the image mirrored at its edges).',
     )
     flip: bool = _field(True, _FLAG, 'Flip images left to right at random.')
     alternating_flip: bool = _field(
-        False, _FLAG, 'Flip each image at random in the first epoch, then in every second one (arXiv:2404.00498).'
+        False, _FLAG, 'Flip each image at random in the first epoch, then alternate every epoch (arXiv:2404.00498).'
     )
     brightness: float = _field(
-        0.0, _number(0), 'Add a random number of up to this size to a normalised image; a recipe to 94 % has 0.14.'
+        0.0, _number(0), 'Add a random number within +- this to a normalised image; a recipe for 94 % uses 0.14.'
     )
     contrast: float = _field(
-        0.0, _number(0, 1), 'Then multiply by a random number from 1 - contrast to 1 + contrast; the same recipe has 0.13.'
+        0.0, _number(0, 1), 'Then multiply by a random number from 1 - contrast to 1 + contrast; the same recipe uses 0.13.'
     )
     cutout_size: int = _field(0, _integer(0), 'Side in pixels of a square set to the mean (DeVries and Taylor 2017).')
     mixup_alpha: float = _field(0.0, _number(0), 'Parameter of the beta distribution of mixup (Zhang et al. 2018).')
@@ -175,15 +177,17 @@ class TrainConfig:
     proxy_model: str = _field(
         '',
         _OPTIONAL_NAME,
-        "A small network, trained beside the main one, that selects the examples which that trains on; '' for none. The "
-        'training loss that is logged is then that of the selected examples.',
+        "A small network, trained alongside the main one, that selects the main one's training examples; '' for none. The "
+        'logged training loss then covers only the selected examples.',
         section='Selection by a proxy',
     )
-    proxy_model_kwargs: Mapping[str, Any] = _field({}, _KEYWORDS, 'Its keyword arguments for create_model.')
+    proxy_model_kwargs: Mapping[str, Any] = _field({}, _KEYWORDS, "The proxy's keyword arguments for create_model.")
     selected_fraction: float = _field(
-        0.5, _number(0, 1, above=True), "Share of each device's part of a batch: the examples with the largest proxy loss."
+        0.5,
+        _number(0, 1, above=True),
+        "Share of each device's shard of a batch to train on: the examples with the largest proxy loss.",
     )
-    proxy_update_every: int = _field(1, _integer(1), 'Steps between two updates of the proxy.')
+    proxy_update_every: int = _field(1, _integer(1), 'Steps between updates of the proxy.')
 
     optimizer: str = _field(
         'sgd',
@@ -194,52 +198,54 @@ class TrainConfig:
     learning_rate: float = _field(
         0.1,
         _number(0, above=True),
-        'Peak at a batch of base_batch_size; it grows in proportion to the batch size.',
+        'Peak for a batch of base_batch_size; scaled in proportion to batch_size.',
         changes='on_request',
     )
     base_batch_size: int = _field(
-        128, _integer(0), '0: learning_rate is the peak whatever the batch size.', changes='on_request'
+        128, _integer(0), 'Batch size that learning_rate is meant for; 0: any, without scaling.', changes='on_request'
     )
     momentum: float = _field(
-        0.9, _number(0, 1, below=True), "Of sgd, and of muon's sgd for all but the kernels of convolutions."
+        0.9, _number(0, 1, below=True), 'Momentum of sgd, which muon uses for all but the convolution kernels.'
     )
     nesterov: bool = _field(True, _FLAG, 'Nesterov momentum, for sgd and muon.')
     weight_decay: float = _field(
         5e-4,
         _number(0),
-        "Added to the gradient (sgd, adam) or decoupled (adamw); muon's kernels have none.",
+        'Added to the gradient (sgd, adam) or decoupled (adamw); muon does not decay convolution kernels.',
         changes='on_request',
     )
-    decay_norm_and_bias: bool = _field(False, _FLAG, "Decay BatchNorm's scale and bias and the biases of layers too.")
-    clip_norm: float = _field(0.0, _number(0), 'Largest global norm of the gradient; 0 for no clipping.')
+    decay_norm_and_bias: bool = _field(False, _FLAG, "Also decay BatchNorm's scale and bias and the biases of layers.")
+    clip_norm: float = _field(0.0, _number(0), 'Clip the gradient to this global norm; 0 for no clipping.')
     bias_learning_rate: float = _field(
         0.0,
         _number(0),
-        'Of biases and BatchNorm, on the same schedule; 0 for learning_rate. It does not change what weight decay takes.',
+        'Peak for biases and BatchNorm, on the same schedule; 0 for learning_rate. Does not change how fast they decay.',
         changes='on_request',
     )
-    head_learning_rate: float = _field(0.0, _number(0), 'Of the kernels of linear layers, likewise.', changes='on_request')
+    head_learning_rate: float = _field(0.0, _number(0), 'The same for the kernels of linear layers.', changes='on_request')
     whitening_bias_epochs: float = _field(
-        0.0, _number(0), "Epochs in which the learning rate of a whitening layer's bias falls to 0, linearly."
+        0.0, _number(0), "Epochs over which the learning rate of a whitening layer's bias falls linearly to 0."
     )
-    muon_momentum: float = _field(0.6, _number(0, 1, below=True), 'muon: of the kernels of convolutions.')
+    muon_momentum: float = _field(0.6, _number(0, 1, below=True), 'muon: momentum of the convolution kernels.')
     muon_steps: int = _field(3, _integer(1), 'muon: Newton-Schulz iterations.')
     lookahead_sync_period: int = _field(
-        0, _integer(0), 'Steps between two synchronisations with the slow weights (Zhang et al. 2019); 0 for no lookahead.'
+        0, _integer(0), 'Steps between synchronisations with the slow weights (Zhang et al. 2019); 0 for no lookahead.'
     )
     lookahead_decay: float = _field(
-        0.774, _number(0, 1), 'Share that the slow weights keep at the last synchronisation; it grows as the cube of the step.'
+        0.774,
+        _number(0, 1),
+        'Share of the slow weights kept at the last synchronisation; grows with the cube of the step until then.',
     )
     ema_decay: float = _field(
         0.0,
         _number(0, 1, below=True),
-        'Decay of an exponential moving average of the parameters, evaluated beside them; 0 for none.',
+        'Decay of an exponential moving average of the parameters, which is evaluated too; 0 for none.',
     )
 
     schedule: str = _field(
         'cosine',
         _one_of(('cosine', 'linear', 'one_cycle', 'step', 'constant')),
-        'Of the learning rate, after a linear warm-up; one_cycle has its own warm-up.',
+        'Learning-rate schedule after a linear warm-up; one_cycle has its own warm-up.',
         changes='on_request',
         section='Schedule',
     )
@@ -250,7 +256,9 @@ class TrainConfig:
         'step: fractions of the run at which the rate is multiplied by step_factor.',
         changes='on_request',
     )
-    step_factor: float = _field(0.1, _number(0, 1, above=True), 'step: see milestones.', changes='on_request')
+    step_factor: float = _field(
+        0.1, _number(0, 1, above=True), 'step: factor of the rate at each of the milestones.', changes='on_request'
+    )
 
     eval_batch_size: int = _field(
         1000, _integer(1), 'Batch size of the evaluation.', changes='freely', section='Evaluation, checkpoints, log'
@@ -260,14 +268,14 @@ class TrainConfig:
         _one_of(('none', 'mirror', 'mirror_translate')),
         'Test-time augmentation: logits averaged over views of each image, mirror (2 views) or mirror_translate (6).',
     )
-    eval_every_epochs: int = _field(1, _integer(1), 'Epochs between two evaluations.')
-    eval_every_steps: int = _field(0, _integer(0), 'Steps between two evaluations instead; 0: see eval_every_epochs.')
-    checkpoint_every_epochs: int = _field(1, _integer(1), 'Epochs between two checkpoints.', changes='freely')
-    log_every: int = _field(250, _integer(1), 'Steps between two rows of the log.', changes='freely')
+    eval_every_epochs: int = _field(1, _integer(1), 'Epochs between evaluations.')
+    eval_every_steps: int = _field(0, _integer(0), 'Steps between evaluations, instead of epochs; 0: use eval_every_epochs.')
+    checkpoint_every_epochs: int = _field(1, _integer(1), 'Epochs between checkpoints.', changes='freely')
+    log_every: int = _field(250, _integer(1), 'Steps between rows of the log.', changes='freely')
     divergence_retries: int = _field(
         0,
         _integer(0, 100),
-        'How often a run that diverges goes back to its last checkpoint, each time at half the learning rates.',
+        'Times that a diverged run may go back to its last checkpoint, each time with the learning rates halved.',
         changes='freely',
     )
     log_gradient_norms: bool = _field(
@@ -276,7 +284,7 @@ class TrainConfig:
     watchdog_seconds: float = _field(
         1800.0,
         _number(1),
-        'Several processes: how long all wait for one that makes no progress before they exit with code 75.',
+        'With several processes: seconds that all wait for one without progress before they exit with code 75.',
         changes='freely',
         section='Several processes',
     )
@@ -287,7 +295,7 @@ class TrainConfig:
             if not field.metadata['check'].accepts(value):
                 expected = field.metadata['check'].explain(value)
                 raise ConfigError(f'config field {field.name!r} is {value!r}; expected {expected}')
-            if isinstance(value, Mapping):  # as it is read back from config.json
+            if isinstance(value, Mapping):  # as config.json reads it back
                 object.__setattr__(self, field.name, json.loads(json.dumps(value)))
         object.__setattr__(self, 'milestones', tuple(self.milestones))
         if self.schedule != 'one_cycle' and self.warmup_epochs >= self.num_epochs:
@@ -300,7 +308,7 @@ class TrainConfig:
 
     @classmethod
     def from_mapping(cls, values: Json | ConfigDict) -> 'TrainConfig':
-        """Checks a ConfigDict, or what config.json holds; a field that is missing has its default.
+        """Returns the checked config of a ConfigDict or of config.json's contents; missing fields get their defaults.
 
         Raises:
           ConfigError: a field is unknown (names the nearest), or see `TrainConfig`.
@@ -319,7 +327,7 @@ class TrainConfig:
         return result
 
     def replace(self, **changes: Any) -> 'TrainConfig':
-        """Returns a copy with other values, checked."""
+        """Returns a checked copy with some values replaced."""
         return dataclasses.replace(self, **changes)
 
 
@@ -335,7 +343,7 @@ def default_config() -> ConfigDict:
 
 
 def changed_fields(old: TrainConfig, new: TrainConfig, *kinds: Changes) -> dict[str, tuple[Any, Any]]:
-    """Returns {field: (old, new)} for the fields that differ and may change in one of these ways."""
+    """Returns {field: (old, new)} for the fields that differ and whose `changes` is one of `kinds`."""
     pairs = {
         field.name: (getattr(old, field.name), getattr(new, field.name))
         for field in fields()
@@ -352,7 +360,7 @@ def describe_changes(changes: Mapping[str, Sequence[Any]]) -> str:
 def check_continues(
     old: TrainConfig, new: TrainConfig, where: str, *, extend: bool = False, allow_changes: bool = False
 ) -> None:
-    """Checks that a run with the config `old` may go on with `new`.
+    """Checks that a run with the config `old` may continue with `new`.
 
     Args:
       where: the run folder or checkpoint, for the message.
@@ -360,7 +368,7 @@ def check_continues(
       allow_changes: fields that change 'on_request' may differ.
 
     Raises:
-      ConfigError: it may not; names what differs.
+      ConfigError: it may not; names the fields that differ.
     """
     never, asked = changed_fields(old, new, 'never'), changed_fields(old, new, 'on_request')
     longer = old.num_epochs < new.num_epochs

@@ -1,5 +1,4 @@
-"""Config files and study files: Python files with `get_config()` or `get_study()`, by path or by the name of one that comes
-with the package."""
+"""Config files and study files: Python files with `get_config()` or `get_study()`, by path or packaged name."""
 
 import importlib.util
 from pathlib import Path
@@ -13,7 +12,7 @@ _PACKAGED = Path(__file__).parent / 'configs'
 
 
 def packaged_configs(kind: str = '') -> list[str]:
-    """Returns the names of the configs in the package; with the kind 'study' of the studies."""
+    """Returns the names of the packaged configs, or of the packaged studies if `kind` is 'study'."""
     return sorted(path.stem for path in (_PACKAGED / kind).glob('*.py') if path.name != '__init__.py')
 
 
@@ -21,11 +20,11 @@ def find(name: str, kind: str = '') -> Path:
     """Returns the path of a config file.
 
     Args:
-      name: a path that ends in .py, or the name of one in the package: 'resnet18'; of a study 'paper' or 'study/paper'.
+      name: a path that ends in .py, or the name of a packaged file: 'resnet18', or for studies 'paper' or 'study/paper'.
       kind: '' for configs, 'study' for studies.
 
     Raises:
-      ConfigError: there is no such file; lists what there is.
+      ConfigError: there is no such file; lists those that exist.
     """
     path, names = Path(name), packaged_configs(kind)
     if path.suffix != '.py' and path.parent in (Path(), Path(kind)):
@@ -42,7 +41,7 @@ def find(name: str, kind: str = '') -> Path:
 
 
 def load(path: Path, function: str) -> Any:
-    """Runs a file and returns what its function returns.
+    """Runs a file, calls its function `function` and returns the result.
 
     Raises:
       ConfigError: the file fails, or has no such function.
@@ -64,7 +63,7 @@ def load_config(name: str) -> ConfigDict:
     """Returns the config of a path or name.
 
     Raises:
-      ConfigError: see `find` and `load`; or it is no ConfigDict.
+      ConfigError: see `find` and `load`; or the result is not a ConfigDict.
     """
     path = find(name)
     config = load(path, 'get_config')

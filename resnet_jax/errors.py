@@ -1,7 +1,7 @@
-"""Errors that a user can cause or must act on, each with the exit code of the command that meets it.
+"""Errors that a user can cause or must act on, each with the exit code of a command that it ends.
 
 Exit codes of every command: 0 done; 1 a bug of ours; 2 usage or config; 3 bad input file; 4 training diverged;
-5 resources (disk, memory, permissions); 6 run folder in use; 75 another process of the run was lost, start all again;
+5 resources (disk, memory, permissions); 6 run folder in use; 75 another process of the run was lost, restart all;
 129/130/143 interrupted, state saved.
 """
 
@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Returns "; did you mean '<nearest>'?", or '' where nothing is near."""
+    """Returns "; did you mean '<nearest>'?", or '' if nothing is near."""
     nearest = difflib.get_close_matches(str(word).lower(), list(choices), n=1)
     return f'; did you mean {nearest[0]!r}?' if nearest else ''
 
 
 def one_line(error: object) -> str:
-    """Returns an error's message on one line; its class where it has none."""
+    """Returns an error's message on one line, or the name of its class if it has none."""
     return ' '.join(str(error).split()) or type(error).__name__
 
 
@@ -26,7 +26,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class UserError(Exception):
-    """Its message is one line: what is wrong, what was expected, what to do."""
+    """An error whose one-line message says what is wrong, what was expected and what to do."""
 
     exit_code = 2
 
@@ -38,7 +38,7 @@ class ConfigError(UserError, ValueError):
 
 
 class MissingModulesError(ConfigError):
-    """A run needs modules of the user's that are not imported; `modules` are their names."""
+    """A run needs user modules that are not imported; `modules` are their names."""
 
     def __init__(self, message: str, modules: Sequence[str]):
         super().__init__(message)
@@ -52,7 +52,7 @@ class InputFileError(UserError):
 
 
 class ExportError(UserError):
-    """An exported network does not answer as the network does: a bug, ours or the converter's."""
+    """An exported network's outputs differ from the network's: a bug, ours or the converter's."""
 
     exit_code = 1
 
@@ -64,13 +64,13 @@ class DivergedError(UserError):
 
 
 class ResourceError(UserError):
-    """Disk, memory or permissions do not suffice."""
+    """Disk space, memory or permissions are insufficient."""
 
     exit_code = 5
 
 
 class OutOfMemoryError(ResourceError):
-    """The device's memory does not suffice, and would not at another try."""
+    """The device's memory is insufficient, and a retry would not help."""
 
 
 class RunFolderInUseError(UserError):
@@ -80,13 +80,13 @@ class RunFolderInUseError(UserError):
 
 
 class LostPeerError(UserError):
-    """Another process of the run has gone or hangs, or cannot be reached; starting all again continues."""
+    """Another process of the run exited, hangs or cannot be reached; restarting all processes continues the run."""
 
     exit_code = 75
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked a run to stop, and its state is saved. The exit code is 128 + `number`, the signal's."""
+    """A signal stopped a run, and its state is saved. The exit code is 128 + `number`, the signal's number."""
 
     def __init__(self, number: int):
         super().__init__(number)

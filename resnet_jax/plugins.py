@@ -1,4 +1,4 @@
-"""Modules of the user's that register networks, data sets and optimizers."""
+"""User modules that register networks, data sets and optimizers."""
 
 import importlib
 import json
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from resnet_jax.errors import ConfigError, MissingModulesError
 
-imported: list[str] = []  # the names, in order: a run records them
+imported: list[str] = []  # names in order of import; a run records them
 
 
 def check_imported(names: Sequence[str], where: str, reason: Exception) -> None:
-    """Checks that the modules which a run names have been imported.
+    """Checks that the modules that a run names have been imported.
 
     Args:
       where: the run, for the message.
-      reason: what failed without them.
+      reason: the error that occurred without them.
 
     Raises:
       MissingModulesError: one of them has not been imported.
@@ -31,7 +31,7 @@ def check_imported(names: Sequence[str], where: str, reason: Exception) -> None:
 
 
 def modules_of_run(workdir: str | Path) -> list[str]:
-    """Returns the modules that were imported when a run was started, from its environment.json; [] if it names none."""
+    """Returns the modules that were imported when a run started, from its environment.json; [] if it names none."""
     try:
         environment = json.loads(Path(workdir, 'environment.json').read_text())
     except (OSError, ValueError, RecursionError):
@@ -41,17 +41,17 @@ def modules_of_run(workdir: str | Path) -> list[str]:
 
 
 def import_flags() -> list[str]:
-    """Returns the flags with which a command that this process starts imports the same modules."""
+    """Returns flags that make a command started by this process import the same modules."""
     return [f'--import={name}' for name in imported]
 
 
 def import_modules(names: Sequence[str]) -> None:
     """Imports modules by name, or the entry points of installed packages in the group 'resnet_jax'.
 
-    The current folder is searched too. Nothing but this function imports a module that a run folder names.
+    Also searches the current folder. Only this function imports modules that a run folder names.
 
     Raises:
-      ConfigError: there is no such module, or it fails.
+      ConfigError: a module does not exist, or importing it fails.
     """
     for name in names:
         points = metadata.entry_points(group='resnet_jax', name=name)

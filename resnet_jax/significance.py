@@ -1,7 +1,7 @@
-"""Intervals over seeds and over test images, and tests of paired answers; SciPy underneath.
+"""Confidence intervals over seeds and over test images, and tests of paired predictions, based on SciPy.
 
-`scipy.stats` takes 1.6 s of CPU time to import, which the report of every run would pay: so it is imported where it is used,
-and what such a report needs comes from `scipy.special`.
+`scipy.stats` takes 1.6 s of CPU time to import, which would slow down every run's report. So it is imported only where it is
+used, and the functions that such a report needs use `scipy.special`.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ class Interval:
 
     Attributes:
       mean: the estimate.
-      low, high: the interval's ends, both None where one observation gives none.
-      sd: the sample standard deviation (n - 1), None for one observation.
-      n: observations.
-      kind: 't' over seeds, 'wilson' over test images, 'none'.
+      low, high: ends of the interval; both None for a single observation.
+      sd: sample standard deviation (n - 1); None for a single observation, and for 'wilson' and 'bootstrap'.
+      n: number of observations.
+      kind: 't' over seeds; 'images', 'wilson' or 'bootstrap' over test images; 'none' for a single seed.
     """
 
     mean: float
@@ -37,7 +37,7 @@ class Interval:
 
 
 def t_quantile(degrees: int, confidence: float = 0.95) -> float:
-    """Returns t with P(|T| < t) = confidence, for Student's T with so many degrees of freedom.
+    """Returns t with P(|T| < t) = confidence, for Student's T with `degrees` degrees of freedom.
 
     Raises:
       ValueError: degrees is below 1 or confidence not between 0 and 1.
@@ -50,13 +50,13 @@ def t_quantile(degrees: int, confidence: float = 0.95) -> float:
 
 
 def mean_interval(values: Sequence[float], least_sd: float = 0.0) -> Interval:
-    """Mean, standard deviation and 95 % t interval of independent observations, such as one accuracy for each seed.
+    """Returns mean, standard deviation and 95 % t interval of independent observations, such as one accuracy per seed.
 
     Args:
-      least_sd: what the standard deviation is taken for at least.
+      least_sd: lower bound of the standard deviation.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are no values.
     """
     n = len(values)
     if not n:
@@ -70,23 +70,23 @@ def mean_interval(values: Sequence[float], least_sd: float = 0.0) -> Interval:
 
 
 def paired_interval(first: Sequence[float], second: Sequence[float], step: float = 0.0) -> Interval:
-    """`mean_interval` of first - second, pair by pair: the same seeds in the same order.
+    """Returns the `mean_interval` of first - second, paired: the same seeds in the same order.
 
     Args:
-      step: what both are multiples of, such as 1 / test images. Few differences so coarse are easily equal, and their
-        deviation 0, without any reason: it is taken as at least that of rounding, step / sqrt(6) (Sheppard 1898).
+      step: unit that both are multiples of, such as 1 / test images. A few differences this coarse are easily equal by
+        chance, with deviation 0, so the deviation is at least that of rounding, step / sqrt(6) (Sheppard 1898).
 
     Raises:
-      ValueError: there are none, or not as many of each.
+      ValueError: there are no values, or not equally many of each.
     """
     return mean_interval([a - b for a, b in zip(first, second, strict=True)], step / math.sqrt(6))
 
 
 def t_test(interval: Interval) -> float:
-    """Returns the two-sided p value of an interval over seeds: of a mean at least so far from 0 if that of all seeds is 0.
+    """Returns the two-sided p-value of an interval over seeds, for the null hypothesis that the mean over all seeds is 0.
 
     Raises:
-      ValueError: it is of one observation.
+      ValueError: the interval has a single observation or is not of kind 't'.
     """
     if interval.sd is None or interval.kind != 't':
         raise ValueError('an interval without a deviation; expected one of at least two observations')
@@ -98,13 +98,13 @@ def t_test(interval: Interval) -> float:
 
 
 def image_interval(differences: np.ndarray) -> Interval:
-    """95 % interval of a mean over test images, normal for there are many: what their choice leaves open.
+    """Returns the 95 % interval of a mean over test images: the uncertainty from their choice, in normal approximation.
 
     Args:
-      differences: float `[n]`: by how much the networks of one recipe got each image right more often than those of another.
+      differences: float `[n]`: how much more often the networks of one recipe got each image right than those of another.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are no images.
     """
     n = len(differences)
     if not n:
@@ -115,10 +115,10 @@ def image_interval(differences: np.ndarray) -> Interval:
 
 
 def wilson_interval(correct: int, count: int) -> Interval:
-    """95 % interval of a proportion (Wilson, 1927): what the choice of test images leaves open about one trained network.
+    """Returns the 95 % interval of a proportion (Wilson, 1927): a network's uncertainty from the choice of test images.
 
     Raises:
-      ValueError: not 0 <= correct <= count, count > 0.
+      ValueError: unless 0 <= correct <= count and count > 0.
     """
     if not 0 <= correct <= count or not count:
         raise ValueError(f'{correct} of {count}; expected 0 <= correct <= count, and at least one')
@@ -130,10 +130,10 @@ def wilson_interval(correct: int, count: int) -> Interval:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p value of McNemar's test (1947): the binomial test of n with probability 1/2.
+    """Returns the exact two-sided p-value of McNemar's test (1947): the binomial test of n with probability 1/2.
 
     Args:
-      only_first, only_second: examples that one of two networks alone got right; n is their sum.
+      only_first, only_second: number of examples that only one of two networks got right; n is their sum.
 
     Raises:
       ValueError: a count is negative.
@@ -147,15 +147,16 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def bootstrap_difference(first: np.ndarray, second: np.ndarray, samples: int = 10_000, seed: int = 0) -> Interval:
-    """95 % percentile interval of the difference of two accuracies on the same examples, by resampling examples.
+    """Returns the 95 % bootstrap percentile interval of the difference of two accuracies on the same examples.
 
-    A resample's differences of +1, 0 and -1 are multinomial, so that is what is drawn: the same distribution, sooner.
+    The counts of the differences +1, 0 and -1 in a resample are multinomial, so they are drawn directly: the same
+    distribution, but faster.
 
     Args:
       first, second: bool `[n]`: whether each network got each example right.
 
     Returns:
-      With `kind` 'bootstrap' and the mean of first - second.
+      An interval of kind 'bootstrap' with the mean of first - second.
 
     Raises:
       ValueError: the shapes differ, or there are no examples.
@@ -170,7 +171,7 @@ def bootstrap_difference(first: np.ndarray, second: np.ndarray, samples: int = 1
 
 
 def compare_answers(first: np.ndarray, second: np.ndarray) -> JsonDict:
-    """Two networks' answers to the same examples, compared.
+    """Compares two networks' predictions for the same examples.
 
     Args:
       first, second: bool `[n]`: whether each got each example right.
@@ -200,9 +201,10 @@ def compare_answers(first: np.ndarray, second: np.ndarray) -> JsonDict:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p values corrected for being several: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """Returns p-values corrected for multiple tests.
 
-    Of m values, sorted, the i-th (from 0) becomes the largest of (m - j) p_j for j up to i, and at most 1.
+    Holm, "A simple sequentially rejective multiple test procedure", 1979: of m sorted values, the i-th (from 0) becomes the
+    largest of (m - j) p_j for j <= i, but at most 1.
     """
     corrected, largest = [0.0] * len(values), 0.0
     for place, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):

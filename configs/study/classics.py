@@ -1,15 +1,15 @@
-"""The classic residual networks for CIFAR-10 with their papers' recipes, for whoever has a GPU.
+"""The classic residual networks for CIFAR-10 with their papers' recipes, on a GPU.
 
 Command:  python bin/study.py --config=configs/study/classics.py [--devices=0,1,2,3]
-          with --size=cpu one epoch of 2,560 images, which shows that all of them train and what they cost, and nothing more
-          with --report_only the published figures alone, and 'not run' beside what has not been run
-Expected: 'expected' of each entry, test accuracy in per cent, 100 less the error that its source prints; not yet run here.
-Hardware: a GPU; --dry_run tells the time. On a GPU with bfloat16 the overrides may say so:
-          a copy of this file with 'dtype': 'bfloat16' in 'full' is another study, as any change is.
+          --size=cpu trains one epoch of 2,560 images, which only shows that all networks train and what they cost
+          --report_only shows the published figures alone, and 'not run' for what has not been run
+Expected: 'expected' of each entry, test accuracy in per cent: 100 minus the error that its source prints; not yet run here.
+Hardware: a GPU; --dry_run estimates the time. For bfloat16, add 'dtype': 'bfloat16' to the overrides of 'full' in a copy of
+          this file; like any change, this makes it another study.
 
 He et al. is arXiv:1512.03385, the pre-activation networks are arXiv:1603.05027, Wide ResNets arXiv:1605.07146, version 4,
-ResNeXt arXiv:1611.05431. What differs from the papers: all 50,000 training images are used; a warm-up of one epoch (linear
-from 0) stands for He et al.'s 400 iterations at a rate of 0.01 for the networks of 110 layers and more.
+ResNeXt arXiv:1611.05431. Differences from the papers: all 50,000 training images are used; for networks of 110 layers and
+more, a warm-up of one epoch (linear from 0) replaces He et al.'s 400 iterations at a rate of 0.01.
 """
 
 

@@ -1,14 +1,14 @@
-"""The speed record's recipe, made small for a CPU, beside plain recipes of the same cost, to 1 % in multiply-adds.
+"""The speed record's recipe, scaled down for a CPU, against plain recipes of equal cost (multiply-adds within 1 %).
 
-'plain' is the same network with what is usual: SGD with momentum and cosine decay, weight decay on the kernels, random flips,
-and a last layer that starts as PyTorch's. 'resnet20' is the default recipe on ResNet-20 for as long as its cost allows.
-'sgd' is the recipe with the plain optimizer alone.
+'plain' is the same network with the usual choices: SGD with momentum and cosine decay, weight decay on the kernels, random
+flips, and a last layer initialised like PyTorch's. 'resnet20' is resnet20.py for as many epochs as the same cost allows.
+'sgd' is the record's recipe with only the optimizer replaced by the plain one.
 
 Command:  python bin/study.py --config=configs/study/speedrun.py [--size=full]
 Expected: docs/study.md; the size 'cpu', one seed, 25 minutes on 2 cores. The size 'full' has not been run.
 """
 
-# The usual optimizer. The head's kernel has variance 1 where PyTorch's has 1 / (3 * 96): so it learns at its rate there.
+# The usual optimizer. The head's kernel has variance 1 and PyTorch's 1 / (3 * 96); the rate makes it learn as it would there.
 _SGD = {
     'optimizer': 'sgd',
     'learning_rate': 0.1,

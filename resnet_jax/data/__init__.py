@@ -1,7 +1,7 @@
-"""Data sets by name, as NumPy arrays: CIFAR-10, CIFAR-100, scikit-learn's digits, random ones, and a user's own.
+"""Data sets by name, as NumPy arrays: CIFAR-10, CIFAR-100, scikit-learn's digits, random data, and registered ones.
 
-The only part that knows tfds, which it imports only to prepare or decode a data set; decoded arrays are kept, so that later
-starts take less than a second. Arrays in, arrays out: nothing but `augment` knows JAX.
+Only this package uses tfds, and imports it only to prepare or decode a data set; decoded arrays are cached, so that later
+starts take less than a second. Only `augment` uses JAX.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def _load_synthetic(name: str, data_dir: OptionalPath, archive: OptionalPath) ->
     return load_synthetic(name)
 
 
-_DATASETS: dict[str, _Entry] = {  # besides those of SOURCES
+_DATASETS: dict[str, _Entry] = {  # in addition to SOURCES
     'digits': _Entry(lambda data_dir, archive: load_digits(), DIGITS),
     **{info.name: _Entry(functools.partial(_load_synthetic, info.name), info) for info in SYNTHETIC.values()},
 }
@@ -74,15 +74,15 @@ def available_datasets() -> tuple[str, ...]:
 
 
 def register_dataset(name: str, load: Load, info: DatasetInfo | None = None) -> None:
-    """Adds a data set of your own, for every function and command that takes a data set's name.
+    """Registers a data set under a name, for every function and command that takes a data set's name.
 
     Args:
-        name: how configs call it; must be new.
-        load: is called as `load(data_dir, archive)`, both from the config and None if empty, and returns a `Dataset`.
-        info: the facts about it, if they are known without loading it.
+        name: its name in configs; must be new.
+        load: called as `load(data_dir, archive)`, both from the config and None if empty; returns a `Dataset`.
+        info: the info of the data set, if it is known without loading it.
 
     Raises:
-        ConfigError: there is a data set of this name.
+        ConfigError: the name is taken.
     """
     if name in available_datasets():
         raise ConfigError(f"data set '{name}' exists already: expected a new name")
@@ -99,10 +99,10 @@ def find_dataset(name: str, data_dir: OptionalPath = None, archive: OptionalPath
 
 
 def dataset_info(name: str, data_dir: OptionalPath = None, archive: OptionalPath = None) -> DatasetInfo:
-    """Returns the facts about a data set; its arrays are loaded only if it was registered without them.
+    """Returns the info of a data set; loads its arrays only if it was registered without info.
 
     Raises:
-        ConfigError: the name is unknown; or as `load_dataset`.
+        ConfigError: the name is unknown; other errors are those of `load_dataset`.
     """
     return find_dataset(name, data_dir, archive).info
 
@@ -110,8 +110,8 @@ def dataset_info(name: str, data_dir: OptionalPath = None, archive: OptionalPath
 def load_dataset(name: str, data_dir: OptionalPath = None, archive: OptionalPath = None) -> Dataset:
     """Loads a data set by name.
 
-    A folder that tfds prepared, `<root>/<name>/3.x.y` in array_record or tfrecord, is used as it is. Where there is none,
-    it is prepared from the official archive: `archive`, or a download. Digits and synthetic_... need no files.
+    Uses a folder prepared by tfds, `<root>/<name>/3.x.y` in array_record or tfrecord, as it is. If there is none, prepares it
+    from the official archive: `archive`, or a download. digits and synthetic_... need no files.
 
     Args:
         name: one of `available_datasets()`.
@@ -120,7 +120,7 @@ def load_dataset(name: str, data_dir: OptionalPath = None, archive: OptionalPath
 
     Raises:
         ConfigError: the name is unknown, or `data_dir` is not a root.
-        InputFileError: a file is missing, damaged or another data set's; or there is no data and no network.
+        InputFileError: a file is missing, damaged or of another data set; or there is no data and no internet.
         ResourceError: the root cannot be written.
     """
     return find_dataset(name, data_dir, archive).dataset

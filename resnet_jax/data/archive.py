@@ -13,12 +13,12 @@ from resnet_jax.errors import InputFileError
 
 _IMAGE_BYTES = 3072
 _MAX_NAMES_BYTES = 1 << 16
-_MAX_OTHER_BYTES = 1 << 24  # of members that are not read: even to pass them over they must be decompressed
+_MAX_OTHER_BYTES = 1 << 24  # of unread members: skipping them still means decompressing them
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """What an archive holds.
+    """The contents of an archive.
 
     Attributes:
         image: {'train' | 'test': uint8 [n, 32, 32, 3]}.
@@ -35,7 +35,7 @@ def verify_archive(path: Path, source: Source) -> None:
     """Checks that the file is the official archive, byte for byte.
 
     Raises:
-        InputFileError: it cannot be read, or its size or SHA-256 is another.
+        InputFileError: the file cannot be read, or its size or SHA-256 differs.
     """
     again = f'get {source.url} again'
     try:
@@ -54,7 +54,7 @@ def read_archive(path: Path, source: Source) -> Archive:
     """Reads all images and labels.
 
     Raises:
-        InputFileError: the archive is damaged, or a member is missing, of another size or out of range.
+        InputFileError: the archive is damaged, a member is missing or has the wrong size, or a label is out of range.
     """
     record_bytes = len(source.labels) + _IMAGE_BYTES
     splits = {'train': (source.train_files, source.num_train), 'test': (source.test_files, source.num_test)}
@@ -109,7 +109,7 @@ def _read_members(path: Path, source: Source, sizes: dict[str, int]) -> dict[str
                     raise _wrong(path, name, f'{member.size} bytes', sizes.get(name, f'at most {_MAX_NAMES_BYTES}'))
                 members[name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno:  # a file that is damaged inside has none
+        if isinstance(error, OSError) and error.errno:  # damaged contents raise an OSError without errno
             raise _unreadable(path, error, source) from error
         raise InputFileError(f'{path} is damaged: {error}; expected {source.archive_name}; get {source.url} again') from error
     missing = sorted((sizes.keys() | texts) - members.keys())

@@ -1,6 +1,6 @@
 """Augmentation inside the compiled step: pure functions of one image and a key, mapped over the batch with vmap.
 
-And test-time augmentation: `tta_logits`.
+`tta_logits` is test-time augmentation.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
 
-# For each choice of tta (weight, pixels that the crop moves down and right); half of a weight is the mirrored view's.
+# For each tta, pairs (weight, pixels by which the crop moves down and right); the mirrored view has half of the weight.
 TTA = {
     'none': (),
     'mirror': ((1.0, 0),),
@@ -24,7 +24,7 @@ def random_crop(key: jax.Array, image: jax.Array, padding: int, mode: str = 'con
     """Pads `[height, width, channels]` by `padding` pixels on each side and crops the original size at random.
 
     'constant' pads with 0, which is black and not the mean, as in He et al. 2016 (section 4.2) and torchvision's RandomCrop.
-    'reflect' mirrors the image at its edge pixels, which are not repeated, as numpy.pad does and
+    'reflect' mirrors the image without repeating its edge pixels, as in numpy.pad and
     github.com/KellerJordan/cifar10-airbench.
     """
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
@@ -39,27 +39,27 @@ def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def mirrored_in_epoch(key: jax.Array, examples: jax.Array, epoch: jax.Array) -> jax.Array:
-    """Which examples alternating flip mirrors: each at random in epoch 0, and by turns from then on.
+    """Returns which examples alternating flip mirrors: each at random in epoch 0, then alternating every epoch.
 
-    Two epochs in a row show both sides of every example (Jordan, arXiv:2404.00498).
+    Two consecutive epochs show both orientations of every example (Jordan, arXiv:2404.00498).
 
     Args:
-      key: of the run, not of an epoch or step.
-      examples: int32 `[batch]`: places in the training set.
+      key: PRNG key of the run, not of an epoch or step.
+      examples: int32 `[batch]`: indices in the training set.
       epoch: int32 scalar, from 0.
 
     Returns:
-      bool `[batch]`, a function of `key`, example and epoch alone.
+      bool `[batch]`, which depends only on `key`, example and epoch.
     """
     first = jax.vmap(lambda example: jax.random.bernoulli(jax.random.fold_in(key, example)))(examples)
     return first ^ (epoch % 2 == 1)
 
 
 def color_jitter(key: jax.Array, image: jax.Array, brightness: float, contrast: float) -> jax.Array:
-    """Adds a number from [-brightness, brightness] to a normalised image and multiplies by one from 1 +- `contrast`.
+    """Adds a number from [-brightness, brightness] to a normalised image and multiplies it by one from 1 +- `contrast`.
 
-    Both are uniform, one for all pixels and channels, in units of the standard deviation, so that contrast is about the mean
-    of the data set. github.com/hiverge/cifar10-speedrun trains to 94 % with 0.1399 and 0.1308.
+    Both numbers are uniform and shared by all pixels and channels. The image is in units of the standard deviation, so contrast
+    is relative to the mean of the data set. github.com/hiverge/cifar10-speedrun trains to 94 % with 0.1399 and 0.1308.
     """
     shift, scale = jax.random.uniform(key, (2,), image.dtype, -1.0, 1.0)
     jittered: jax.Array = (image + brightness * shift) * (1.0 + contrast * scale)
@@ -67,7 +67,7 @@ def color_jitter(key: jax.Array, image: jax.Array, brightness: float, contrast: 
 
 
 def cutout(key: jax.Array, image: jax.Array, size: int) -> jax.Array:
-    """Sets a square of `size` pixels to zero around a random centre; it may reach over the edge (DeVries and Taylor 2017)."""
+    """Zeroes a square of `size` pixels a side around a random centre; it may cross the edge (DeVries and Taylor 2017)."""
     height, width, _ = image.shape
     centre = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
     top, left = centre[0] - size // 2, centre[1] - size // 2
@@ -103,11 +103,11 @@ def augment(
     Args:
       keys: `[batch]` typed PRNG keys.
       images: uint8 `[batch, height, width, channels]`.
-      flip: mirror each with probability 1/2.
-      mirrored: bool `[batch]`: mirror these instead; needs `flip`.
+      flip: mirror each image with probability 1/2.
+      mirrored: bool `[batch]`: mirror these images instead.
 
     Returns:
-      `[batch, height, width, channels]` of `dtype`. Cutout comes after the normalisation, so that it fills with the mean.
+      `[batch, height, width, channels]` of `dtype`. Cutout comes after the normalisation, so it fills with the mean.
     """
 
     def augment_image(key: jax.Array, image: jax.Array, mirror: jax.Array | None) -> jax.Array:
@@ -119,7 +119,7 @@ def augment(
         elif flip:
             image = random_flip(flip_key, image)
         if brightness or contrast:
-            jitter_key = jax.random.fold_in(key, 3)  # not a fourth part of the split, which would change the other three
+            jitter_key = jax.random.fold_in(key, 3)  # not a fourth key of the split, which would change the other three
             image = color_jitter(jitter_key, normalize(image, mean, std), brightness, contrast).astype(dtype)
         else:
             image = normalize(image, mean, std, dtype)
@@ -129,14 +129,14 @@ def augment(
 
 
 def tta_logits(logits_of: Callable[[jax.Array], jax.Array], images: jax.Array, tta: str) -> jax.Array:
-    """Returns the logits of images, averaged over several views of each: test-time augmentation.
+    """Returns logits averaged over several views of each image: test-time augmentation.
 
-    'none' is the images as they are. 'mirror' is the mean with the mirrored ones. 'mirror_translate' gives that a weight of
-    1/2 and the other half to the same two views of the image moved by a pixel along the diagonal, up and left or down and
-    right, after a reflecting pad: six views, as in github.com/KellerJordan/cifar10-airbench (Jordan, arXiv:2404.00498).
+    'none' uses only the image itself. 'mirror' averages the image and its mirror image. 'mirror_translate' gives these two
+    views half of the weight and the other half to the same two views of the image moved by one pixel, up and left or down and
+    right, after reflection padding: six views, as in github.com/KellerJordan/cifar10-airbench (Jordan, arXiv:2404.00498).
 
     Args:
-      logits_of: from `[batch, height, width, channels]` to float32 `[batch, num_classes]`.
+      logits_of: function from `[batch, height, width, channels]` to float32 `[batch, num_classes]`.
       images: `[batch, height, width, channels]`, normalised.
 
     Raises:
@@ -155,7 +155,7 @@ def tta_logits(logits_of: Callable[[jax.Array], jax.Array], images: jax.Array, t
             moved = padded[:, 1 + shift : 1 + shift + height, 1 + shift : 1 + shift + width]
         views += [moved, moved[:, :, ::-1]]
         weights += [weight / 2, weight / 2]
-    # One view after the other: the network is compiled once and needs no more memory than without views. The weighted sum is
-    # no matrix product, which a GPU would round to TF32.
+    # One view after the other: the network is compiled once and needs no more memory than for one view. The weighted sum is
+    # not a matrix product, which a GPU would round to TF32.
     logits: jax.Array = jax.lax.map(logits_of, jnp.stack(views))
     return jnp.sum(np.array(weights, np.float32)[:, None, None] * logits, 0)

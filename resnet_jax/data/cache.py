@@ -1,7 +1,7 @@
-"""Decoded arrays, kept as memory-mapped .npy files so that the second start reads them at once.
+"""Caches decoded arrays as memory-mapped .npy files, so that later starts read them at once.
 
-One folder per source fingerprint under `cache_folder.cache_dir()`.
-Nothing there is precious: any of it can be deleted at any time, and a damaged entry is made again.
+There is one folder per source fingerprint under `cache_folder.cache_dir()`. All of it can be deleted at any time; a damaged
+entry is created again.
 """
 
 import json
@@ -22,9 +22,9 @@ _ARRAYS = ('train_image', 'train_label', 'test_image', 'test_label')
 
 
 def cached(key: str, decode: Callable[[], tuple[Split, Split]]) -> tuple[Split, Split]:
-    """Returns the (train, test) splits kept under `key`; decodes and keeps them if there are none, or damaged ones.
+    """Returns the (train, test) splits cached under `key`; decodes and caches them if they are missing or damaged.
 
-    A cache that cannot be written costs a warning, not the run.
+    Logs a warning if the cache cannot be written.
     """
     folder = cache_dir() / key
     splits = _load(folder)
@@ -35,7 +35,7 @@ def cached(key: str, decode: Callable[[], tuple[Split, Split]]) -> tuple[Split, 
                 _store(folder, *splits)
         except OSError as error:
             logger.warning('cannot keep the decoded images in %s (%s): the next start decodes them again', folder, error)
-        # Read back, so that the first start and all others hand out the same kind of array.
+        # Read back, so that the first start returns the same kind of array as all others.
         splits = _load(folder) or splits
     return splits
 
@@ -57,7 +57,7 @@ def _load(folder: Path) -> tuple[Split, Split] | None:
 
 
 def _describe(array: np.ndarray) -> list[object]:
-    # CRC-32: gigabytes per second, and reading brings the pages into memory.
+    # CRC-32 runs at gigabytes per second, and reading brings the pages into memory.
     return [array.dtype.str, list(array.shape), zlib.crc32(array.data)]
 
 
@@ -76,7 +76,7 @@ def _store(folder: Path, train: Split, test: Split) -> None:
         try:
             temporary.rename(folder)
         except OSError:
-            if not folder.exists():  # it does where another process was first
+            if not folder.exists():  # it exists if another process was first
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: from a prepared tfds folder, made from the official archive where there is none."""
+"""Loads CIFAR-10 and CIFAR-100 from a tfds folder, which it prepares from the official archive if there is none."""
 
 import logging
 import os

@@ -23,7 +23,7 @@ DIGITS = DatasetInfo(
 
 
 def load_digits() -> Dataset:
-    """Loads the digits: 1,437 training and 360 test images, uint8 [n, 8, 8, 1]; needs no file and no network.
+    """Loads the digits: 1,437 training and 360 test images, uint8 [n, 8, 8, 1]; needs no files and no internet.
 
     The pixel values 0..16 become 0..255 (times 255/16, rounded). A fifth of each class, chosen by `hold_out` with
     seed 0, is the test split. The mean and standard deviation are those of the training split.

@@ -1,4 +1,4 @@
-"""Downloads an official archive: resumed where it stopped, retried, checked, never half-written in place."""
+"""Downloads an official archive: resumes, retries, verifies, and never leaves a partial file in its place."""
 
 import hashlib
 import http.client
@@ -24,7 +24,7 @@ _NETWORK_ERRORS = (OSError, http.client.HTTPException)
 
 
 def no_data_error(source: Source, root: Path, reason: object) -> InputFileError:
-    """Says how to get the data, in one line."""
+    """Returns an error that says in one line how to get the data."""
     return InputFileError(
         f"no data set '{source.name}' in {root}, and {source.url} cannot be downloaded ({reason}): "
         f'expected one of three: (1) a network: run the same command again; (2) {source.archive_name} from elsewhere: '
@@ -34,21 +34,21 @@ def no_data_error(source: Source, root: Path, reason: object) -> InputFileError:
 
 
 def require_reachable(source: Source, root: Path) -> None:
-    """Returns if the server answers at all, whatever it says.
+    """Checks that the server answers, with any status.
 
     Raises:
-        InputFileError: it does not, within TIMEOUT_SECONDS.
+        InputFileError: it does not answer within TIMEOUT_SECONDS.
     """
     try:
         _open(source.url).close()
-    except urllib.error.HTTPError as error:  # an answer; the download says what is wrong with it
+    except urllib.error.HTTPError as error:  # an answer; the download reports what is wrong
         error.close()
     except _NETWORK_ERRORS as error:
         raise no_data_error(source, root, _reason(error)) from error
 
 
 def download(source: Source, root: Path, path: Path) -> None:
-    """Downloads the archive to `path`, through `<path>.part`, where a later attempt or command goes on.
+    """Downloads the archive to `path` via `<path>.part`, from which a later attempt or command resumes.
 
     Raises:
         InputFileError: the server cannot be reached, or does not send the official archive.
@@ -66,7 +66,7 @@ def download(source: Source, root: Path, path: Path) -> None:
                 _fetch(source, part, offset)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416:  # what we have is not a beginning of what the server has
+            if error.code == 416:  # the partial file is not a prefix of the server's file
                 part.unlink()
             elif 400 <= error.code < 500 and error.code not in (408, 429):
                 raise no_data_error(source, root, _reason(error)) from error
@@ -90,7 +90,7 @@ def download(source: Source, root: Path, path: Path) -> None:
 
 
 def _fetch(source: Source, part: Path, offset: int) -> None:
-    """Brings `part` to the full size, from `offset` if the server can; raises one of _NETWORK_ERRORS if it is cut."""
+    """Completes `part`, from `offset` if the server supports it; raises one of _NETWORK_ERRORS if interrupted."""
     with _open(source.url, offset) as response:
         resumed = response.status == 206 and response.headers.get('Content-Range', '').startswith(f'bytes {offset}-')
         done = offset if resumed else 0
@@ -127,7 +127,7 @@ def _open(url: str, offset: int = 0) -> http.client.HTTPResponse:
         except Exception as error:
             answer.put(error)
 
-    # The timeout of urlopen holds for each address and not for the name lookup, which can take half a minute by itself.
+    # urlopen's timeout applies to each address but not to the name lookup, which can take half a minute by itself.
     threading.Thread(target=connect, daemon=True).start()
     try:
         result = answer.get(timeout=TIMEOUT_SECONDS)

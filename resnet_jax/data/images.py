@@ -1,4 +1,4 @@
-"""Image files of any size and mode, made into what a network was trained on."""
+"""Converts image files of any size and mode to the images a network was trained on."""
 
 import stat
 import warnings
@@ -15,16 +15,18 @@ FORMATS = ('PNG', 'JPEG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM')
 
 
 def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
-    """Reads one image file: its centre square, resized; the first frame of an animation; transparency on white.
+    """Reads the centre square of an image file, resized.
+
+    Takes the first frame of an animation and puts transparent images on white.
 
     Args:
       shape: (height, width, channels) with height = width and 1 channel (grey) or 3 (RGB).
 
     Returns:
-      uint8 of that shape.
+      uint8 of this shape.
 
     Raises:
-      InputFileError: not a readable image file.
+      InputFileError: the path is not a readable image file.
     """
     path = Path(path)
     height, width, channels = shape
@@ -36,7 +38,7 @@ def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
             with Image.open(path, formats=FORMATS) as file:
                 file.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
                 ImageOps.exif_transpose(file, in_place=True)
-                # Scaled down in its own mode first: a copy in another mode takes 0.4 GB for the largest image allowed.
+                # Resize in the original mode: a converted copy of the largest image allowed takes 0.4 GB.
                 image = _resizable(file)
                 top = _top(image)
                 image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
@@ -50,13 +52,13 @@ def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
         raise
     except FileNotFoundError:
         raise InputFileError(f'{path} does not exist; expected an image file') from None
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+    except Exception as error:  # Pillow may raise anything on a damaged file
         reason = 'not an image' if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise InputFileError(f'{path} cannot be read ({reason}); expected an image ({", ".join(FORMATS)})') from None
 
 
 def _resizable(image: Image.Image) -> Image.Image:
-    """The image in a mode that Pillow can interpolate, transparency in it."""
+    """Returns the image in a mode that Pillow can interpolate, with its transparency."""
     if image.mode.startswith('I;'):
         return image.convert('I')
     if image.mode in ('PA', 'La', 'RGBa') or 'transparency' in image.info:
@@ -67,7 +69,7 @@ def _resizable(image: Image.Image) -> Image.Image:
 
 
 def _top(image: Image.Image) -> float:
-    """The value of white in an image of 16 or 32 bits, whose own conversion by Pillow clips at 255; 255 in any other."""
+    """Returns the value of white: 255, except for 16 or 32 bits, where Pillow's own conversion would clip at 255."""
     if image.mode not in ('I', 'F'):
         return 255
     highest = float(np.asarray(image.getextrema())[1])

@@ -1,4 +1,4 @@
-"""What to do when data cannot be written."""
+"""The error for data that cannot be written."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from resnet_jax.errors import ResourceError, one_line
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError of its body, which writes `path` or below it, into a ResourceError."""
+    """Turns an OSError raised while writing `path`, or below it, into a ResourceError."""
     try:
         yield
     except OSError as error:

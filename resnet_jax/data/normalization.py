@@ -1,4 +1,4 @@
-"""Means and standard deviations of the channels, by name: those that weights from elsewhere were trained with."""
+"""Channel means and standard deviations by name, as used to train published weights."""
 
 from resnet_jax.data.sources import SOURCES
 from resnet_jax.errors import ConfigError, did_you_mean
@@ -17,7 +17,7 @@ NORMALIZATIONS: dict[str, Normalization] = {
 
 
 def find_normalization(name: str) -> Normalization:
-    """Returns mean and standard deviation, of pixels from 0 to 1.
+    """Returns mean and standard deviation of pixels scaled to [0, 1].
 
     Raises:
       ConfigError: the name is unknown.

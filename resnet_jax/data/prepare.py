@@ -1,7 +1,7 @@
 """Turns an official archive into a folder in tfds's own layout, which every tfds program can read.
 
-tfds cannot do it without TensorFlow: its extractor, its CIFAR reader and its PNG encoder call it. A builder of our own
-with the same name, version and features, fed with arrays, can.
+tfds itself needs TensorFlow for this: its extractor, CIFAR reader and PNG encoder call it. Our own builder, with the same
+name, version and features but fed with arrays, does not.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ Example = dict[str, object]  # a value for each feature
 
 
 def prepare_folder(source: Source, root: Path, archive: str | os.PathLike[str] | None = None) -> Path:
-    """Prepares `<root>/<name>/3.0.2` from the given archive, else from one that it downloads to `<root>/downloads`.
+    """Prepares `<root>/<name>/3.0.2` from the given archive, else from a download to `<root>/downloads`.
 
-    Processes that share the root prepare it once. The folder appears whole or not at all.
+    Processes that share the root prepare it only once. The folder appears atomically.
 
     Raises:
         InputFileError: the archive is missing, damaged or cannot be downloaded.
@@ -48,7 +48,7 @@ def prepare_folder(source: Source, root: Path, archive: str | os.PathLike[str] |
             download(source, root, path)
         contents = read_archive(path, source)
         with writing(root):
-            delete_leftovers(root / source.name, f'incomplete.*_{VERSION}')  # of tfds
+            delete_leftovers(root / source.name, f'incomplete.*_{VERSION}')  # left by tfds
             _write(source, root, contents)
     return root / source.name / VERSION
 
@@ -67,7 +67,7 @@ def _one_process(path: Path) -> Iterator[None]:
             logger.warning('another process prepares the data (it holds %s): waiting for it', path)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            pass  # a file system without locks; what is written is still renamed into place
+            pass  # a file system without locks; files are still renamed into place
         yield
 
 
@@ -101,7 +101,7 @@ def _write(source: Source, root: Path, contents: Archive) -> None:
                 image, label = contents.image[split], contents.label[split]
                 with progress(f'Preparing {source.name} {split}', len(image), 'images') as advance:
                     for i in range(len(image)):
-                        # The key decides tfds's shuffled order: the index, as in tfds's own builder.
+                        # The key, here the index as in tfds's own builder, determines tfds's shuffled order.
                         yield (
                             i,
                             {
@@ -113,8 +113,8 @@ def _write(source: Source, root: Path, contents: Archive) -> None:
                         advance(1)
 
     tfds.disable_progress_bar()  # ours is shown instead
-    with contextlib.redirect_stdout(io.StringIO()):  # its banner
+    with contextlib.redirect_stdout(io.StringIO()):  # hides tfds's banner
         try:
             Cifar(data_dir=root, file_format='array_record').download_and_prepare()
-        except RuntimeError as error:  # the array_record writer's way to say that the disk is full
+        except RuntimeError as error:  # the array_record writer raises it when the disk is full
             raise OSError(str(error)) from error

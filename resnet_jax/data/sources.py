@@ -1,4 +1,4 @@
-"""The data sets that come from an official archive, as facts: where it is, what is in it, how many images."""
+"""Facts about the data sets with an official archive: where it is, what is in it, how many images."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ class Label:
 class Source:
     """An official CIFAR archive in the binary version, and the data set inside it.
 
-    A record of its .bin files is one byte per label, in the order of `labels`, then 3,072: 32x32 red, green, blue.
+    A record of its .bin files is one byte per label, in the order of `labels`, then 3,072 bytes: 32x32 red, green, blue.
     `size` and `sha256` are the archive's, as tfds states them in `url_checksums/<name>.txt`.
     """
 

@@ -1,4 +1,4 @@
-"""What the data package hands out: arrays of images and labels, and a deterministic held-out part of them."""
+"""The data sets that the data package returns, and a deterministic split into training and held-out examples."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before its arrays are loaded.
+    """What is known about a data set before its arrays are loaded.
 
     Attributes:
         image_shape: (height, width, channels).
@@ -62,12 +62,12 @@ class Dataset:
 
     @property
     def info(self) -> DatasetInfo:
-        """The facts about this data set."""
+        """The info of this data set."""
         sizes = len(self.train.label), len(self.test.label)
         return DatasetInfo(self.name, self.image_shape, self.num_classes, *sizes, self.mean, self.std)
 
     def describe(self) -> dict[str, object]:
-        """Returns what a checkpoint must know of the data set to be used without it, as JSON."""
+        """Returns, as JSON, what a checkpoint must hold of the data set to be usable without it."""
         return {
             'name': self.name,
             'fingerprint': self.fingerprint,
@@ -85,37 +85,37 @@ class Dataset:
 
 
 def training_splits(dataset: Dataset, validation_size: int, train_size: int, seed: int) -> tuple[Split, Split | None]:
-    """Returns what a run trains on, and what it holds out for validation or None.
+    """Returns a run's training split and its validation split, which is None if nothing is held out.
 
     Args:
-        validation_size: examples held out, a function of `seed`; 0 for none.
-        train_size: of the others, how many to train on, the same for every seed; 0 for all.
+        validation_size: number of examples held out, selected by `seed`; 0 for none.
+        train_size: number of the remaining examples to train on, the same for every seed; 0 for all.
 
     Raises:
-        ConfigError: there are not so many examples.
+        ConfigError: there are not enough examples.
     """
     train, validation = dataset.train, None
     if validation_size:
         train, validation = hold_out(train, validation_size, seed)
     if 0 < train_size < len(train.label):
-        # The seed is not the run's: what differs between seeds must not be the data.
+        # A fixed seed, not the run's: runs that differ in their seeds must not differ in their data.
         train = hold_out(train, train_size, seed=0)[1]
     return train, validation
 
 
 def check_hold_out(size: int, examples: int) -> None:
-    """Raises ConfigError unless `size` of so many examples can be held out."""
+    """Raises ConfigError unless `size` of `examples` examples can be held out."""
     if not 1 <= size <= examples - 1:
         raise ConfigError(f'cannot hold out {size} of {examples} examples: expected 1 to {examples - 1}; change the size')
 
 
 def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
-    """Takes `size` examples out of a split, the same share of every class (to within one example).
+    """Holds out `size` examples of a split, the same share of every class (to within one example).
 
-    The choice is a function of the labels, `size` and `seed` alone; both parts keep the original order.
+    The selection depends only on the labels, `size` and `seed`; both parts keep the original order.
 
     Returns:
-        (rest, held out), of n - size and size examples.
+        (rest, held out), with n - size and size examples.
 
     Raises:
         ConfigError: `size` is not in [1, n - 1], or `seed` is not in [0, 2**64).
@@ -124,11 +124,11 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
     check_hold_out(size, n)
     if not 0 <= seed < 2**64:
         raise ConfigError(f'seed {seed} is out of range: expected 0 to 2**64 - 1; change the seed')
-    # The second half of the key keeps this stream apart from those of the epochs, which have the epoch there.
+    # The second half of the key keeps this stream apart from the epochs' streams, whose second half is the epoch.
     # Raw Philox integers and a stable sort: the streams of np.random.Generator may change between NumPy versions.
     shuffled = np.argsort(np.random.Philox(key=np.array([seed, 2**64 - 1], np.uint64)).random_raw(n), kind='stable')
     label = split.label[shuffled]
-    # Each example's place within its class, as a fraction of the class: the `size` smallest are a stratified sample.
+    # Each example's rank within its class, as a fraction of the class: the `size` smallest are a stratified sample.
     by_class = np.argsort(label, kind='stable')
     count = np.bincount(label)
     start = np.cumsum(count) - count

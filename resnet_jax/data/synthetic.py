@@ -1,4 +1,4 @@
-"""Random images and labels of a data set's shape: to measure speed where there are no data, never to learn from."""
+"""Random images and labels of a data set's shape, to measure speed without the data; not for learning."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ SYNTHETIC = {PREFIX + info.name: dataclasses.replace(info, name=PREFIX + info.na
 
 
 def load_synthetic(name: str) -> Dataset:
-    """Makes as many uint8 images and int32 labels, uniform and the same each time, as the data set in the name has.
+    """Returns as many uniform uint8 images and int32 labels as the named data set has, the same on every call.
 
     Args:
         name: one of `SYNTHETIC`, such as 'synthetic_cifar10'.

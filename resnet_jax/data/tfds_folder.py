@@ -1,4 +1,4 @@
-"""Reads a data set that tfds (or a program like it) prepared: `<root>/<name>/<3.x.y>/` in array_record or tfrecord.
+"""Reads a data set prepared by tfds or a similar program: `<root>/<name>/<3.x.y>/` in array_record or tfrecord.
 
 The parts that run on every start (`tfds_root`, `find_folder`, `fingerprint`, `class_names`) do not import tfds.
 """
@@ -24,7 +24,7 @@ def tfds_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """Returns `data_dir`, else TFDS_DATA_DIR, else tfds's default; an empty string counts as not given.
 
     Raises:
-        ConfigError: it is a remote address or the folder of one data set instead of the root.
+        ConfigError: the root is a remote address or the folder of one data set.
     """
     root = os.fspath(data_dir or '') or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
     if '://' in root:
@@ -50,8 +50,10 @@ def find_folder(root: Path, name: str) -> Path | None:
 def fingerprint(folder: Path) -> str:
     """Returns a SHA-256 hex digest over the names and contents of the record files.
 
-    Contents rather than times: a copy on another machine is the same data, and damage since the last start is noticed.
-    Raises InputFileError if there are no record files, or one cannot be read.
+    Hashes contents, not times: a copy on another machine is the same data, and damage since the last start is noticed.
+
+    Raises:
+        InputFileError: there are no record files, or one cannot be read.
     """
     files = sorted(path for path in folder.iterdir() if re.search(r'\.(array_record|tfrecord)', path.name))
     if not files:
@@ -88,7 +90,7 @@ def read_folder(folder: Path, source: Source) -> tuple[Split, Split]:
 
 
 def _describe(folder: Path, source: Source) -> dict[str, tuple[str, list[tuple[Path, int]]]]:
-    """Returns {split: (file format, [(file, number of records), ...])}, having checked what tfds wrote down."""
+    """Returns {split: (file format, [(file, number of records), ...])} after checking tfds's metadata."""
     import tensorflow_datasets as tfds
 
     info_file = folder / 'dataset_info.json'
@@ -139,7 +141,7 @@ def _read_split(split: str, file_format: str, shards: list[tuple[Path, int]], so
                     feature = tf_example_pb2.Example.FromString(record).features.feature
                     image[position] = _decode_image(feature['image'].bytes_list.value[0])
                     label[position] = _check_label(feature['label'].int64_list.value[0], source.num_classes)
-                except Exception as error:  # a damaged image makes Pillow raise nearly anything
+                except Exception as error:  # Pillow may raise anything on a damaged image
                     raise InputFileError(f'{path}: record {i}: {one_line(error)[:200]}; {_AGAIN}') from error
                 position += 1
                 advance(1)
@@ -158,7 +160,7 @@ def _read_shard(path: Path, file_format: str) -> list[bytes]:
             return records
         finally:
             reader.close()
-    except (OSError, RuntimeError) as error:  # the array_record reader checks its own hashes, and raises RuntimeError
+    except (OSError, RuntimeError) as error:  # the array_record reader checks its hashes and raises RuntimeError
         raise InputFileError(f'{path} is missing or damaged: {one_line(error)[:200]}; {_AGAIN}') from error
 
 

@@ -1,8 +1,8 @@
-"""Reads TFRecord files without TensorFlow, every checksum checked.
+"""Reads TFRecord files without TensorFlow and verifies every checksum.
 
 A record is: length (uint64), masked CRC of the length (uint32), data, masked CRC of the data (uint32), little-endian.
-The checksum is CRC-32C; no dependency of ours has one. Here it is computed for a block of records at once, byte position by
-byte position, which takes 2 s for 130 MB, the size of CIFAR-10.
+The checksum is CRC-32C, which none of our dependencies provides. It is computed here for a block of records at once, one byte
+position after the other, which takes 2 s for 130 MB, the size of CIFAR-10.
 """
 
 import struct
@@ -12,7 +12,7 @@ import numpy as np
 
 from resnet_jax.errors import InputFileError
 
-# Far above an encoded 32x32 image; it bounds the memory that a damaged file can make us take.
+# Far above the size of an encoded 32x32 image; bounds the memory that a damaged file can make us allocate.
 _MAX_RECORD_BYTES = 1 << 16
 _BLOCK = 1024
 
@@ -57,7 +57,7 @@ def masked_crc32c(records: list[bytes]) -> np.ndarray:
     columns = np.zeros((lengths.max(), len(records)), np.uint8)
     for column, index in enumerate(order):
         columns[: lengths[index], column] = np.frombuffer(records[index], np.uint8)
-    # Longest first, so that the records which still have a byte at a position are a prefix of the columns.
+    # Sorted by length, longest first, so that the records that have a byte at a position are a prefix of the columns.
     active = len(records) - np.searchsorted(lengths[order][::-1], np.arange(len(columns)), side='right')
     crc = np.full(len(records), 0xFFFFFFFF, np.uint32)
     for row, count in zip(columns, active, strict=True):

@@ -1,11 +1,11 @@
 """Fifteen common corruptions at five severities, after Hendrycks and Dietterich, arXiv:1903.12261.
 
-The list, the strengths and the order are those of their CIFAR-10-C (github.com/hendrycks/robustness, make_cifar_c.py).
-The images are made here, in NumPy and Pillow, so they are not CIFAR-10-C's: compare errors only with errors on these. Known
-differences: frost is drawn (ridges of fractal clouds), theirs is cut from photographs; motion blur moves by whole pixels;
-glass blur swaps pixels with all eight neighbours, an elastic transform interpolates once. Each image is corrupted by random
-numbers of its own, a function of the corruption, the severity and its index: the same on every machine, but for the last
-bits of JPEG, which are those of Pillow's libjpeg.
+The list, the strengths and the order are those of CIFAR-10-C (github.com/hendrycks/robustness, make_cifar_c.py). The images
+are computed here with NumPy and Pillow, so they are not CIFAR-10-C's: compare errors only with errors on these. Known
+differences: frost is drawn (ridges of fractal clouds), not cut from photographs; motion blur moves by whole pixels; glass
+blur swaps pixels with all eight neighbours; the elastic transform interpolates once. Each image has its own random numbers,
+which depend only on the corruption, the severity and the image's index. They are the same on every machine; only the last
+bits of JPEG depend on Pillow's libjpeg.
 """
 
 import io
@@ -27,7 +27,7 @@ def gaussian_noise(x: np.ndarray, sigma: float, random: Randomness) -> np.ndarra
 
 
 def shot_noise(x: np.ndarray, photons: float, random: Randomness) -> np.ndarray:
-    """Replaces every value by a Poisson number of photons, of which white has `photons` on average."""
+    """Replaces every value by a Poisson-distributed number of photons, whose mean for white is `photons`."""
     draw = random.uniform(*x.shape[1:])
     levels = np.rint(255 * x).astype(int)
     result = np.empty_like(x)
@@ -41,13 +41,13 @@ def shot_noise(x: np.ndarray, photons: float, random: Randomness) -> np.ndarray:
 
 
 def impulse_noise(x: np.ndarray, share: float, random: Randomness) -> np.ndarray:
-    """Sets a share of the values to 0 or to 1, half of them each."""
+    """Sets a share of the values to 0 or to 1, half each."""
     draw = random.uniform(*x.shape[1:])
     return np.where(draw < share / 2, 0, np.where(draw < share, 1, x)).astype(np.float32)
 
 
 def defocus_blur(x: np.ndarray, strength: tuple[float, float], random: Randomness) -> np.ndarray:
-    """Convolves with a disk of a radius in pixels, its edge softened by a 3x3 Gaussian."""
+    """Convolves with a disk whose edge is softened by a 3x3 Gaussian; strength is (radius, sigma) in pixels."""
     radius, soft = strength
     reach = math.floor(radius) + 1
     distance = np.arange(-reach, reach + 1)
@@ -61,7 +61,7 @@ def defocus_blur(x: np.ndarray, strength: tuple[float, float], random: Randomnes
 
 
 def glass_blur(x: np.ndarray, strength: tuple[float, int], random: Randomness) -> np.ndarray:
-    """Blurs, swaps every pixel with a neighbour, `strength[1]` times over, and blurs again."""
+    """Blurs, swaps every pixel with a neighbour `strength[1]` times, and blurs again."""
     sigma, times = strength
     x = gaussian_blur(x, sigma)
     n, height, width = x.shape[:3]
@@ -78,21 +78,21 @@ def glass_blur(x: np.ndarray, strength: tuple[float, int], random: Randomness) -
 
 
 def motion(x: np.ndarray, strength: tuple[int, float], random: Randomness) -> np.ndarray:
-    """Blurs along a direction from -45 to 45 degrees; strength is radius and sigma."""
+    """Blurs along a random direction from -45 to 45 degrees; strength is (radius, sigma)."""
     return motion_blur(x, *strength, random.uniform(low=-45, high=45))
 
 
 def zoom_blur(x: np.ndarray, largest: float, random: Randomness) -> np.ndarray:
-    """Averages the image and enlargements of it, by 1.00, 1.01 and so on to below `largest`."""
+    """Averages the image and its enlargements by 1.00, 1.01, ... up to but excluding `largest`."""
     factors = 1 + 0.01 * np.arange(round((largest - 1) / 0.01))
     return (x + sum(zoom(x, factor) for factor in factors)) / (len(factors) + 1)
 
 
 def snow(x: np.ndarray, strength: tuple[float, float, float, float, int, float, float], random: Randomness) -> np.ndarray:
-    """Whitens the image and adds flakes, blurred as they fall, and the same flakes turned around.
+    """Whitens the image and adds motion-blurred flakes and the same flakes rotated by 180 degrees.
 
-    Strength is mean and deviation of the noise that flakes are cut from, its enlargement, the threshold, radius and sigma
-    of the motion, and the image's share.
+    Strength is the mean and standard deviation of the noise that gives the flakes, its zoom factor, the threshold, the
+    radius and sigma of the motion blur, and the weight of the original image.
     """
     mean, deviation, factor, threshold, radius, sigma, share = strength
     flakes = zoom(mean + deviation * random.normal(*x.shape[1:3]), factor)
@@ -105,7 +105,7 @@ def snow(x: np.ndarray, strength: tuple[float, float, float, float, int, float, 
 
 
 def frost(x: np.ndarray, strength: tuple[float, float], random: Randomness) -> np.ndarray:
-    """Darkens the image by strength[0] and adds crystals, bluish ridges of fractal clouds, times strength[1]."""
+    """Multiplies the image by strength[0] and adds crystals, bluish ridges of fractal clouds, times strength[1]."""
     height, width = x.shape[1:3]
     clouds = plasma(random, max(height, width), 1.4)[:, :height, :width]
     haze = plasma(random, max(height, width), 2.0)[:, :height, :width]
@@ -117,7 +117,7 @@ def frost(x: np.ndarray, strength: tuple[float, float], random: Randomness) -> n
 
 
 def fog(x: np.ndarray, strength: tuple[float, float], random: Randomness) -> np.ndarray:
-    """Adds clouds times strength[0] and scales back to the image's own maximum."""
+    """Adds clouds times strength[0] and rescales to the image's original maximum."""
     height, width = x.shape[1:3]
     clouds = plasma(random, max(height, width), strength[1])[:, :height, :width, None]
     top = x.max(axis=(1, 2, 3), keepdims=True)
@@ -126,7 +126,7 @@ def fog(x: np.ndarray, strength: tuple[float, float], random: Randomness) -> np.
 
 
 def brightness(x: np.ndarray, added: float, random: Randomness) -> np.ndarray:
-    """Raises the value of hue, saturation and value: the largest channel by `added`, the others in proportion."""
+    """Raises the value (V of HSV): the largest channel by `added`, the others in proportion."""
     value = x.max(axis=-1, keepdims=True)
     raised = np.minimum(value + np.float32(added), 1)
     changed: np.ndarray = np.where(value > 0, x * raised / np.maximum(value, 1e-6), raised)
@@ -141,9 +141,9 @@ def contrast(x: np.ndarray, share: float, random: Randomness) -> np.ndarray:
 
 
 def elastic(x: np.ndarray, strength: tuple[float, float, float], random: Randomness) -> np.ndarray:
-    """A random affine map of three points and a smooth random displacement.
+    """Applies a random affine map of three points and a smooth random displacement.
 
-    Strength is the displacement's size, its smoothness (sigma) and the points' largest shift, in shares of the side.
+    Strength is the size and smoothness (sigma) of the displacement and the largest shift of a point, relative to the height.
     """
     n, height, width = x.shape[:3]
     size, sigma, shift = (part * height for part in strength)
@@ -151,7 +151,7 @@ def elastic(x: np.ndarray, strength: tuple[float, float, float], random: Randomn
     middle, reach = np.array([height // 2, width // 2]), min(height, width) // 3
     corners = middle + reach * np.array([[1, 1], [1, -1], [-1, -1]])
     moved = corners + random.uniform(3, 2, low=-shift, high=shift)
-    # Rows of the matrix map (row, column, 1) of the result to where it is read from.
+    # The matrix maps (row, column, 1) of the result to the place in the image that it is read from.
     affine = np.linalg.solve(np.concatenate([moved, np.ones((n, 3, 1))], axis=2), np.broadcast_to(corners, moved.shape))
     places = np.stack([rows, columns, np.ones_like(rows)], axis=-1).reshape(-1, 3).astype(np.float64) @ affine
     places = places.reshape(n, height, width, 2)
@@ -162,13 +162,13 @@ def elastic(x: np.ndarray, strength: tuple[float, float, float], random: Randomn
 
 
 def pixelate(x: np.ndarray, share: float, random: Randomness) -> np.ndarray:
-    """Shrinks to a share of the side and enlarges again, both by Pillow's box filter."""
+    """Shrinks to a share of the side and enlarges again, both with Pillow's box filter."""
     small, full = (max(1, int(x.shape[2] * share)), max(1, int(x.shape[1] * share))), (x.shape[2], x.shape[1])
     return _through_pillow(x, lambda image: image.resize(small, Image.Resampling.BOX).resize(full, Image.Resampling.BOX))
 
 
 def jpeg(x: np.ndarray, quality: int, random: Randomness) -> np.ndarray:
-    """Compresses with libjpeg's quality, 4:2:0."""
+    """Compresses as JPEG with libjpeg's `quality` and 4:2:0 subsampling."""
 
     def compress(image: Image.Image) -> Image.Image:
         buffer = io.BytesIO()
@@ -185,7 +185,7 @@ def _through_pillow(x: np.ndarray, change: Callable[[Image.Image], Image.Image])
     return np.stack(changed).reshape(x.shape).astype(np.float32) / 255
 
 
-# The order is part of each corruption's random stream: append only.
+# A corruption's position seeds its random stream: append only.
 CORRUPTIONS: dict[str, tuple[Callable[..., np.ndarray], tuple[object, ...]]] = {
     'gaussian_noise': (gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
     'shot_noise': (shot_noise, (500, 250, 100, 75, 50)),
@@ -224,13 +224,13 @@ def corrupt(images: np.ndarray, name: str, severity: int, first: int = 0) -> np.
       images: uint8 `[n, height, width, channels]`, 1 or 3 channels.
       name: one of `CORRUPTIONS`.
       severity: 1 to 5.
-      first: the index of images[0] in its split, which decides its random numbers.
+      first: the index of images[0] in its split; an image's index determines its random numbers.
 
     Returns:
       uint8 of the same shape.
 
     Raises:
-      ConfigError: the name or the severity does not exist.
+      ConfigError: the name or the severity is unknown.
     """
     if name not in CORRUPTIONS:
         raise ConfigError(f'unknown corruption {name!r}; expected one of {", ".join(CORRUPTIONS)}')

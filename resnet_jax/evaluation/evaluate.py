@@ -1,4 +1,4 @@
-"""Evaluates a classifier on a data set's test split, with all that may be said of it."""
+"""Evaluates a classifier on a data set's test split: metrics, and optionally a comparison, corruptions and plots."""
 
 import logging
 from pathlib import Path
@@ -29,19 +29,19 @@ def evaluate(
     """Evaluates on every example of the test split.
 
     Args:
-      folder: the run folder to write predictions, evaluation and plots to. With another data set than the run's, or another
-        test-time augmentation, nothing is written: it would contradict the run's result.
-      other: another network's answers to compare with.
-      other_name: what to call it.
+      folder: the run folder to write predictions, evaluation and plots to. If the data set or the test-time augmentation is
+        not the run's, nothing is written, because it would contradict the run's result.
+      other: another network's predictions to compare with.
+      other_name: the name of that network.
       corruptions: also evaluate on corrupted images, 75 times the work.
 
     Returns:
-      `metrics.describe`, as JSON has it, and besides, each if asked for: 'agreement' (see `significance.compare_answers`, and
-      'same_class', how many images both give the same class, right or wrong), 'corruptions' (see
-      `robustness.evaluate_corruptions`), 'plots' ({name: path}).
+      `metrics.describe` as JSON, and a dict with what was asked for: 'agreement' (`significance.compare_answers` and
+      'same_class', the number of images to which both networks give the same class, right or wrong), 'corruptions' (see
+      `robustness.evaluate_corruptions`) and 'plots' ({name: path}).
 
     Raises:
-      ConfigError: classifier and data set, or the two networks' test sets, do not go together.
+      ConfigError: the classifier does not fit the data set, or the two networks' test sets differ.
     """
     check_fits(classifier, dataset)
     origin = classifier.origin
@@ -70,7 +70,7 @@ def evaluate(
     if folder:
         try:
             more['plots'] = _keep(Path(folder), classifier, dataset, predictions, metrics, more)
-        except OSError as error:  # somebody else's run folder, say
+        except OSError as error:  # for example another user's run folder
             logger.warning('The files of the run folder could not be written: %s', error)
     return {**metrics, 'confusion': metrics['confusion'].tolist()}, more
 
@@ -79,7 +79,7 @@ def check_fits(classifier: Classifier, dataset: Dataset) -> None:
     """Checks that a classifier can be evaluated on a data set.
 
     Raises:
-      ConfigError: it has another number of classes, or the data set images of another shape.
+      ConfigError: the number of classes or the shape of the images differs.
     """
     if len(classifier.class_names) != dataset.num_classes:
         raise ConfigError(

@@ -18,8 +18,8 @@ class Evaluator:
     """Evaluates a network on a split that stays on the devices; compiles once.
 
     Args:
-      logits_fn: from variables and uint8 images to logits: see `Classifier.logits_fn`.
-      batch_size: over all devices.
+      logits_fn: function from variables and uint8 images to logits: see `Classifier.logits_fn`.
+      batch_size: global batch size, over all devices.
     """
 
     def __init__(self, logits_fn: LogitsFn, split: Split, *, batch_size: int, num_classes: int):
@@ -33,14 +33,14 @@ class Evaluator:
         self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
 
     def compile(self, variables: Variables) -> jax.stages.Compiled | jax.stages.Wrapped:
-        """Compiles, once, for replicated variables like these; returns what `devices.compile_parallel` does."""
+        """Compiles once, for replicated variables like these; returns the result of `devices.compile_parallel`."""
         if self._compiled is None:
             arguments = (variables, self._positions, self._data, np.int32(0), np.int32(0))
             self._compiled = compile_parallel(self._run, *arguments)
         return self._compiled
 
     def sums(self, variables: Variables, start: int, count: int) -> dict[str, np.ndarray]:
-        """Returns `step.eval_steps` of batches `start` to `start + count`, for replicated variables, from the device."""
+        """Returns `step.eval_steps` of batches `start` to `start + count` on the host, for replicated variables."""
         run = self.compile(variables)
         sums: dict[str, np.ndarray] = jax.device_get(
             run(variables, self._positions, self._data, np.int32(start), np.int32(count))
@@ -48,11 +48,11 @@ class Evaluator:
         return sums
 
     def __call__(self, variables: Variables, progress: Callable[[int, int], None] | None = None) -> JsonDict:
-        """Returns `metrics.summarize` of the whole split, with 'confusion' `[num_classes, num_classes]` beside it.
+        """Returns `metrics.summarize` of the whole split, and 'confusion' `[num_classes, num_classes]`.
 
         Args:
           variables: 'params' and 'batch_stats', replicated or not.
-          progress: is called with (batches done, batches).
+          progress: called with (batches done, number of batches).
         """
         variables = replicate(variables)
         self.compile(variables)

@@ -1,4 +1,4 @@
-"""Figures computed from a confusion matrix, or from the probabilities of every example; NumPy alone."""
+"""Metrics computed from a confusion matrix, or from the probabilities of every example, with NumPy only."""
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def summarize(loss_sum: float, confusion: np.ndarray) -> JsonDict:
 
 
 def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> JsonDict:
-    """Everything that is said of a network's answers to a test set; each example counts once.
+    """Returns all metrics of a network's predictions for a test set; each example counts once.
 
     Args:
       log_probabilities: float `[n, num_classes]`, natural logarithms.
@@ -41,14 +41,14 @@ def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> JsonDict:
       fewer), 'per_class_precision', 'calibration' (see `calibration`), and 'confusion', int `[num_classes, num_classes]`.
 
     Raises:
-      InputFileError: an answer is not a number.
+      InputFileError: a log probability is NaN.
     """
     n, classes = log_probabilities.shape
     if np.isnan(log_probabilities).any():
         raise InputFileError('the network answers with what is not a number; expected weights that are finite: train it again')
     values, rows = log_probabilities.astype(np.float64), np.arange(n)
     right = values[rows, labels][:, None]
-    # Of classes that are equal the first counts as the more probable, as in argmax.
+    # Of equally probable classes the first one counts, as in argmax.
     place = ((values > right) | ((values == right) & (np.arange(classes) < labels[:, None]))).sum(axis=1)
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, values.argmax(axis=1)), 1)
@@ -62,15 +62,15 @@ def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> JsonDict:
 
 
 def calibration(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> JsonDict:
-    """How far confidence and accuracy are apart: Guo et al., arXiv:1706.04599, section 2.
+    """Compares confidence with accuracy: Guo et al., arXiv:1706.04599, section 2.
 
-    The confidence of an answer is its probability. Answers fall into `bins` equal intervals ((m - 1) / bins, m / bins]. In
-    each, the mean confidence is compared with the share of right answers.
+    The confidence of a prediction is its probability. Predictions fall into `bins` equal intervals
+    ((m - 1) / bins, m / bins], in each of which the mean confidence is compared with the accuracy.
 
     Returns:
-      'ece': expected calibration error, the gaps' mean weighted by the answers in each bin (equation 3); 'mce': the largest
-      gap (equation 5); 'confidence': the mean of all; 'bins': for each, 'low', 'high', 'count', and 'confidence' and
-      'accuracy', None where it is empty.
+      'ece': expected calibration error, the mean gap weighted by the predictions in each bin (equation 3); 'mce': the largest
+      gap (equation 5); 'confidence': the mean over all predictions; 'bins': for each bin, 'low', 'high', 'count', and
+      'confidence' and 'accuracy', which are None for an empty bin.
     """
     confidence = np.minimum(np.exp(log_probabilities.max(axis=1)), 1.0)
     right = log_probabilities.argmax(axis=1) == labels

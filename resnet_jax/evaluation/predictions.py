@@ -1,4 +1,4 @@
-"""A network's answer to every example of a test set, kept in the run folder for whoever compares runs."""
+"""A network's predictions for every test example, kept in the run folder to compare runs."""
 
 import dataclasses
 from pathlib import Path
@@ -18,13 +18,13 @@ FILE = 'predictions.npz'
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Answers to a split, in its order.
+    """Predictions for a split, in its order.
 
     Attributes:
       log_probabilities: float32 `[n, num_classes]`.
       labels: int32 `[n]`.
-      fingerprint: the data set's.
-      tta: what the logits were averaged over.
+      fingerprint: fingerprint of the data set.
+      tta: the test-time augmentation over which the logits were averaged.
     """
 
     log_probabilities: np.ndarray
@@ -39,11 +39,11 @@ class Predictions:
         return correct
 
     def describe(self) -> JsonDict:
-        """See `metrics.describe`; and 'tta'."""
+        """Returns `metrics.describe` and 'tta'."""
         return {**describe(self.log_probabilities, self.labels), 'tta': self.tta}
 
     def save(self, folder: str | Path) -> Path:
-        """Writes predictions.npz into a folder, in whole or not at all."""
+        """Writes predictions.npz into a folder, atomically."""
         arrays: JsonDict = {
             'log_probabilities': self.log_probabilities,
             'labels': self.labels,
@@ -54,10 +54,10 @@ class Predictions:
 
 
 def load_predictions(folder: str | Path) -> Predictions:
-    """Reads what `Predictions.save` wrote; nothing in the file is run.
+    """Reads a file that `Predictions.save` wrote, without executing anything in it.
 
     Raises:
-      InputFileError: it is not there, or is not such a file.
+      InputFileError: the file does not exist or is not valid.
     """
     path = Path(folder) / FILE
     try:
@@ -75,16 +75,16 @@ def load_predictions(folder: str | Path) -> Predictions:
 
 
 def predict_split(classifier: Classifier, dataset: Dataset, batch_size: int) -> Predictions:
-    """Returns a classifier's answers to a data set's test split."""
+    """Returns a classifier's predictions for a data set's test split."""
     answers = classifier.log_probabilities(dataset.test.image, batch_size)
     return Predictions(answers, dataset.test.label, dataset.fingerprint, classifier.tta)
 
 
 def check_same_examples(first: Predictions, second: Predictions) -> None:
-    """Checks that two runs answered the same test set.
+    """Checks that two runs were tested on the same examples.
 
     Raises:
-      ConfigError: they did not.
+      ConfigError: they were not.
     """
     if first.fingerprint != second.fingerprint or not np.array_equal(first.labels, second.labels):
         raise ConfigError('the two runs were tested on other images; expected the same test set to compare them on')

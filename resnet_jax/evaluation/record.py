@@ -1,4 +1,4 @@
-"""What a run folder keeps of its network's answers, in plain files, for reports that know neither JAX nor the data."""
+"""Writes a network's predictions to plain files in the run folder, for reports that need neither JAX nor the data."""
 
 import json
 import math
@@ -17,12 +17,12 @@ _WRONG = 24  # images kept
 
 
 def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset, variables: Variables) -> JsonDict:
-    """Writes predictions.npz, evaluation.json and samples.npz, and returns what evaluation.json holds.
+    """Writes predictions.npz, evaluation.json and samples.npz, and returns the contents of evaluation.json.
 
-    evaluation.json: `metrics.describe`, 'class_names', and 'wrong': of the wrong answers with the highest probability
-    'index', 'label', 'predicted', 'confidence' and 'label_probability'. samples.npz: 'wrong', their images, uint8
-    `[k, height, width, channels]`, and 'filters', the first convolution's kernel, float32 `[height, width, in, out]`, if the
-    network begins with one.
+    evaluation.json holds `Predictions.describe`, 'class_names', 'dataset' and 'wrong': for the most confident wrong
+    predictions 'index', 'label', 'predicted', 'confidence' and 'label_probability'. samples.npz holds 'wrong', their images,
+    uint8 `[k, height, width, channels]`, and 'filters', the first convolution's kernel, float32 `[height, width, in, out]`, if
+    the network begins with one.
     """
     folder = Path(folder)
     predictions.save(folder)
@@ -55,7 +55,7 @@ def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset,
 
 
 def first_kernel(params: Variables) -> np.ndarray | None:
-    """Returns the kernel of the convolution that sees the image, float32 `[height, width, in, out]`; None without one."""
+    """Returns the first convolution's kernel, float32 `[height, width, in, out]`; None if there is none."""
     for name in ('conv1', 'stem_conv1'):
         kernel = params.get(name, {}).get('kernel')
         if kernel is not None and np.ndim(kernel) == 4:
@@ -74,5 +74,5 @@ def describe_model(model: nn.Module, image_size: int, channels: int) -> JsonDict
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes a JSON file in whole or not at all."""
+    """Writes a JSON file atomically."""
     write_atomically(path, json.dumps(value, indent=1) + '\n')

@@ -20,8 +20,9 @@ def evaluate_corruptions(
     """Evaluates on corrupted images.
 
     Args:
-      answer: from uint8 images `[n, height, width, channels]` to scores `[n, num_classes]`, as `predictions.predictor` makes.
-      progress: is called with (corruptions and severities done, of how many).
+      answer: function from uint8 images `[n, height, width, channels]` to scores `[n, num_classes]`, such as
+        `Classifier.log_probabilities`.
+      progress: called with (pairs of corruption and severity done, their number).
 
     Returns:
       'errors': {name: [error at severity 1, ..., 5]}, shares of the examples; 'corruption_errors': {name: their mean};

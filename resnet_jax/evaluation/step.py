@@ -15,12 +15,12 @@ LogitsFn = Callable[[Variables, jax.Array], jax.Array]
 
 
 def eval_step(variables: Variables, batch: dict[str, jax.Array], *, logits_fn: LogitsFn) -> dict[str, jax.Array]:
-    """Sums over the examples of a batch whose mask is 1.
+    """Sums the loss and the confusion matrix over the examples of a batch whose mask is 1.
 
     Args:
       variables: 'params' and 'batch_stats'.
       batch: 'image' as `logits_fn` takes it, 'label' int32 `[batch]`, 'mask' float32 `[batch]`.
-      logits_fn: from variables and images to logits, float32 `[batch, num_classes]`: see `Classifier.logits_fn`.
+      logits_fn: function from variables and images to float32 logits `[batch, num_classes]`: see `Classifier.logits_fn`.
 
     Returns:
       'loss' (cross entropy, summed), float32 scalar, and 'confusion', int32 `[num_classes, num_classes]`: counts by label
@@ -45,16 +45,16 @@ def eval_steps(
     num_classes: int,
     logits_fn: LogitsFn,
 ) -> dict[str, jax.Array]:
-    """Runs `eval_step` on batches `start` to `start + count` of the data, over all devices; the last one is padded.
+    """Runs `eval_step` on batches `start` to `start + count` of the data, over all devices; the last batch is padded.
 
     Args:
-      positions: int32 `[batch]`: this device's places in a batch.
+      positions: int32 `[batch]`: this device's positions in a batch.
       data: 'image' uint8 `[n, height, width, channels]` and 'label' int32 `[n]`.
-      batch_size: over all devices.
+      batch_size: global batch size, over all devices.
 
     Returns:
-      'loss', float32 `[batches]`: the sum of each batch, apart, so that the total does not depend on how many batches one
-      call takes; and 'confusion', int32 `[num_classes, num_classes]`, summed.
+      'loss', float32 `[batches]`: the sum of each batch, kept separate so that the total does not depend on the number of
+      batches per call; and 'confusion', int32 `[num_classes, num_classes]`, summed over the batches.
     """
     size = data['label'].shape[0]
 
@@ -72,6 +72,6 @@ def eval_steps(
 
 
 def parallel_eval_steps(logits_fn: LogitsFn, batch_size: int, num_classes: int) -> jax.stages.Wrapped:
-    """`eval_steps` mapped over all devices."""
+    """Returns `eval_steps` mapped over all devices."""
     run = functools.partial(eval_steps, batch_size=batch_size, num_classes=num_classes, logits_fn=logits_fn)
     return parallel(kernels.enabled()(run), in_axes=(None, 0, None, None, None))

@@ -1,4 +1,4 @@
-"""An evaluation as lines of text."""
+"""Formats an evaluation as text."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
 
     Args:
       metrics: as `Predictions.describe` returns them.
-      more: may hold 'agreement' (`statistics.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots', paths.
+      more: may hold 'agreement' (`significance.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots' (paths).
     """
     width = max(map(len, class_names))
     lines = [

@@ -1,6 +1,6 @@
-"""What image corruptions are made of: randomness by example, blurs and resampling; NumPy alone.
+"""Building blocks of image corruptions: per-image randomness, blurs and resampling, with NumPy only.
 
-Images are float32 `[n, height, width, channels]` from 0 to 1, maps float32 `[n, height, width]`.
+Images are float32 `[n, height, width, channels]` from 0 to 1; maps are float32 `[n, height, width]`.
 """
 
 import math
@@ -9,10 +9,10 @@ import numpy as np
 
 
 class Randomness:
-    """Random numbers of each image of a block, a function of (stream, the image's index) alone.
+    """Random numbers for each image of a block, which depend only on the stream and the image's index.
 
-    Raw Philox integers: the streams of np.random.Generator may change between NumPy versions. So an image is corrupted
-    alike whatever block it is in.
+    So an image is corrupted the same way in any block. They are raw Philox integers, because the streams of
+    np.random.Generator may change between NumPy versions.
     """
 
     def __init__(self, stream: int, indices: range):
@@ -26,13 +26,13 @@ class Randomness:
         return np.float32(low) + np.float32(high - low) * unit
 
     def normal(self, *shape: int) -> np.ndarray:
-        """Returns float32 `[n, *shape]`, by the method of Box and Muller."""
+        """Returns standard normal float32 `[n, *shape]`, by the Box-Muller method."""
         first, second = self.uniform(*shape), self.uniform(*shape)
         numbers: np.ndarray = np.sqrt(-2 * np.log(1 - first)) * np.cos(np.float32(2 * math.pi) * second)
         return numbers
 
     def integers(self, low: int, high: int, *shape: int) -> np.ndarray:
-        """Returns int64 `[n, *shape]` from low to high, both included."""
+        """Returns int64 `[n, *shape]` from low to high, inclusive."""
         return low + (self.uniform(*shape) * (high - low + 1)).astype(np.int64)
 
 
@@ -44,7 +44,7 @@ def along_rows_and_columns(images: np.ndarray, rows: np.ndarray, columns: np.nda
 
 
 def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> np.ndarray:
-    """The matrix that blurs `size` points by a Gaussian, reflected at the ends (d c b a | a b c d | d c b a)."""
+    """Returns the matrix that blurs `size` points by a Gaussian, reflected at the ends (d c b a | a b c d | d c b a)."""
     radius = int(truncate * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / max(sigma, 1e-6)) ** 2)
@@ -56,14 +56,14 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> np.ndarra
 
 
 def gaussian_blur(images: np.ndarray, sigma: float, truncate: float = 4.0) -> np.ndarray:
-    """Blurs both axes; also takes maps."""
+    """Blurs both axes of images or maps."""
     four = images if images.ndim == 4 else images[..., None]
     rows, columns = (gaussian_matrix(size, sigma, truncate) for size in four.shape[1:3])
     return along_rows_and_columns(four, rows, columns).reshape(images.shape)
 
 
 def zoom_matrix(size: int, factor: float) -> np.ndarray:
-    """The matrix that enlarges the middle of `size` points to all of them, with linear interpolation."""
+    """Returns the matrix that enlarges the middle of `size` points to all of them, with linear interpolation."""
     middle = (size - 1) / 2
     place = middle + (np.arange(size) - middle) / factor
     below = np.clip(np.floor(place).astype(int), 0, size - 2)
@@ -74,7 +74,7 @@ def zoom_matrix(size: int, factor: float) -> np.ndarray:
 
 
 def zoom(images: np.ndarray, factor: float) -> np.ndarray:
-    """Enlarges the middle of every image; also takes maps."""
+    """Enlarges the middle of every image or map."""
     four = images if images.ndim == 4 else images[..., None]
     rows, columns = (zoom_matrix(size, factor) for size in four.shape[1:3])
     return along_rows_and_columns(four, rows, columns).reshape(images.shape)
@@ -93,13 +93,13 @@ def convolve(images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def motion_blur(images: np.ndarray, radius: int, sigma: float, degrees: np.ndarray) -> np.ndarray:
-    """Averages every image with copies moved along a direction of its own, with half a Gaussian's weights.
+    """Averages every image with copies moved along its own direction, weighted by half a Gaussian.
 
     Args:
-      images: or maps; the edge is repeated.
-      radius: 2 * radius + 1 copies.
-      sigma: of the Gaussian, in pixels.
-      degrees: `[n]`, 0 for a motion to the right.
+      images: images or maps; the edge is repeated.
+      radius: the number of copies is 2 * radius + 1.
+      sigma: standard deviation of the Gaussian, in pixels.
+      degrees: `[n]`, direction for each image; 0 for a motion to the right.
     """
     four = images if images.ndim == 4 else images[..., None]
     n, height, width = four.shape[:3]
@@ -116,7 +116,7 @@ def motion_blur(images: np.ndarray, radius: int, sigma: float, degrees: np.ndarr
 
 
 def sample(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Reads every image at places of its own, float `[n, height, width]`, with linear interpolation and reflected edges."""
+    """Samples every image at its own places, float `[n, height, width]`, with linear interpolation and reflected edges."""
     n, height, width = images.shape[:3]
     rows, columns = _reflect(rows, height), _reflect(columns, width)
     top, left = np.minimum(rows.astype(int), height - 2), np.minimum(columns.astype(int), width - 2)
@@ -135,10 +135,11 @@ def _reflect(place: np.ndarray, size: int) -> np.ndarray:
 
 
 def plasma(random: Randomness, size: int, decay: float) -> np.ndarray:
-    """Clouds from 0 to 1, `[n, side, side]`, where side is the power of two from `size` on: the diamond-square algorithm.
+    """Returns clouds from 0 to 1, `[n, side, side]`, by the diamond-square algorithm.
 
     Args:
-      decay: each finer scale's amplitude is 1 / decay^2 of the one before.
+      size: side is the smallest power of two that is at least this, and at least 2.
+      decay: the amplitude of each finer scale is 1 / decay^2 of the previous one.
     """
     side = 2 ** max(1, math.ceil(math.log2(size)))
     clouds: np.ndarray = np.zeros_like(random.uniform(1, 1))

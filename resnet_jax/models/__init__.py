@@ -50,13 +50,13 @@
   speedrun94         |      8 |   1,971,640 |      118.15 M | KellerJordan/cifar10-airbench, airbench94_muon.py
   speedrun96         |     11 |   9,915,704 |      451.97 M | the same, airbench96_faster.py
 
-He et al. is arXiv:1512.03385. M: millions, G: billions; in the last column as printed there. Multiply-adds are those of
-convolutions and linear layers for one image. Both numbers are for 10 classes and 32x32x3 images, but for 1000 classes and
-224x224 where the source is torchvision or timm: a name means the network of its source, and these have an ImageNet stem
-(`stem='cifar'` makes them fit small images). For resnet18 to resnet152 `stem='imagenet'` gives torchvision's form, with
-11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808 parameters. resnet8 to resnet1202 have shortcut option A
-('identity'), the others option B ('projection') or what their source has. The resnext29 networks are the paper's;
-kuangliu's of the same names have wider blocks. `resnet-jax models NAME` prints every layer.
+He et al. is arXiv:1512.03385. M means millions, G billions; numbers in the last column are as the source prints them.
+Multiply-adds count convolutions and linear layers for one image. Both counts are for 10 classes and 32x32x3 images, or for
+1000 classes and 224x224 where the source is torchvision or timm: a name means the network of its source, and these have an
+ImageNet stem (`stem='cifar'` adapts them to small images). For resnet18 to resnet152 `stem='imagenet'` gives torchvision's
+form, with 11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808 parameters. resnet8 to resnet1202 have shortcut
+option A ('identity'); the others have option B ('projection') or what their source has. The resnext29 networks are the
+paper's; kuangliu's of the same names have wider blocks. `resnet-jax models NAME` prints every layer.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23,
 
 
 def _resnet(layers: int, **kwargs: Any) -> functools.partial[ResNet]:
-    """The 18 to 152 layers of He et al., table 1."""
+    """Returns a network with the 18 to 152 layers of He et al., table 1."""
     block_cls = BasicBlock if layers < 50 else BottleneckBlock
     return functools.partial(ResNet, **{'stage_sizes': _STAGES[layers], 'block_cls': block_cls, **kwargs})
 
@@ -114,24 +114,24 @@ def _grouped_resnet(layers: int, groups: int, base_width: int, **kwargs: Any) ->
 
 
 def _cifar_resnet(layers: int, shortcut: str = 'identity') -> functools.partial[ResNet]:
-    """The 6 n + 2 layers of He et al., section 4.2."""
+    """Returns a network with the 6 n + 2 layers of He et al., section 4.2."""
     return functools.partial(ResNet, stage_sizes=((layers - 2) // 6,) * 3, num_filters=16, shortcut=shortcut)
 
 
 def _preact_cifar_resnet(layers: int) -> functools.partial[ResNet]:
-    """The 9 n + 2 layers of He et al., arXiv:1603.05027."""
+    """Returns a network with the 9 n + 2 layers of He et al., arXiv:1603.05027."""
     sizes = ((layers - 2) // 9,) * 3
     return functools.partial(ResNet, stage_sizes=sizes, block_cls=PreActBottleneckBlock, num_filters=16)
 
 
 def _wide_resnet(layers: int, width: int) -> functools.partial[ResNet]:
-    """The 6 n + 4 layers of Zagoruyko and Komodakis, table 1."""
+    """Returns a network with the 6 n + 4 layers of Zagoruyko and Komodakis, table 1."""
     sizes = ((layers - 4) // 6,) * 3
     return functools.partial(ResNet, stage_sizes=sizes, block_cls=PreActBlock, num_filters=16 * width, stem_filters=16)
 
 
 def _cifar_resnext(groups: int, base_width: int) -> functools.partial[ResNet]:
-    """The 29 layers of Xie et al., arXiv:1611.05431, for CIFAR."""
+    """Returns a network with the 29 layers of Xie et al., arXiv:1611.05431, for CIFAR."""
     block_cls = functools.partial(BottleneckBlock, groups=groups, base_width=base_width)
     return functools.partial(ResNet, stage_sizes=(3, 3, 3), block_cls=block_cls)
 
@@ -166,7 +166,7 @@ _MODELS: dict[str, functools.partial[Any]] = {
     'd2l_resnet18_3conv': _resnet(18, stem='d2l', block_cls=ThreeConvBlock),
     'd2l_resnext26': _resnet(18, stem='d2l', block_cls=D2LResNeXtBlock),
     'speedrun94': functools.partial(SpeedrunNet),
-    # The source's head starts as PyTorch's Linear, with variance 1 / (3 * 512), and divides by 9.
+    # The source initialises its head like PyTorch's Linear, with variance 1 / (3 * 512), and divides the logits by 9.
     'speedrun96': functools.partial(
         SpeedrunNet, widths=(128, 384, 512), depth=3, logit_scale=(3 * 512) ** -0.5 / 9, batch_norm_momentum=0.9
     ),
@@ -181,21 +181,21 @@ _BLOCKS = {
 
 
 def available_models() -> tuple[str, ...]:
-    """The names that `create_model` knows."""
+    """Returns the names that `create_model` takes."""
     return tuple(_MODELS)
 
 
 def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
-    """Adds a network of your own, for every function and command that takes a model's name.
+    """Registers a network under a name, for every function and command that takes a model's name.
 
     Args:
-      name: how configs call it; must be new.
-      factory: is called as `factory(num_classes=..., dtype=..., **model_kwargs)`, usually a class of modules, and returns a
-        module whose `__call__(images, *, train)` takes images `[batch, height, width, channels]`, normalised, and returns
-        logits, float32 `[batch, num_classes]`. With an attribute `axis_name` it can have cross-device BatchNorm.
+      name: its name in configs; must be new.
+      factory: usually a module class; called as `factory(num_classes=..., dtype=..., **model_kwargs)`, it returns a module
+        whose `__call__(images, *, train)` takes normalised images `[batch, height, width, channels]` and returns float32
+        logits `[batch, num_classes]`. Cross-device BatchNorm needs a module with an attribute `axis_name`.
 
     Raises:
-      ConfigError: there is a model of this name, or the factory cannot be called so.
+      ConfigError: the name is taken, or the factory cannot be called like this.
     """
     if name in _MODELS:
         raise ConfigError(f'model {name!r} exists already: expected a new name')
@@ -209,15 +209,15 @@ def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
 
 
 def create_model(name: str, num_classes: int = 10, **kwargs: object) -> nn.Module:
-    """Returns the module `name`; see the table above.
+    """Returns the module called `name`; the table in the docstring of `resnet_jax.models` lists them.
 
     Args:
       name: one of `available_models()`.
       num_classes: number of logits.
-      **kwargs: any other attribute of the module's class, `ResNet`, `SpeedrunNet`, `AlexNet` or `LeNet`, in place of the
-        table's value: `create_model('resnet20', stage_sizes=(5, 5), num_filters=32)`. What a config file cannot hold may
-        be named: act='relu', 'sigmoid', 'tanh', 'gelu' or 'silu', block_cls='BasicBlock', 'PreActBlock' or another class
-        of blocks.py.
+      **kwargs: override any other attribute of the module's class, `ResNet`, `SpeedrunNet`, `AlexNet` or `LeNet`, as in
+        `create_model('resnet20', stage_sizes=(5, 5), num_filters=32)`. Functions and classes, which a config file cannot
+        hold, may be given by name: act='relu', 'sigmoid', 'tanh', 'gelu' or 'silu', block_cls='BasicBlock', 'PreActBlock' or
+        another class of blocks.py.
 
     Raises:
       ConfigError: the name or a keyword is unknown, or a value is out of range.
@@ -244,7 +244,7 @@ def create_model(name: str, num_classes: int = 10, **kwargs: object) -> nn.Modul
 
 
 def _arguments(factory: Callable[..., nn.Module]) -> list[str] | None:
-    """The keywords that a class of modules or a function takes, without what Flax adds; None if it takes any."""
+    """Returns the keywords that a module class or a function takes, without those Flax adds; None if it takes any."""
     if dataclasses.is_dataclass(factory):
         names = [field.name for field in dataclasses.fields(factory)]
     else:

@@ -1,7 +1,7 @@
-"""AlexNet, without normalisation: what residual networks are compared with.
+"""AlexNet, without normalisation: a baseline for residual networks.
 
 Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012, section 3, with the widths
-of "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997, as torchvision has them. Two stems:
+of "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997, as in torchvision. It has two stems.
 'cifar' has 3x3 kernels and 2x2 pools for small images, as in github.com/icpm/pytorch-cifar10, models/AlexNet.py:
 
   layer                                  | output for 32x32x3 | params     | PyTorch's name
@@ -15,11 +15,11 @@ of "One weird trick for parallelizing convolutional neural networks", arXiv:1404
   fc3                                    | 10                 |     40,970 | classifier.6
   total                                  |                    | 23,272,266 |
 
-'imagenet' is torchvision's alexnet, made for 224x224: conv1 11x11 of stride 4, padded by 2, conv2 5x5, each pool 3x3 of
-stride 2, and before fc1 an adaptive average pool to 6x6, so that fc1 has 9216 inputs for every size of image.
+'imagenet' is torchvision's alexnet, made for 224x224: conv1 is 11x11 with stride 4 and padding 2, conv2 is 5x5, each pool
+is 3x3 with stride 2, and an adaptive average pool to 6x6 before fc1 gives it 9216 inputs for every image size.
 
-Kernels and biases map as in resnet.py, but for fc1: its rows are in the order height, width, channel here, and in the
-order channel, height, width there.
+Kernels and biases map to PyTorch's as in resnet.py, except for fc1: its rows are in the order (height, width, channel) here
+and in the order (channel, height, width) in PyTorch.
 """
 
 import functools
@@ -42,7 +42,7 @@ class AlexNet(nn.Module):
     Attributes:
       num_classes: number of logits.
       stem: 'cifar' or 'imagenet'; see above.
-      dtype: float32 or bfloat16, what the layers compute in. Parameters, the head and the logits are float32.
+      dtype: compute dtype of the layers, float32 or bfloat16. Parameters, the head and the logits are float32.
 
     Raises:
       ConfigError: an attribute is out of range.
@@ -63,15 +63,15 @@ class AlexNet(nn.Module):
         """Computes logits.
 
         Args:
-          images: `[batch, height, width, channels]`, normalised, floating point, of at least 15x15 pixels, whose size
-            decides fc1's shape, or with the 'imagenet' stem 63x63.
-          train: whether to drop units; then the 'dropout' rng is needed.
+          images: `[batch, height, width, channels]`, normalised, floating point. They have at least 15x15 pixels, and their
+            size determines fc1's shape; with the 'imagenet' stem they have at least 63x63.
+          train: whether to apply dropout, which needs the 'dropout' rng.
 
         Returns:
           Logits `[batch, num_classes]`, float32.
 
         Raises:
-          ConfigError: images have another shape, are too small or are not floating point.
+          ConfigError: images have the wrong shape, are too small or are not floating point.
         """
         small = self.stem == 'cifar'
         check_images(images, min_size=15 if small else 63)

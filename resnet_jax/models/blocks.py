@@ -1,9 +1,10 @@
-"""Residual blocks and shortcuts, what `ResNet` varies.
+"""Residual blocks and shortcuts for `ResNet`.
 
 A block is a module with the fields of `Block`, which `ResNet` fills in: `conv(features, kernel_size, strides)` and
-`norm()` make layers, `shortcut(x, features, strides)` gives what is added, `branch(y)` is applied to what it is added to
-(squeeze-and-excitation, stochastic depth). Each returns `[batch, height / strides, width / strides, channels]` in its
-input's dtype. Names of layers are PyTorch's; resnet.py has the table.
+`norm()` make layers, `shortcut(x, features, strides)` computes the shortcut, and `branch(y)` is applied to the residual
+branch before the addition (squeeze-and-excitation, stochastic depth). Each block returns
+`[batch, height / strides, width / strides, channels]` in its input's dtype. Layers have PyTorch's names; see the table in
+resnet.py.
 """
 
 import dataclasses
@@ -20,17 +21,17 @@ from resnet_jax.models.checks import check_positive_int
 from resnet_jax.models.layers import Activation
 from resnet_jax.ops.pooling import average_pool
 
-ModuleDef = Callable[..., Callable[..., jax.Array]]  # makes a layer or a block: a class of modules or a function
+ModuleDef = Callable[..., Callable[..., jax.Array]]  # makes a layer or a block: a module class or a function
 Shortcut = Callable[..., jax.Array | float]
 
 
 def projection_shortcut(
     x: jax.Array, features: int, strides: int, norm: ModuleDef | None = None, *, conv: ModuleDef, average: bool = False
 ) -> jax.Array:
-    """Option B: a 1x1 convolution (and `norm`, unless None) where the shape changes, else x as it is.
+    """Option B: applies a 1x1 convolution (and `norm`, unless None) where the shape changes, else returns x.
 
-    With `average` a 2x2 average pool takes the stride, and the convolution has none: ResNet-D (He et al., "Bag of Tricks
-    for Image Classification with Convolutional Neural Networks", arXiv:1812.01187, figure 2c).
+    With `average`, a 2x2 average pool replaces the stride of the convolution: ResNet-D (He et al., "Bag of Tricks for Image
+    Classification with Convolutional Neural Networks", arXiv:1812.01187, figure 2c).
     """
     if strides == 1 and x.shape[-1] == features:
         return x
@@ -41,7 +42,7 @@ def projection_shortcut(
 
 
 def identity_shortcut(x: jax.Array, features: int, strides: int, norm: ModuleDef | None = None) -> jax.Array:
-    """Option A, without parameters: every `strides`-th pixel, and zero channels added half before, half after."""
+    """Option A, without parameters: takes every `strides`-th pixel and adds zero channels, half before and half after."""
     missing = features - x.shape[-1]
     if missing < 0:
         raise ConfigError(f"shortcut='identity' cannot go from {x.shape[-1]} to {features} channels; use 'projection'")
@@ -50,7 +51,7 @@ def identity_shortcut(x: jax.Array, features: int, strides: int, norm: ModuleDef
 
 
 def no_shortcut(x: jax.Array, features: int, strides: int, norm: ModuleDef | None = None) -> float:
-    """Nothing is added: a plain network (He et al., section 3.3)."""
+    """Adds nothing, for a plain network (He et al., section 3.3)."""
     return 0.0
 
 
@@ -67,7 +68,7 @@ def squeeze_excite(y: jax.Array, *, conv: ModuleDef, reduction: int = 16) -> jax
 
 
 def drop_branch(y: jax.Array, *, rate: float, train: bool) -> jax.Array:
-    """Stochastic depth: in training y is 0 for a share `rate` of the examples, divided by 1 - rate for the others."""
+    """Stochastic depth: in training, sets y to 0 with probability `rate` per example, else divides it by 1 - rate."""
     dropout: Activation = nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)
     return dropout(y)
 
@@ -77,12 +78,12 @@ def unchanged(y: jax.Array) -> jax.Array:
 
 
 def no_norm(name: str) -> Activation:
-    """In the place of `norm` it leaves its input as it is."""
+    """Replaces `norm` by the identity."""
     return unchanged
 
 
 def block_fields(block_cls: ModuleDef) -> dict[str, object]:
-    """The fields a block class has, and `preactivation`; of what is not a class of modules, nothing."""
+    """Returns the fields of a block class and its `preactivation`; {} for anything but a module class."""
     while isinstance(block_cls, functools.partial):
         block_cls = block_cls.func
     if not dataclasses.is_dataclass(block_cls):
@@ -92,7 +93,7 @@ def block_fields(block_cls: ModuleDef) -> dict[str, object]:
 
 
 class Block(nn.Module):
-    """What every block has; `filters` decides its width. In a pre-activation block norm and act come before each conv."""
+    """Fields of every block; `filters` sets its width. In a pre-activation block, norm and act come before each conv."""
 
     filters: int
     strides: int
@@ -118,7 +119,7 @@ class BasicBlock(Block):
 
 
 class ThreeConvBlock(Block):
-    """BasicBlock with a third 3x3 convolution and BatchNorm, as the study that README.md names tried it."""
+    """BasicBlock with a third 3x3 convolution and BatchNorm, as tried in the study that README.md names."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -136,7 +137,7 @@ class ThreeConvBlock(Block):
 class BottleneckBlock(Block):
     """1x1, 3x3 and 1x1 convolutions to 4 * filters channels: He et al., figure 5 right.
 
-    The 3x3 one has `groups` of `base_width * filters / 64` channels: more than one group makes a ResNeXt (Xie et al.,
+    The 3x3 one has `groups` groups of `base_width * filters / 64` channels: more than one group makes a ResNeXt (Xie et al.,
     arXiv:1611.05431, figure 3c), a larger base_width a wide bottleneck (Zagoruyko and Komodakis, arXiv:1605.07146).
     """
 
@@ -162,9 +163,9 @@ class BottleneckBlock(Block):
 
 
 class D2LResNeXtBlock(Block):
-    """D2L's ResNeXtBlock with bot_mul = 1 (section 8.6.5): BottleneckBlock, but `filters` channels all along.
+    """D2L's ResNeXtBlock with bot_mul = 1 (section 8.6.5): BottleneckBlock, but with `filters` channels throughout.
 
-    `group_width`, channels of each group, is what the book's code calls `groups`. Its 1x1 shortcut has a BatchNorm.
+    `group_width` is the number of channels per group, which the book's code calls `groups`. The 1x1 shortcut has a BatchNorm.
     """
 
     group_width: int = 16
@@ -188,8 +189,8 @@ class D2LResNeXtBlock(Block):
 class PreActBlock(Block):
     """BasicBlock with BatchNorm and ReLU before each convolution: He et al., arXiv:1603.05027, figure 1b.
 
-    A projection sees the activated input, x itself is added where the shape stays. `dropout()` is between the
-    convolutions, as in a Wide ResNet (arXiv:1605.07146, figure 1d).
+    A projection takes the activated input; where the shape does not change, x itself is added. `dropout()` is applied
+    between the convolutions, as in a Wide ResNet (arXiv:1605.07146, figure 1d).
     """
 
     dropout: ModuleDef | None = None

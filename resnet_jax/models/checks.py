@@ -1,4 +1,4 @@
-"""Checks of what a caller hands to a model. Each raises a one-line ConfigError that says what is allowed."""
+"""Checks of model arguments. Each raises a one-line ConfigError that says what is allowed."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def check_stage_sizes(stage_sizes: object) -> None:
 
 
 def check_dtype(dtype: DTypeLike) -> None:
-    """Float16 is refused: its range needs loss scaling, which this library does not have."""
+    """Rejects all but float32 and bfloat16. Float16's range needs loss scaling, which this library does not have."""
     try:
         allowed = jnp.dtype(dtype).name in ('float32', 'bfloat16')
     except TypeError:
@@ -46,7 +46,7 @@ def check_dtype(dtype: DTypeLike) -> None:
 
 
 def check_images(images: jax.Array, min_size: int = 1) -> None:
-    """Refuses all but floating-point `[batch, height, width, channels]`, height and width at least `min_size`."""
+    """Rejects all but floating-point `[batch, height, width, channels]` with height and width at least `min_size`."""
     if images.ndim != 4:
         raise ConfigError(f'images must have the shape [batch, height, width, channels], not {images.shape}')
     if not jnp.issubdtype(images.dtype, jnp.floating):

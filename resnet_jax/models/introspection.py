@@ -1,4 +1,4 @@
-"""What is inside a network: `features` of its stages, and `layers`, a table of shapes, parameters and multiply-adds."""
+"""Inspects a network: the `features` of its stages, and `layers`, a table of shapes, parameters and multiply-adds."""
 
 import functools
 import math
@@ -15,7 +15,7 @@ from resnet_jax.models.checks import check_positive_int
 
 
 class Layer(NamedTuple):
-    """One layer: its path as in `params`, the shape of its output without the batch, parameters and multiply-adds."""
+    """One layer: its path in `params`, its output shape without the batch axis, its parameters and multiply-adds."""
 
     path: str
     kind: str
@@ -25,15 +25,15 @@ class Layer(NamedTuple):
 
 
 def layers(model: nn.Module, image_size: int = 32, channels: int = 3) -> list[Layer]:
-    """The layers with parameters, in the order they run; only shapes are computed.
+    """Returns the layers with parameters in execution order; computes only shapes.
 
-    Multiply-adds are those of convolutions and linear layers for one image, one for a product and the sum that it goes
-    into: what papers call FLOPs. Biases, BatchNorm, activations and pools are not counted.
+    Multiply-adds count convolutions and linear layers for one image, one per multiplication with its addition: what papers
+    call FLOPs. Biases, BatchNorm, activations and pools are not counted.
 
     Args:
       model: a module of this package.
       image_size: height and width of the images.
-      channels: their channels.
+      channels: channels of the images.
 
     Raises:
       ConfigError: image_size or channels is out of range, or too small for the model.
@@ -47,7 +47,7 @@ def layers(model: nn.Module, image_size: int = 32, channels: int = 3) -> list[La
         module = context.module
         if context.method_name == '__call__' and isinstance(module, nn.Conv | nn.Dense | nn.BatchNorm):
             shapes = {name: leaf.shape for name, leaf in module.variables['params'].items()}
-            # A kernel is used once for each output pixel, all of it even with groups.
+            # Every output pixel uses the whole kernel once, also with groups.
             pixels = math.prod(out.shape[1:-1])
             multiply_adds = pixels * math.prod(shapes['kernel']) if 'kernel' in shapes else 0
             params = sum(math.prod(shape) for shape in shapes.values())
@@ -61,7 +61,7 @@ def layers(model: nn.Module, image_size: int = 32, channels: int = 3) -> list[La
 
 
 def table(rows: list[Layer]) -> str:
-    """The layers as lines of text, with a header and totals."""
+    """Returns the layers as lines of text, with a header and totals."""
     texts = [('layer', 'kind', 'output', 'params', 'multiply-adds')]
     for layer in rows:
         shape = 'x'.join(map(str, layer.shape))
@@ -79,20 +79,20 @@ def table(rows: list[Layer]) -> str:
 
 
 def features(model: nn.Module, variables: VariableDict, images: jax.Array) -> dict[str, jax.Array]:
-    """What a network computes on its way to the logits, in evaluation mode; may be jitted with the model bound.
+    """Returns a network's intermediate outputs and logits in evaluation mode; can be jitted with the model bound.
 
     Args:
       model: a module of this package.
-      variables: {'params', 'batch_stats'}, or {'params'} where there is no BatchNorm.
+      variables: {'params', 'batch_stats'}, or {'params'} without BatchNorm.
       images: `[batch, height, width, channels]`, as the model takes them.
 
     Returns:
-      'stage1', 'stage2', ...: the maps that each stage ends with, `[batch, height, width, channels]` in the model's dtype;
-      'stem' of a ResNet: the map that stage 1 begins with; 'pooled': what the last linear layer sees,
-      `[batch, channels]`, float32; 'logits': `[batch, num_classes]`, float32.
+      'stage1', 'stage2', ...: the output of each stage, `[batch, height, width, channels]` in the model's dtype; 'stem' of a
+      ResNet or SpeedrunNet: the input of stage 1; 'pooled': the input of the last linear layer, `[batch, channels]`, float32;
+      'logits': `[batch, num_classes]`, float32.
 
     Raises:
-      ConfigError: the model keeps no features.
+      ConfigError: the model sows no features.
     """
     logits, state = model.apply(variables, images, train=False, mutable=['intermediates'])
     if 'intermediates' not in state:

@@ -1,8 +1,8 @@
-"""The convolution and the initialisers that every model uses, decided once.
+"""The convolution and the initialisers that all models share.
 
-Weights start as He et al., 2015 (arXiv:1502.01852), equation 14: normal with variance 2 / fan_out, not truncated, as in
-torchvision's ResNet. Biases start at zero. The last linear layer starts as PyTorch's default `Linear`: uniform within
-1 / sqrt(fan_in), except that its bias starts at zero.
+Kernels are initialised as in He et al., 2015 (arXiv:1502.01852), equation 14: normal with variance 2 / fan_out, not
+truncated, as in torchvision's ResNet. Biases are zero. The last linear layer is initialised like PyTorch's default `Linear`,
+uniform within +-1 / sqrt(fan_in), except that its bias is zero.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,8 @@ def conv2d(
     kernel_init: nn.initializers.Initializer = he_normal,
     name: str | None = None,
 ) -> nn.Module:
-    """Returns a square convolution padded on every side, by kernel_size // 2 unless told; parameters in float32."""
-    # Not padding='SAME': at stride 2 on even sizes XLA pads only after the image, PyTorch before and after.
+    """Returns a square convolution with float32 parameters; `padding` on every side is kernel_size // 2 by default."""
+    # Not padding='SAME': at stride 2 on even sizes XLA pads only after the image, but PyTorch before and after.
     return nn.Conv(
         features,
         (kernel_size, kernel_size),
@@ -50,5 +50,5 @@ def conv2d(
 
 
 def sow_features(module: nn.Module, name: str, x: jax.Array) -> None:
-    """Keeps x as `name` where `apply(..., mutable=['intermediates'])` asks for it, else does nothing."""
+    """Sows x as `name` under `apply(..., mutable=['intermediates'])`; otherwise does nothing."""
     module.sow('intermediates', name, x, init_fn=lambda: None, reduce_fn=lambda _, new: new)

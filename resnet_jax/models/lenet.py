@@ -1,8 +1,8 @@
-"""LeNet-5, the network before AlexNet; with its sigmoids it shows how gradients vanish.
+"""LeNet-5, the predecessor of AlexNet; its sigmoids show how gradients vanish.
 
-LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998, section II.B, as Dive into Deep Learning,
-section 7.6, simplifies it: sigmoid and average pooling without parameters, and every map of conv2 sees every map of
-conv1. The book's 28x28 images padded by 2 are LeCun's 32x32 ones. With ReLU and max pooling it is that of
+LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998, section II.B, as simplified in Dive into Deep
+Learning, section 7.6: sigmoid and average pooling have no parameters, and every channel of conv2 sees every channel of
+conv1. The book pads 28x28 images by 2, which gives LeCun's 32x32. With ReLU and max pooling it is the network of
 github.com/kuangliu/pytorch-cifar, models/lenet.py.
 
   layer                  | output for 32x32x3 | params | PyTorch's name: kuangliu; D2L
@@ -13,8 +13,8 @@ github.com/kuangliu/pytorch-cifar, models/lenet.py.
   fc3                    | 10                 |    850 | fc3; net.11
   total                  |                    | 62,006 | 61,706 with one channel
 
-Kernels and biases map as in resnet.py, but for fc1: its rows are in the order height, width, channel here, and in the
-order channel, height, width there.
+Kernels and biases map to PyTorch's as in resnet.py, except for fc1: its rows are in the order (height, width, channel) here
+and in the order (channel, height, width) in PyTorch.
 """
 
 import functools
@@ -35,14 +35,14 @@ POOLS = ('average', 'max')
 class LeNet(nn.Module):
     """LeNet-5. `apply({'params'}, images, train=bool)` returns logits; it has no `batch_stats`.
 
-    Kernels start as the book has them: uniform, after Glorot and Bengio.
+    Kernels are initialised as in the book: Glorot uniform.
 
     Attributes:
       num_classes: number of logits.
       act: the activation.
       pool: 'average' or 'max'.
-      padding: pixels around the image before conv1: 0 for 32x32, 2 for 28x28.
-      dtype: float32 or bfloat16, what the layers compute in. Parameters, the head and the logits are float32.
+      padding: pixels of padding around the image before conv1: 0 for 32x32, 2 for 28x28.
+      dtype: compute dtype of the layers, float32 or bfloat16. Parameters, the head and the logits are float32.
 
     Raises:
       ConfigError: an attribute is out of range.
@@ -69,15 +69,15 @@ class LeNet(nn.Module):
         """Computes logits.
 
         Args:
-          images: `[batch, height, width, channels]`, normalised, floating point, of at least 16x16 pixels with the
-            padding. The size decides fc1's shape.
-          train: makes no difference.
+          images: `[batch, height, width, channels]`, normalised, floating point, of at least 16x16 pixels including the
+            padding. Their size determines fc1's shape.
+          train: has no effect.
 
         Returns:
           Logits `[batch, num_classes]`, float32.
 
         Raises:
-          ConfigError: images have another shape, are too small or are not floating point.
+          ConfigError: images have the wrong shape, are too small or are not floating point.
         """
         check_images(images, min_size=16 - 2 * self.padding)
         xavier = nn.initializers.xavier_uniform()

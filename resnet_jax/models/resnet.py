@@ -2,10 +2,10 @@
 
 He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385: section 3.3 and table 1 (ImageNet form),
 section 4.2 (CIFAR form, shortcut option A). As in torchvision ("v1.5") a bottleneck's stride is on its 3x3 convolution.
-The D2L form is that of Dive into Deep Learning, section 8.6.
+The D2L form is from Dive into Deep Learning, section 8.6.
 
-Parameter names, and PyTorch's names for the same arrays. `<block>` is `layer<stage>_<index>` here (stages count from
-1, blocks from 0) and `layer<stage>.<index>` there.
+The table lists parameter names and PyTorch's names for the same arrays. `<block>` is `layer<stage>_<index>` here (stages
+count from 1, blocks from 0) and `layer<stage>.<index>` in PyTorch.
 
   here                      | torchvision, timm      | differs elsewhere
   conv1, bn1                | conv1, bn1             | D2L: net.0.0, net.0.1
@@ -65,31 +65,32 @@ class ResNet(nn.Module):
 
     Attributes:
       stage_sizes: blocks in each stage. Every stage after the first halves height and width and doubles the filters.
-      block_cls: a class of blocks.py, or any module with the fields of `Block`.
+      block_cls: a class of blocks.py, or any module class with the fields of `Block`.
       num_classes: number of logits.
       num_filters: filters of the first stage's blocks.
       stem_filters: filters of the stem; None: num_filters.
-      stem: 'cifar' is a 3x3 convolution; 'imagenet' a 7x7 convolution of stride 2 and a 3x3 max pool of stride 2; 'd2l'
-        as 'imagenet', and besides every convolution of the network has a bias and a 1x1 shortcut has no BatchNorm;
-        'deep' is ResNet-D's, 'imagenet' with three 3x3 convolutions for the 7x7 one; 'whitening' is 'cifar' behind the
-        frozen layer of whitening.py. A pre-activation block needs 'cifar'.
+      stem: 'cifar' is a 3x3 convolution; 'imagenet' is a 7x7 convolution with stride 2 and a 3x3 max pool with stride 2;
+        'd2l' is 'imagenet', and every convolution of the network has a bias and a 1x1 shortcut no BatchNorm; 'deep' is
+        ResNet-D's: 'imagenet' with three 3x3 convolutions instead of the 7x7 one; 'whitening' is 'cifar' after the frozen
+        layer of whitening.py. A pre-activation block needs 'cifar'.
       shortcut: 'projection' is option B of He et al., section 3.3 and table 3; 'identity' is option A; 'average' is
         ResNet-D's, an average pool before a projection; 'none' makes a plain network.
       squeeze_excite: scale each block's channels before the addition.
       dropout: share of the activations dropped between the last two convolutions of a pre-activation block.
-      stochastic_depth: probability that an example skips the last block in training; for block l of L it is l / L of
-        that (Huang et al., arXiv:1603.09382, section 3). It and dropout need the 'dropout' rng in training.
-      norm: 'batch' is BatchNorm; 'none' leaves it out everywhere, and every convolution has a bias in its place.
-      kernel_init: of the convolutions, 'he_normal' (layers.py) or 'xavier_uniform' (Glorot and Bengio 2010), D2L's.
-      final_norm: after the last pre-activation block, BatchNorm and act, as in He et al., arXiv:1603.05027.
-      dtype: float32 or bfloat16, what the convolutions compute in. Parameters, batch statistics, the head and the
-        logits are float32 in any case.
+      stochastic_depth: probability that an example skips the last block in training; block l of L has l / L of this
+        probability (Huang et al., arXiv:1603.09382, section 3). Like dropout, it needs the 'dropout' rng in training.
+      norm: 'batch' is BatchNorm; 'none' omits it everywhere and gives every convolution a bias instead.
+      kernel_init: initialiser of the convolutions: 'he_normal' (layers.py) or D2L's 'xavier_uniform' (Glorot and Bengio
+        2010).
+      final_norm: whether BatchNorm and act follow the last pre-activation block, as in He et al., arXiv:1603.05027.
+      dtype: compute dtype of the convolutions, float32 or bfloat16. Parameters, batch statistics, the head and the logits
+        are always float32.
       act: the activation.
-      axis_name: the mapped axis over which training batches' statistics are averaged (cross-device BatchNorm), or None
-        for statistics of each device's own batch.
+      axis_name: mapped axis over which batch statistics are averaged in training (cross-device BatchNorm), or None for
+        statistics of each device's own shard.
 
     Raises:
-      ConfigError: an attribute is out of range, or does not go with another.
+      ConfigError: an attribute is out of range, or conflicts with another.
     """
 
     stage_sizes: Sequence[int]
@@ -145,7 +146,7 @@ class ResNet(nn.Module):
 
     @property
     def whitening(self) -> bool:
-        """Whether it has a layer that waits for `whitening_kernel`."""
+        """Whether the network has a whitening layer, which needs a `whitening_kernel`."""
         return self.stem == 'whitening'
 
     @nn.compact
@@ -153,8 +154,8 @@ class ResNet(nn.Module):
         """Computes logits.
 
         Args:
-          images: `[batch, height, width, channels]`, normalised, floating point, of any size from 1x1 and any number of
-            channels.
+          images: `[batch, height, width, channels]`, normalised, floating point, with any number of channels and any size
+            from 1x1 (2x2 with the 'whitening' stem).
           train: True normalises by the batch and updates `batch_stats` (pass `mutable=['batch_stats']`); False
             normalises by `batch_stats`.
 
@@ -162,7 +163,7 @@ class ResNet(nn.Module):
           Logits `[batch, num_classes]`, float32.
 
         Raises:
-          ConfigError: images have another shape or are not floating point.
+          ConfigError: images have the wrong shape, are too small or are not floating point.
         """
         check_images(images, min_size=SIZE if self.whitening else 1)
         conv = functools.partial(
@@ -171,8 +172,8 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             kernel_init=KERNEL_INITS[self.kernel_init],
         )
-        # Flax's momentum is the fraction kept: this is PyTorch's 0.1. The running variance is the biased one, where
-        # PyTorch's has the factor n / (n - 1).
+        # Flax's momentum is the fraction kept: this is PyTorch's 0.1. Flax's running variance is biased; PyTorch's has the
+        # factor n / (n - 1).
         norm: ModuleDef = functools.partial(
             nn.BatchNorm,
             use_running_average=not train,
@@ -222,7 +223,7 @@ class ResNet(nn.Module):
         return x if self.stem in ('cifar', 'whitening') else max_pool(x, 3, 2, padding=1)
 
     def _block(self, conv: ModuleDef, norm: ModuleDef, preactivation: bool, number: int, train: bool) -> ModuleDef:
-        """`block_cls` with all but filters and strides filled in, for the block `number`, from 1."""
+        """Returns `block_cls` with all fields but filters and strides bound, for block `number`, counted from 1."""
         shortcut: Shortcut
         if self.shortcut == 'identity':
             shortcut = identity_shortcut

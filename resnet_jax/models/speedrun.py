@@ -1,4 +1,4 @@
-"""Small networks that reach 94 % and 96 % on CIFAR-10 in the least time: those of speed records, with a frozen whitening stem.
+"""Small networks of speed records, which reach 94 % and 96 % on CIFAR-10 in the least time, with a frozen whitening stem.
 
 K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, section 2, and the networks of its later
 records in github.com/KellerJordan/cifar10-airbench: airbench94_muon.py (speedrun94), airbench96_faster.py (speedrun96).
@@ -10,10 +10,11 @@ records in github.com/KellerJordan/cifar10-airbench: airbench94_muon.py (speedru
           conv3 3x3, bn3, plus bn1's act, act  |            | 15x15x128
   layer2: the same                             | 7x7x256    | 7x7x384
   layer3: the same                             | 3x3x256    | 3x3x512
-  max pool over what is left, fc, times a constant
+  max pool over all remaining pixels, fc, times a constant
 
-Convolutions have no bias and BatchNorm has no scale. Where a convolution has as many outputs as inputs it starts as the
-identity, where it has more the first ones do and the rest is random: every group passes its input on from the start.
+Convolutions have no bias and BatchNorm has no scale. A convolution with as many outputs as inputs is initialised as the
+identity; one with more outputs has the identity in the first of them and random kernels in the others. So every group passes
+its input on from the start.
 """
 
 import functools
@@ -36,19 +37,19 @@ gelu = functools.partial(nn.gelu, approximate=False)  # as PyTorch's GELU
 
 
 def unit_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Uniform with variance 1."""
+    """Returns uniform random values with variance 1."""
     return jax.random.uniform(key, shape, dtype, -(3**0.5), 3**0.5)
 
 
 def partial_identity(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """A kernel `[height, width, in, out]` whose first outputs are the inputs, and the others random as PyTorch's `Conv2d`."""
+    """Returns a kernel `[height, width, in, out]`: the first outputs copy the inputs, the others are random as in PyTorch."""
     height, width, inputs, outputs = shape
     identity = jnp.zeros(shape, dtype).at[height // 2, width // 2].set(jnp.eye(inputs, outputs, dtype=dtype))
     return jnp.where(jnp.arange(outputs) < inputs, identity, linear_uniform(key, shape, dtype))
 
 
 class ConvGroup(nn.Module):
-    """`depth` 3x3 convolutions; the first halves height and width, the third, if any, is added to the output of the first."""
+    """`depth` 3x3 convolutions; a pool after the first halves the size, and a third adds the output of the first."""
 
     filters: int
     depth: int
@@ -58,7 +59,7 @@ class ConvGroup(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        # Pooled before the normalisation, which then has a quarter of the pixels to do.
+        # Pool before BatchNorm, which then normalises a quarter of the pixels.
         x = max_pool(self.conv(self.filters, 3, name='conv1')(x), 2, 2)
         x = self.act(self.norm(name='bn1')(x))
         y = self.conv(self.filters, 3, name='conv2')(x)
@@ -75,13 +76,13 @@ class SpeedrunNet(nn.Module):
     Attributes:
       num_classes: number of logits.
       widths: filters of each group of convolutions.
-      depth: convolutions of a group, 2, or 3 with a shortcut around the last two.
-      logit_scale: factor of the logits. The last layer's kernel starts with variance 1.
-      batch_norm_momentum: share of BatchNorm's running statistics that a step keeps (PyTorch's momentum is 1 minus this).
-      dtype: float32 or bfloat16, what the convolutions compute in. Parameters, batch statistics, the head and the
-        logits are float32 in any case.
+      depth: convolutions per group: 2, or 3 with a shortcut around the last two.
+      logit_scale: multiplies the logits. The last layer's kernel is initialised with variance 1.
+      batch_norm_momentum: fraction of the running statistics that a step keeps (PyTorch's momentum is 1 minus this).
+      dtype: compute dtype of the convolutions, float32 or bfloat16. Parameters, batch statistics, the head and the logits
+        are always float32.
       act: the activation.
-      axis_name: the mapped axis over which training batches' statistics are averaged, or None; as in `ResNet`.
+      axis_name: mapped axis over which batch statistics are averaged in training, or None; as in `ResNet`.
 
     Raises:
       ConfigError: an attribute is out of range.
@@ -117,15 +118,15 @@ class SpeedrunNet(nn.Module):
         """Computes logits.
 
         Args:
-          images: `[batch, height, width, channels]`, normalised, floating point, of any number of channels, and large
-            enough to be halved once per group: 9x9 for three.
+          images: `[batch, height, width, channels]`, normalised, floating point, with any number of channels, and large
+            enough to be halved once per group: 9x9 for three groups.
           train: as in `ResNet`.
 
         Returns:
           Logits `[batch, num_classes]`, float32.
 
         Raises:
-          ConfigError: images have another shape, are too small or are not floating point.
+          ConfigError: images have the wrong shape, are too small or are not floating point.
         """
         check_images(images, min_size=SIZE - 1 + 2 ** len(self.widths))
         conv = functools.partial(conv2d, dtype=self.dtype, kernel_init=partial_identity)

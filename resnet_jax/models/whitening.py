@@ -1,8 +1,8 @@
-"""A frozen first layer that whitens small patches of the images, and where its kernel comes from.
+"""A frozen first layer that whitens small patches of the images, and the computation of its kernel.
 
-Its outputs are the patch's principal components, each divided by its standard deviation, and their negatives, so that an
-activation which cuts off one side loses nothing. Idea: D. Page, "How to train your ResNet 8: Bag of tricks", 2019; with the
-negatives: K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, section 3.2.
+Its outputs are the patch's principal components, each divided by its standard deviation, and their negatives, so that a
+one-sided activation loses nothing. The idea is from D. Page, "How to train your ResNet 8: Bag of tricks", 2019; the
+negatives are from K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, section 3.2.
 """
 
 from typing import Any
@@ -22,21 +22,21 @@ _BLOCK = 500  # images whose patches are in memory at a time
 
 
 def _frozen_convolution(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-    # Without the gradient that nobody uses: at the images' full size it would cost more than that of a later layer.
+    # Skip the unused kernel gradient: at the images' full size it would cost more than a later layer's.
     return conv_general_dilated(x, jax.lax.stop_gradient(kernel), *args, **kwargs)
 
 
 def _unit_patches(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """What `whitening_kernel` gives for white images: the pixels themselves, and their negatives."""
+    """Returns the `whitening_kernel` of white images: it outputs the pixels themselves and their negatives."""
     eye = jnp.eye(shape[-1] // 2, dtype=dtype)
     return jnp.concatenate([eye, -eye], 1).reshape(shape)
 
 
 def whitening_conv(channels: int, dtype: DTypeLike = jnp.float32) -> nn.Module:
-    """Returns the layer for images of so many channels: unpadded, `2 * SIZE**2 * channels` outputs, with a bias.
+    """Returns the layer for images with `channels` channels: unpadded, `2 * SIZE**2 * channels` outputs, with a bias.
 
-    `params[LAYER]['kernel']` gets no gradient; it starts as for white images and is meant to be replaced by
-    `whitening_kernel`. The optimizer must leave it alone: no gradient is not yet no weight decay.
+    `params[LAYER]['kernel']` gets no gradient. It is initialised for white images; replace it by `whitening_kernel`. The
+    optimizer must not update it: without a gradient, weight decay would still change it.
     """
     return nn.Conv(
         2 * SIZE**2 * channels,
@@ -52,19 +52,19 @@ def whitening_conv(channels: int, dtype: DTypeLike = jnp.float32) -> nn.Module:
 def whitening_kernel(images: np.ndarray, epsilon: float = 5e-4) -> np.ndarray:
     """Returns the kernel that whitens the patches of these images.
 
-    Of the second moments of all patches (no mean is subtracted: the images are normalised) it takes the eigenvectors, in
-    order of falling eigenvalue, each divided by sqrt(eigenvalue + epsilon) and with its largest entry positive. The
-    first half of the outputs has the identity for a matrix of second moments, up to epsilon.
+    Computes the eigenvectors of the second-moment matrix of all patches (no mean is subtracted: the images are normalised),
+    in order of decreasing eigenvalue, each divided by sqrt(eigenvalue + epsilon) and with its largest entry positive. The
+    second-moment matrix of the first half of the outputs is then the identity, up to epsilon.
 
     Args:
       images: floating point `[n, height, width, channels]`, normalised.
-      epsilon: keeps what hardly varies from being blown up; the default is that of the source.
+      epsilon: limits how much directions of low variance are amplified; the default is the source's.
 
     Returns:
       float32 `[SIZE, SIZE, channels, 2 * SIZE**2 * channels]`; the second half of the outputs is the first, negated.
 
     Raises:
-      ConfigError: the images have another shape or no patch.
+      ConfigError: the images have the wrong shape or no patch.
     """
     if images.ndim != 4 or not len(images) or min(images.shape[1:3]) < SIZE:
         raise ConfigError(f'expected images [n, height, width, channels] of at least {SIZE}x{SIZE} pixels, not {images.shape}')
@@ -78,7 +78,7 @@ def whitening_kernel(images: np.ndarray, epsilon: float = 5e-4) -> np.ndarray:
         count += len(patches)
     eigenvalues, eigenvectors = np.linalg.eigh(moments / count)
     eigenvalues, eigenvectors = eigenvalues[::-1].clip(0), eigenvectors[:, ::-1]
-    # An eigenvector is as good with the other sign, and libraries differ in which they return.
+    # The sign of an eigenvector is arbitrary, and libraries differ in which they return.
     eigenvectors = eigenvectors * np.sign(eigenvectors[np.abs(eigenvectors).argmax(0), np.arange(values)])
     half = eigenvectors / np.sqrt(eigenvalues + epsilon)
     return np.concatenate([half, -half], 1).reshape(SIZE, SIZE, images.shape[3], -1).astype(np.float32)

@@ -1,16 +1,16 @@
-"""A convolution that is fast on a CPU, gradients and loops included; on every other platform it is XLA's own.
+"""A convolution that is fast on a CPU, including its gradients and inside loops; elsewhere it is XLA's own.
 
-XLA:CPU (jax 0.10.2) has four weaknesses. Inside a loop, such as the one over training steps, a convolution whose
-dimension numbers are not NHWC, HWIO runs as naive loops, and JAX's own convolution gradients have others. An image
-smaller than the kernel runs as naive loops anywhere. The gradient for the kernel is slow for large images. And with 16 or 32
-channels a convolution runs at half the speed of the others. So on a CPU:
+XLA:CPU (jax 0.10.2) has four weaknesses. Inside a loop, such as the one over training steps, it uses naive loops for
+convolutions whose dimension numbers are not NHWC, HWIO; JAX's own convolution gradients are among them. It always uses naive
+loops for images smaller than the kernel. The kernel gradient is slow for large images. And convolutions with 16 or 32
+channels run at half the speed of others. So on a CPU:
 
   rule, in this order     | output              | gradient for the input       | gradient for the kernel
   1x1 kernel              | matrix product      | its transpose                | its transpose; C for large images
-  image < kernel          | product with a      | its transpose                | its transpose
-                          | block-Toeplitz one  |                              |
+  image < kernel          | product with block- | its transpose                | its transpose
+                          | Toeplitz matrix     |                              |
   3x3 without stride, of  | Winograd's F(4x4, 3x3), winograd.py: in C up to 256 channels, above in XLA's operations
-  16 channels and more    |                     |                              |
+  16 or more channels     |                     |                              |
   channels out (for the   | direct, in C        | direct, in C                 | direct, in C
   input's gradient: in) a |                     |                              |
   multiple of the lanes   |                     |                              |
@@ -18,12 +18,13 @@ channels a convolution runs at half the speed of the others. So on a CPU:
                           |                     | for each phase of the stride | 8 images at a time
   any of them with groups | one group after another, each by its rule
 
-The rows in C hold inside `kernels.enabled()` and where there is a C compiler: see resnet_jax/kernels. Elsewhere Winograd's form
-begins at 64 channels and the last row takes the place of the one before.
+The rows in C apply inside `kernels.enabled()` and need a C compiler: see resnet_jax/ops/kernels. Otherwise Winograd's form
+is used from 64 channels on, and the row 'else' replaces the row 'direct, in C'.
 
 Milliseconds for float32 at batch 128 on 2 shared cores of an AMD EPYC (Zen 5): XLA's own outside a loop / inside a loop
-(another run) / this one, which is as fast in either. -: not measured; a single number: the two are the same operation.
-All without C; and the rows 32, 64, 64 and 8, 64, 64 without Winograd's form. Their times are in docs/performance.md.
+(another run) / this one, which is equally fast in both. '-' means not measured, a single number that both are the same
+operation. All are without C, and the rows 32, 64, 64 and 8, 64, 64 without Winograd's form; docs/performance.md has those
+times.
 
   height, in, out, kernel, stride | output        | gradient for input | gradient for kernel
   32, 64, 64, 3, 1                | 82            | 81 / 488 / 81      | 191 / 20550 / 67
@@ -34,8 +35,8 @@ All without C; and the rows 32, 64, 64 and 8, 64, 64 without Winograd's form. Th
   1, 512, 512, 3, 1               | 29 / 24 / 0.5 | 31 / 1.2 / 0.4     | 2.4 / 27 / 0.5
   8, 64, 256, 1, 1                | 1.7 / - / 1.0 | 1.8 / - / 1.1      | 5.1 / - / 1.3
 
-XLA:CPU computes a grouped convolution as if it had one group, and its kernel's gradient as naive loops. Milliseconds, in
-the same way but at batch 4 (first line) and 16, busy machine: XLA's own / this one / PyTorch 2.13.
+XLA:CPU computes a grouped convolution as if it had one group, and its kernel gradient with naive loops. Milliseconds as
+above, but at batch 4 (first row) and 16 on a busy machine: XLA's own / this one / PyTorch 2.13.
 
   height, channels, groups, stride | output           | both gradients
   32, 512, 8, 1                    | 91 / 21 / 40     | 2103 / 84 / 124
@@ -58,17 +59,17 @@ Form = Callable[[jax.Array, jax.Array, Pair, Padding], jax.Array]  # a way to co
 
 Result = TypeVar('Result', jax.Array, tuple[jax.Array, jax.Array])
 
-# Images per matrix product of the kernel's gradient, so that their patches stay in the cache. For 32, 64, 64, 3, 1 blocks
-# of 2, 8 and 32 images take 172, 153 and 183 ms on a busy machine; at stride 1 8 was never more than 10 % from the best.
+# Images per matrix product of the kernel gradient; few enough for their patches to stay in the cache. For 32, 64, 64, 3, 1
+# blocks of 2, 8 and 32 images take 172, 153 and 183 ms on a busy machine; at stride 1, 8 was always within 10 % of the best.
 _BLOCK = 8
 
-# Pixels of the output from which C is faster for a 1x1 kernel's gradient: XLA's product has one long sum per element, which
-# it does not divide among the cores. Milliseconds at batch 128, XLA / C: 32, 256, 64: 56 / 32; 16, 512, 128: 43 / 30; 8, 1024,
+# Output pixels from which C is faster for the gradient of a 1x1 kernel: XLA's product has one long sum per element, which it
+# does not split among the cores. Milliseconds at batch 128, XLA / C: 32, 256, 64: 56 / 32; 16, 512, 128: 43 / 30; 8, 1024,
 # 256: 36 / 28; 4, 512, 2048: 24 / 65.
 _POINTWISE_PIXELS = 64
 
-# Channels, in and out, and images from which Winograd's form is faster. With fewer its transforms take more time than they
-# save: at batch 1 a convolution 4, 512, 512 takes 1.04 ms instead of 0.42, and 8, 256, 256 takes 0.30 instead of 0.51.
+# Channels (in and out) and images from which Winograd's form is faster. With fewer, its transforms cost more than they save:
+# at batch 1 a convolution 4, 512, 512 takes 1.04 ms instead of 0.42, and 8, 256, 256 takes 0.30 instead of 0.51.
 _WINOGRAD_CHANNELS = 64
 _WINOGRAD_BATCH = 8
 
@@ -77,27 +78,27 @@ def _native(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, gr
     numbers = ('NHWC', 'HWIO', 'NHWC')
     cut = [(min(low, 0), min(high, 0), 0) for low, high in padding]
     if any(low or high for low, high, _ in cut):
-        # XLA:CPU (jax 0.10.2) gives wrong numbers for some convolutions with a negative padding: that is cut off first.
+        # XLA:CPU (jax 0.10.2) gives wrong results for some convolutions with negative padding, so crop the image first.
         x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
         padding = ((max(padding[0][0], 0), max(padding[0][1], 0)), (max(padding[1][0], 0), max(padding[1][1], 0)))
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
-    """`_native` for an unpadded 1x1 kernel."""
+    """Computes `_native` for an unpadded 1x1 kernel."""
     x = x[:, :: strides[0], :: strides[1]]
     # Without the reshapes the transposed product has three contracted axes and is four times slower.
     return (x.reshape(-1, x.shape[3]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
 
 
 def _toeplitz(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
-    """`_native` as a product with a matrix `[h * w * i, oh * ow * o]`: every output pixel sees every input pixel."""
+    """Computes `_native` as a product with a matrix `[h * w * i, oh * ow * o]`: each output pixel sees each input pixel."""
     (h, w), (kh, kw) = x.shape[1:3], kernel.shape[:2]
     (top, bottom), (left, right) = padding
     zero = jnp.zeros((), kernel.dtype)
 
     def place(row: int, column: int) -> jax.Array:
-        """The kernel with its corner at a pixel of the image `[h, w, i, o]`; negative padding cuts what is outside."""
+        """Returns `[h, w, i, o]`, the kernel with its corner at a pixel; negative padding crops what is outside the image."""
         return jax.lax.pad(kernel, zero, ((row, h - kh - row, 0), (column, w - kw - column, 0), (0, 0, 0), (0, 0, 0)))
 
     rows = range(-top, h + bottom - kh + 1, strides[0])
@@ -108,12 +109,12 @@ def _toeplitz(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) 
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
-    """`_native` for a 3x3 kernel without stride."""
+    """Computes `_native` for a 3x3 kernel with stride 1."""
     return winograd.conv(x, kernel, padding)
 
 
 def _winograd_gradients(x: jax.Array, kernel: jax.Array, padding: Padding, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The gradients for x and kernel of `_winograd`."""
+    """Returns the gradients of `_winograd` with respect to x and kernel."""
     before = [2 - low for low, _ in padding]
     back = [(low, size + 2 - n - low) for low, size, n in zip(before, x.shape[1:3], g.shape[1:3], strict=True)]
     dx = winograd.conv(g, kernel[::-1, ::-1].swapaxes(2, 3), back)
@@ -121,14 +122,14 @@ def _winograd_gradients(x: jax.Array, kernel: jax.Array, padding: Padding, g: ja
 
 
 def _direct(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
-    """`_native` in C."""
+    """Computes `_native` in C."""
     return kernels.conv(x, kernel, strides[0], padding)
 
 
 def _direct_gradients(
     x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients for x and kernel of `_direct`."""
+    """Returns the gradients of `_direct` with respect to x and kernel."""
     if x.shape[3] % kernels.lanes():
         dx = _input_gradient(g, kernel, (x.shape[1], x.shape[2]), strides, padding)
     else:
@@ -139,22 +140,22 @@ def _direct_gradients(
 def _transposes(
     form: Form, x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients for x and kernel of a form that is linear in either, as JAX derives them."""
+    """Returns the gradients with respect to x and kernel of a form that is linear in each, as JAX derives them."""
     (dx,) = jax.linear_transpose(lambda x: form(x, kernel, strides, padding), x)(g)
     (dkernel,) = jax.linear_transpose(lambda kernel: form(x, kernel, strides, padding), kernel)(g)
     return dx, dkernel
 
 
 def _input_gradient(g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair, padding: Padding) -> jax.Array:
-    """The gradient for x, `[b, *image, i]`.
+    """Returns the gradient with respect to x, `[b, *image, i]`.
 
-    Pixels whose position has the same remainder by the stride, a phase, are reached by the same taps of the kernel, so
-    each phase is a convolution of g without stride; one convolution with `lhs_dilation` would multiply by zeros.
+    Pixels whose positions are equal modulo the stride form a phase. The same kernel taps reach all of them, so each phase is
+    a stride-1 convolution of g; a single convolution with `lhs_dilation` would multiply by zeros.
     """
     counts = tuple(-(-size // stride) for size, stride in zip(image, strides, strict=True))
 
     def taps(axis: int, phase: int) -> tuple[slice, int, Pair]:
-        """The taps that reach a phase, how many they are, and the padding of g."""
+        """Returns the taps that reach a phase, their number, and the padding of g."""
         stride, position = strides[axis], phase + padding[axis][0]
         number = len(range(position % stride, kernel.shape[axis], stride))
         before = number - 1 - position // stride
@@ -178,10 +179,10 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair,
 
 
 def _kernel_gradient(g: jax.Array, x: jax.Array, kernel_size: Pair, strides: Pair, padding: Padding) -> jax.Array:
-    """The gradient for the kernel, `[*kernel_size, i, o]`, in float32 as its arguments are.
+    """Returns the gradient with respect to the kernel, `[*kernel_size, i, o]`, for float32 arguments, in float32.
 
-    For each row of the kernel one product of its patches `[pixels, kw * i]`, transposed, with g `[pixels, o]`. They are
-    slices of one array with the patches of all rows, 3 times the size of x for a 3x3 kernel instead of 9 times.
+    For each row of the kernel, multiplies its transposed patches `[pixels, kw * i]` with g `[pixels, o]`. The patches of all
+    rows are slices of one array, which for a 3x3 kernel is 3 times the size of x instead of 9 times.
     """
     kh, kw = kernel_size
     _, oh, ow, o = g.shape
@@ -205,12 +206,12 @@ def _kernel_gradient(g: jax.Array, x: jax.Array, kernel_size: Pair, strides: Pai
 
 
 def _in_c(kernel: jax.Array, strides: Pair) -> bool:
-    """Whether C computes a convolution, and the gradient for its kernel."""
+    """Returns whether C computes a convolution and its kernel gradient."""
     return bool(kernels.lanes() and kernel.shape[3] % kernels.lanes() == 0 and strides[0] == strides[1])
 
 
 def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> Form:
-    """The form in which each group of channels is computed."""
+    """Returns the form that computes each group of channels."""
     if groups > 1:
         x = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[2]), x.dtype)  # type: ignore[assignment]
         kernel = jax.ShapeDtypeStruct((*kernel.shape[:3], kernel.shape[3] // groups), kernel.dtype)  # type: ignore[assignment]
@@ -226,7 +227,7 @@ def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, 
 
 
 def _split(a: jax.Array, groups: int) -> jax.Array:
-    """The groups of channels of `[..., groups * channels]` as `[groups, ..., channels]`."""
+    """Splits `[..., groups * channels]` into `[groups, ..., channels]`."""
     return jnp.moveaxis(a.reshape(*a.shape[:-1], groups, -1), -2, 0)
 
 
@@ -237,7 +238,7 @@ def _merge(a: jax.Array) -> jax.Array:
 
 
 def _by_group(function: Callable[..., Result], groups: int) -> Callable[..., Result]:
-    """`function`, of arrays with channels last, for each group of channels."""
+    """Maps `function`, of channels-last arrays, over the groups of channels."""
     if groups == 1:
         return function
 
@@ -251,20 +252,20 @@ def _by_group(function: Callable[..., Result], groups: int) -> Callable[..., Res
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> jax.Array:
-    """Convolves as PyTorch's `conv2d`, in a form chosen by platform and shape.
+    """Convolves like PyTorch's `conv2d`, in a form chosen by platform and shape.
 
-    Differentiable once, in reverse; not forward (`jax.jvp`) and not twice.
+    Supports only first-order reverse-mode differentiation: no `jax.jvp` and no second derivatives.
 
     Args:
       x: float32 or bfloat16, `[b, h, w, i]`. On a CPU bfloat16 is computed in float32 and rounded at the end, except
         that a plain convolution is left to XLA.
-      kernel: of the same type, `[kh, kw, i / groups, o]`.
+      kernel: of the same dtype, `[kh, kw, i / groups, o]`.
       strides: for height and width.
-      padding: pixels of zero, ((top, bottom), (left, right)).
-      groups: of channels, each seen by its own `o / groups` outputs alone.
+      padding: zero padding in pixels, ((top, bottom), (left, right)).
+      groups: number of channel groups, each of which is seen only by its own `o / groups` outputs.
 
     Returns:
-      `[b, (h + top + bottom - kh) // strides[0] + 1, (w + ...) ..., o]` in x's type.
+      `[b, (h + top + bottom - kh) // strides[0] + 1, (w + ...) ..., o]` in x's dtype.
     """
     native = functools.partial(_native, strides=strides, padding=padding, groups=groups)
     form = _cpu_form(x, kernel, strides, padding, groups)
@@ -275,7 +276,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, group
         of_group = _by_group(lambda x, kernel: form(x, kernel, strides, padding), groups)
         return of_group(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
 
-    # Decided when the program is lowered, so that a program exported or compiled here for a GPU is right too.
+    # Chosen at lowering, so that a program exported or compiled here for a GPU is correct too.
     out: jax.Array = jax.lax.platform_dependent(x, kernel, cpu=cpu, default=native)
     return out
 
@@ -301,7 +302,7 @@ def _backward(
         if form is not _native:
             dx, dkernel = _transposes(form, x, kernel, strides, padding, g)
             if form is _pointwise and _in_c(kernel, strides) and g.shape[1] * g.shape[2] >= _POINTWISE_PIXELS:
-                dkernel = kernels.kernel_gradient(g, x, (1, 1), strides[0], padding)  # the other one is not computed then
+                dkernel = kernels.kernel_gradient(g, x, (1, 1), strides[0], padding)  # the other is then not computed
             return dx, dkernel
         dx = _input_gradient(g, kernel, (x.shape[1], x.shape[2]), strides, padding)
         return dx, _kernel_gradient(g, x, (kernel.shape[0], kernel.shape[1]), strides, padding)
@@ -328,10 +329,10 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     precision: jax.lax.PrecisionLike = None,
 ) -> jax.Array:
-    """`conv` as `nn.Conv(conv_general_dilated=...)` calls it.
+    """Calls `conv` with the arguments of `nn.Conv(conv_general_dilated=...)`.
 
     Raises:
-      ValueError: an argument that `conv` has no equivalent of.
+      ValueError: an argument has no equivalent in `conv`.
     """
     if {*lhs_dilation, *rhs_dilation} != {1} or precision is not None or isinstance(padding, str):
         raise ValueError('only explicit padding, no dilation and default precision are supported')

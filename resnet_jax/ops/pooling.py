@@ -1,4 +1,4 @@
-"""Pooling whose gradient is fast."""
+"""Pooling with a fast gradient."""
 
 import functools
 
@@ -9,7 +9,7 @@ from resnet_jax.errors import ConfigError
 
 
 def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0) -> jax.Array:
-    """The maximum over square windows, as PyTorch's `MaxPool2d(window, strides, padding)`.
+    """Returns the maximum over square windows, like PyTorch's `MaxPool2d(window, strides, padding)`.
 
     Args:
       x: floating point, `[batch, height, width, channels]`.
@@ -17,13 +17,13 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0) -> jax.A
       padding: pixels of -inf on every side, at most `window // 2`.
 
     Returns:
-      `[batch, (height + 2 * padding - window) // strides + 1, (width ...) ..., channels]` in x's dtype. Where several
-      pixels share the maximum the gradient is divided among them; PyTorch gives it to the first.
+      `[batch, (height + 2 * padding - window) // strides + 1, (width ...) ..., channels]` in x's dtype. If several
+      pixels share the maximum, the gradient is divided among them; PyTorch gives it to the first.
 
     Raises:
       ConfigError: the window is larger than the padded image, or the padding larger than half the window.
     """
-    # nn.max_pool's gradient is a scatter, 20 times slower on a CPU than that of a maximum of strided slices; rows
+    # nn.max_pool's gradient is a scatter, 20 times slower on a CPU than the gradient of a maximum of strided slices. Rows
     # first, then columns, needs 2 * window slices instead of window^2.
     if padding > window // 2:
         raise ConfigError(f'padding {padding} is larger than half the pooling window of {window}')
@@ -40,12 +40,12 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0) -> jax.A
 
 
 def average_pool(x: jax.Array, window: int, ceil_mode: bool = False) -> jax.Array:
-    """The mean over square windows side by side, as PyTorch's `AvgPool2d(window, ceil_mode=..., count_include_pad=False)`.
+    """Returns the mean over adjacent square windows, like `AvgPool2d(window, ceil_mode=..., count_include_pad=False)`.
 
     Args:
       x: floating point, `[batch, height, width, channels]`.
-      window: in pixels; 2 where ceil_mode is True.
-      ceil_mode: whether the last row and column of an odd number make windows of their own; else they are left out.
+      window: in pixels; must be 2 if ceil_mode is True.
+      ceil_mode: whether an odd last row or column forms windows of its own; otherwise it is dropped.
 
     Returns:
       `[batch, height // window, width // window, channels]` in x's dtype, rounded up with ceil_mode.
@@ -53,7 +53,7 @@ def average_pool(x: jax.Array, window: int, ceil_mode: bool = False) -> jax.Arra
     Raises:
       ConfigError: the window is larger than the image, without ceil_mode.
     """
-    if ceil_mode:  # A pixel and its copy have the pixel as their mean.
+    if ceil_mode:  # The mean of a pixel and its copy is the pixel.
         x = jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)], mode='edge')
     height, width = x.shape[1] // window, x.shape[2] // window
     if not height or not width:
@@ -63,7 +63,9 @@ def average_pool(x: jax.Array, window: int, ceil_mode: bool = False) -> jax.Arra
 
 
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
-    """`[batch, size, size, channels]`: means over `size` nearly equal parts of each axis, as `AdaptiveAvgPool2d(size)`.
+    """Returns the means over `size` nearly equal parts of each axis, `[batch, size, size, channels]`.
+
+    Like PyTorch's `AdaptiveAvgPool2d(size)`.
 
     Part i of n pixels goes from floor(i * n / size) to ceil((i + 1) * n / size); parts may overlap. x is floating point,
     `[batch, height, width, channels]`, of any height and width.

@@ -1,9 +1,9 @@
-"""A 3x3 convolution without stride with a quarter of the multiplications: Winograd's minimal filtering F(4x4, 3x3).
+"""A stride-1 3x3 convolution with a quarter of the multiplications: Winograd's minimal filtering F(4x4, 3x3).
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308, sections 4.1 to 4.3. The image is cut
-into tiles of 6x6 pixels that overlap by 2; a linear transform of the tiles, one of the kernel, a product over channels for each
-of the 36 places in a tile, and a linear transform of the products give 4x4 pixels of the output. Transposed, the
-same gives the gradient for the kernel. All float32.
+into tiles of 6x6 pixels that overlap by 2. Tiles and kernel are transformed linearly and multiplied over the channels at each
+of the 36 places in a tile; a linear transform of the products gives 4x4 pixels of the output. The transposed operation gives
+the kernel gradient. Everything is float32.
 """
 
 import math
@@ -16,7 +16,7 @@ from resnet_jax.ops import kernels
 
 Matrix = Sequence[Sequence[float]]
 
-TILE = 4  # pixels of output on a side
+TILE = 4  # output pixels on a side
 _PLACES = TILE + 2
 
 # Section 4.3 of the paper, F(4x4, 3x3): interpolation at 0, 1, -1, 2, -2 and infinity.
@@ -45,24 +45,24 @@ _OUTPUT = (
 _OUTPUT_TRANSPOSED = tuple(zip(*_OUTPUT, strict=True))
 _KERNEL_TRANSPOSED = tuple(zip(*_KERNEL, strict=True))
 
-# Places times channels of a block's tiles, divided by 36: its transformed images take 4.7 MB.
+# Tiles times channels of a block: its transformed images, 36 places each, take 4.7 MB.
 _BLOCK = 32768
 
-# Channels in times channels out up to which C is faster than the same in XLA's operations: with more, the transformed kernel
-# does not stay in the cache from one block of tiles to the next.
+# Channels in times channels out up to which C is faster than XLA's operations: with more, the transformed kernel does not
+# stay in the cache from one block of tiles to the next.
 _LARGEST_IN_C = 256 * 256
 
 
 def _combine(matrix: Matrix, parts: Sequence[jax.Array]) -> jax.Array:
-    """The matrix times a vector of arrays, stacked in front; written as sums, which XLA fuses, not as a product."""
+    """Multiplies the matrix by a vector of arrays, stacked on axis 0; written as sums, which XLA fuses, not as a product."""
     rows = ([c * part for c, part in zip(row, parts, strict=True) if c] for row in matrix)
-    # Without the barrier XLA fuses the second pass over an image into the first and computes that six times.
+    # Without the barrier XLA fuses the second pass over an image with the first and computes the first six times.
     out: jax.Array = jax.lax.optimization_barrier(jnp.stack([sum(terms[1:], terms[0]) for terms in rows]))
     return out
 
 
 def _transform(matrix: Matrix, x: jax.Array, tiles: tuple[int, int]) -> jax.Array:
-    """The matrix on columns and rows of each tile of `[b, h, w, c]`: `[36, b * tiles, c]`."""
+    """Applies the matrix to columns and rows of each tile of `[b, h, w, c]`; returns `[36, b * tiles, c]`."""
     size = len(matrix[0])
     for axis, number in ((-2, tiles[1]), (-3, tiles[0])):
         axis += x.ndim
@@ -73,13 +73,13 @@ def _transform(matrix: Matrix, x: jax.Array, tiles: tuple[int, int]) -> jax.Arra
 
 
 def _transform_kernel(kernel: jax.Array) -> jax.Array:
-    """`[3, 3, i, o]` as `[36, i, o]`."""
+    """Transforms a kernel `[3, 3, i, o]` to `[36, i, o]`."""
     columns = _combine(_KERNEL, [kernel[:, j] for j in range(3)])
     return _combine(_KERNEL, [columns[:, i] for i in range(3)]).reshape(-1, *kernel.shape[2:])
 
 
 def _transform_output(products: jax.Array, batch: int, tiles: tuple[int, int]) -> jax.Array:
-    """`[36, batch * tiles, o]` as an image `[batch, 4 * tiles, 4 * tiles, o]`."""
+    """Transforms products `[36, batch * tiles, o]` to an image `[batch, 4 * tiles, 4 * tiles, o]`."""
     m = products.reshape(_PLACES, _PLACES, batch, *tiles, -1)
     rows = _combine(_OUTPUT, [m[i] for i in range(_PLACES)])  # [row, column place, b, th, tw, o]
     out = _combine(_OUTPUT, [rows[:, j] for j in range(_PLACES)])  # [column, row, b, th, tw, o]
@@ -87,40 +87,40 @@ def _transform_output(products: jax.Array, batch: int, tiles: tuple[int, int]) -
 
 
 def _tiles(image: Sequence[int]) -> tuple[int, int]:
-    """How many tiles cover an output of `[h, w]`."""
+    """Returns how many tiles, down and across, cover an output of `[h, w]`."""
     return -(-image[0] // TILE), -(-image[1] // TILE)
 
 
 def _pad(x: jax.Array, padding: Sequence[Sequence[int]], size: Sequence[int]) -> jax.Array:
-    """Pads images `[b, h, w, c]` before, and after up to `size` pixels in height and width."""
+    """Pads images `[b, h, w, c]` by `padding` at the top and left, and up to `size` at the bottom and right."""
     width = [(low, n - x.shape[axis] - low) for axis, (low, _), n in zip((1, 2), padding, size, strict=True)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*w, 0) for w in width), (0, 0, 0)])
 
 
 def _blocks(arrays: Sequence[jax.Array], tiles: tuple[int, int], channels: int) -> list[jax.Array]:
-    """Cuts `[b, ...]` to `[blocks, block, ...]`, with zeros at the end, so that a block's transforms stay in the cache."""
+    """Splits `[b, ...]` into zero-padded `[blocks, block, ...]`, so that a block's transforms stay in the cache."""
     batch, number = arrays[0].shape[0], math.prod(tiles)
-    # At least 128 rows for a product, whose other matrix is read once for each block.
+    # At least 128 rows per product, because its other matrix is read once per block.
     block = min(batch, max(_BLOCK // (number * channels), 128 // number, 1))
     padded = [jnp.pad(a, [(0, -batch % block)] + [(0, 0)] * (a.ndim - 1)) for a in arrays]
     return [a.reshape(-1, block, *a.shape[1:]) for a in padded]
 
 
 def _fits_c(inputs: int, outputs: int, image: Sequence[int]) -> bool:
-    """Whether C has this convolution's form, and the tiles are not mostly outside of the image."""
+    """Returns whether C supports this convolution and the tiles are mostly inside the image."""
     lanes = kernels.lanes()
     multiples = lanes and inputs % lanes == outputs % lanes == 0
     return bool(multiples and inputs * outputs <= _LARGEST_IN_C and math.prod(_tiles(image)) * TILE**2 < 2 * math.prod(image))
 
 
 def in_c(x: jax.Array, kernel: jax.Array, padding: Sequence[Sequence[int]]) -> bool:
-    """Whether `conv` of these is computed by a kernel in C: see `resnet_jax.ops.kernels`."""
+    """Returns whether `conv` of these arguments runs in C: see `resnet_jax.ops.kernels`."""
     image = [n + sum(p) - 2 for n, p in zip(x.shape[1:3], padding, strict=True)]
     return _fits_c(x.shape[3], kernel.shape[3], image)
 
 
 def conv(x: jax.Array, kernel: jax.Array, padding: Sequence[Sequence[int]]) -> jax.Array:
-    """`[b, h, w, i]` and `[3, 3, i, o]` to `[b, h + top + bottom - 2, w + left + right - 2, o]`, float32."""
+    """Convolves float32 `[b, h, w, i]` with `[3, 3, i, o]` to `[b, h + top + bottom - 2, w + left + right - 2, o]`."""
     height, width = (n + sum(p) - 2 for n, p in zip(x.shape[1:3], padding, strict=True))
     tiles = _tiles((height, width))
     transformed = _transform_kernel(kernel)
@@ -138,7 +138,7 @@ def conv(x: jax.Array, kernel: jax.Array, padding: Sequence[Sequence[int]]) -> j
 
 
 def kernel_gradient(g: jax.Array, x: jax.Array, padding: Sequence[Sequence[int]]) -> jax.Array:
-    """The gradient for the kernel, `[3, 3, i, o]`, from that for the output; float32."""
+    """Returns the kernel gradient, float32 `[3, 3, i, o]`, from the output gradient g."""
     tiles = _tiles(g.shape[1:3])
     if _fits_c(x.shape[3], g.shape[3], g.shape[1:3]):
         return kernels.winograd_kernel_gradient(g, x, padding)

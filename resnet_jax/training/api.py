@@ -1,4 +1,4 @@
-"""What a caller of `train_and_evaluate` gives and gets: callbacks and the result."""
+"""Callbacks and the result of `train_and_evaluate`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,30 +9,33 @@ from resnet_jax.typing import Json, JsonDict, Row
 
 
 class Callback:
-    """Is told how a run goes on; override what you need. An exception ends the run and reaches the caller."""
+    """Hooks into a run; override the methods you need. An exception ends the run and propagates to the caller."""
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """After each step, in order, before its row is written: 'loss', 'accuracy', 'grad_norm', 'learning_rate', ...
+        """Called after each step, in order, before its row is written.
 
-        Several steps run in one dispatch, so the devices may be ahead of the step that this is about.
+        Several steps run in one dispatch, so the devices may be ahead of this step.
+
+        Args:
+          metrics: 'loss', 'accuracy', 'grad_norm', 'learning_rate', ...
         """
 
     def on_evaluation(self, step: int, split: str, metrics: Json) -> None:
-        """After each evaluation of 'validation' or 'test': 'loss', 'accuracy', 'count', ..."""
+        """Called after each evaluation of 'validation' or 'test'; `metrics` has 'loss', 'accuracy', 'count', ..."""
 
     def on_checkpoint(self, step: int, path: Path) -> None:
-        """After each checkpoint, in every process: the folder `path` is written."""
+        """Called in every process after a checkpoint was written to the folder `path`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What `train_and_evaluate` returns.
+    """The result of `train_and_evaluate`.
 
     Attributes:
-      result: what result.json holds: 'split', 'selected' ('last' or 'validation'), 'tta', 'accuracy', 'loss', 'count', 'step',
-        'epoch', 'seconds', and 'ema_accuracy' and 'ema_loss' if the config has an `ema_decay`.
+      result: the contents of result.json: 'split', 'selected' ('last' or 'validation'), 'tta', 'accuracy', 'loss', 'count',
+        'step', 'epoch', 'seconds', and 'ema_accuracy' and 'ema_loss' if the config has an `ema_decay`.
       history: the rows of metrics.jsonl.
-      classifier: the trained network: the last one, or with a validation split the best.
+      classifier: the trained network of the last epoch or, with a validation split, of the best one.
     """
 
     result: JsonDict

@@ -1,4 +1,4 @@
-"""What a run leaves for its report besides its rows: plots, its answers to the test set, what the network is."""
+"""Files that a run writes for its report: plots, test-set predictions and a description of the network."""
 
 import contextlib
 import logging
@@ -15,30 +15,30 @@ logger = logging.getLogger(__name__)
 
 
 def record(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
-    """Writes the network's answers to the test set; if it cannot, there is a warning and no file."""
+    """Writes the test-set predictions and the model's description; logs a warning if they cannot be written."""
     height, _, channels = dataset.image_shape
     try:
         predictions = predict_split(classifier, dataset, batch_size)
         write_record(folder.path, predictions, dataset, classifier.variables)
         folder.write_json('model.json', describe_model(classifier.model, height, channels))
-    except OSError as error:  # the run has its result without them
+    except OSError as error:  # the run's result does not need them
         logger.warning('The files for the report could not be written: %s', error)
 
 
 def leave_failed(folder: RunFolder, error: UserError) -> None:
-    """Writes failed.json, for an error that the same command would meet again, and the report of what has been done."""
+    """Writes failed.json, for an error that would recur with the same command, and the report so far."""
     if folder.primary:
-        with contextlib.suppress(ResourceError):  # the error that is on its way says more
+        with contextlib.suppress(ResourceError):  # the original error is more informative
             folder.write_json('failed.json', {'exit_code': error.exit_code, 'reason': f'error: {error}'})
             write_run_report(folder.path)
 
 
 def plot(folder: RunFolder) -> None:
-    """Draws the metrics so far, if this process writes and there are any."""
+    """Plots the metrics so far, if there are any and this process writes files."""
     if folder.primary and (folder.path / 'metrics.jsonl').exists():
         from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
 
         try:
             plot_training(folder.path)
-        except (OSError, ValueError) as error:  # it must not hide what ended the run, nor end it
+        except (OSError, ValueError) as error:  # must neither hide an error of the run nor end the run
             logger.warning('The plot could not be drawn: %s', error)

@@ -1,4 +1,4 @@
-"""A run's checkpoints: taken up at the start, written as it goes on, and the best one kept whole."""
+"""A run's checkpoints: restores the latest, saves new ones, and keeps the best one intact."""
 
 import logging
 
@@ -25,7 +25,7 @@ class RunCheckpoints:
     """The checkpoints of one run.
 
     Attributes:
-      saved_step: the step of the latest one; -1 before the first.
+      saved_step: step of the latest checkpoint; -1 before the first.
     """
 
     def __init__(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, *, extend: bool, allow_changes: bool):
@@ -35,10 +35,10 @@ class RunCheckpoints:
         self._saved_best: Best | None = None
 
     def restore(self) -> tuple[TrainState, Progress] | None:
-        """Returns the replicated state and the progress of the latest whole checkpoint; None without one.
+        """Returns the replicated state and the progress of the latest intact checkpoint; None if there is none.
 
         Raises:
-          ConfigError: the checkpoint is of another config or of other data.
+          ConfigError: the checkpoint has another config or other data.
           InputFileError: all checkpoints are damaged.
         """
         folder, path = self._folder, None
@@ -68,7 +68,7 @@ class RunCheckpoints:
         return replicate(checkpoint.restore(path, jax.eval_shape(self._experiment.create_state))), progress
 
     def check_best(self, progress: Progress) -> None:
-        """Checks every byte of the best checkpoint; if it is damaged, takes the best of those that are left."""
+        """Verifies every byte of the best checkpoint; if it is damaged, falls back to the best of the others."""
         folder = self._folder
         while progress.best:
             path = folder.checkpoints / str(progress.best.step)
@@ -78,7 +78,7 @@ class RunCheckpoints:
                 lost = progress.best
                 if folder.primary and path.exists():
                     checkpoint.set_aside(path)
-                distributed.barrier()  # before the others look
+                distributed.barrier()  # the other processes must not look before this
                 left = set(checkpoint.steps(folder.checkpoints))
                 rows = [row for row in folder.read_metrics() if row['split'] == 'validation' and row['step'] in left]
                 row = min(rows, key=lambda row: (-row['accuracy'], row['step']), default=None)
@@ -92,7 +92,7 @@ class RunCheckpoints:
                 )
 
     def restore_best(self, progress: Progress, state: TrainState) -> tuple[int, JsonDict, Variables] | None:
-        """Returns the step, the variables and the averages of the best checkpoint; None without one."""
+        """Returns the step, the variables and the moving averages of the best checkpoint; None if there is none."""
         self.check_best(progress)
         if progress.best is None:
             return None
@@ -102,31 +102,31 @@ class RunCheckpoints:
         return progress.best.step, variables, variables.pop('ema')
 
     def save(self, state: TrainState, progress: Progress, *, required: bool) -> bool:
-        """Writes a checkpoint, the same in all processes; returns whether there is one.
+        """Writes a checkpoint; returns in every process whether it was written.
 
         Args:
-          required: raise if it cannot be written, since no other will follow; else there is a warning.
+          required: raise if it cannot be written, because no other will follow; otherwise log a warning.
 
         Raises:
-          ResourceError: it cannot be written, and is required.
+          ResourceError: the checkpoint cannot be written and is required.
         """
         written = self._write(state, progress, required) if self._folder.primary else True
         failpoints.reach('agree')
-        written = bool(distributed.broadcast(int(written)))  # nobody goes on before it is written
+        written = bool(distributed.broadcast(int(written)))  # no process continues before it is written
         if written:
             self.saved_step, self._saved_best = progress.step, progress.best
         else:
-            progress.best = self._saved_best  # an epoch that no checkpoint has cannot be the result
+            progress.best = self._saved_best  # an epoch without a checkpoint cannot be the result
         return written
 
     def _write(self, state: TrainState, progress: Progress, required: bool) -> bool:
         folder = self._folder
         try:
-            folder.flush()  # the rows before the checkpoint that counts on them
+            folder.flush()  # rows first: the checkpoint relies on them
             metadata = checkpoint.Metadata(self._experiment.config, self._dataset.describe(), progress, environment())
             checkpoint.save(folder.checkpoints, state, metadata)
             failpoints.reach('saved')
-            # The one before the latest stays, for the day the latest is damaged, and so does the best one at that time.
+            # Also keep the previous checkpoint and the best one at that time, in case the latest is damaged.
             kept = checkpoint.steps(folder.checkpoints)[-2:]
             best = [best.step for best in (progress.best, self._saved_best) if best]
             checkpoint.keep_only(folder.checkpoints, [*kept, *best])

@@ -1,6 +1,6 @@
-"""From a config and the facts about its data set to the network, optimizer and schedule. Nothing is read or written here.
+"""Builds the network, optimizer and schedule from a config and the info of its data set; reads and writes no files.
 
-The one place where steps and learning rates are derived.
+This is the only place where step counts and learning rates are derived.
 """
 
 import dataclasses
@@ -25,21 +25,21 @@ from resnet_jax.typing import PyTree
 
 Network = tuple[nn.Module, optax.GradientTransformation]
 
-WHITENING_IMAGES = 2000  # the first of the training images; airbench94_muon.py takes 5000, cifar10_speedrun.py 960
+WHITENING_IMAGES = 2000  # the first training images; airbench94_muon.py uses 5000, cifar10_speedrun.py 960
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What `create_experiment` makes of a config.
+    """A config resolved by `create_experiment`.
 
     Attributes:
       config: the config.
-      info: the facts about its data set.
+      info: the info of its data set.
       model, tx, schedule: the network, the optimizer, and the learning rate as a function of the step.
-      num_examples: training examples, without those held out for validation.
+      num_examples: number of training examples, excluding those held out for validation.
       steps_per_epoch, total_steps: an epoch drops the examples that do not fill a batch.
-      device_batch_size: each device's part of a batch.
-      selected_count: how many examples of its part a device trains on; all of them without a proxy.
+      device_batch_size: size of each device's shard of a batch.
+      selected_count: number of examples of its shard that a device trains on; all of them without a proxy.
       proxy: the network that selects examples and its optimizer, or None.
     """
 
@@ -95,10 +95,10 @@ def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_s
 
     Args:
       info: as `data.dataset_info` returns it.
-      learning_rate_scale: factor of every learning rate; below 1 after a run has diverged.
+      learning_rate_scale: multiplies every learning rate; below 1 after a run has diverged.
 
     Raises:
-      ConfigError: a name does not exist, the batch does not divide over the devices, or values do not go together.
+      ConfigError: a name is unknown, the batch does not divide over the devices, or values conflict.
     """
     model = build_model(config, info.num_classes)
     proxy_model = build_model(config, info.num_classes, 'proxy_') if config.proxy_model else None
@@ -126,7 +126,7 @@ def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_s
     )
 
     def optimizer(network: nn.Module, every: int = 1) -> optax.GradientTransformation:
-        """For a network that is updated at each `every`-th step: its learning rates are those of the step of the run."""
+        """Returns the optimizer of a network that is updated every `every` steps; its schedules follow the run's steps."""
 
         def of_run(schedule: optax.Schedule) -> optax.Schedule:
             return schedule if every == 1 else lambda count: schedule(every * count)
@@ -168,7 +168,7 @@ def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_s
 
 
 def has_whitening(model: nn.Module) -> bool:
-    """Returns whether a network has a layer that waits for `whitening_kernel`."""
+    """Returns whether a network has a whitening layer, which needs a `whitening_kernel`."""
     return bool(getattr(model, 'whitening', False))
 
 
@@ -182,10 +182,10 @@ def _num_examples(config: TrainConfig, num_train: int) -> int:
 
 
 def check_batch_size(batch_size: int, devices: int, accumulation: int, examples: int) -> None:
-    """Checks that the global batch divides and that the training set fills one.
+    """Checks that the global batch divides over the devices and that the training set fills a batch.
 
     Raises:
-      ConfigError: names the nearest sizes that do.
+      ConfigError: otherwise; names the nearest valid sizes.
     """
     unit = devices * accumulation
     largest = examples // unit * unit
@@ -204,10 +204,10 @@ def check_batch_size(batch_size: int, devices: int, accumulation: int, examples:
 
 
 def select_count(size: int, fraction: float, accumulation: int) -> int:
-    """Returns how many of the `size` examples of a device's part of a batch the main network trains on.
+    """Returns how many of the `size` examples of a device's shard the main network trains on.
 
     Raises:
-      ConfigError: they do not divide into the accumulation steps; names the nearest fractions that do.
+      ConfigError: the count does not divide into the accumulation steps; names the nearest fractions that do.
     """
     count = max(1, round(fraction * size))
     if count % accumulation:
@@ -221,5 +221,5 @@ def select_count(size: int, fraction: float, accumulation: int) -> int:
 
 
 def describe_parameters(tree: PyTree) -> str:
-    """Returns the number of parameters as '11,173,962'."""
+    """Returns the number of parameters, formatted as '11,173,962'."""
     return f'{sum(leaf.size for leaf in jax.tree.leaves(tree)):,}'

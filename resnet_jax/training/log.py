@@ -1,4 +1,4 @@
-"""The log of a run: rows of metrics for its folder, lines and a progress bar for people."""
+"""The log of a run: metric rows in its folder, log lines and a progress bar on the console."""
 
 import logging
 import time
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def report_result(path: Path, result: Json) -> None:
-    """Logs what a run came to, and its files."""
+    """Logs a run's result and its files."""
     which = 'best on validation' if result['selected'] == 'validation' else 'the last'
     logger.info(
         '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)%s',
@@ -44,12 +44,12 @@ def _averaged(tta: str) -> str:
 
 
 class RunLog:
-    """The log of one run; of several processes the first alone writes rows.
+    """The log of one run; only the first process writes rows.
 
     Attributes:
       pace: the time per step.
-      bar: a context manager.
-      progress: the run's; `pending` holds the metrics of the steps since the last row.
+      bar: the progress bar, a context manager.
+      progress: the run's progress; `pending` holds the metrics of the steps since the last row.
     """
 
     def __init__(self, experiment: Experiment, folder: RunFolder):
@@ -61,20 +61,20 @@ class RunLog:
         self._evaluation_seconds = 0.0
         self._status = ''
         selects = f' (of the hardest {100 * self._config.selected_fraction:g} % of each batch)'
-        self._selects = selects if experiment.proxy else ''  # the examples that training loss and accuracy are of
+        self._selects = selects if experiment.proxy else ''  # which examples the training loss and accuracy cover
         self._kernels: list[str] = []
 
     def resume(self, progress: Progress) -> None:
-        """Takes up the log where a checkpoint left it; the time since this start counts too."""
+        """Continues the log from a checkpoint; the elapsed time never decreases, not even after a rollback."""
         self.progress, self._started = progress, min(self._started, time.monotonic() - progress.seconds)
 
     @property
     def seconds(self) -> float:
-        """Spent on this run, earlier starts included."""
+        """Seconds spent on this run, including earlier starts."""
         return time.monotonic() - self._started
 
     def describe(self, state: TrainState) -> None:
-        """Says which network is trained on what."""
+        """Logs the network, its size, the data set and the length of the run."""
         experiment, config = self._experiment, self._config
         self._kernels = kernel_paths(state.params)
         if experiment.proxy:
@@ -101,7 +101,7 @@ class RunLog:
         )
 
     def compiled(self, step: int, seconds: float) -> None:
-        """Says that the first step starts now, after so many seconds of compiling."""
+        """Logs that the first step starts after `seconds` of compiling."""
         logger.info(
             'Iteration %d starts %.1f s after the process; compiling it, or reading it compiled, took %.1f s.',
             step,
@@ -110,7 +110,7 @@ class RunLog:
         )
 
     def step(self, step: int, metrics: dict[str, float], learning_rate: float, per_layer_grad_norms: np.ndarray | None) -> None:
-        """Takes the metrics of a step; every `log_every` steps, and after the last, writes a row of their means."""
+        """Records the metrics of a step; writes a row of their means every `log_every` steps and after the last step."""
         pending = self.progress.pending
         pending.append(metrics)
         due = step % self._config.log_every == 0 or step == self._experiment.total_steps
@@ -138,7 +138,7 @@ class RunLog:
         )
 
     def show_progress(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Moves the bar; `metrics` are the last step's."""
+        """Updates the progress bar with the metrics of the last step."""
         self._status = (
             f'loss {metrics["loss"]:.3f}  accuracy {100 * metrics["accuracy"]:.1f} %{self._selects}  '
             f'{self._images_per_second():,.0f} images/s  {console.duration(self._seconds_left(step))} left'
@@ -146,9 +146,9 @@ class RunLog:
         self.bar.update(step, self._status)
 
     def evaluation(self, split: str, step: int, metrics: Json, seconds: float) -> None:
-        """Writes the metrics of an evaluation, which took so many seconds."""
+        """Writes the metrics of an evaluation that took `seconds`."""
         self._evaluation_seconds = seconds
-        self.bar.update(step, self._status)  # in place of how far the evaluation has come
+        self.bar.update(step, self._status)  # replaces the progress of the evaluation
         self.row(split, step, metrics)
         logger.info(
             'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s%s',
@@ -161,13 +161,13 @@ class RunLog:
         )
 
     def row(self, split: str, step: int, values: Json, **timing: float) -> None:
-        """Writes a row of metrics.jsonl, and its times to timing.jsonl."""
+        """Writes a row to metrics.jsonl and its timing to timing.jsonl."""
         row = {'step': step, 'epoch': step / self._experiment.steps_per_epoch, 'split': split, **values}
         if self._folder.primary:
             self._folder.write_metrics([row], seconds=self.seconds, **timing)
 
     def forecast(self, step: int) -> None:
-        """Says how long the rest takes."""
+        """Logs how long the rest of the run will take."""
         seconds, platform = self._seconds_left(step), jax.local_devices()[0].platform
         logger.info(
             'At about %.0f images/s the training takes about %s, evaluation not counted.',
@@ -181,7 +181,7 @@ class RunLog:
             )
 
     def _images_per_second(self) -> float:
-        # 0 before the first measurement, as after the first of several processes' dispatches, which compiles.
+        # 0 before the first measurement. With several processes the first dispatch compiles and is not measured.
         return self._config.batch_size / self.pace.per_step if self.pace.per_step else 0.0
 
     def _seconds_left(self, step: int) -> float:

@@ -1,6 +1,6 @@
-"""Lookahead: every few steps the parameters are pulled back to an average of where they have been.
+"""Lookahead: every few steps, pulls the parameters back to an average of their past values.
 
-Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back", arXiv:1907.08610, with a share that changes over the run,
+Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back", arXiv:1907.08610, with a decay that changes over the run,
 as in github.com/KellerJordan/cifar10-airbench, airbench96_faster.py.
 """
 
@@ -13,15 +13,15 @@ from resnet_jax.typing import PyTree
 def pull(
     step: jax.Array, fast: PyTree, slow: PyTree, *, sync_period: int, decay: float, total_steps: int
 ) -> tuple[PyTree, PyTree]:
-    """Returns (fast, slow) after so many steps.
+    """Returns (fast, slow) after `step` steps.
 
     At each multiple of `sync_period` the slow weights become `keep * slow + (1 - keep) * fast` with
-    `keep = decay * (step / total_steps)**3`, and the fast ones become equal to them: hardly a change at first, and towards
-    the end an average. After the last step, a multiple or not, the fast weights are the slow ones.
+    `keep = decay * (step / total_steps)**3`, and the fast weights are set to them. This changes little at first and averages
+    towards the end. After the last step, a multiple or not, the fast weights are set to the slow ones.
 
     Args:
-      step: int32 scalar, the steps done, this one included: 1 after the first.
-      fast, slow: trees of the same structure; statistics of BatchNorm are pulled as parameters are.
+      step: int32 scalar, number of steps done, including this one: 1 after the first.
+      fast, slow: pytrees of the same structure; BatchNorm statistics are treated like parameters.
     """
     keep = decay * (step / total_steps) ** 3
     due = step % sync_period == 0

@@ -37,19 +37,19 @@ def train_and_evaluate(
 ) -> TrainingResult:
     """Trains a config in a run folder, or continues the run there.
 
-    The result is of the last epoch or, if `validation_size` is set, of the epoch with the best validation accuracy; never of
-    the epoch that is best on the test set. A finished run is not repeated. Logging, signal handlers and threads of the caller
-    are afterwards as they were.
+    The result is that of the last epoch or, if `validation_size` is set, of the epoch with the best validation accuracy; the
+    test set never selects an epoch. A finished run is not repeated. On return the caller's logging, signal handlers and
+    threads are as they were.
 
     Args:
-      extend: continue a run of the same config but fewer epochs; from there on it follows the longer schedule.
-      allow_changes: continue with other values of fields that change on request, such as the learning rate; the run folder
-        records them and the plot shows where.
-      callbacks: are told how the run goes on, in this order.
+      extend: continue a run that has fewer epochs and otherwise the same config; it then follows the longer schedule.
+      allow_changes: continue with other values of fields that may change on request, such as the learning rate; the run
+        folder records the changes and the plot marks them.
+      callbacks: called in this order as the run proceeds.
 
     Raises:
       ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError, LostPeerError: see `resnet_jax.errors`.
-      Interrupted: SIGINT or SIGTERM came; the state was saved.
+      Interrupted: SIGINT or SIGTERM was received; the state was saved.
     """
     checked = config if isinstance(config, TrainConfig) else TrainConfig.from_mapping(config)
     with contextlib.ExitStack() as stack:
@@ -57,7 +57,7 @@ def train_and_evaluate(
         if checked.deterministic:
             check_deterministic()
         source = data.find_dataset(checked.dataset, checked.data_dir, checked.data_archive)
-        experiment = create_experiment(checked, source.info)  # before there is a folder
+        experiment = create_experiment(checked, source.info)  # before the folder is created
         folder = RunFolder(workdir, checked, extend=extend, allow_changes=allow_changes)
         with StopSignal() as stop, distributed.process_group(checked.to_dict(), folder.path, folder.newest_checkpoint), folder:
             distributed.assert_shared(folder.path / '.lock')
@@ -74,7 +74,7 @@ def train_and_evaluate(
                     raise
             else:
                 logger.info('%s is finished; nothing to do.', folder.path)
-                if folder.primary and not (folder.path / 'report.html').exists():  # a run that was killed in between
+                if folder.primary and not (folder.path / 'report.html').exists():  # killed before the report was written
                     write_run_report(folder.path)
                 classifier = load_run(folder.path)
             report_result(folder.path, result)

@@ -25,13 +25,13 @@ def create_schedule(
     """Returns the learning rate as a function of the step, for `total_steps` steps.
 
     'cosine', 'linear', 'step' and 'constant' start with a linear warm-up from 0 to `peak` (Goyal et al. 2017, section 2.2).
-    'cosine' then falls to 0 (Loshchilov and Hutter 2017, without restarts), 'linear' too, along a line; 'step' is multiplied
-    by `step_factor` at each of the `milestones`, fractions of `total_steps`. 'one_cycle' has its own warm-up: up from peak /
-    25 over the first 30 % of the steps and down to peak / 250,000, along cosines (Smith and Topin 2018; the defaults of
-    PyTorch's OneCycleLR).
+    'cosine' then decays to 0 (Loshchilov and Hutter 2017, without restarts), 'linear' decays linearly to 0, and 'step' is
+    multiplied by `step_factor` at each of the `milestones`, fractions of `total_steps`. 'one_cycle' has its own warm-up: it
+    rises from peak / 25 over the first 30 % of the steps and falls to peak / 250,000, along cosines (Smith and Topin 2018;
+    the defaults of PyTorch's OneCycleLR).
 
     Raises:
-      ConfigError: an unknown name, or a warm-up that leaves no step to train.
+      ConfigError: the name is unknown, the warm-up leaves no step to train, or a milestone lies in the warm-up.
     """
     if name == 'one_cycle':
         return optax.cosine_onecycle_schedule(total_steps, peak)
@@ -44,9 +44,9 @@ def create_schedule(
     elif name == 'linear':
         main = optax.linear_schedule(peak, 0.0, total_steps - warmup_steps)
     elif name == 'step':
-        # Each part of a joined schedule counts from its own start.
+        # Each part of a joined schedule counts its steps from its own start.
         boundaries: dict[int, float] = {}
-        for fraction in milestones:  # two of them may fall on the same step of a short run
+        for fraction in milestones:  # in a short run, two may fall on the same step
             boundary = round(fraction * total_steps) - warmup_steps
             boundaries[boundary] = boundaries.get(boundary, 1.0) * step_factor
         if boundaries and min(boundaries) < 0:
@@ -62,15 +62,15 @@ def create_schedule(
 
 
 def kernels_only(params: PyTree) -> PyTree:
-    """Returns True for each kernel and False for each bias and BatchNorm parameter, which are vectors."""
+    """Returns a mask that is True for kernels and False for biases and BatchNorm parameters, which are vectors."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def parameter_groups(params: PyTree) -> PyTree:
-    """Returns each parameter's group: what has a learning rate of its own.
+    """Returns each parameter's group; every group has its own learning rate.
 
-    'kernel' of a convolution, 'head' (the kernel of a linear layer), 'bias' (any vector, BatchNorm's included), and of a
-    whitening layer 'whitening_bias' and 'whitening_kernel'.
+    The groups are 'kernel' (of a convolution), 'head' (the kernel of a linear layer), 'bias' (any vector, including
+    BatchNorm's), and a whitening layer's 'whitening_bias' and 'whitening_kernel'.
     """
 
     def group(path: Sequence[Any], parameter: jax.Array) -> str:
@@ -91,15 +91,15 @@ _REGISTERED: dict[str, MakeOptimizer] = {}
 
 
 def register_optimizer(name: str, make: MakeOptimizer) -> None:
-    """Adds an optimizer of your own, for the config's `optimizer`.
+    """Registers an optimizer under a name for the config field `optimizer`.
 
     Args:
-      name: how configs call it; must be new.
-      make: is called as `make(schedule, config)`, where `schedule` maps the step to the learning rate, and returns an
+      name: its name in configs; must be new.
+      make: called as `make(schedule, config)`, where `schedule` maps the step to the learning rate; returns an
         `optax.GradientTransformation`.
 
     Raises:
-      ConfigError: there is an optimizer of this name.
+      ConfigError: the name is taken.
     """
     if name in OPTIMIZERS:
         raise ConfigError(f'optimizer {name!r} exists already: expected a new name')
@@ -123,30 +123,30 @@ def create_optimizer(
     muon_momentum: float = 0.6,
     muon_steps: int = 3,
 ) -> optax.GradientTransformation:
-    """Returns 'sgd', 'adam' or 'adamw', each the same as PyTorch's of that name, or 'muon'.
+    """Returns 'sgd', 'adam' or 'adamw', each equal to PyTorch's of that name, 'muon', or a registered optimizer.
 
     For 'sgd' and 'adam' the weight decay is coupled: weight_decay * parameter is added to the gradient (after clipping)
     before the momentum. For 'adamw' it is decoupled and scaled by the learning rate (Loshchilov and Hutter 2019).
-    'muon' is Muon for the kernels of convolutions, which it does not decay since it keeps their norm, and SGD for the rest.
+    'muon' applies Muon to convolution kernels, without weight decay because it fixes their norm, and SGD to the rest.
 
     Args:
-      schedule: the learning rate; of 'muon' that of the kernels.
-      config: for an optimizer that was registered, which gets this and the schedule and none of what follows.
-      bias_scale, head_scale: factors of it for the groups 'bias' and 'head' of `parameter_groups`. Their weight decay is
-        divided by the factor, so that it takes as much from every parameter, at whatever rate that learns.
-      whitening_bias_schedule: must be given for a network with a whitening layer, whose kernel then stays as it is;
-        the learning rate of its bias.
+      schedule: the learning rate; for 'muon', that of the convolution kernels.
+      config: passed with the schedule to a registered optimizer, which gets none of the following arguments.
+      bias_scale, head_scale: multiply the learning rate of the groups 'bias' and 'head' of `parameter_groups`. Their weight
+        decay is divided by the same factor, so that every parameter decays at the same rate.
+      whitening_bias_schedule: learning rate of a whitening layer's bias; required for a network with such a layer, whose
+        kernel is then frozen.
       muon_momentum, muon_steps: see `muon`.
 
     Raises:
-      ConfigError: an unknown name.
+      ConfigError: the name is unknown.
     """
     frozen = optax.set_to_zero()
     if name in _REGISTERED:
         tx = _REGISTERED[name](schedule, config or TrainConfig(optimizer=name))
         if whitening_bias_schedule is None:
             return tx
-        # No gradient is not yet no weight decay: the layer's kernel stays as it is.
+        # Weight decay would change the whitening kernel even though its gradient is zero.
         return optax.partition({True: frozen, False: tx}, _is_frozen)
     mask = None if decay_norm_and_bias else kernels_only
 

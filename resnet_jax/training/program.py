@@ -1,4 +1,4 @@
-"""The program that runs on the devices: an epoch's order, a batch loaded and augmented, many training steps per dispatch."""
+"""The program that runs on the devices: epoch order, loading and augmentation, and many training steps per dispatch."""
 
 import functools
 from collections.abc import Callable
@@ -20,14 +20,15 @@ from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import kernel_paths, train_step
 
-# Streams of randomness. Each is folded into the seed's key before the step is, so that they never meet.
+# Random streams. Each is folded into the run's key before the step, so that no two streams share a key.
 _AUGMENT, _MIXUP, _DROPOUT, _FLIP = 1, 2, 3, 4
 
 
 def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
-    """Returns int32 `[steps_per_epoch, batch_size]`: the examples of each batch of an epoch, a function of seed and epoch.
+    """Returns the example indices of each batch of an epoch, int32 `[steps_per_epoch, batch_size]`.
 
-    Philox's raw integers and a stable sort, since NumPy's own permutations may change between versions.
+    They depend only on seed and epoch. Uses raw Philox integers and a stable sort, because NumPy's own permutations may
+    change between versions.
     """
     keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(examples)
     order = np.argsort(keys, kind='stable').astype(np.int32)
@@ -36,7 +37,7 @@ def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.nda
 
 
 def seed_key(seed: int) -> np.ndarray:
-    """Returns uint32 `[2]`: the data of a run's key, from which all of its randomness on the device follows."""
+    """Returns the data of a run's PRNG key, uint32 `[2]`; all randomness on the device derives from it."""
     return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
@@ -55,7 +56,7 @@ def load_batch(
     steps_per_epoch: int = 1,
     **augmentation: Any,
 ) -> dict[str, jax.Array]:
-    """Gathers, augments and mixes this device's part of a batch, from the data set on the device.
+    """Gathers, augments and mixes this device's shard of a batch from the data set on the device.
 
     Every random choice depends on the seed, the step and the example's position in the global batch, not on the device
     that computes it.
@@ -63,13 +64,13 @@ def load_batch(
     Args:
       images: uint8 `[n, height, width, channels]`; labels: int32 `[n]`: the whole training set.
       order: int32 `[batch_size]`: the examples of the global batch.
-      positions: int32 `[batch]`: this device's places in it.
+      positions: int32 `[batch]`: this device's positions in it.
       alternating_flip, steps_per_epoch: see `mirrored_in_epoch`; the epoch is `step // steps_per_epoch`.
       augmentation: see `augment`.
 
     Returns:
-      'image' and 'label' as `train_step` takes them. For mixup (Zhang et al. 2018) each example is mixed with the one
-      opposite in the global batch, which is in random order, with one weight per step.
+      'image' and 'label' as `train_step` takes them. For mixup (Zhang et al. 2018) the i-th example of the global batch,
+      which is in random order, is mixed with the i-th from the end, with one weight per step.
     """
 
     def load(positions: jax.Array) -> dict[str, jax.Array]:
@@ -104,21 +105,21 @@ def train_steps(
     load_fn: Callable[..., dict[str, jax.Array]],
     per_layer_grad_norms: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Runs steps `start` to `start + count` of an epoch on one device, without going back to Python between them.
+    """Runs steps `start` to `start + count` of an epoch on one device without returning to Python in between.
+
+    A step whose loss or gradient is not finite leaves the state unchanged and ends the loop.
 
     Args:
-      positions: int32 `[batch]`: this device's places in the global batch.
+      positions: int32 `[batch]`: this device's positions in the global batch.
       data: 'image' and 'label': the whole training set.
       order: int32 `[steps_per_epoch, batch_size]`: the examples of each step of this epoch.
-      key: of the run, as `seed_key` returns it; an argument, so that the compiled program serves for every seed.
-      start, count: int32 scalars. They are traced, so that one compiled program serves for any number of steps.
+      key: the run's key, as `seed_key` returns it; an argument, so that one compiled program works for every seed.
+      start, count: int32 scalars; traced, so that one compiled program works for any number of steps.
       per_layer_grad_norms: `step_fn` returns 'per_layer_grad_norms' too.
 
-    A step whose loss or gradient is not finite changes nothing of the state, and no step follows it.
-
     Returns:
-      The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count` or to the step
-      that was not finite; 'per_layer_grad_norms' is `[steps_per_epoch, kernels]`.
+      The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count` or up to and
+      including the step that was not finite; 'per_layer_grad_norms' is `[steps_per_epoch, kernels]`.
     """
     key, bad_step = jax.random.wrap_key_data(key), failpoints.traced_at('image')
     names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
@@ -128,10 +129,10 @@ def train_steps(
         batch = load_fn(data['image'], data['label'], order[i], positions, state.step, key)
         if bad_step is not None:
             batch['image'] += jnp.where(state.step == bad_step, jnp.nan, 0.0).astype(batch['image'].dtype)
-        # Dropout alone differs from device to device: its mask belongs to the device's part of the batch.
+        # Only the dropout key differs between devices: the mask is for the device's own shard of the batch.
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
         updated, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
-        # The same on every device, for all of them are averages over all devices.
+        # The same on every device, because these metrics are averages over all devices.
         finite = jnp.isfinite(jnp.stack([new[name] for name in names])).all()
         state = jax.tree.map(lambda after, before: jnp.where(finite, after, before), updated, state)
         return i + 1, finite, state, {name: put(values, new[name], i) for name, values in metrics.items()}
@@ -145,7 +146,7 @@ def train_steps(
 
 
 def create_train_steps(experiment: Experiment) -> jax.stages.Wrapped:
-    """Returns an experiment's `parallel_train_steps`."""
+    """Returns the `parallel_train_steps` of an experiment."""
     config = experiment.config
     lookahead_fn = None
     if config.lookahead_sync_period:
@@ -200,7 +201,7 @@ def parallel_train_steps(
     *,
     per_layer_grad_norms: bool = False,
 ) -> jax.stages.Wrapped:
-    """`train_steps` mapped over all devices: takes and returns an un-stacked, replicated state and reuses its memory."""
+    """Returns `train_steps` mapped over all devices; it takes and returns an unstacked, replicated state and donates it."""
     run = functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=per_layer_grad_norms)
     return parallel(kernels.enabled()(run), in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
 
@@ -218,7 +219,7 @@ class TrainingProgram:
         self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
 
     def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
-        """Compiles the steps, once, for a replicated state like this one; returns what `compile_parallel` does."""
+        """Compiles the steps once, for a replicated state like this one; returns the result of `compile_parallel`."""
         if self._compiled is None:
             run = create_train_steps(self._experiment)
             self._compiled = compile_parallel(run, *self._arguments(state), np.int32(0), np.int32(0))
@@ -228,9 +229,9 @@ class TrainingProgram:
         """Runs `count` steps of an epoch in one dispatch.
 
         Args:
-          state: replicated; its memory is reused.
-          step: steps done, as `state.step` says, which to read would wait for the device.
-          count: must not reach beyond the end of the epoch.
+          state: replicated; its buffers are donated.
+          step: number of steps done; equal to `state.step`, but reading that would wait for the device.
+          count: number of steps; must not go past the end of the epoch.
 
         Returns:
           The new state and the metrics of each step: float32 scalars, and 'per_layer_grad_norms' `[kernels]` if asked for.

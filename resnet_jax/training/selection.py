@@ -1,9 +1,9 @@
-"""Selection by a proxy: a small network, trained beside the main one, chooses the part of each batch that is worth its time.
+"""Selection by a proxy: a small network, trained alongside the main one, selects which part of each batch to train on.
 
-The idea is that of github.com/KellerJordan/cifar10-airbench, airbench96_faster.py: of each batch the main network trains on
-the half that has the largest loss under a proxy. There the proxy is trained first, alone, and the choices are kept; its state
-at a step depends on nothing that the main network does, so that training it in the same step chooses the same, keeps
-nothing, and is continued from a checkpoint like all else.
+The idea is from github.com/KellerJordan/cifar10-airbench, airbench96_faster.py: the main network trains on the half of each
+batch with the largest loss under the proxy. The source trains the proxy first, alone, and stores its selections. The proxy's
+state never depends on the main network, so training it in the same step selects the same examples, stores nothing, and
+resumes from a checkpoint like everything else.
 """
 
 import flax.linen as nn
@@ -26,20 +26,20 @@ def select_hardest(
     update_every: int = 1,
     axis_name: str | None,
 ) -> tuple[dict[str, jax.Array], dict[str, PyTree], jax.Array]:
-    """Returns the `count` examples of this device's part of a batch that have the largest loss, in their order in it.
+    """Returns the `count` examples with the largest loss in this device's shard of a batch, in their original order.
 
-    The proxy computes the loss of each example as in training, on the whole part. At every `update_every`-th step, the first
-    one included, it then trains on the chosen examples, by the gradient of their mean loss; its BatchNorm takes the whole
-    part into its statistics at every step. Each device chooses from its own part: another number of devices, another choice.
+    The proxy computes the loss of every example of the shard in training mode. Every `update_every` steps, starting with the
+    first, it then trains on the gradient of the selected examples' mean loss; its BatchNorm statistics are updated from the
+    whole shard at every step. Each device selects from its own shard, so the selection depends on the number of devices.
 
     Args:
       proxy: 'params', 'batch_stats' and 'opt_state' of the proxy.
-      step: int32 scalar, steps done.
+      step: int32 scalar, number of steps done.
       batch: 'image' and 'label' as `train_step` takes them.
-      key: for the proxy's dropout.
+      key: PRNG key for the proxy's dropout.
 
     Returns:
-      The chosen part of the batch, the new state of the proxy, and the proxy's mean loss over the whole batch of all devices.
+      The selected examples, the new state of the proxy, and the proxy's mean loss over the global batch.
     """
 
     def losses_of(params: PyTree) -> tuple[jax.Array, PyTree]:
@@ -51,11 +51,11 @@ def select_hardest(
         return values if axis_name is None else jax.lax.pmean(values, axis_name)
 
     losses, gradient_of, batch_stats = jax.vjp(losses_of, proxy['params'], has_aux=True)
-    # In the order of the batch: gradient accumulation takes it in parts, which should not be the harder and the easier ones.
+    # Keep the batch's order: sorted by loss, the microbatches of gradient accumulation would differ in difficulty.
     chosen = jnp.sort(jax.lax.top_k(losses, count)[1])
 
     def update(params: PyTree, opt_state: optax.OptState) -> tuple[PyTree, optax.OptState]:
-        # Compared rather than scattered into an array of zeros.
+        # A comparison instead of a scatter into zeros.
         weights = (jnp.arange(len(losses))[:, None] == chosen[None, :]).any(axis=1) / jnp.float32(count)
         (grads,) = gradient_of(weights)
         updates, opt_state = tx.update(mean(grads), opt_state, params)
@@ -65,7 +65,7 @@ def select_hardest(
     if update_every == 1:
         params, opt_state = update(params, opt_state)
     else:
-        due = step % update_every == 0  # the same on all devices, which meet in `mean`
+        due = step % update_every == 0  # the same on all devices, as the collective in `mean` needs
         params, opt_state = jax.lax.cond(due, update, lambda params, opt_state: (params, opt_state), params, opt_state)
     selected = jax.tree.map(lambda values: values[chosen], batch)
     new = {'params': params, 'batch_stats': mean(batch_stats), 'opt_state': opt_state}

@@ -12,18 +12,18 @@ import optax
 from resnet_jax.models.whitening import LAYER as WHITENING
 from resnet_jax.typing import PyTree
 
-_PROXY = 5  # a stream of randomness beside those of step.py
+_PROXY = 5  # a random stream apart from those in program.py
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step reads and writes; the rest (model, optimizer, data) does not change during a run.
+    """Everything a step reads and writes; model, optimizer and data do not change during a run.
 
     Attributes:
-      step: int32 scalar, steps done.
+      step: int32 scalar, number of steps done.
       params: float32 parameters.
-      batch_stats: float32 running means and variances of BatchNorm; empty for a network without.
-      opt_state: the optimizer's.
+      batch_stats: float32 running means and variances of BatchNorm; empty without BatchNorm.
+      opt_state: state of the optimizer.
       ema: {'params', 'batch_stats'} averaged over the steps, or {} if the config has no `ema_decay`.
       lookahead: {'params', 'batch_stats'}, the slow weights of `lookahead.pull`, or {} without lookahead.
       proxy: {'params', 'batch_stats', 'opt_state'} of the network that selects examples, or {} if the config has none.
@@ -39,7 +39,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """What `model.apply` takes."""
+        """The variables that `model.apply` takes."""
         return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
@@ -54,13 +54,13 @@ def create_train_state(
     whitening_kernel: np.ndarray | None = None,
     proxy: tuple[nn.Module, optax.GradientTransformation] | None = None,
 ) -> TrainState:
-    """Initialises parameters, statistics and optimizer, as a function of the seed and the whitening kernel alone.
+    """Initialises parameters, statistics and optimizer state, which depend only on the seed and the whitening kernel.
 
     Args:
       image_shape: (height, width, channels).
-      ema: also keep an exponential moving average, which starts as a copy.
-      lookahead: also keep slow weights, which start as a copy.
-      whitening_kernel: for a network with a whitening layer, what `whitening_kernel` gives.
+      ema: also keep an exponential moving average, initialised as a copy.
+      lookahead: also keep slow weights, initialised as a copy.
+      whitening_kernel: result of `whitening_kernel`, for a network with a whitening layer.
       proxy: network and optimizer of the proxy, if there is one.
     """
 
@@ -85,8 +85,8 @@ def create_train_state(
         return TrainState(zero, params, batch_stats, tx.init(params), copy(ema), copy(lookahead), small)
 
     key = jax.random.key(seed)
-    # XLA:CPU takes 13 s at its default level for ResNet-18's many random numbers, 4 s at this one, and they are the same.
-    # Within eval_shape, where the key is abstract, nothing is compiled and no option allowed.
+    # For ResNet-18's random numbers XLA:CPU takes 13 s at its default level and 4 s at this one; the numbers are the same.
+    # Inside eval_shape the key is abstract: nothing is compiled, and compiler options are not allowed.
     quick = jax.default_backend() == 'cpu' and not isinstance(key, jax.core.Tracer)
     options = {'xla_backend_optimization_level': 1} if quick else None
     state: TrainState = jax.jit(create, compiler_options=options)(key, whitening_kernel)

@@ -26,24 +26,24 @@ def train_step(
     select_fn: Callable[..., tuple[PyTree, PyTree, jax.Array]] | None = None,
     axis_name: str | None = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update from this device's part of a batch; gradients, statistics and metrics are averaged over `axis_name`.
+    """Runs one update on this device's shard of a batch; averages gradients, statistics and metrics over `axis_name`.
 
     Args:
       batch: 'image' `[batch, height, width, channels]`, normalised; 'label' float32 `[batch, num_classes]`, rows sum to 1.
-      accumulation: parts in which the gradient is computed; must divide `batch`. BatchNorm sees one part at a time.
-      select_fn: `selection.select_hardest` with its options; None to train on the whole batch.
+      accumulation: number of microbatches; must divide `batch`. BatchNorm sees one microbatch at a time.
       ema_decay: 0 for none. Early steps use the smaller (1 + step) / (10 + step), which forgets the initial parameters.
       per_layer_grad_norms: also return 'per_layer_grad_norms'.
-      lookahead_fn: `lookahead.pull` but for step, fast and slow; None for no lookahead.
+      lookahead_fn: `lookahead.pull` with its options bound; None for no lookahead.
+      select_fn: `selection.select_hardest` with its options bound; None to train on the whole batch.
 
     Returns:
-      The new state and float32 scalars 'loss', 'accuracy' (of the largest label) and 'grad_norm' (before clipping);
-      'per_layer_grad_norms', float32 `[kernels]`, are the parts of the last in the order of `kernel_paths`.
-      With `select_fn` they are of the selected examples, and 'proxy_loss' is the proxy's, of the whole batch.
+      The new state and the float32 scalars 'loss', 'accuracy' (against the largest label) and 'grad_norm' (before clipping).
+      'per_layer_grad_norms', float32 `[kernels]`, holds the gradient norm of each kernel in the order of `kernel_paths`.
+      With `select_fn` these cover the selected examples, and 'proxy_loss' is the proxy's loss on the whole batch.
     """
     proxy, proxy_metrics = state.proxy, {}
     if select_fn is not None:
-        proxy_key = jax.random.fold_in(dropout_key, 2**31 - 1)  # the parts of a batch have 0, 1, ...
+        proxy_key = jax.random.fold_in(dropout_key, 2**31 - 1)  # microbatches fold in 0, 1, ...
         batch, proxy, proxy_loss = select_fn(proxy, state.step, batch, proxy_key, axis_name=axis_name)
         proxy_metrics = {'proxy_loss': proxy_loss}
 
@@ -99,6 +99,6 @@ def train_step(
 
 
 def kernel_paths(params: PyTree) -> list[str]:
-    """Returns the layers that have a kernel, such as 'layer1_0/conv1', in the order of the leaves of `params`."""
+    """Returns the paths of the layers with a kernel, such as 'layer1_0/conv1', in the order of the leaves of `params`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return ['/'.join(key.key for key in path[:-1]) for path, leaf in leaves if leaf.ndim > 1]

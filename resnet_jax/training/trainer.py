@@ -1,4 +1,4 @@
-"""One run: begin or continue, train, evaluate, save, and come to a result."""
+"""One run: starts or continues it, trains, evaluates, saves, and returns the result."""
 
 import logging
 import time
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One run: the state on the devices, its progress, and what it is trained and evaluated with."""
+    """Trains one run; holds the state on the devices and the progress."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Trainer:
         """Trains from the latest checkpoint, or from the start, to the last step.
 
         Returns:
-          What result.json holds, and the trained network.
+          The contents of result.json, and the trained network.
         """
         self._begin()
         self.logger.describe(self._state)
@@ -82,7 +82,7 @@ class Trainer:
         return result, classifier
 
     def _begin(self, rollbacks: int = 0) -> None:
-        """Takes up the run at its latest checkpoint, or at the start."""
+        """Restores the latest checkpoint, or initialises the run if there is none."""
         if restored := self._checkpoints.restore():
             self._state, self._progress = restored
         else:
@@ -98,7 +98,7 @@ class Trainer:
             self._folder.start(self._progress, environment(), ('train', 'gradients', self._split), again)
 
     def _run(self) -> int | None:
-        """Trains to the last step; returns the number of rollbacks if the run has diverged and is to go back, else None."""
+        """Trains to the last step; returns the number of rollbacks if the run diverged and must roll back, else None."""
         try:
             if self._progress.evaluation_due:
                 self._evaluate_and_save()
@@ -139,7 +139,7 @@ class Trainer:
     def _compile(self, program: TrainingProgram) -> None:
         failpoints.reach('compile')
         before = time.monotonic()
-        # Both programs now, so that the state is saved whenever XLA compiles and hears no signal.
+        # Compile both programs now, while the state is saved: signals are not handled while XLA compiles.
         self._evaluator.compile(self._state.variables)
         compiled = program.compile(self._state)
         unit = jax.device_count() * self._config.gradient_accumulation_steps
@@ -150,7 +150,7 @@ class Trainer:
         failpoints.reach('compiled')
 
     def _steps_to_pause(self) -> int:
-        """Returns the steps to the end of the epoch, or to the next evaluation within it."""
+        """Returns the number of steps to the end of the epoch, or to the next evaluation within it."""
         step, every = self._progress.step, self._config.eval_every_steps
         per_epoch = self._experiment.steps_per_epoch
         left = per_epoch - step % per_epoch
@@ -164,7 +164,7 @@ class Trainer:
             raise Interrupted(number)
 
     def _take(self, steps: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Logs the metrics of steps that are done on the devices, if they are finite."""
+        """Logs the metrics of finished steps; raises DivergedError if they are not finite."""
         for arrays in steps:
             metrics = {name: float(array) for name, array in arrays.items() if name != 'per_layer_grad_norms'}
             self._progress.step += 1
@@ -190,7 +190,7 @@ class Trainer:
         )
 
     def _evaluate_and_save(self) -> None:
-        """Evaluates and saves if that is due after this step: each by itself, and both after the last one."""
+        """Evaluates and saves, each if due after this step; does both after the last step."""
         config, progress = self._config, self._progress
         epoch, within = divmod(progress.step, self._experiment.steps_per_epoch)
         if not within:
@@ -218,7 +218,7 @@ class Trainer:
         def show_progress(done: int, batches: int) -> None:
             self.logger.bar.update(self._progress.step, f'evaluating, batch {done} of {batches}')
             failpoints.reach('evaluation')
-            if jax.process_count() == 1:  # several would have to agree on it
+            if jax.process_count() == 1:  # several processes would have to agree to stop
                 self._stop_if_asked()
 
         metrics = evaluator(variables, show_progress)
@@ -233,7 +233,7 @@ class Trainer:
         return row if self._config.tta == 'none' else {**row, 'tta': self._config.tta}
 
     def _save(self) -> None:
-        # The loss of a step says nothing about the update that follows it.
+        # A step's loss is computed before its update, so a finite loss says nothing about the new parameters.
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(self._state))):
             raise self._diverged('the parameters are no longer finite')
         self._progress.seconds = self.logger.seconds
@@ -244,13 +244,13 @@ class Trainer:
                 callback.on_checkpoint(self._progress.step, self._folder.checkpoints / str(self._progress.step))
 
     def _result(self) -> tuple[JsonDict, Variables]:
-        """Evaluates the trained network on the test set, unless that has just been done; returns it with its variables."""
+        """Returns the result on the test set, evaluated unless that has just been done, and the network's variables."""
         metrics, selected, step, variables = self._progress.evaluation, 'last', self._progress.step, self._state.variables
         if best := self._checkpoints.restore_best(self._progress, self._state):
             selected, (step, variables, ema) = 'validation', best
             metrics = self._evaluate(self._create_evaluator(self._dataset.test), variables, ema)
             self.logger.row('test', step, metrics)
             plot(self._folder)
-        epoch = -(-step // self._experiment.steps_per_epoch)  # the one it lies in
+        epoch = -(-step // self._experiment.steps_per_epoch)  # the epoch that the step is in
         facts = {'split': 'test', 'selected': selected, 'tta': self._config.tta, 'step': step, 'epoch': epoch}
         return {**facts, **metrics, 'seconds': self.logger.seconds}, variables

@@ -1,11 +1,9 @@
-"""Convolutions in C for the CPU, which XLA calls through its foreign function interface.
+"""Convolutions in C for the CPU, which XLA calls through its foreign function interface; float32, NHWC.
 
-They are used in what is traced inside `with kernels.enabled():`, as the training and evaluation steps are, where the default
-backend is a CPU and a C compiler is found; float32, NHWC. Elsewhere, and in whatever is exported,
-`resnet_jax.ops.convolution` has forms that consist of XLA's own operations.
+Code traced inside `with kernels.enabled():`, such as the training and evaluation steps, uses them if the default backend is a
+CPU and a C compiler is found. Otherwise, and in exported programs, `resnet_jax.ops.convolution` uses XLA's own operations.
 
-All arrays are float32; the functions raise ValueError where they are not, where channels are no multiple of `lanes()`, and
-where `lanes()` is 0.
+The functions raise ValueError if an array is not float32, if channels are not a multiple of `lanes()`, or if `lanes()` is 0.
 """
 
 import contextlib
@@ -23,16 +21,16 @@ Padding = Sequence[Sequence[int]]
 
 _enabled = contextvars.ContextVar('enabled', default=False)
 
-# Parts, each on one thread, in which a kernel's gradient is summed: as many as keep them below 16 MB, up to this.
+# Largest number of parts, each on one thread, in which a kernel gradient is summed; fewer where they would exceed 16 MB.
 _PARTS = 8
 
 
 @contextlib.contextmanager
 def enabled() -> Iterator[None]:
-    """Lets convolutions that are traced within use these kernels, if the default backend is a CPU.
+    """Lets convolutions traced in this context use these kernels, if the default backend is a CPU.
 
-    JAX keeps the trace of a jitted function for the next call with the same shapes: one that was first called outside keeps
-    XLA's convolutions within, and the other way round.
+    JAX caches the trace of a jitted function: one first called outside the context keeps XLA's convolutions inside it, and
+    vice versa.
     """
     token = _enabled.set(True)
     try:
@@ -42,7 +40,7 @@ def enabled() -> Iterator[None]:
 
 
 def lanes() -> int:
-    """Returns what channels must be a multiple of to be computed here; 0 if these kernels are not to be used."""
+    """Returns the number that channels must be a multiple of; 0 if these kernels must not be used."""
     if not _enabled.get() or jax.default_backend() != 'cpu':
         return 0
     library = build.library()
@@ -53,7 +51,7 @@ def _call(name: str, shapes: Sequence[Sequence[int]], *arguments: jax.Array, geo
     library = build.library()
     if library is None:
         raise ValueError('there are no kernels; expected to be called where lanes() is above 0')
-    # C trusts its arguments: with others it would write beyond its result.
+    # C does not check its arguments: with wrong ones it would write out of bounds.
     if shapes[0][-1] % library.lanes:
         raise ValueError(f'{shapes[0][-1]} channels of the result; expected a multiple of {library.lanes}')
     if any(a.dtype != jnp.float32 for a in arguments):
@@ -69,7 +67,7 @@ def _check_inputs(x: jax.Array) -> None:
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """`[b, h, w, i]` and `[kh, kw, i, o]` to `[b, oh, ow, o]`, float32; o must be a multiple of `lanes()`."""
+    """Convolves float32 `[b, h, w, i]` with `[kh, kw, i, o]` to `[b, oh, ow, o]`; o must be a multiple of `lanes()`."""
     (top, bottom), (left, right) = padding
     batch, height, width, _ = x.shape
     kh, kw, _, o = kernel.shape
@@ -79,13 +77,13 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.
 
 
 def input_gradient(g: jax.Array, kernel: jax.Array, image: Sequence[int], stride: int, padding: Padding) -> jax.Array:
-    """The gradient for x, `[b, *image, i]`, from that for the output; i must be a multiple of `lanes()`.
+    """Returns the input gradient, `[b, *image, i]`, from the output gradient g; i must be a multiple of `lanes()`.
 
-    Pixels whose position has the same remainder by the stride, a phase, are reached by the same taps of the kernel, so each
-    phase is a convolution of g without stride.
+    Pixels whose positions are equal modulo the stride form a phase. The same kernel taps reach all of them, so each phase is
+    a stride-1 convolution of g.
     """
     phases, parts, offset = [], [], 0
-    spans: list[list[Pair]] = [[], []]  # of g's rows and columns, those outside of it included
+    spans: list[list[Pair]] = [[], []]  # rows and columns of g, including those outside of it
     for position in np.ndindex(stride, stride):
         taps, first = [], []
         for axis in (0, 1):
@@ -109,7 +107,7 @@ def input_gradient(g: jax.Array, kernel: jax.Array, image: Sequence[int], stride
 
 
 def kernel_gradient(g: jax.Array, x: jax.Array, kernel_size: Sequence[int], stride: int, padding: Padding) -> jax.Array:
-    """The gradient for the kernel, `[*kernel_size, i, o]`, from that for the output; o must be a multiple of `lanes()`."""
+    """Returns the kernel gradient, `[*kernel_size, i, o]`, from the output gradient; o must be a multiple of `lanes()`."""
     (top, bottom), (left, right) = padding
     padded = (x.shape[1] + top + bottom, x.shape[2] + left + right)
     shape = (*kernel_size, x.shape[3], g.shape[3])
@@ -117,9 +115,9 @@ def kernel_gradient(g: jax.Array, x: jax.Array, kernel_size: Sequence[int], stri
 
 
 def winograd(x: jax.Array, transformed: jax.Array, padding: Padding) -> jax.Array:
-    """`[b, h, w, i]` and a transformed 3x3 kernel `[36, i, o]` to `[b, h + top + bottom - 2, w + ... - 2, o]`, float32.
+    """Convolves float32 `[b, h, w, i]` with a transformed 3x3 kernel `[36, i, o]`; i and o must be multiples of `lanes()`.
 
-    i and o must be multiples of `lanes()`.
+    Returns `[b, h + top + bottom - 2, w + left + right - 2, o]`.
     """
     _check_inputs(x)
     (top, bottom), (left, right) = padding
@@ -128,7 +126,7 @@ def winograd(x: jax.Array, transformed: jax.Array, padding: Padding) -> jax.Arra
 
 
 def winograd_kernel_gradient(g: jax.Array, x: jax.Array, padding: Padding) -> jax.Array:
-    """The gradient for the kernel of `winograd` before its transformation, `[3, 3, i, o]`, from that for the output."""
+    """Returns the gradient of `winograd`'s untransformed kernel, `[3, 3, i, o]`, from the output gradient."""
     _check_inputs(x)
     (top, _), (left, _) = padding
     shape = (3, 3, x.shape[3], g.shape[3])

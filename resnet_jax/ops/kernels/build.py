@@ -29,9 +29,9 @@ class Library:
     """The compiled kernels.
 
     Attributes:
-      lanes: floats of a vector; what an output's channels must be a multiple of.
-      target: the name that XLA knows a kernel by. It has a hash of all that the machine code depends on, so that a program
-        from the persistent compilation cache never calls another kernel than it was compiled with.
+      lanes: floats per vector; output channels must be a multiple of it.
+      target: method that returns XLA's name of a kernel. The name has a hash of all that the machine code depends on, so that
+        a program from the persistent compilation cache only calls the kernel that it was compiled with.
     """
 
     def __init__(self, path: Path, key: str):
@@ -48,7 +48,7 @@ class Library:
 
 @functools.cache
 def library() -> Library | None:
-    """Returns the kernels, compiled if need be (about 2 seconds); None, and a warning, where that is not possible."""
+    """Returns the kernels, compiled if necessary (about 2 seconds); logs a warning and returns None if that fails."""
     try:
         return _build()
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -64,7 +64,7 @@ def _build() -> Library:
     key = _hash(*texts, jaxlib.encode(), ' '.join([*compiler, *_FLAGS]).encode(), _processor())[:16]
     try:
         folder = cache_dir() / 'kernels'
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies there is run: nobody else may write it
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its files are executed: no other user may write them
         kept = folder / f'{key}.so'
         if _intact(kept):
             return Library(kept, key)
@@ -76,7 +76,7 @@ def _build() -> Library:
         return Library(kept, key)
     except (OSError, RuntimeError):  # a cache folder that cannot be written, or is full
         with tempfile.TemporaryDirectory() as scratch:
-            return Library(_compile(compiler, sources, Path(scratch)), key)  # once loaded it needs no file
+            return Library(_compile(compiler, sources, Path(scratch)), key)  # a loaded library needs no file
 
 
 def _compiler() -> list[str]:
@@ -96,7 +96,7 @@ def _compiler() -> list[str]:
 def _compile(compiler: list[str], sources: list[Path], folder: Path) -> Path:
     made = folder / 'kernels.so'
     errors = ''
-    for native in ('-march=native', '-mcpu=native'):  # clang on ARM knows the second only
+    for native in ('-march=native', '-mcpu=native'):  # clang on ARM knows only the second
         files = [str(source) for source in sources if source.suffix == '.c']
         command = [*compiler, *_FLAGS, native, f'-I{jax.ffi.include_dir()}', *files, '-o', str(made)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -107,7 +107,7 @@ def _compile(compiler: list[str], sources: list[Path], folder: Path) -> Path:
 
 
 def _processor() -> bytes:
-    """What -march=native depends on: a home folder may be shared by machines that differ."""
+    """Returns what -march=native depends on, because different machines may share a home folder."""
     with contextlib.suppress(OSError):
         lines = Path('/proc/cpuinfo').read_bytes().splitlines()
         return b'\n'.join(sorted({line for line in lines if line.startswith((b'model', b'flags', b'Features', b'CPU part'))}))

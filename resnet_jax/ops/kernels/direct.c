@@ -1,11 +1,11 @@
 /* Direct convolutions of float32 NHWC images, of any kernel, stride and padding.
 
-   resnet_jax_conv             the output; with out_step above 1 the gradient for the image, in a phase for each of its places
-   resnet_jax_kernel_gradient  the gradient for the kernel */
+   resnet_jax_conv             the output; with out_step above 1 the input gradient, one phase per position modulo out_step
+   resnet_jax_kernel_gradient  the kernel gradient */
 
 #include "kernels.h"
 
-/* The image with a border of zeros (negative: without its border), as scratch. */
+/* Returns the image padded with zeros (cropped where the padding is negative), in scratch unless it needs none. */
 static const float *pad(const Job *d, const float *x, float *scratch) {
   if (!d->top && !d->left && d->padded_height == d->height && d->padded_width == d->width) return x;
   int64_t row = d->padded_width * d->in, first = d->left < 0 ? -d->left : 0, before = d->left > 0 ? d->left : 0;

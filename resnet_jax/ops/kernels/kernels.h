@@ -1,7 +1,7 @@
-/* What the kernels share: a loop over XLA's threads, blocks of sums in registers, and the arguments that XLA passes.
+/* Shared code of the kernels: a loop over XLA's threads, blocks of sums in registers, and the arguments that XLA passes.
 
-   Work is cut into units by the shapes alone and each unit writes what no other does, so that the bits do not depend on the
-   number of threads. The last axis of every output is a multiple of LANES. */
+   Only the shapes determine how work is split into units, and no two units write the same element, so the bits of a result do
+   not depend on the number of threads. The last axis of every output is a multiple of LANES. */
 
 #ifndef RESNET_JAX_KERNELS_H
 #define RESNET_JAX_KERNELS_H
@@ -21,7 +21,7 @@
 #else
 #define LANES 4
 #endif
-#if LANES == 16 /* rows of a block of sums that stays in registers: 32 of them, or 16 */
+#if LANES == 16 /* rows of a block of sums that fits into the registers: 32 of them, or 16 */
 #define ROWS 8
 #else
 #define ROWS 6
@@ -99,8 +99,8 @@ static XLA_FFI_Error *fail(const XLA_FFI_Api *api, XLA_FFI_Error_Code code, cons
   return api->XLA_FFI_Error_Create(&args);
 }
 
-/* Runs the units on XLA's threads and this one. This thread never waits for a task to start: it may be one of the pool's, with
-   all others waiting in the same way. A task that starts late finds nothing to do. */
+/* Runs the units on XLA's threads and this one. This thread never waits for a task to start: it may be one of the pool's, and
+   all others may be waiting like it. A task that starts late finds nothing to do. */
 static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Body *body, int64_t units, size_t scratch, const void *job) {
   if (units <= 0) return NULL;
   Loop *loop = calloc(1, sizeof(Loop));
@@ -117,7 +117,7 @@ static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Body *body, int64_t units, s
     atomic_fetch_add(&loop->references, 1);
     if ((error = frame->api->XLA_FFI_ThreadPool_Schedule(&args))) atomic_fetch_sub(&loop->references, 1);
   }
-  if (error) { /* no pool: this thread does it all */
+  if (error) { /* no pool: this thread does all units */
     XLA_FFI_Error_Destroy_Args args = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, NULL, error};
     frame->api->XLA_FFI_Error_Destroy(&args);
   }
@@ -171,7 +171,7 @@ INLINE void outer(const int rows, const int vecs, int64_t count, int64_t depth, 
   UNROLL for (int n = 0; n < rows; n++) UNROLL for (int v = 0; v < vecs; v++) store(y + n * y_row + v * LANES, sums[n][v]);
 }
 
-/* Any number of rows and of columns, a multiple of LANES, by such blocks. `a_step` is from one row of y to the next in a. */
+/* Any number of rows, and of columns that is a multiple of LANES, in such blocks. `a_step` is the step in a per row of y. */
 #define DEFINE_ALL(name, block, a_step, VECS)                                                                        \
   static __attribute__((noinline)) void name##_##VECS(int64_t rows, int64_t count, int64_t depth, const float *a,    \
                                                       int64_t a_next, int64_t a_row, const float *b, int64_t b_next, \
@@ -205,9 +205,9 @@ DEFINE(all_outer, outer, 1)
 #define HANDLER PUBLIC XLA_FFI_Error *
 #define BUFFER(list, i) ((XLA_FFI_Buffer *)frame->list.list[i])
 
-/* Answers a question for the version, or returns 0. */
+/* Answers XLA's query for the API version and returns 1; returns 0 for any other call. */
 static int metadata(XLA_FFI_CallFrame *frame) {
-  /* Not by its name, which XLA_FFI_API_MINOR 5 (jax 0.12) changed. */
+  /* __typeof__, because XLA_FFI_API_MINOR 5 (jax 0.12) changed the type's name. */
   __typeof__(frame->extension_start) extension = frame->extension_start;
   if (!extension || extension->type != XLA_FFI_Extension_Metadata) return 0;
   XLA_FFI_Metadata *answer = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
@@ -225,10 +225,10 @@ typedef struct {
   const float *x, *b;
   float *y;
   int64_t batch, height, width, in, rows, columns, out, top, left;
-  int64_t parts; /* of a kernel's gradient, which are added in their order */
+  int64_t parts; /* of a kernel gradient, added in their order */
   /* direct */
   int64_t in_step, out_step, padded_height, padded_width, kh, kw, phases;
-  const int64_t *phase; /* for each: kernel height, width, first row and column of y, of padded x, and place in b */
+  const int64_t *phase; /* per phase: kernel height and width, first row and column of y and of padded x, offset in b */
   /* Winograd's */
   int64_t down, across, tiles, group;
 } Job;
@@ -247,7 +247,7 @@ static Job job(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *output) {
                .out = o[3]};
 }
 
-/* A kernel's gradient from its parts, `size` floats each. */
+/* A kernel gradient and its parts, `size` floats each. */
 typedef struct {
   const float *parts;
   float *y;

@@ -1,15 +1,16 @@
-/* 3x3 convolutions without stride of float32 NHWC images by Winograd's minimal filtering F(4x4, 3x3): Lavin and Gray,
+/* Stride-1 3x3 convolutions of float32 NHWC images by Winograd's minimal filtering F(4x4, 3x3): Lavin and Gray,
    arXiv:1509.09308, sections 4.1 to 4.3. `in` and `out` are multiples of LANES.
 
    resnet_jax_winograd                  the output, from the image and the transformed kernel [36, in, out]
-   resnet_jax_winograd_kernel_gradient  the gradient for the kernel */
+   resnet_jax_winograd_kernel_gradient  the kernel gradient */
 
 #include "kernels.h"
 
-#define TILES 32          /* of Winograd's in a unit of a convolution */
-#define GRADIENT_TILES 64 /* and of a kernel's gradient, which reads and writes its sums once for each unit */
+#define TILES 32          /* tiles in a unit of a convolution */
+#define GRADIENT_TILES 64 /* and of a kernel gradient, which reads and writes its sums once per unit */
 
-/* Of one place for all tiles of a unit: a cache line more than a power of two, or the 36 places would share few cache sets. */
+/* Floats of one place for all tiles of a unit: a cache line more than a power of two, so that the 36 places do not share few
+   cache sets. */
 #define PLACE(channels) (w->group * (channels) + 16)
 
 INLINE void input6(const vec *d, int step, vec *t, int to) {
@@ -34,7 +35,7 @@ INLINE void output_transposed6(const vec *g, int step, vec *t, int to) {
   t[5 * to] = g[3 * step];
 }
 
-/* `size` x `size` pixels of an image from (row, column) on, zero outside of it; where all are inside, the image itself. */
+/* Returns `size` x `size` pixels of an image from (row, column), zero outside; no copy if all pixels are inside. */
 INLINE const float *window(const float *image, int64_t height, int64_t width, int64_t channels, int64_t row, int64_t column,
                            int64_t size, float *copy, int64_t *stride) {
   if (row >= 0 && column >= 0 && row + size <= height && column + size <= width) {
@@ -51,7 +52,7 @@ INLINE const float *window(const float *image, int64_t height, int64_t width, in
   return copy;
 }
 
-/* places[36, tiles, in] of tiles `first` to `first + tiles`. */
+/* Computes places[36, tiles, in] of tiles `first` to `first + tiles`. */
 static void transform_input(const Job *w, int64_t first, int64_t tiles, float *places, float *copy) {
   for (int64_t t = 0; t < tiles; t++) {
     int64_t tile = first + t, image = tile / (w->down * w->across), row = tile / w->across % w->down, stride;
