@@ -68,6 +68,7 @@ from typing import Any
 import flax.linen as nn
 
 from resnet_jax.errors import ConfigError, did_you_mean
+from resnet_jax.models.activations import ACTIVATIONS, relu
 from resnet_jax.models.alexnet import AlexNet
 from resnet_jax.models.blocks import (
     BasicBlock,
@@ -80,7 +81,7 @@ from resnet_jax.models.blocks import (
 from resnet_jax.models.introspection import features
 from resnet_jax.models.lenet import LeNet
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.speedrun import SpeedrunNet, gelu
+from resnet_jax.models.speedrun import SpeedrunNet
 
 __all__ = [
     'AlexNet',
@@ -138,7 +139,7 @@ def _cifar_resnext(groups: int, base_width: int) -> functools.partial[ResNet]:
 
 _MODELS: dict[str, functools.partial[Any]] = {
     'lenet5': functools.partial(LeNet),
-    'lenet5_relu': functools.partial(LeNet, act=nn.relu, pool='max'),
+    'lenet5_relu': functools.partial(LeNet, act=relu, pool='max'),
     'alexnet': functools.partial(AlexNet),
     'alexnet_imagenet': functools.partial(AlexNet, stem='imagenet'),
     'plain20': _cifar_resnet(20, 'none'),
@@ -173,7 +174,6 @@ _MODELS: dict[str, functools.partial[Any]] = {
 }
 
 
-_ACTIVATIONS = {'relu': nn.relu, 'sigmoid': nn.sigmoid, 'tanh': nn.tanh, 'gelu': gelu, 'silu': nn.silu}
 _BLOCKS = {
     block.__name__: block
     for block in (BasicBlock, BottleneckBlock, D2LResNeXtBlock, PreActBlock, PreActBottleneckBlock, ThreeConvBlock)
@@ -233,7 +233,7 @@ def create_model(name: str, num_classes: int = 10, **kwargs: object) -> nn.Modul
             raise ConfigError(
                 f'{name} has no argument {keyword!r}{did_you_mean(keyword, allowed)}; it has: {", ".join(allowed)}'
             )
-    for keyword, names in (('act', _ACTIVATIONS), ('block_cls', _BLOCKS)):
+    for keyword, names in (('act', ACTIVATIONS), ('block_cls', _BLOCKS)):
         value = kwargs.get(keyword)
         if isinstance(value, str):
             if value not in names:

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.errors import ConfigError
+from resnet_jax.models.activations import Activation
 from resnet_jax.models.checks import check_positive_int
-from resnet_jax.models.layers import Activation
 from resnet_jax.ops.pooling import average_pool
 
 ModuleDef = Callable[..., Callable[..., jax.Array]]  # makes a layer or a block: a module class or a function

@@ -5,16 +5,12 @@ truncated, as in torchvision's ResNet. Biases are zero. The last linear layer is
 uniform within +-1 / sqrt(fan_in), except that its bias is zero.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from resnet_jax.ops.convolution import conv_general_dilated
-
-Activation = Callable[[jax.Array], jax.Array]
 
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 # A uniform distribution within +-limit has variance limit^2 / 3.

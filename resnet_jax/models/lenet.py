@@ -25,8 +25,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
+from resnet_jax.models.activations import Activation, sigmoid
 from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int
-from resnet_jax.models.layers import Activation, conv2d, sow_features
+from resnet_jax.models.layers import conv2d, sow_features
 from resnet_jax.ops.pooling import average_pool, max_pool
 
 POOLS = ('average', 'max')
@@ -49,7 +50,7 @@ class LeNet(nn.Module):
     """
 
     num_classes: int = 10
-    act: Activation = nn.sigmoid
+    act: Activation = sigmoid
     pool: str = 'average'
     padding: int = 0
     dtype: DTypeLike = jnp.float32

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
+from resnet_jax.models.activations import Activation, relu
 from resnet_jax.models.blocks import (
     BasicBlock,
     ModuleDef,
@@ -50,7 +51,7 @@ from resnet_jax.models.blocks import (
     squeeze_excite,
 )
 from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int, check_rate, check_stage_sizes
-from resnet_jax.models.layers import Activation, conv2d, he_normal, linear_uniform, sow_features
+from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
 from resnet_jax.models.whitening import SIZE, whitening_conv
 from resnet_jax.ops.pooling import max_pool
 
@@ -107,7 +108,7 @@ class ResNet(nn.Module):
     kernel_init: str = 'he_normal'
     final_norm: bool = True
     dtype: DTypeLike = jnp.float32
-    act: Activation = nn.relu
+    act: Activation = relu
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -128,21 +129,9 @@ class ResNet(nn.Module):
                 raise ConfigError(f'{field} must be a class or function, not {getattr(self, field)!r}')
         if not isinstance(self.axis_name, str | None):
             raise ConfigError(f'axis_name must be the name of a mapped axis or None, not {self.axis_name!r}')
-        self._check_combinations()
+        _check_combinations(self)
+        object.__setattr__(self, 'stage_sizes', tuple(self.stage_sizes))  # a list has no hash
         super().__post_init__()
-
-    def _check_combinations(self) -> None:
-        fields = block_fields(self.block_cls)
-        if fields.get('preactivation') and self.stem != 'cifar':
-            raise ConfigError(f"a pre-activation block needs stem='cifar', not {self.stem!r}")
-        if self.dropout and 'dropout' not in fields:
-            raise ConfigError('dropout is only in pre-activation blocks (wrn_*, preact_*, resnet164); use 0.0')
-        if (self.squeeze_excite or self.stochastic_depth) and 'branch' not in fields:
-            raise ConfigError("squeeze_excite and stochastic_depth need a block_cls with the field 'branch'")
-        if self.stem == 'deep' and (self.stem_filters or self.num_filters) % 2:
-            raise ConfigError("stem='deep' needs an even number of stem filters")
-        if self.stochastic_depth and self.shortcut == 'none':
-            raise ConfigError("stochastic_depth needs a shortcut to skip blocks by; shortcut must not be 'none'")
 
     @property
     def whitening(self) -> bool:
@@ -244,3 +233,18 @@ class ResNet(nn.Module):
         if self.dropout:
             options['dropout'] = functools.partial(nn.Dropout, self.dropout, deterministic=not train)
         return functools.partial(self.block_cls, conv=conv, norm=norm, act=self.act, shortcut=shortcut, **options)
+
+
+# Not a method: Flax follows the calls of methods, and cannot before `super().__post_init__()`.
+def _check_combinations(model: ResNet) -> None:
+    fields = block_fields(model.block_cls)
+    if fields.get('preactivation') and model.stem != 'cifar':
+        raise ConfigError(f"a pre-activation block needs stem='cifar', not {model.stem!r}")
+    if model.dropout and 'dropout' not in fields:
+        raise ConfigError('dropout is only in pre-activation blocks (wrn_*, preact_*, resnet164); use 0.0')
+    if (model.squeeze_excite or model.stochastic_depth) and 'branch' not in fields:
+        raise ConfigError("squeeze_excite and stochastic_depth need a block_cls with the field 'branch'")
+    if model.stem == 'deep' and (model.stem_filters or model.num_filters) % 2:
+        raise ConfigError("stem='deep' needs an even number of stem filters")
+    if model.stochastic_depth and model.shortcut == 'none':
+        raise ConfigError("stochastic_depth needs a shortcut to skip blocks by; shortcut must not be 'none'")

@@ -27,13 +27,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
+from resnet_jax.models.activations import Activation, gelu
 from resnet_jax.models.blocks import ModuleDef
 from resnet_jax.models.checks import check_dtype, check_images, check_positive, check_positive_int, check_rate
-from resnet_jax.models.layers import Activation, conv2d, linear_uniform, sow_features
+from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
 from resnet_jax.models.whitening import SIZE, whitening_conv
 from resnet_jax.ops.pooling import max_pool
-
-gelu = functools.partial(nn.gelu, approximate=False)  # as PyTorch's GELU
 
 
 def unit_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -111,6 +110,7 @@ class SpeedrunNet(nn.Module):
         check_dtype(self.dtype)
         if not callable(self.act):
             raise ConfigError(f'act must be a function, not {self.act!r}')
+        object.__setattr__(self, 'widths', tuple(self.widths))  # a list has no hash
         super().__post_init__()
 
     @nn.compact

@@ -113,6 +113,7 @@ _DTYPES = {
     'BoolStorage': np.bool_,
 }
 
+
 def _member(owner: object, _: object) -> Inert:
     """A member of a class, as Python 3.11 pickles those of enumerations."""
     harmless = ('uuid.SafeUUID', 'zoneinfo.ZoneInfo')

@@ -2,8 +2,11 @@ import functools
 import itertools
 import math
 import pathlib
+import pickle
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 import torch
 import torch_reference as T
@@ -11,6 +14,7 @@ import torch_reference as T
 import resnet_jax.models
 from resnet_jax.errors import ConfigError
 from resnet_jax.models import BottleneckBlock, available_models, create_model
+from resnet_jax.models.activations import ACTIVATIONS
 from resnet_jax.models.introspection import layers
 
 AKAMASTER = 'akamaster/pytorch_resnet_cifar10, counted on its resnet.py; He et al., table 6, rounds it'
@@ -382,12 +386,30 @@ def test_errors(name, kwargs, message):
 
 
 def test_activations_and_blocks_by_name():
-    import flax.linen as nn
 
     from resnet_jax.models import PreActBlock
 
     model = create_model('resnet8', act='sigmoid', block_cls='PreActBlock')
-    assert model.act is nn.sigmoid and model.block_cls is PreActBlock
+    assert model.act is ACTIVATIONS['sigmoid'] and model.block_cls is PreActBlock
     for wrong, near in (({'act': 'sigmoi'}, 'sigmoid'), ({'block_cls': 'PreactBlock'}, 'PreActBlock')):
         with pytest.raises(ConfigError, match=f'did you mean {near!r}'):
             create_model('resnet8', **wrong)
+
+
+@pytest.mark.parametrize('name', available_models())
+def test_models_can_be_pickled_and_hashed(name):
+    model = create_model(name)
+    again = pickle.loads(pickle.dumps(model))
+    assert repr(again) == repr(model) and isinstance(hash(again), int)
+
+
+@pytest.mark.parametrize(('name', 'field'), [('resnet8', 'stage_sizes'), ('speedrun94', 'widths')])
+def test_a_list_is_as_good_as_a_tuple(name, field):
+    model, other = create_model(name, **{field: [1, 2]}), create_model(name, **{field: (1, 2)})
+    assert model == other and hash(model) == hash(other)
+
+
+@pytest.mark.parametrize('name', ['resnet8', 'preact_resnet18', 'seresnet18', 'speedrun94', 'lenet5', 'alexnet'])
+def test_flax_tabulates_a_model(name):
+    images = jnp.zeros((1, 32, 32, 3))
+    assert 'Total' in create_model(name).tabulate(jax.random.key(0), images, train=False, console_kwargs={'width': 200})
