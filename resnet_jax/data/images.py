@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT
 
 from resnet_jax.errors import InputFileError
 
@@ -17,7 +18,8 @@ FORMATS = ('PNG', 'JPEG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM')
 def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
     """Reads the centre square of an image file, resized.
 
-    Takes the first frame of an animation and puts transparent images on white.
+    Takes the first frame of an animation and puts transparent images on white. The type of the numbers decides what is white:
+    255, 65535, the largest integer of the type, or 1.0.
 
     Args:
       shape: (height, width, channels) with height = width and 1 channel (grey) or 3 (RGB).
@@ -38,11 +40,11 @@ def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
             with Image.open(path, formats=FORMATS) as file:
                 file.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
                 ImageOps.exif_transpose(file, in_place=True)
+                white = _white(file)
                 # Resize in the original mode: a converted copy of the largest image allowed takes 0.4 GB.
                 image = _resizable(file)
-                top = _top(image)
                 image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-                image = _to_mode(image, 'L' if channels == 1 else 'RGB', top)
+                image = _to_mode(image, 'L' if channels == 1 else 'RGB', white)
                 return np.asarray(image, np.uint8).reshape(height, width, channels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputFileError(
@@ -68,18 +70,26 @@ def _resizable(image: Image.Image) -> Image.Image:
     return image
 
 
-def _top(image: Image.Image) -> float:
-    """Returns the value of white: 255, except for 16 or 32 bits, where Pillow's own conversion would clip at 255."""
-    if image.mode not in ('I', 'F'):
-        return 255
-    highest = float(np.asarray(image.getextrema())[1])
-    return 65535 if image.mode == 'I' and highest > 255 else max(highest, 1)
+def _white(image: Image.Image) -> float:
+    """Returns the value of white. It follows from the type of the numbers alone: Pillow's own conversion would clip at 255."""
+    if image.mode == 'F':
+        values = np.asarray(image)
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+            raise InputFileError(
+                f'{getattr(image, "filename", "image")} has floating-point values that are not from 0 to 1: scale them, or '
+                'save 8 or 16 bits'
+            )
+        return 1
+    if image.mode == 'I' and isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits, signed = image.tag_v2.get(BITSPERSAMPLE, (32,))[0], image.tag_v2.get(SAMPLEFORMAT, (1,))[0] == 2
+        return float(2 ** (bits - signed) - 1)
+    return 65535 if image.mode.startswith('I') else 255
 
 
-def _to_mode(image: Image.Image, mode: str, top: float) -> Image.Image:
+def _to_mode(image: Image.Image, mode: str, white: float) -> Image.Image:
     if image.mode in ('I', 'F'):
         values = np.asarray(image, np.float64)
-        image = Image.fromarray((255 * np.clip(values / top, 0, 1)).round().astype(np.uint8))
+        image = Image.fromarray((255 * np.clip(values / white, 0, 1)).round().astype(np.uint8))
     if image.mode == 'LA':
         image = image.convert('RGBA')
     if image.mode == 'RGBA':

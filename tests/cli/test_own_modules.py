@@ -101,11 +101,13 @@ def test_a_run_of_an_own_data_set_alone_predicts_without_the_module_and_names_it
     assert "data set 'my_digits' is unknown" in line and line.endswith('; expected --import=my_parts')
 
 
+@pytest.mark.slow
 def test_it_is_continued_by_its_folder_alone(folder):
     flags = '--workdir', 'run', '--config.num_epochs=3', '--extend'
     assert 'Epoch 3: ' in resnet_jax(folder, 'train', '--import', 'my_parts', *flags).stdout
 
 
+@pytest.mark.slow
 def test_a_study_and_a_benchmark_give_the_module_to_the_processes_they_start(folder):
     resnet_jax(folder, 'study', IMPORT, '--config=study.py', '--workdir=studied')
     assert json.loads((folder / 'studied' / 'mine-seed0' / 'result.json').read_text())['epoch'] == 1

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 from commands_support import error_line, run
 
 TINY = (
@@ -13,6 +14,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_on_two_devices_and_its_weights_go_to_pytorch(tmp_path):
     import torch
 

@@ -140,6 +140,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_the_best_epoch_on_held_out_examples_is_the_result(tmp_path):
     workdir = tmp_path / 'run'
     done = run('train.py', *TINY, '--config.validation_size=200', '--config.ema_decay=0.9', f'--workdir={workdir}')

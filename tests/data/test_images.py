@@ -37,6 +37,47 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     np.testing.assert_array_equal(read_image(path, (8, 8, 1)), np.full((8, 8, 1), 128))
 
 
+WHITE = {'uint16': 65535, 'int16': 32767, 'int32': 2**31 - 1, 'float32': 1.0}
+
+
+@pytest.mark.parametrize('kind', WHITE)
+def test_the_type_decides_what_is_white_and_not_the_content(tmp_path, kind):
+    for share in (0, 0.01, 0.25, 1):
+        pixels = np.full((8, 8), share * WHITE[kind]).astype(kind)
+        path = write_tiff(tmp_path / 'a.tif', pixels)
+        np.testing.assert_array_equal(read_image(path, (8, 8, 1)), np.full((8, 8, 1), round(255 * share)))
+
+
+def test_a_dark_image_of_sixteen_bits_stays_dark(tmp_path):
+    for value in (10, 255, 256):  # Pillow reads a PGM of more than 8 bits as 32 bits, and scales it to 16
+        png = save(tmp_path, Image.fromarray(np.full((8, 8), value, np.uint16)))
+        pgm = tmp_path / 'a.pgm'
+        pgm.write_bytes(b'P5 8 8 65535\n' + value.to_bytes(2, 'big') * 64)
+        for path in (png, pgm):
+            np.testing.assert_array_equal(read_image(path, (8, 8, 1)), np.full((8, 8, 1), round(value / 257)))
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -0.5, 200.0])
+def test_floats_that_are_no_brightness_are_refused(tmp_path, value):
+    pixels = np.full((8, 8), 0.5, np.float32)
+    pixels[3, 4] = value
+    with pytest.raises(InputFileError, match=r'a\.tif has floating-point values that are not from 0 to 1'):
+        read_image(write_tiff(tmp_path / 'a.tif', pixels), (8, 8, 1))
+
+
+def write_tiff(path, pixels):
+    """A TIFF file of any type of numbers, by hand: Pillow writes fewer types than it reads."""
+    bits, sample = 8 * pixels.itemsize, {'u': 1, 'i': 2, 'f': 3}[pixels.dtype.kind]
+    height, width = pixels.shape
+    tags = (256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8 + 2 + 12 * 10 + 4), (277, 1), (278, height)
+    entries = [*tags, (279, pixels.nbytes), (339, sample)]
+    head = b'II*\x00' + (8).to_bytes(4, 'little') + len(entries).to_bytes(2, 'little')
+    for tag, value in entries:
+        head += tag.to_bytes(2, 'little') + (4).to_bytes(2, 'little') + (1).to_bytes(4, 'little') + value.to_bytes(4, 'little')
+    path.write_bytes(head + bytes(4) + pixels.tobytes())
+    return path
+
+
 def test_cmyk_jpeg_is_read(tmp_path):
     path = save(tmp_path, Image.new('CMYK', (20, 20), (0, 255, 255, 0)), 'red.jpg', quality=95)
     red, green, blue = read_image(path, SHAPE)[4, 4]
