@@ -102,6 +102,13 @@ def _field(default: Any, check: Check, meaning: str, *, changes: Changes = 'neve
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def _plain(value: object) -> object:
+    """NumPy's scalars and arrays as Python's numbers and lists, also within dicts."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.tolist() if hasattr(value, 'tolist') else value
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """A checked config.
@@ -291,7 +298,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in fields():
-            value = getattr(self, field.name)
+            value = _plain(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
             if not field.metadata['check'].accepts(value):
                 expected = field.metadata['check'].explain(value)
                 raise ConfigError(f'config field {field.name!r} is {value!r}; expected {expected}')

@@ -276,3 +276,19 @@ def test_what_to_ask_for_is_said():
     with pytest.raises(ConfigError, match='continue with allow_changes, or choose another run folder'):
         check_continues(old, new, 'runs/a', extend=True)
     check_continues(old, new, 'runs/a', extend=True, allow_changes=True)
+
+
+def test_numbers_of_numpy_are_numbers():
+    values = {
+        'seed': np.int64(3),
+        'learning_rate': np.float32(0.5),
+        'nesterov': np.bool_(True),
+        'milestones': np.array([0.25, 0.5]),
+    }
+    config = TrainConfig(**values, model_kwargs={'num_filters': np.int32(4), 'stage_sizes': np.array([1, 1])})
+    assert config == TrainConfig(
+        seed=3, learning_rate=0.5, nesterov=True, milestones=(0.25, 0.5), model_kwargs={'num_filters': 4, 'stage_sizes': [1, 1]}
+    )
+    assert type(config.seed) is int and json.dumps(config.to_dict())
+    with pytest.raises(ConfigError, match=r"config field 'seed' is 0\.5; expected an integer"):
+        TrainConfig(seed=np.float32(0.5))

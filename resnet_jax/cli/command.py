@@ -71,7 +71,7 @@ def load_config(values: Flags) -> tuple[str, ConfigDict]:
             config.lock()  # The flag's stand-in for a config that failed to load: raises what went wrong.
     except Exception as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ConfigError(f'{path} could not be read as a config: {reason[-1] if reason else error!r}') from None
+        raise _config_error(str(path), reason[-1] if reason else repr(error)) from None
     if not isinstance(config, ConfigDict):
         raise ConfigError(f'{path}: get_config() returned {type(config).__name__}, expected an ml_collections.ConfigDict')
     return path.stem, config
@@ -147,8 +147,8 @@ def _parse(command: ModuleType, arguments: Sequence[str], name: str) -> list[str
     except flags.Error as error:
         raise ConfigError(_plainly(str(error))) from None
     except Exception as error:  # The config file runs while the flags are parsed; and an override may not fit it.
-        reason = f'{type(error).__name__}: {error}'
-        raise ConfigError(f'the config could not be read ({reason}); correct the file or the flags') from None
+        path = next((value for _, value in flag_values(arguments, 'config')), 'the config')
+        raise _config_error(path, f'{type(error).__name__}: {error}') from None
 
 
 def help_text(command: ModuleType, name: str) -> str:
@@ -163,11 +163,26 @@ def help_text(command: ModuleType, name: str) -> str:
     return '\n'.join(lines)
 
 
+def _config_error(path: str, reason: str) -> ConfigError:
+    """The error for a config file that failed, in plainer words than those of ml_collections where it is a common one."""
+    plain = {
+        r".*'(\w+)' object has no attribute 'lock'.*": r'get_config() returned \1, expected an ml_collections.ConfigDict',
+        r'.*get_config\(\) takes 0 positional arguments.*': 'get_config() takes no argument, expected nothing after the colon',
+        r".*get_config\(\) missing .* argument: '(\w+)'": r'get_config() needs an argument, expected --config=FILE:\1',
+        r".*Could not override field '(\w+)'.*\. (.*) is of original type <class '(.*)'> and cannot be casted to type "
+        r"<class '(.*)'>": r"field '\1' is \2 of type \3, expected \4",
+    }
+    for pattern, replacement in plain.items():
+        if match := re.fullmatch(pattern, reason, re.DOTALL):
+            return ConfigError(f'{path}: {match.expand(replacement)}; correct the file')
+    return ConfigError(f'{path} could not be read as a config ({reason}); correct the file or the flags')
+
+
 def _plainly(message: str) -> str:
     """Says what was expected where Python's own message of a conversion does not; of a traceback the last line."""
     if match := re.match(r'flag --config=(\S+?): Error whilst parsing config file:', message):
         reason = [line.strip() for line in message.splitlines() if line.strip()][-1]
-        return f'{match[1]} could not be read as a config: {reason}'
+        return str(_config_error(match[1], reason))
     message = re.sub(r"invalid literal for int\(\) with base 10: '.*'", 'expected an integer', message)
     message = re.sub(r"could not convert string to float: '.*'", 'expected a number', message)
     return re.sub(r"\('Non-boolean argument to boolean flag', '.*'\)", 'expected True or False', message)

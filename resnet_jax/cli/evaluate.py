@@ -56,6 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     from resnet_jax.evaluation.evaluate import evaluate
     from resnet_jax.evaluation.predictions import load_predictions
     from resnet_jax.evaluation.text import format_evaluation
+    from resnet_jax.runs.reader import read_run
     from resnet_jax.runtime.console import log_to_console
 
     log_to_console('stderr')
@@ -77,6 +78,10 @@ def main(arguments: Sequence[str]) -> None:
         other_name=compare or '',
         corruptions=FLAGS.value('corruptions'),
     )
+    if compare and origin.config:
+        theirs, ours = read_run(compare).config, origin.config.to_dict()
+        differ = {name: [theirs[name], ours[name]] for name in ours if name in theirs and theirs[name] != ours[name]}
+        besides['agreement']['configs'] = differ
     if FLAGS.value('json'):
         print(json.dumps({**metrics, **more, **besides}))
         return

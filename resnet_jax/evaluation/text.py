@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from resnet_jax.config import describe_changes
 from resnet_jax.typing import Json
 
 
@@ -43,6 +44,7 @@ def _averaged(tta: str) -> str:
 
 def _agreement(agreement: Json) -> list[str]:
     verdict = 'the difference is larger than chance' if agreement['significant'] else 'no difference beyond chance'
+    configs = [f'  configs differ: {describe_changes(agreement["configs"])}'] if agreement.get('configs') else []
     return [
         f'compared with {agreement["with"]}{_averaged(agreement["with_tta"])}, of {agreement["count"]} images',
         f'  given the same class by both {agreement["same_class"]}',
@@ -50,7 +52,8 @@ def _agreement(agreement: Json) -> list[str]:
         f'in neither {agreement["neither"]}',
         f'  difference {100 * agreement["difference"]:+.2f} points, 95 % interval {100 * agreement["low"]:+.2f} to '
         f'{100 * agreement["high"]:+.2f} (paired bootstrap), exact McNemar p = {agreement["p"]:.2g}: {verdict}',
-        '  This speaks of these two networks on these images; other seeds are not in it.',
+        '  The verdict (p < 0.05) is on this pair alone: on these two networks and these images, not on other seeds.',
+        *configs,
     ]
 
 

@@ -132,12 +132,15 @@ def agreement(runs: Runs) -> Section | None:
         return None
     rows = []
     for (names, pair), p in zip(pairs, holm([pair['p'] for _, pair in pairs]), strict=True):
-        verdict = 'larger than chance' if p < 0.05 else 'no difference beyond chance'
+        verdict = 'larger than chance' if pair['significant'] else 'no difference beyond chance'
+        if pair['significant'] and p >= 0.05:
+            verdict += f'; not when corrected for all {len(pairs)} pairs'
         interval = f'{100 * pair["low"]:+.2f} to {100 * pair["high"]:+.2f}'
         rows.append([names, f'{100 * pair["difference"]:+.2f}', interval, f'{pair["p"]:.2g}', f'{p:.2g}', verdict])
     caption = (
         'Differences in points on the same test images, with a paired bootstrap interval and the exact McNemar test, whose p '
-        'is also given corrected for all pairs here (Holm). They compare trained networks; whether a recipe is better takes '
+        'is also given corrected for all pairs here (Holm). The verdict is on each pair alone (p < 0.05), as that of '
+        '`evaluate --compare`. They compare trained networks; whether a recipe is better takes '
         'several seeds.'
     )
     if len(runs) > 8:

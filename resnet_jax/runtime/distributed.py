@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 import resnet_jax
 from resnet_jax.errors import ConfigError, DivergedError, Interrupted, LostPeerError
 from resnet_jax.runtime import watchdog
+from resnet_jax.runtime.environment import source_hash
 from resnet_jax.typing import Json
 
 _LOCAL_FIELDS = ('data_dir', 'data_archive')  # may differ from machine to machine
@@ -175,7 +176,7 @@ def process_group(config: Json, workdir: Path, resumes_from: Callable[[], Path |
     try:
         _watchdog.start()
         assert_equal('config', {name: value for name, value in config.items() if name not in _LOCAL_FIELDS})
-        versions = {'resnet_jax': resnet_jax.__version__, 'jax': jax.__version__}
+        versions = {'resnet_jax': resnet_jax.__version__, 'source files': source_hash(), 'jax': jax.__version__}
         assert_equal('environment', {**versions, 'local devices': jax.local_device_count()})
         yield
         barrier()  # nobody leaves before process 0 has written its last file

@@ -1,5 +1,6 @@
 """The versions and the hardware that a process runs on."""
 
+import hashlib
 import os
 import platform
 from importlib import metadata
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+import resnet_jax
 from resnet_jax import plugins
 from resnet_jax.errors import ConfigError
 
@@ -28,6 +30,16 @@ def environment() -> dict[str, object]:
         'system': f'{platform.system()} {platform.machine()}',
         **({'imports': plugins.imported} if plugins.imported else {}),
     }
+
+
+def source_hash() -> str:
+    """Returns the first 16 hex digits of the SHA-256 of the package's source files, which a version number may not tell."""
+    root, digest = Path(resnet_jax.__file__).parent, hashlib.sha256()
+    # Not rglob: whether that follows a link, as configs is in a checkout, depends on the version of Python.
+    files = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    for path in sorted(path for path in files if path.suffix in ('.py', '.c', '.h')):
+        digest.update(f'{path.relative_to(root).as_posix()} {path.stat().st_size}\n'.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def check_deterministic() -> None:

@@ -1,6 +1,7 @@
 """How long the rest of a study takes: from its finished runs, or from a short measurement and each network's multiply-adds."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -102,7 +103,12 @@ def estimate(runs: Sequence[StudyRun], measured: Callable[[Json], float] = measu
             )
         seconds += sum(map(works, others)) / rate
     how = f'{at_once} at once' if at_once > 1 else 'one after the other'
-    return f'{text}: about {seconds / 60 / at_once:.0f} minutes {how}, from {" and ".join(sources)}'
+    hours = seconds / 3600 / at_once
+    load = os.getloadavg()[0]
+    busy = f'; {load:.1f} of {os.cpu_count()} cores are busy now, and the time is longer while they are' if load > 0.5 else ''
+    # The same run has taken half as long and twice as long on one machine within a day.
+    span = f'about {hours:.1f} hours ({hours / 2:.1f} to {2 * hours:.1f})'
+    return f'{text}: {span} {how}, from {" and ".join(sources)}{busy}'
 
 
 if __name__ == '__main__':  # see runner.weigh

@@ -100,6 +100,16 @@ class RunLog:
             f'{jax.device_count()} {jax.local_devices()[0].platform} device(s)',
         )
 
+        dropped = experiment.num_examples - experiment.steps_per_epoch * config.batch_size
+        if 10 * dropped > experiment.num_examples:
+            logger.warning(
+                'Each epoch leaves out %d of the %d training images, which do not fill another batch of %d; a smaller '
+                'batch_size leaves out fewer.',
+                dropped,
+                experiment.num_examples,
+                config.batch_size,
+            )
+
     def compiled(self, step: int, seconds: float) -> None:
         """Logs that the first step starts after `seconds` of compiling."""
         logger.info(

@@ -1,5 +1,5 @@
 import pytest
-from commands_support import ROOT
+from commands_support import ROOT, error_line, run
 
 from resnet_jax import config_file
 from resnet_jax.cli import command
@@ -73,3 +73,30 @@ def test_names_become_paths_before_the_flags_are_parsed(tmp_path):
     ]
     with pytest.raises(ConfigError, match='--config has no value'):
         command.resolve_config(['--config='])
+
+
+@pytest.mark.parametrize(
+    ('content', 'argument', 'text'),
+    [
+        (
+            'return {"dataset": "digits"}',
+            '',
+            'get_config() returned dict, expected an ml_collections.ConfigDict; correct the file',
+        ),
+        ('return default_config()', ':fast', 'get_config() takes no argument, expected nothing after the colon'),
+        ('c = default_config(); c.learning_rate = "x"; return c', '', "field 'learning_rate' is x of type str, expected float"),
+        ('import nowhere', '', "could not be read as a config (ModuleNotFoundError: No module named 'nowhere')"),
+    ],
+)
+def test_a_config_that_the_command_cannot_use_is_one_line(content, argument, text, tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(f'from resnet_jax import default_config\n\n\ndef get_config():\n    {content}\n')
+    line = error_line(run('train.py', f'--config={path}{argument}', f'--workdir={tmp_path / "run"}', code=2))
+    assert str(path) in line and text in line
+
+
+def test_a_config_that_needs_an_argument_says_so(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text('def get_config(size):\n    return size\n')
+    line = error_line(run('train.py', f'--config={path}', f'--workdir={tmp_path / "run"}', code=2))
+    assert 'get_config() needs an argument, expected --config=FILE:size' in line

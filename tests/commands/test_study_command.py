@@ -27,7 +27,11 @@ def test_a_study_is_made_reported_and_not_made_again(tmp_path):
     study.write_text(STUDY.replace('EPOCHS', '2'))
     flags = (f'--config={study}', f'--workdir={out}')
     dry = run('study.py', *flags, '--dry_run', timeout=300).stdout
-    assert '2 of 2 runs are left: about 0 minutes' in dry and 'measured now' in dry and 'slow-seed0: new, resnet8' in dry
+    assert (
+        '2 of 2 runs are left: about 0.0 hours (0.0 to 0.0)' in dry
+        and 'measured now' in dry
+        and 'slow-seed0: new, resnet8' in dry
+    )
     assert not out.exists()
     lines = run('study.py', *flags, '--devices=0,1', timeout=300).stderr  # both at once
     assert 'diverged at iteration' in lines and f'{out}/slow-seed0 starts' in lines

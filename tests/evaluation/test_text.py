@@ -17,3 +17,13 @@ def test_averaged_views_are_told_of_either_side_of_a_comparison(tta):
     assert lines[0] == f'resnet8 test set, 2 images{averaged}'
     assert lines[1] == 'accuracy  50.00 %'
     assert f'compared with runs/b{averaged}, of 2 images' in lines and '  given the same class by both 2' in lines
+
+
+def test_configs_that_differ_are_named():
+    answers = np.log(np.array([[0.9, 0.1], [0.6, 0.4]], np.float32))
+    found = Predictions(answers, np.array([0, 1]), 'x', 'none')
+    agreement = {'with': 'runs/b', 'with_tta': 'none', 'same_class': 2, **compare_answers(found.correct, found.correct)}
+    text = format_evaluation(
+        'resnet8', ('cat', 'dog'), found.describe(), {'agreement': {**agreement, 'configs': {'seed': [1, 0]}}}
+    )
+    assert 'configs differ: seed: 1 -> 0' in text and 'The verdict (p < 0.05) is on this pair alone' in text

@@ -55,7 +55,7 @@ FLAGS = {  # the command line, and a part of the line
     'train.py --config=configs/default.py --config.data_dir=gs://bucket/data': 'gs://bucket/data is a remote address',
     'train.py': '--config=FILE',
     'train.py --config=configs/resnet17.py': 'configs/resnet18.py',
-    'train.py --config=README.md': 'the config could not be read',
+    'train.py --config=README.md': 'README.md could not be read as a config',
     'evaluate.py': '--workdir=FOLDER',
     'evaluate.py --wrkdir=x': "flag 'wrkdir'. Did you mean: workdir",
     'predict.py --top=0 --workdir=x a.png': '--top=0: 0 is not a positive integer',

@@ -104,6 +104,7 @@ def test_processes_with_different_configs_do_not_start(tmp_path):
     ('what', 'devices', 'text'),
     [
         ('version', (1, 1), r'the environment of process 1 .*\(resnet_jax: .* -> \'9.9\'\)'),
+        ('source', (1, 1), r'the environment of process 1 .*\(source files: \'\w+\' -> \'0123456789abcdef\'\)'),
         ('nothing', (1, 3), r'the environment of process 1 .*\(local devices: 1 -> 3\)'),
         ('data', (1, 1), r'the data set of process 1 .*\(fingerprint: \'\w+\' -> \'\w+\''),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from run_files import write_folder
 
+from resnet_jax.report.overview import agreement
 from resnet_jax.report.page import render, write_report, write_run_report
 from resnet_jax.report.results import collect
 from resnet_jax.runs.reader import read_run
@@ -146,6 +147,24 @@ def test_figures_of_the_run_are_in_the_page(tmp_path):
     assert start['points'] == [[1, 0.5, None, 'conv1'], [2, 2.0, None, 'fc']] and start['part'] == 'iteration 1'
     assert [point[1] for point in end['points']] == [0.125, 0.5]
     assert data['charts']['gradients_first']['series'][0]['points'] == [[1, 0.5], [4, 0.125]]
+
+
+def test_the_verdict_on_a_pair_is_that_of_evaluate_and_says_what_the_correction_changes(tmp_path):
+    """Eight against one of 100: exact McNemar p = 2 * (1 + 9) / 2**9 = 0.039, times 3 pairs 0.117 (Holm)."""
+    empty = read_run(write_folder(tmp_path / 'run'))
+    labels = np.zeros(100, int)
+
+    def run(name, right):
+        correct = np.isin(np.arange(100), right).astype(np.float32)
+        answers = np.stack([correct, 1 - correct], 1)
+        return dataclasses.replace(empty, name=name, log_probabilities=answers, labels=labels)
+
+    runs = [run('a', range(50, 90)), run('b', [*range(51, 90), *range(8)]), run('c', range(50, 90))]
+    section = agreement(runs).content
+    pair = section[section.index('a - b') :].split('</tr>')[0]
+    assert '0.039' in pair and '0.12' in pair and 'larger than chance; not when corrected for all 3 pairs' in pair
+    pair = agreement(runs[:2]).content
+    assert 'larger than chance' in pair and 'corrected for all' not in pair
 
 
 def test_a_study_is_drawn_by_entry_beside_what_was_published(tmp_path):

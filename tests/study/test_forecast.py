@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -45,18 +46,18 @@ def test_what_will_be_refused_takes_no_time(runs, monkeypatch):
     assert work(runs[0].config) == 0
 
 
-def test_the_time_of_a_study(runs):
+def test_the_time_of_a_study(runs, monkeypatch):
     works = [work(run.config) for run in runs[:2]]
     text = estimate(runs, lambda config: 1000.0 * (config['model_kwargs']['num_filters'] == 4))
-    minutes = 2 * sum(works) / (3 * multiply_adds(4) * 1000) / 60
-    assert (
-        text.startswith(f'4 of 4 runs are left: about {minutes:.0f} minutes') and 'less, measured now (1,000 images/s' in text
-    )
+    hours = 2 * sum(works) / (3 * multiply_adds(4) * 1000) / 3600
+    assert text.startswith(f'4 of 4 runs are left: about {hours:.1f} hours ({hours / 2:.1f} to {2 * hours:.1f}) one')
+    assert 'less, measured now (1,000 images/s' in text
     finish(runs[0], 600.0)
-    minutes = (600 + 2 * 600 * works[1] / works[0]) / 60
-    assert estimate(runs, None).startswith(
-        f'3 of 4 runs are left: about {minutes:.0f} minutes one after the other, from finished'
-    )
+    hours = (600 + 2 * 600 * works[1] / works[0]) / 3600
+    monkeypatch.setattr('os.getloadavg', lambda: (1.5, 1.0, 1.0))
+    text = estimate(runs, None)
+    assert text.startswith(f'3 of 4 runs are left: about {hours:.1f} hours (') and 'one after the other, from finished' in text
+    assert text.endswith(f'; 1.5 of {os.cpu_count()} cores are busy now, and the time is longer while they are')
     for run in runs[1:]:
         finish(run, 60.0)
     assert estimate(runs, None) == '0 of 4 runs are left'

@@ -448,6 +448,14 @@ def test_a_finished_run_is_not_repeated(whole, monkeypatch):
     assert 'is finished; nothing to do' in log and log.count('Test accuracy') >= 2
 
 
+@pytest.mark.parametrize(('batch_size', 'told'), [(16, False), (40, True)])
+def test_a_batch_that_leaves_out_much_of_the_data_is_told(batch_size, told, tmp_path, caplog):
+    """Of the 48 images a batch of 40 leaves out 8."""
+    train_and_evaluate(config(num_epochs=1, warmup_epochs=0.0, batch_size=batch_size), tmp_path)
+    text = 'Each epoch leaves out 8 of the 48 training images, which do not fill another batch of 40'
+    assert (text in (tmp_path / 'run.log').read_text()) == told
+
+
 def test_a_data_set_that_was_registered_without_facts_is_loaded_once(tmp_path, monkeypatch):
     loads = []
     entry = resnet_jax.data._Entry(lambda data_dir, archive: loads.append(1) or STRIPES, None)
