@@ -1,4 +1,4 @@
-"""Files of weights: read whichever format it is, written whole or not at all."""
+"""Files of weights: reads every supported format, and writes atomically."""
 
 import json
 import stat
@@ -19,13 +19,13 @@ _LARGEST = 4 * 2**30  # bytes: ten times the largest classic network in float64
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], JsonDict]:
-    """Reads .pth, .pt, .th (zip or legacy) or .safetensors; the content, not the name, says which.
+    """Reads .pth, .pt, .th (zip or legacy) or .safetensors; recognises the format by the content, not the name.
 
     Returns:
-      The tensors by name, as they are in the file, and its metadata: {} unless `write_safetensors` wrote it.
+      The tensors by name, as stored in the file, and its metadata: {} unless `write_safetensors` wrote the file.
 
     Raises:
-      InputFileError: missing, unreadable, damaged, or with anything but tensors.
+      InputFileError: the file is missing, unreadable or damaged, or holds anything but tensors.
     """
     path = Path(path)
     try:
@@ -37,7 +37,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], JsonDict]:
         data = path.read_bytes()
     except OSError as error:
         raise InputFileError(f'{path} cannot be read ({error.strerror}); expected a file of weights') from None
-    # A .safetensors file starts with the length of its header, an open brace at the ninth byte.
+    # A .safetensors file starts with the length of its header in 8 bytes; the ninth byte is the header's opening brace.
     return _read_safetensors(path) if data[8:9] == b'{' else (read_torch(data, path), {})
 
 
@@ -45,13 +45,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], JsonDict]:
     try:
         with safetensors.safe_open(path, 'numpy') as file:
             return {name: file.get_tensor(name) for name in file.keys()}, _decode(file.metadata() or {})  # noqa: SIM118
-    except Exception as error:  # its own error, or NumPy's for a dtype that it lacks
+    except Exception as error:  # safetensors' own error, or NumPy's for a dtype that it lacks
         reason = ' '.join(str(error).split())[:200]
         raise InputFileError(f'{path} is not a sound .safetensors file ({reason}); fetch or convert it again') from None
 
 
 def _decode(metadata: Mapping[str, str]) -> JsonDict:
-    """Values are JSON, except the format's."""
+    """Decodes the metadata, whose values are JSON except for 'format'.
+
+    Raises:
+      ValueError: a value is missing or invalid.
+    """
     if metadata.get('format') != 'resnet_jax':
         return {}
     result = {key: json.loads(value) for key, value in metadata.items() if key != 'format'}
@@ -85,16 +89,16 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metada
       ResourceError: the file cannot be written.
     """
     encoded = {'format': 'resnet_jax', **{key: json.dumps(value) for key, value in metadata.items()}}
-    # safetensors writes the memory of a transposed array as if it were not.
+    # safetensors writes the memory of a transposed array as if it were not transposed.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     write_bytes(path, safetensors.numpy.save(contiguous, encoded))
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a file, in place of one that is there only when it is whole.
+    """Writes a file atomically, and creates its folder.
 
     Raises:
-      ResourceError: no space, no permission, or no such folder.
+      ResourceError: there is no space or no permission, or the folder cannot be created.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

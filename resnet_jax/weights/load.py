@@ -1,4 +1,4 @@
-"""Weights in: a file of PyTorch's or of ours becomes a model and its variables."""
+"""Loads weights: turns a PyTorch or .safetensors file into a model and its variables."""
 
 import logging
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from resnet_jax.weights.names import FLAX, from_torch, unflatten
 
 logger = logging.getLogger(__name__)
 
-# What data parallelism, torch.compile and training frameworks put before every name.
+# Prefixes that data parallelism, torch.compile and training frameworks add to every name.
 _PREFIXES = ('module.', '_orig_mod.', 'model.')
-_LISTED = 1000  # of each kind: a hostile file has as many names as it likes
+_LISTED = 1000  # most differences logged of each kind: a hostile file may have any number of names
 
 
 def load_variables(
@@ -35,25 +35,25 @@ def load_variables(
     """Loads weights without torch; recognises the names of torchvision, timm, kuangliu, akamaster, D2L and our own.
 
     Args:
-      path: .pth, .pt, .th or .safetensors; it may be hostile.
-      model_name: as for `create_model`; may be None for a file that `save_safetensors` wrote.
+      path: .pth, .pt, .th or .safetensors; may be untrusted.
+      model_name: as for `create_model`; may be None for a file written by `save_safetensors`.
       num_classes: if None, the file's.
-      image_shape: (height, width, channels) of the images that the network takes; the shapes of the first layer, and
-        for AlexNet of others, depend on it. If None, the file's or (32, 32, 3).
-      **model_kwargs: as for `create_model`, e.g. stem='imagenet'. A file that we wrote knows its own.
+      image_shape: (height, width, channels) of the network's input; the shapes of the first layer, and for AlexNet of
+        other layers, depend on it. If None, the file's or (32, 32, 3).
+      **model_kwargs: as for `create_model`, e.g. stem='imagenet'. Files written by `save_safetensors` contain their own.
 
     Returns:
-      The network; its {'params', 'batch_stats'}, nested dicts of float32 NumPy arrays; and 'model', 'model_kwargs',
-      'num_classes', 'image_shape', and what else a file says that we wrote.
+      The network; its {'params', 'batch_stats'}, nested dicts of float32 NumPy arrays; and a dict with 'model',
+      'model_kwargs', 'num_classes', 'image_shape' and the other metadata of a file written by `save_safetensors`.
 
     Raises:
-      InputFileError: the file is missing, damaged or hostile; it is of another model (all that is missing, unmatched or
-        of another shape is logged, and the message names the nearest model); or a number is not finite in float32.
+      InputFileError: the file is missing, damaged or hostile; it holds another model (all missing, unmatched and misshapen
+        arrays are logged, and the message names the nearest model); or a number is not finite in float32.
       ConfigError: the model or an argument is unknown.
     """
     tensors, metadata = read_tensors(path)
     if model_name not in (None, metadata.get('model')):
-        metadata = {}  # the file's, and the caller knows better
+        metadata = {}  # the caller's model overrides the file's
     if metadata:
         model_name, model_kwargs = metadata['model'], {**metadata['model_kwargs'], **model_kwargs}
         image_shape = image_shape or tuple(metadata['image_shape'])
@@ -63,7 +63,7 @@ def load_variables(
     tensors = _plain_names(tensors)
     shapes = {name: array.shape for name, array in tensors.items()}
     try:
-        # A file must not have a network built that is deeper than the file is long.
+        # A file must not make us build a network with more blocks than the file has tensors.
         if metadata and sum(getattr(create_model(model_name, **model_kwargs), 'stage_sizes', ())) > len(shapes):
             raise ConfigError(f'{model_name} with {model_kwargs} needs more than its {len(shapes)} tensors')
         matching = match(shapes, model_name, model_kwargs, image_shape, num_classes)
@@ -89,7 +89,7 @@ def load_variables(
 
 
 def _plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without BatchNorm's counters, which nothing needs, and without a prefix that all have."""
+    """Drops BatchNorm's counters, which are not needed, and prefixes that all names share."""
     tensors = {name: array for name, array in tensors.items() if not name.endswith('num_batches_tracked')}
     while prefix := next((p for p in _PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
@@ -107,12 +107,12 @@ def _float32(path: str | Path, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _shown(name: str) -> str:
-    """A name of the file, which may hold anything, for a terminal."""
+    """Returns a name from the file, which may contain anything, in a form that is safe to print."""
     return name[:80] if name.isprintable() else ascii(name[:80])
 
 
 def _mismatch(path: str | Path, name: str, matching: Match, shapes: Mapping[str, Shape], image_shape: Shape) -> InputFileError:
-    """Logs every difference; the error has the first of each kind."""
+    """Logs the differences, and returns an error that names the first of each kind."""
     kinds = {
         'missing': [f'{_shown(key)} {list(shape)}' for key, shape in matching.missing.items()],
         'unmatched': [f'{_shown(key)} {list(shape)}' for key, shape in matching.unmatched.items()],

@@ -1,4 +1,4 @@
-"""Which tensor of a file is which array of a model, and which model a file is of."""
+"""Matches the tensors of a file with the arrays of a model, and finds the model that a file fits best."""
 
 import dataclasses
 import functools
@@ -15,21 +15,23 @@ from resnet_jax.typing import Json
 from resnet_jax.weights.names import FLAX, NAMINGS, torch_name, torch_shape
 
 Shape = tuple[int, ...]
-# Models are built with this number of classes, a prime that nothing else is: where it shows up is the head.
+# Models are built with this number of classes, a prime that no other size equals: a shape that contains it is the head's.
 _ANY_CLASSES = 7919
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A file's tensors against a model's arrays. All but `shapes` and `matched` speak of the file's names and shapes.
+    """The result of comparing a file's tensors with a model's arrays.
+
+    All attributes but `shapes` and `matched` use the file's names and shapes.
 
     Attributes:
-      num_classes: that of the model and, unless it was asked for, of the file.
-      naming: the one under which most names agree.
-      shapes: the shape of every array by our name.
-      matched: the file's name by ours, where name and shape agree.
-      missing, unmatched: shapes of what the model needs and the file lacks, and the reverse.
-      misshapen: the shapes there and expected.
+      num_classes: the requested number of classes, or the file's.
+      naming: the naming under which most names agree.
+      shapes: our shape of every array by our name.
+      matched: {our name: file's name} of the arrays whose name and shape agree.
+      missing, unmatched: shapes of the arrays that only the model or only the file has.
+      misshapen: (actual, expected) shapes of the arrays whose shapes differ.
     """
 
     num_classes: int
@@ -50,13 +52,13 @@ class Match:
 
     @property
     def score(self) -> float:
-        """From 0, nothing in common, to 1, all; a name with another shape is half."""
+        """The share of names that match, from 0 to 1; a name with a different shape counts as half."""
         return (len(self.matched) + len(self.misshapen) / 2) / self.total
 
 
 @functools.lru_cache(maxsize=256)
 def _named_shapes(name: str, kwargs: tuple[tuple[str, str], ...], image_shape: Shape) -> dict[str, Shape]:
-    """`model_shapes` of a candidate: building all of them takes half a minute."""
+    """Returns `model_shapes` of a candidate; cached because building all candidates takes half a minute."""
     return model_shapes(create_model(name, num_classes=_ANY_CLASSES, **dict(kwargs)), image_shape)
 
 
@@ -64,14 +66,14 @@ def model_shapes(model: nn.Module, image_shape: Shape) -> dict[str, Shape]:
     """Returns the shapes of a model's variables by name, as 'params/conv1/kernel'.
 
     Raises:
-      ConfigError: the model cannot be built, or not for such images.
+      ConfigError: the model cannot be built, or not for images of this shape.
     """
     try:
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         tree = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     except ConfigError:
         raise
-    except (ArithmeticError, TypeError, ValueError) as error:  # arguments of absurd size, as a file may ask for
+    except (ArithmeticError, TypeError, ValueError) as error:  # absurdly large arguments, which a file may contain
         raise ConfigError(
             f'{type(model).__name__} cannot be built for images {list(image_shape)} ({type(error).__name__}); '
             'expected other arguments'
@@ -92,17 +94,17 @@ def match(
     """Compares a file with a model.
 
     Args:
-      there: the shape of every tensor of the file.
+      tensors: the shape of every tensor of the file.
       name, kwargs: as for `create_model`.
       image_shape: (height, width, channels).
       num_classes: if None, the file's.
 
     Raises:
-      ConfigError: the model or an argument is unknown, or the image does not suit it.
+      ConfigError: the model or an argument is unknown, or the model cannot take images of this shape.
     """
     shapes = _built or model_shapes(create_model(name, num_classes or _ANY_CLASSES, **kwargs), image_shape)
     namings = {naming: {torch_name(ours, naming): ours for ours in shapes} for naming in (*NAMINGS, FLAX)}
-    # A naming made for other blocks can give two arrays one name.
+    # A naming for other blocks may give two arrays the same name.
     namings = {naming: names for naming, names in namings.items() if len(names) == len(shapes)}
     naming, names = max(namings.items(), key=lambda item: len(item[1].keys() & tensors.keys()))
 
@@ -129,13 +131,13 @@ def match(
 
 
 def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape) -> tuple[str, dict[str, str], Match] | None:
-    """Returns the name, arguments and match of the model that has most in common with a file, or None if none has anything."""
+    """Returns the name, arguments and match of the model with the highest score for a file; None if all scores are 0."""
     best = None
     for name, kwargs in _candidates(tensors):
         try:
             built = _named_shapes(name, tuple(kwargs.items()), tuple(image_shape))
             candidate = match(tensors, name, kwargs, image_shape, _built=built)
-        except ConfigError:  # the images are too small for it
+        except ConfigError:  # the images are too small for this model
             continue
         if candidate.score > (best[2].score if best else 0):
             best = name, kwargs, candidate
@@ -145,14 +147,14 @@ def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape) -> tuple[str
 
 
 def _candidates(tensors: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every model with every stem, the likely ones first; not those with far fewer or far more convolutions, to save time."""
+    """Yields models and stems, likely ones first; skips models with far fewer or far more convolutions, to save time."""
     convolutions = sum(len(shape) == 4 for shape in tensors.values())
 
     def blocks_of(name: str) -> int:
         return sum(getattr(create_model(name), 'stage_sizes', ()))
 
     def order(name: str) -> tuple[bool, int]:
-        # A plain network has the names and shapes of a ResNet with shortcut option A: of the two the ResNet is meant.
+        # A plain network has the same names and shapes as a ResNet with shortcut option A: prefer the ResNet.
         return name.startswith('plain'), min(abs(size * blocks_of(name) + 1 - convolutions) for size in (2, 3))
 
     for name in sorted(available_models(), key=order):

@@ -1,12 +1,11 @@
-"""A pickle machine that can only build containers and descriptions of tensors. It imports and calls nothing by name.
+"""A pickle machine that builds only containers and descriptions of tensors. It never imports or calls anything by name.
 
-Pickle is a language whose programs call any Python function. This machine knows the opcodes that state dicts need, and for
-the globals a program may name it has a table of its own; whatever else a program contains ends it before it takes effect.
-Memory stays in proportion to the program's length: the memo is a dict, so no index reserves anything; a length that a
-program claims is compared with the bytes that are left; and the keys of a dict are strings and integers, since the hash of
-nested tuples takes exponential time.
+Pickle programs can call any Python function. This machine knows only the opcodes that state dicts need, and looks up globals
+in its own table; anything else stops the program before it takes effect. Memory use stays proportional to the program's
+length: the memo is a dict, so a large index allocates nothing; claimed lengths are compared with the remaining bytes; and dict
+keys must be strings or integers, because hashing nested tuples can take exponential time.
 
-The opcodes: Python's `pickletools`. The globals: `torch/_utils.py` and `torch/serialization.py`.
+Sources of the opcodes: Python's `pickletools`; of the globals: `torch/_utils.py` and `torch/serialization.py`.
 """
 
 import collections
@@ -20,12 +19,12 @@ import numpy as np
 
 
 class RefusedError(Exception):
-    """The program is damaged or asks for something that a state dict does not need. The message says what."""
+    """The program is damaged or uses something that no state dict needs; the message says what."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """What a pickle says of a block of numbers: not yet compared with the bytes that are there."""
+    """A pickle's description of a block of numbers, not yet checked against the available bytes."""
 
     dtype: np.dtype
     key: str
@@ -34,7 +33,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A view of a storage, counted in elements. Not yet checked either."""
+    """A description of a view of a storage, in elements; not checked either."""
 
     storage: Storage
     offset: int
@@ -102,7 +101,7 @@ def _find_global(module: object, name: object) -> object:
 
 
 def _storage(identifier: object) -> Storage:
-    """The meaning of a persistent id: 'storage', type, key, device, number of elements and, in old files, a view."""
+    """Returns the storage of a persistent id: 'storage', type, key, device, number of elements and, in old files, a view."""
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[5:] not in ((), (None,)):
         raise RefusedError('refers to something other than a storage')
     kind, dtype, key, _, size = identifier[:5]
@@ -118,11 +117,11 @@ def _set(target: object, key: object, value: object) -> None:
 
 
 class Unpickler:
-    """Runs one program.
+    """Runs one pickle program.
 
     Attributes:
-      position: where in `data` it starts and, after `load`, where it ended.
-      storages: those that it referred to, by key.
+      position: start of the program in `data` and, after `load`, its end.
+      storages: the storages that the program refers to, by key.
     """
 
     def __init__(self, data: bytes, position: int = 0):
@@ -132,10 +131,10 @@ class Unpickler:
         self._memo: dict[int, object] = {}
 
     def load(self) -> object:
-        """Returns the object: None, bool, int, float, str, list, tuple, dict, `Tensor` or `Storage`, nested; maybe in circles.
+        """Returns the object: None, bool, int, float, str, list, tuple, dict, `Tensor` or `Storage`, nested, maybe cyclic.
 
         Raises:
-          RefusedError: see there.
+          RefusedError: the program is damaged or uses something that no state dict needs.
         """
         try:
             while (code := self._take(1)) != b'.':
@@ -209,7 +208,7 @@ class Unpickler:
         self._push(storage)
 
     def _build(self) -> None:
-        """A state dict's attribute `_metadata`, which nothing here needs."""
+        """Ignores attributes of a state dict, i.e. `_metadata`."""
         self._pop()
         if not isinstance(self._top(), collections.OrderedDict):
             raise RefusedError('sets attributes of something other than a state dict')
