@@ -1,1 +1,1 @@
-"""How fast training and evaluation are, and beside them the same network in PyTorch. torch is imported only in its process."""
+"""Measures the speed of training and evaluation, and of the same network in PyTorch. Only PyTorch's process imports torch."""

@@ -1,4 +1,4 @@
-"""The train command, run as a user runs it, with the time at which each line of its output comes."""
+"""Runs the train command as a user would, and records the time of each line of its output."""
 
 import dataclasses
 import os
@@ -21,14 +21,14 @@ _STARTS = re.compile(r'Iteration \d+ starts .* took ([\d.]+) s\.$')
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line of output, and the seconds since the process was started at which it came."""
+    """A line of output and its time in seconds since the start of the process."""
 
     seconds: float
     text: str
 
 
 def write_config(path: Path, config: Json) -> Path:
-    """Writes a checked config as a file for --config."""
+    """Writes a checked config as a file for --config, and returns its path."""
     path.write_text(f'from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({dict(config)!r})\n')
     return path
 
@@ -39,11 +39,11 @@ def train(
     """Runs the train command in a run folder and yields its output; closing the iterator ends the process.
 
     Args:
-      environment: changes to this process's; None unsets a variable.
-      limit: seconds after which the process is ended.
+      environment: changes to this process's environment; None unsets a variable.
+      limit: seconds after which the process is killed.
 
     Raises:
-      UserError: it failed, or took too long; with what it said.
+      UserError: the command failed or took too long; contains its last line.
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = [*COMMAND, 'train', *plugins.import_flags(), f'--config={write_config(folder / "benchmark.py", config)}']
@@ -86,15 +86,15 @@ def measure_startup(
     limit: float | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, float]]:
-    """Starts the train command with an empty compilation cache, and again with what it then holds.
+    """Starts the train command with an empty compilation cache, and again with the cache that this start filled.
 
     Args:
-      config: a checked config; with random data, or a first start decodes images as well.
+      config: a checked config; use random data, otherwise the first start also decodes images.
       limit: seconds for each start.
 
     Returns:
       {'cold' and 'warm': seconds from the start of the process until the first training step 'starts' and until it is 'done',
-      and of these to 'compile' it, or to read it compiled}.
+      and the part of them that it takes to 'compile' the step or to read it from the cache}.
     """
     result = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -116,11 +116,11 @@ def measure_startup(
 
 
 def time_to_accuracy(config: Json, folder: Path, limit: float) -> dict[str, float]:
-    """Trains once to the end, in a process of its own.
+    """Trains once to the end, in a separate process.
 
     Returns:
-      'accuracy' on the test set; 'training_seconds' from the start of the first training step, compiled, to the end of the
-      last, evaluations between them included; 'process_seconds' with start, compilation, last evaluation and report.
+      'accuracy' on the test set; 'training_seconds' from the start of the first training step, after compilation, to the end of
+      the last, including evaluations between them; 'process_seconds' including start, compilation, last evaluation and report.
     """
     started = trained = last = accuracy = float('nan')
     for line in train(config, folder, limit=limit):

@@ -1,4 +1,4 @@
-"""All that is to be known of a GPU, measured by one command within a given time."""
+"""All GPU measurements in one command and within a given time."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ from resnet_jax.typing import Json, Row
 
 Progress = Callable[[str], None]
 
-_SHORTEST = 5.0  # seconds; a part with less time is not begun
+_SHORTEST = 5.0  # seconds; a part with less time is skipped
 
 
 def gpu_suite(
@@ -34,25 +34,25 @@ def gpu_suite(
     effort: Effort,
     progress: Progress,
 ) -> Row:
-    """Measures a config's steps, PyTorch's beside them, runs of other configs to the end, and the start of the train command.
+    """Measures a config's steps, PyTorch's step, the start of the train command, and complete runs of other configs.
 
-    Each part has processes of its own and a limit, so that one that fails or takes too long takes none with it. This process
-    leaves the GPU to them.
+    Each part has its own processes and time limit, so that one that fails or takes too long does not affect the others. This
+    process does not use the GPU.
 
     Args:
       path: file of the result, written after each part.
-      speedruns: by name, checked configs to train with seeds 0, 1, ... for as long as there is time, or why there is none.
-      seconds: for everything.
+      speedruns: {name: checked config to train with seeds 0, 1, ... while time is left, or the reason why there is none}.
+      seconds: time for everything.
 
     Returns:
-      'versions', 'config' and under 'parts', for 'step', 'peer', 'startup' and each of the speedruns, the 'seconds' it took
-      and what was measured, or 'error', or 'skipped' with the reason.
+      'versions', 'config' and 'parts'. 'parts' has for 'step', 'peer', 'startup' and each of the speedruns the 'seconds' it
+      took and the measurements, or 'error', or 'skipped' with the reason.
     """
     started = time.monotonic()
     result: Row = {'versions': _versions(), 'config': dict(config), 'parts': {}}
 
     def begin(name: str, share: float, measure: Callable[[float], Row]) -> None:
-        """Measures a part in a share of the time that is left."""
+        """Measures a part within a share of the remaining time."""
         before = time.monotonic()
         left = seconds - (before - started)
         limit = share * left
@@ -61,7 +61,7 @@ def gpu_suite(
             part = measure(limit) if limit >= _SHORTEST else {'skipped': 'no time left; give more minutes'}
         except UserError as error:
             part = {'error': str(error)}
-        except Exception as error:  # a bug in one part is told, and the others go on
+        except Exception as error:  # report a bug in one part and continue with the others
             part = {'error': f'{type(error).__name__}: {error}'}
         for outcome in ('skipped', 'error'):
             if outcome in part:
@@ -70,11 +70,11 @@ def gpu_suite(
         save(path, result)
 
     begin('step', 0.25, lambda limit: _epoch(_measure(config, effort, limit, [])))
-    # Of PyTorch's variants the one of the speed records: weights in half precision too. Each takes a minute to compile.
+    # Only the speed records' PyTorch variant, with weights in half precision too: each variant takes a minute to compile.
     peer = ['--peer=torch', '--steps=train', f'--variants={config["dtype"]}']
     begin('peer', 0.45, lambda limit: _epoch(_measure(config, effort, limit, peer)))
     begin('startup', 0.35, lambda limit: measure_startup(on_random_data(config), limit=limit / 2, progress=progress))
-    for number, (name, speedrun) in enumerate(speedruns.items()):  # all that is left over goes to the seeds
+    for number, (name, speedrun) in enumerate(speedruns.items()):  # seeds use all the time left
         share = 0.95 / (len(speedruns) - number)
         begin(name, share, lambda limit, name=name, speedrun=speedrun: _seeds(name, speedrun, limit, progress))  # type: ignore[misc]
     return result
@@ -89,7 +89,7 @@ def _versions() -> dict[str, str]:
 
 
 def _measure(config: Json, effort: Effort, limit: float, flags: Sequence[str]) -> Row:
-    """Returns the row of the benchmark command, run as a command: all of its processes can be ended together."""
+    """Returns the row of the benchmark command, run as a subprocess so that all of its processes can be killed together."""
     with tempfile.TemporaryDirectory() as folder:
         file, out = write_config(Path(folder, 'config.py'), config), Path(folder, 'row.json')
         command = [*COMMAND, 'benchmark', *plugins.import_flags(), f'--config={file}', f'--json={out}']
@@ -114,15 +114,15 @@ def _measure(config: Json, effort: Effort, limit: float, flags: Sequence[str]) -
 
 
 def _epoch(row: Row) -> Row:
-    """Adds the seconds that an epoch of 50,000 images takes at the median speed."""
+    """Adds the seconds for an epoch of 50,000 images at the median speed."""
     return {'epoch_seconds': 50_000 / row['train']['images_per_second']['median'], **row}
 
 
 def _seeds(name: str, config: Json | str, limit: float, progress: Progress) -> Row:
-    """Trains seeds 0, 1, ... to the end, each in a process, as many as there is time for."""
+    """Trains seeds 0, 1, ... to the end, each in its own process, as many as the time allows."""
     if isinstance(config, str):
         return {'skipped': config}
-    # Evaluated and saved at the end alone, as the records are.
+    # Evaluate and save only at the end, like the speed records.
     once = {'eval_every_steps': 0, 'eval_every_epochs': config['num_epochs'], 'checkpoint_every_epochs': config['num_epochs']}
     started = time.monotonic()
     runs: list[dict[str, float]] = []

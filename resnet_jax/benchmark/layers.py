@@ -1,4 +1,4 @@
-"""Times single convolutions, as a training step runs them: ours, XLA's own and PyTorch's, by turns."""
+"""Times single convolutions as in a training step: ours, XLA's and PyTorch's, interleaved."""
 
 import dataclasses
 import statistics
@@ -16,7 +16,7 @@ _SIDES = ('ours', 'XLA', 'PyTorch')
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A square convolution; kernels of odd size are padded as to keep the image's size, but for the stride."""
+    """A square convolution; for a kernel of odd size the padding keeps the image's size, apart from the stride."""
 
     height: int
     inputs: int
@@ -32,7 +32,7 @@ class Shape:
         return 'x'.join(map(str, dataclasses.astuple(self)))
 
 
-# The 3x3 convolutions of ResNet-18 and two of the smaller networks', first without stride, then with.
+# The convolutions of ResNet-18 and of smaller networks, first without stride, then with.
 SHAPES = (
     *(Shape(32, 64, 64), Shape(16, 128, 128), Shape(8, 256, 256), Shape(4, 512, 512)),
     *(Shape(32, 16, 16), Shape(16, 32, 32), Shape(8, 64, 64), Shape(8, 64, 192), Shape(2, 256, 256), Shape(1, 512, 512)),
@@ -41,7 +41,7 @@ SHAPES = (
 
 
 def parse_shapes(texts: Sequence[str]) -> list[Shape]:
-    """Returns the shapes of texts such as '32x64x64' or '32x64x128x3x2'; of 'all', `SHAPES`.
+    """Returns the shapes for texts such as '32x64x64' or '32x64x128x3x2'; `SHAPES` for 'all'.
 
     Raises:
       ConfigError: a text is not a shape.
@@ -66,11 +66,11 @@ def parse_shapes(texts: Sequence[str]) -> list[Shape]:
 def measure_layers(
     shapes: Sequence[Shape], batch_size: int, dtype: str, effort: Effort, progress: Callable[[str], None] = lambda line: None
 ) -> list[Row]:
-    """Measures each shape's output and both gradients.
+    """Measures the output and both gradients of each shape.
 
     Returns:
       A row for each shape: its fields, 'batch_size' and 'dtype', and for each of `PARTS` the milliseconds
-      {'ours', 'XLA', 'PyTorch': [one for each round]} and PyTorch's better 'layout'.
+      {'ours', 'XLA', 'PyTorch': [one per round]} and PyTorch's faster 'layout'.
     """
     rows = []
     with Worker('layers', {}) as jax, Worker('torch_layers', {}) as torch:
@@ -79,7 +79,7 @@ def measure_layers(
             given = {**dataclasses.asdict(shape), 'padding': shape.padding, 'batch_size': batch_size, 'dtype': dtype}
 
             def timer(worker: Worker, part: str, form: str, given: Row = given) -> Callable[[], float]:
-                """Milliseconds of one execution."""
+                """Returns a function that measures the milliseconds of one execution."""
                 call: Row = {**given, 'part': part, 'form': form}
                 steps, seconds = 1, worker('run', steps=1, **call)  # compiles
                 while (seconds := worker('run', steps=steps, **call)) < effort.seconds / 2 and steps < 10_000:
@@ -93,7 +93,7 @@ def measure_layers(
                 times: dict[str, list[float]] = {side: [] for side in _SIDES}
                 for _ in range(effort.rounds):
                     for side in _SIDES:
-                        time.sleep(0.05)  # until the other side's threads sleep
+                        time.sleep(0.05)  # lets the other side's threads go to sleep
                         times[side].append(timers[side]())
                 row[part] = {**times, 'layout': layout}
                 text = ', '.join(f'{side} {statistics.median(times[side]):.3g}' for side in _SIDES)
@@ -104,7 +104,7 @@ def measure_layers(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Returns the medians in milliseconds as a Markdown table: ours / XLA's own / PyTorch's."""
+    """Returns the medians in milliseconds as a Markdown table: ours / XLA's / PyTorch's."""
     lines = [
         f'Milliseconds, ours / XLA / PyTorch (its better layout); batch {rows[0]["batch_size"]}, {rows[0]["dtype"]}, '
         f'medians of {len(rows[0]["output"]["ours"])}',

@@ -12,7 +12,7 @@ from resnet_jax.data import available_datasets
 from resnet_jax.errors import ConfigError
 from resnet_jax.typing import Json, Row
 
-# After a request a thread pool spins for some milliseconds; the other side waits until it sleeps.
+# After a request a thread pool spins for some milliseconds; the other side waits until it has gone to sleep.
 _PAUSE = 0.05
 
 
@@ -21,8 +21,8 @@ class Effort:
     """How long and how often to measure.
 
     Attributes:
-      rounds: measurements of each side, A B A B.
-      seconds: what one measurement takes, about; at least one step.
+      rounds: number of measurements of each side, in the order A B A B.
+      seconds: approximate duration of one measurement; at least one step.
       steps: which of 'train' and 'eval' to measure.
     """
 
@@ -32,21 +32,21 @@ class Effort:
 
 
 def on_random_data(config: Json) -> Row:
-    """Returns the config with random data of its data set's shape, which needs no files."""
+    """Returns the config with random data of the same shape as its data set, which needs no files."""
     name = config['dataset']
     synthetic = f'synthetic_{name}'
     return {**config, 'dataset': synthetic if synthetic in available_datasets() else name}
 
 
 def summary(values: Sequence[float]) -> Row:
-    """Returns median, lowest, highest and number of values."""
+    """Returns median, lowest and highest value and the number of values."""
     return {'median': statistics.median(values), 'low': min(values), 'high': max(values), 'n': len(values)}
 
 
 def interleave(
     ours: Callable[[], float], theirs: Callable[[], float] | None, rounds: int
 ) -> tuple[list[float], list[float], list[float]]:
-    """Runs A B A B ... and returns the values of A, of B, and A over B of each pair."""
+    """Runs A B A B ... and returns the values of A, the values of B and the ratio A / B of each pair."""
     first, second = [], []
     for _ in range(rounds):
         time.sleep(_PAUSE)
@@ -68,27 +68,27 @@ def measure(
     variants: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
 ) -> Row:
-    """Measures a config on this process's kind of device, in processes of its own.
+    """Measures a config on this process's kind of device, in separate processes.
 
     Args:
-      config: a checked config, as `TrainConfig.to_dict` returns it.
-      peer: also measure PyTorch, and the ratio.
-      environment: for these processes: JAX_NUM_CPU_DEVICES, say.
+      config: a checked config from `TrainConfig.to_dict`.
+      peer: also measure PyTorch and the ratio.
+      environment: environment variables of these processes, such as JAX_NUM_CPU_DEVICES.
       startup: also start the train command, twice: see `measure_startup`.
-      variants: words, such as 'bfloat16' or 'channels_last', that PyTorch's variants must have; of several the best is taken.
+      variants: words, such as 'bfloat16' or 'channels_last', that PyTorch's variants must have; uses the fastest of these.
 
     Returns:
       A row of the report, with versions and hardware.
 
     Raises:
-      UserError: the config does not fit the devices, PyTorch is missing or has no such network, memory is out.
+      UserError: the config does not fit the devices, PyTorch is missing or has no such network, or memory is exhausted.
     """
     config = on_random_data(config)
     row: Row = {'name': name, **{key: config[key] for key in _SHOWN}}
     environment = environment or {}
     if startup:
         row['startup'] = measure_startup(config, environment, progress=lambda line: progress(f'{name}: {line}'))
-    # The GPU is shared by two processes: neither may take three quarters of its memory for itself.
+    # Two processes share the GPU: neither may take JAX's default of three quarters of its memory.
     settings = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.45'} if peer else {}
     with Worker('ours', {**settings, **environment}, config=config) as ours:
         facts = row['facts'] = ours('describe')
@@ -119,7 +119,7 @@ _SHOWN = ('model', 'dataset', 'dtype', 'batch_size', 'eval_batch_size', 'optimiz
 
 
 def _choose(torch: Row, words: Sequence[str]) -> None:
-    """Leaves of PyTorch's variants those that contain all the words."""
+    """Keeps only PyTorch's variants that contain all the words."""
     chosen = [variant for variant in torch['variants'] if {*words} <= {*variant.split()}]
     if not chosen:
         raise ConfigError(f'no variant of the PyTorch peer with {", ".join(words)}; expected words of {torch["variants"]}')
@@ -143,11 +143,11 @@ def _measure_steps(
             worker(phase, steps=1, variant=variant)
             seconds = worker(phase, steps=1, variant=variant)
             steps = max(1, min(1000, int(effort.seconds / seconds)))
-            if steps > 2:  # a first single step is slower than one among many
+            if steps > 2:  # a single step is slower than one of many
                 steps = max(1, min(2000, int(effort.seconds * steps / worker(phase, steps=steps, variant=variant))))
 
             def once() -> float:
-                worker(phase, steps=1, variant=variant)  # a pause makes the next step slower; a run has none
+                worker(phase, steps=1, variant=variant)  # untimed: the step after a pause is slower, and a run has no pauses
                 seconds: float = worker(phase, steps=steps, variant=variant)
                 return images * steps / seconds
 
@@ -157,7 +157,7 @@ def _measure_steps(
         if torch:
             candidates = {candidate: speed(torch, candidate) for candidate in row['torch']['variants']}
             speeds: dict[str, list[float]] = {candidate: [] for candidate in candidates}
-            for _ in range(min(3, effort.rounds) if len(candidates) > 1 else 0):  # by turns, as all that is compared
+            for _ in range(min(3, effort.rounds) if len(candidates) > 1 else 0):  # interleaved, like all comparisons
                 for candidate, measured in candidates.items():
                     speeds[candidate].append(measured())
             for candidate, values in speeds.items():
@@ -181,5 +181,5 @@ def _measure_steps(
 
 
 def cpu_environment(devices: int) -> dict[str, str]:
-    """Returns the environment of a process with so many CPU devices."""
+    """Returns the environment of a process with this number of CPU devices."""
     return {'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_PLATFORMS': os.environ.get('JAX_PLATFORMS', 'cpu')}

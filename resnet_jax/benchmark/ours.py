@@ -1,4 +1,4 @@
-"""What is measured on our side: the very training and evaluation steps that a run takes, on random data; single layers."""
+"""Our side of the benchmark: the training and evaluation steps of a run, on random data, and single layers."""
 
 import collections
 import functools
@@ -27,7 +27,10 @@ from resnet_jax.typing import Json, JsonDict
 
 
 def inspect_program(text: str) -> dict[str, int]:
-    """Counts in a compiled program what matters for speed: loops, branches, scatters, convolutions by type of their result."""
+    """Counts the operations of a compiled program that matter for speed.
+
+    These are loops, branches, scatters, and convolutions by the dtype of their result.
+    """
     kinds = ('while', 'conditional', 'scatter', 'select-and-scatter', 'infeed', 'outfeed', 'all-reduce')
     counts = collections.Counter(dict.fromkeys(kinds, 0))
     for dtype, operation, target in _OPERATION.findall(text):
@@ -40,7 +43,7 @@ def inspect_program(text: str) -> dict[str, int]:
     return dict(counts)
 
 
-# The result's type (of a tuple, its first part's), the operation, and whom a custom call calls.
+# The dtype of the result (of a tuple's first part), the operation, and the target of a custom call.
 _OPERATION = re.compile(r'^ +(?:ROOT )?%\S+ = \(?(\w+)\[.*? ([a-z][a-z-]+)\(.*?(?:custom_call_target="([^"]*)".*)?$', re.M)
 
 
@@ -64,21 +67,21 @@ class Subject:
         self._events[event] = self._events.get(event, 0) + 1
 
     def describe(self) -> JsonDict:
-        """Returns versions and hardware, and the network's size: multiply-adds of one image, parameters."""
+        """Returns versions, hardware and the network's size: multiply-adds per image, parameters."""
         experiment = self._experiment
         height, _, channels = experiment.info.image_shape
         counts = layers(experiment.model, height, channels)
         multiply_adds = sum(layer.multiply_adds for layer in counts)
-        # Of a training step: about two more products of the size of the first.
+        # The two gradients in a training step take about as many multiply-adds each.
         train = 3.0 * multiply_adds
-        if experiment.proxy:  # which sees the whole batch; it and the network then train on a part
+        if experiment.proxy:  # the proxy sees the whole batch; it and the network then train on a part of it
             selected = experiment.selected_count / experiment.device_batch_size
             proxy = sum(layer.multiply_adds for layer in layers(experiment.proxy[0], height, channels))
             train = selected * train + proxy * (1 + 2 / experiment.config.proxy_update_every)
         return {
             'environment': environment(),
             'multiply_adds': multiply_adds,
-            'train_multiply_adds': train,  # for each image of a batch
+            'train_multiply_adds': train,  # per image of a batch
             'eval_multiply_adds': multiply_adds * max(1, 2 * len(TTA[experiment.config.tta])),
             'eval_batch_size': self._evaluator.batch_size,
             'parameters': sum(layer.params for layer in counts),
@@ -88,12 +91,12 @@ class Subject:
         }
 
     def compile(self, phase: str) -> JsonDict:
-        """Compiles 'train' or 'eval'; says how long it took, whether from a persistent cache, and a device's scratch memory."""
+        """Compiles 'train' or 'eval'; returns the time, whether the cache had it, scratch memory per device, and operations."""
         hits, before = self._events.get('/jax/compilation_cache/cache_hits', 0), time.monotonic()
         train = phase == 'train'
         compiled = self._program.compile(self._state) if train else self._evaluator.compile(self._state.variables)
         seconds = time.monotonic() - before
-        assert isinstance(compiled, jax.stages.Compiled)  # as in every single process
+        assert isinstance(compiled, jax.stages.Compiled)  # always so with a single process
         cached = self._events.get('/jax/compilation_cache/cache_hits', 0) > hits
         scratch = compiled.memory_analysis()
         return {
@@ -104,18 +107,18 @@ class Subject:
         }
 
     def train(self, steps: int, variant: str = '') -> float:
-        """Runs so many training steps and returns the seconds until their metrics are here."""
+        """Runs training steps and returns the seconds until their metrics are on the host."""
         before = time.monotonic()
         while steps:
             count = min(steps, self._experiment.steps_per_epoch)
-            self._state, metrics = self._program.run(self._state, 0, count)  # always of the first epoch
+            self._state, metrics = self._program.run(self._state, 0, count)  # always steps of the first epoch
             steps -= count
             if not all(np.isfinite(row[name]) for row in metrics for name in ('loss', 'grad_norm')):
                 raise UserError('training diverges, and no step is made after that; expected a lower learning_rate')
         return time.monotonic() - before
 
     def eval(self, steps: int, variant: str = '') -> float:
-        """Evaluates so many batches and returns the seconds until the sums are here."""
+        """Evaluates batches and returns the seconds until the sums are on the host."""
         before = time.monotonic()
         while steps:
             count = min(steps, self._evaluator.batches)
@@ -124,7 +127,7 @@ class Subject:
         return time.monotonic() - before
 
     def matrix_products(self, size: int, seconds: float) -> dict[str, float]:
-        """Returns the best rate of a square product, in multiply-adds per second, by dtype."""
+        """Returns the best rate of a square matrix product, in multiply-adds per second, by dtype."""
         return {name: self._matrix_product(size, seconds, name) for name in ('float32', 'bfloat16')}
 
     def _matrix_product(self, size: int, seconds: float, dtype: str) -> float:
@@ -147,7 +150,7 @@ class Subject:
         return best
 
     def peak_memory(self) -> dict[str, int]:
-        """Returns the largest memory so far, in bytes: of this process and, where it says so, of the first device."""
+        """Returns the peak memory so far, in bytes: of this process and, if known, of the first device."""
         stats = jax.local_devices()[0].memory_stats() or {}
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {'host': host, **({'device': stats['peak_bytes_in_use']} if 'peak_bytes_in_use' in stats else {})}
@@ -157,13 +160,13 @@ Arrays = tuple[jax.Array, jax.Array, jax.Array]  # images, kernel, gradient of t
 
 
 class Layers:
-    """Single convolutions: in the form that the networks have ('ours') and as XLA makes them of JAX's own gradients ('XLA')."""
+    """Single convolutions: as in our networks ('ours') and `jax.lax`'s convolution with JAX's own gradients ('XLA')."""
 
     def __init__(self) -> None:
         self._compiled: dict[object, tuple[jax.stages.Wrapped, Arrays]] = {}
 
     def run(self, *, form: str, part: str, steps: int, **given: Any) -> float:
-        """Returns the seconds of so many executions in a loop on the device, as training steps are."""
+        """Returns the seconds of `steps` executions in a loop on the device, like training steps."""
         key = form, part, tuple(given.items())
         if key not in self._compiled:
             self._compiled[key] = self._make(form, part, **given)
@@ -213,7 +216,7 @@ class Layers:
 
         def body(i: jax.Array, carry: tuple[Arrays, jax.Array]) -> tuple[Arrays, jax.Array]:
             arrays, _ = carry
-            arrays, _ = jax.lax.optimization_barrier((arrays, i))  # so that no execution is taken out of the loop
+            arrays, _ = jax.lax.optimization_barrier((arrays, i))  # keeps XLA from hoisting executions out of the loop
             return arrays, once(*arrays)
 
         def loop(arrays: Arrays, steps: int) -> jax.Array:

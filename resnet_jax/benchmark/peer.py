@@ -1,7 +1,7 @@
-"""What is measured on PyTorch's side: the same network, optimizer, precision and batch, in the forms that are fast there.
+"""PyTorch's side of the benchmark: the same network, optimizer, precision and batch, in the variants that are fast there.
 
-Its batch lies ready on the device, normalised, while ours gathers, augments and normalises within the step: the comparison
-is in PyTorch's favour by as much.
+Its batch is on the device and already normalised, while our step also gathers, augments and normalises: the comparison favours
+PyTorch by that much.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from resnet_jax.typing import Json, JsonDict
 
 
 class Subject:
-    """A config's network and optimizer in PyTorch; one copy for each variant that is asked for."""
+    """A config's network and optimizer in PyTorch, with one copy for each requested variant."""
 
     def __init__(self, config: Json, device: str, compiled: bool):
         zero = ('ema_decay', 'lookahead_sync_period', 'bias_learning_rate', 'head_learning_rate')
@@ -38,7 +38,7 @@ class Subject:
         self._dataset = load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
         if self._dataset.image_shape[-1] != 3:
             raise ConfigError('the PyTorch networks take images of 3 channels; expected dataset=synthetic_cifar10')
-        create_torch_model(config['model'], self._dataset.num_classes, config['model_kwargs'])  # a wrong one is told now
+        create_torch_model(config['model'], self._dataset.num_classes, config['model_kwargs'])  # reports a wrong model now
         self._steps: dict[tuple[str, str], Callable[[], object]] = {}
         layouts = ['channels_last'] if device == 'cuda' else ['contiguous', 'channels_last']
         precisions = ['float32'] if config['dtype'] == 'float32' else ['autocast', 'bfloat16']
@@ -50,7 +50,7 @@ class Subject:
             torch.backends.cudnn.allow_tf32 = True
 
     def describe(self) -> JsonDict:
-        """Returns versions and number of threads."""
+        """Returns version, device, number of threads and variants."""
         name = torch.cuda.get_device_name() if self._device == 'cuda' else 'cpu'
         return {
             'torch': torch.__version__,
@@ -60,11 +60,11 @@ class Subject:
         }
 
     def train(self, steps: int, variant: str) -> float:
-        """Runs so many training steps and returns the seconds until they are done."""
+        """Runs training steps and returns the seconds until they are done."""
         return self._run('train', steps, variant)
 
     def eval(self, steps: int, variant: str) -> float:
-        """Evaluates so many batches and returns the seconds until they are done."""
+        """Evaluates batches and returns the seconds until they are done."""
         return self._run('eval', steps, variant)
 
     def _run(self, phase: str, steps: int, variant: str) -> float:
@@ -79,7 +79,7 @@ class Subject:
         return time.monotonic() - before
 
     def forget(self, phase: str, keep: str) -> None:
-        """Frees the copies of the other variants."""
+        """Frees the copies of all variants but `keep`."""
         for key in [key for key in self._steps if key[0] == phase and key[1] != keep]:
             del self._steps[key]
 
@@ -88,7 +88,7 @@ class Subject:
             torch.cuda.synchronize()
 
     def _make(self, phase: str, layout: str, precision: str, mode: str) -> Callable[[], object]:
-        """Returns a function that takes one step."""
+        """Returns a function that runs one step."""
         config, device = self._config, self._device
         memory_format = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
         model = create_torch_model(config['model'], self._dataset.num_classes, config['model_kwargs'])
@@ -99,7 +99,7 @@ class Subject:
         labels = torch.arange(size, device=device) % self._dataset.num_classes
         if precision == 'bfloat16':
             images, model = images.bfloat16(), model.bfloat16()
-            for layer in model.modules():  # whose statistics stay float32, as ours do
+            for layer in model.modules():  # BatchNorm stays float32, like ours
                 if isinstance(layer, torch.nn.BatchNorm2d):
                     layer.float()
 
@@ -134,7 +134,7 @@ class Subject:
         return train_step
 
     def matrix_products(self, size: int, seconds: float) -> dict[str, float]:
-        """Returns the best rate of a square product, in multiply-adds per second, by dtype."""
+        """Returns the best rate of a square matrix product, in multiply-adds per second, by dtype."""
         return {name: self._matrix_product(size, seconds, name) for name in ('float32', 'bfloat16')}
 
     def _matrix_product(self, size: int, seconds: float, dtype: str) -> float:
@@ -154,7 +154,7 @@ class Subject:
         return best
 
     def peak_memory(self) -> dict[str, int]:
-        """Returns the largest memory so far, in bytes: of this process and, on a GPU, of the device."""
+        """Returns the peak memory so far, in bytes: of this process and, on a GPU, of the device."""
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {'host': host, **({'device': torch.cuda.max_memory_reserved()} if self._device == 'cuda' else {})}
 
@@ -163,7 +163,7 @@ _OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adamw': torch.
 
 
 def _create_optimizer(model: torch.nn.Module, config: Json) -> torch.optim.Optimizer:
-    """The config's optimizer, with weight decay on the same parameters; the rate is small, since the data are random."""
+    """Returns the config's optimizer, with weight decay on the same parameters and a small rate, as the data are random."""
     decayed = [p for p in model.parameters() if p.ndim > 1 or config['decay_norm_and_bias']]
     others = [p for p in model.parameters() if not (p.ndim > 1 or config['decay_norm_and_bias'])]
     groups = [{'params': decayed, 'weight_decay': config['weight_decay']}, {'params': others, 'weight_decay': 0.0}]
@@ -175,7 +175,7 @@ def _create_optimizer(model: torch.nn.Module, config: Json) -> torch.optim.Optim
 
 
 class Layers:
-    """Single convolutions; the form is the memory layout, 'contiguous' or 'channels_last'."""
+    """Single convolutions; `form` is the memory layout, 'contiguous' or 'channels_last'."""
 
     def __init__(self) -> None:
         self._device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -184,7 +184,7 @@ class Layers:
     def run(
         self, *, form: str, part: str, steps: int, height: int, inputs: int, outputs: int, kernel: int, **given: Any
     ) -> float:
-        """Returns the seconds of so many executions."""
+        """Returns the seconds of `steps` executions."""
         layout = torch.channels_last if form == 'channels_last' else torch.contiguous_format
         kwargs = {'dtype': getattr(torch, given['dtype']), 'device': self._device}
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What was measured, as a table for people and as JSON."""
+"""Formats measurements as a table and as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from resnet_jax.typing import Row
 
 
 def save(path: str | Path | None, rows: Row | Sequence[Row]) -> None:
-    """Writes what was measured as JSON, so that a reader sees the old content or the new; nothing without a path.
+    """Writes measurements as JSON, atomically; does nothing without a path.
 
     Raises:
-      ResourceError: it cannot be written.
+      ResourceError: the file cannot be written.
     """
     if not path:
         return
@@ -24,7 +24,7 @@ def save(path: str | Path | None, rows: Row | Sequence[Row]) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Returns one line for training and one for evaluation of each row of `measure`, with a header."""
+    """Returns a table with a header and, for each row of `measure`, a line for training and one for evaluation."""
     header = ('config', 'step', 'dtype', 'devices', 'batch', 'images/s', 'of product', 'PyTorch', 'ratio', 'lowest-highest')
     cells = [header]
     failed = []
@@ -53,7 +53,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def details(row: Row) -> str:
-    """Returns what the table leaves out: hardware, versions, compilation, memory, start."""
+    """Returns the facts that the table leaves out: hardware, versions, compilation, memory, start-up."""
     facts, lines = row['facts'], []
     environment = facts['environment']
     packages = ', '.join(

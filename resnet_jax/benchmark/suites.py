@@ -1,4 +1,4 @@
-"""The networks of the comparison with PyTorch on a CPU, measured one after the other by one command."""
+"""Compares six networks with PyTorch on a CPU, one after the other, in one command."""
 
 import datetime
 import json
@@ -26,7 +26,7 @@ _CPU = {
 
 
 def load_config(name: str, **changes: Any) -> Row:
-    """Returns the config of a name or path, with changes, checked."""
+    """Returns the checked config of a name or path, with changes applied."""
     config = config_file.load_config(name)
     with config.unlocked():
         config.update(changes)
@@ -34,7 +34,7 @@ def load_config(name: str, **changes: Any) -> Row:
 
 
 def has_amx() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices in hardware (Intel's AMX, as Linux lists it)."""
+    """Returns whether the CPU multiplies bfloat16 matrices in hardware (Intel's AMX, as listed by Linux)."""
     try:
         return 'amx_bf16' in Path('/proc/cpuinfo').read_text()
     except OSError:
@@ -42,7 +42,7 @@ def has_amx() -> bool:
 
 
 def find_config(name: str) -> Row | str:
-    """Returns the checked config of a name or path or, where that is not to be had, why."""
+    """Returns the checked config of a name or path, or the reason why it is unavailable."""
     try:
         return load_config(name)
     except ConfigError as error:
@@ -52,14 +52,14 @@ def find_config(name: str) -> Row | str:
 def cpu_suite(
     path: str | None, effort: Effort, networks: Sequence[str], batch_size: int, progress: Callable[[str], None]
 ) -> list[Row]:
-    """Measures networks beside PyTorch, in float32 and, where the CPU has AMX, in bfloat16.
+    """Measures networks against PyTorch, in float32 and, if the CPU has AMX, in bfloat16.
 
     Args:
-      path: file of the rows, as they come; those that it has already are kept and not measured again.
-      networks: some of the six; none for all.
+      path: file of the rows, written after each row; rows that it already has are kept and not measured again.
+      networks: some of the six; empty for all.
 
     Returns:
-      The rows of `measure`, with the 'time' at which each was done; or with 'error' instead of what was measured.
+      The rows of `measure`, each with the 'time' at which it was done, or with 'error' instead of measurements.
 
     Raises:
       ConfigError: there is no such network.

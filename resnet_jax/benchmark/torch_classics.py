@@ -1,4 +1,4 @@
-"""AlexNet, LeNet and the networks of Dive into Deep Learning in PyTorch, with their sources' names and structure."""
+"""AlexNet, LeNet and the networks of Dive into Deep Learning in PyTorch, with the names and structure of their sources."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +23,7 @@ class D2LResidual(nn.Module):
 
 
 class ThreeConvResidual(D2LResidual):
-    """D2L's block with a third convolution, which has the book's next free name."""
+    """D2L's block with a third convolution, named conv4 because the book uses conv3 for the shortcut."""
 
     def __init__(self, in_channels: int, num_channels: int, use_1x1conv: bool = False, strides: int = 1) -> None:
         super().__init__(in_channels, num_channels, use_1x1conv, strides)
@@ -37,7 +37,7 @@ class ThreeConvResidual(D2LResidual):
 
 
 class D2LResNeXtBlock(nn.Module):
-    """Dive into Deep Learning, section 8.6.5, with bot_mul = 1; `groups` is the width of one, as there."""
+    """Dive into Deep Learning, section 8.6.5, with bot_mul = 1; `groups` is the width of a group, as in the book."""
 
     def __init__(
         self, in_channels: int, num_channels: int, use_1x1conv: bool = False, strides: int = 1, groups: int = 16
@@ -137,7 +137,7 @@ class ImageNetAlexNet(nn.Module):
 
 
 class LeNet(nn.Module):
-    """Kuangliu's: ReLU, max pools, three channels of 32x32."""
+    """Kuangliu's LeNet: ReLU, max pools, images of 32x32 with three channels."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class LeNet(nn.Module):
 
 
 class D2LLeNet(nn.Module):
-    """Dive into Deep Learning, section 7.6: sigmoids, average pools, one channel of 28x28."""
+    """Dive into Deep Learning, section 7.6: sigmoids, average pools, images of 28x28 with one channel."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Residual networks in PyTorch, post- and pre-activation, with the names and the structure of their sources."""
+"""Residual networks in PyTorch, post- and pre-activation, with the names and structure of their sources."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Pad(nn.Module):
-    """Option A: every second pixel where the stride is 2, and zero channels half before, half after."""
+    """Shortcut option A: every second pixel if the stride is 2, and zero channels, half of them before and half after."""
 
     def __init__(self, extra: int, stride: int) -> None:
         super().__init__()
@@ -92,9 +92,12 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """torchvision's and timm's names; `stem` 'cifar', 'imagenet' or 'deep', `kind` of shortcut as ours.
+    """A ResNet with torchvision's and timm's names.
 
-    `options` go to the block: se, and of Bottleneck groups and base_width.
+    Args:
+      stem: 'cifar', 'imagenet' or 'deep'.
+      kind: shortcut, as in our ResNet.
+      **options: passed to the block: se, and for Bottleneck groups and base_width.
     """
 
     def __init__(
@@ -138,7 +141,7 @@ class ResNet(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """Kuangliu's names."""
+    """A pre-activation block with Kuangliu's names."""
 
     expansion = 1
 
@@ -179,7 +182,7 @@ class PreActBottleneck(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Kuangliu's PreActResNet; with `final_norm` He et al.'s (v2) and, with another `stem_filters`, a Wide ResNet."""
+    """Kuangliu's PreActResNet; He et al.'s (v2) with `final_norm`; a Wide ResNet with a different `stem_filters` as well."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from torch import nn
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """Without a scale."""
+    """BatchNorm without a scale."""
 
     def __init__(self, num_features: int, keep: float):
         super().__init__(num_features, eps=1e-12, momentum=1 - keep)
@@ -33,7 +33,7 @@ class _Group(nn.Module):
 
 
 class SpeedrunNet(nn.Module):
-    """For images of three channels."""
+    """A speedrun network for images with three channels."""
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
-"""A process of its own for each side, which works only when it is asked: its idle threads must not slow the other down.
+"""Runs each side in its own process, which works only on request: idle threads must not slow down the other side.
 
-`python -m resnet_jax.benchmark.worker SIDE` answers requests, one line of JSON each, on standard output.
+`python -m resnet_jax.benchmark.worker SIDE` reads requests from standard input and answers on standard output, each one line of
+JSON.
 """
 
 import ctypes
@@ -29,14 +30,14 @@ _SUBJECTS = {
 
 
 class Worker:
-    """A started process; `worker('train', steps=3)` calls that method of its Subject. A context manager.
+    """A context manager for a process; `worker('train', steps=3)` calls that method of its Subject.
 
     Attributes:
-      idle: share of a core that the process used between its requests, the largest seen: other than about 0, it disturbed
-        what was measured meanwhile.
+      idle: largest share of a core that the process used between requests; if it is not about 0, the process disturbed the
+        other side's measurements.
 
     Raises:
-      UserError: what the process raised: a network that PyTorch has not, no memory, ...
+      UserError: raised by the process: PyTorch lacks the network, memory is exhausted, ...
     """
 
     def __init__(self, side: str, environment: Mapping[str, str], **kwargs: object):
@@ -48,8 +49,8 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C ends this process, and with it the other
-            env={**os.environ, **huge_pages.environment(), **environment, 'PYTHONPATH': path},  # both sides as the trainer
+            start_new_session=True,  # Ctrl-C ends only this process, which then ends the worker
+            env={**os.environ, **huge_pages.environment(), **environment, 'PYTHONPATH': path},  # huge pages, like training
         )
         try:
             self('__init__', **kwargs)
@@ -92,16 +93,16 @@ def _error(message: str, exit_code: int) -> UserError:
 
 
 def _serve(side: str) -> None:
-    if sys.platform == 'linux':  # this process ends with its parent, also where that is killed in the middle of a request
+    if sys.platform == 'linux':  # end with the parent, even if that is killed during a request
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
     replies = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of libraries goes to standard error
     subject: object = None
     ended, used = time.monotonic(), time.process_time()
     for line in sys.stdin:
         request = json.loads(line)
         waited = time.monotonic() - ended
-        # Short waits say little: a thread pool spins for some milliseconds before it sleeps.
+        # Ignore short waits: a thread pool spins for some milliseconds before it sleeps.
         reply: dict[str, object] = {'idle': (time.process_time() - used) / waited if waited > 0.2 and subject else 0.0}
         try:
             if request['method'] == '__init__':

@@ -1,4 +1,4 @@
-"""Values of flags that are more than a string or a number."""
+"""Parses flag values that are more than a string or a number."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def parse_shape(texts: Sequence[str]) -> tuple[int, int, int]:
     """Returns (32, 32, 3) for ['32', '32', '3'].
 
     Raises:
-      ConfigError: not three positive integers.
+      ConfigError: the texts are not three positive integers.
     """
     try:
         height, width, channels = map(int, texts)
@@ -44,7 +44,7 @@ def parse_counts(flag: str, texts: Sequence[str] | None) -> list[int]:
     """Returns [1, 2, 4] for ['1', '2', '4'], and [] for None.
 
     Raises:
-      ConfigError: not positive integers.
+      ConfigError: the texts are not positive integers.
     """
     try:
         counts = [int(text) for text in texts or ()]

@@ -1,10 +1,10 @@
 """Measures speed: {name} --config=resnet18 [--peer=torch] [--config.FIELD=VALUE ...].
 
-The training and evaluation steps are the very ones of the train command, on random data of the shape of the config's. Also:
+Times the train command's training and evaluation steps, on random data of the same shape as the config's data set. Also:
 
-{name} --suite=cpu --json=cpu.json            # six networks beside PyTorch; continues what the file has
-{name} --suite=gpu --json=gpu.json            # a GPU's training step, start-up, speedruns, in --minutes
-{name} --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a list of them
+{name} --suite=cpu --json=cpu.json            # six networks and PyTorch's; continues an existing file
+{name} --suite=gpu --json=gpu.json            # training step, start-up and speedruns on a GPU, within --minutes
+{name} --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a built-in list
 """
 
 import functools
@@ -86,7 +86,7 @@ def _check_flags() -> None:
     """Checks the flags before anything is measured.
 
     Raises:
-      ConfigError: a suite, or the measurement of single layers, would ignore one; or the file of --json cannot be written.
+      ConfigError: --suite or --layers would ignore a flag, or the file of --json cannot be written.
     """
     given = {flag.name: flag.value for flag in _ALL}
     suite, path = given['suite'], given['json']

@@ -1,4 +1,4 @@
-"""What every command shares: flags in, one line out when something is wrong, and the right exit code."""
+"""Shared by all commands: parses flags, prints errors as one line and returns the right exit code."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from resnet_jax.runtime.compilation_cache import use_compilation_cache
 
 
 class Flags(flags.FlagValues):
-    """The flags of one command, apart from those of all others; each has --import=MODULE."""
+    """The flags of one command, separate from those of the others; every command has --import=MODULE."""
 
     takes_config = False
 
@@ -31,15 +31,15 @@ class Flags(flags.FlagValues):
         self.define('multi_string', 'import', [], text)
 
     def define(self, kind: str, name: str, *arguments: Any, **options: Any) -> Any:
-        """Defines a flag as `absl.flags.DEFINE_<kind>` does."""
+        """Defines a flag like `absl.flags.DEFINE_<kind>`."""
         return getattr(flags, f'DEFINE_{kind}')(name, *arguments, **options, flag_values=self)
 
     def define_config(self) -> None:
         """Defines --config=FILE or NAME; every field can be overridden as --config.FIELD=VALUE.
 
-        New fields are let through here so that `TrainConfig` can name the nearest existing one.
+        Unknown fields are accepted here, so that `TrainConfig` can report them and suggest the nearest one.
         """
-        self.__dict__['takes_config'] = True  # an attribute of FlagValues would be a flag
+        self.__dict__['takes_config'] = True  # setting an attribute of FlagValues would define a flag
         config_flags.DEFINE_config_file(
             'config',
             None,
@@ -55,10 +55,10 @@ class Flags(flags.FlagValues):
 
 
 def load_config(values: Flags) -> tuple[str, ConfigDict]:
-    """Returns the config's name (its file name without .py) and the config with the overrides applied.
+    """Returns the config's name (its file name without .py) and the config with overrides applied.
 
     Raises:
-      ConfigError: no --config, no such file, or the file fails when it is run.
+      ConfigError: there is no --config, no such file, or running the file fails.
     """
     flag = values['config']
     try:
@@ -68,7 +68,7 @@ def load_config(values: Flags) -> tuple[str, ConfigDict]:
     try:
         config: Any = flag.value
         if not isinstance(config, ConfigDict):
-            config.lock()  # The flag's stand-in for a config that failed to load: raises what went wrong.
+            config.lock()  # A placeholder for a config that failed to load: raises the original error.
     except Exception as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise _config_error(str(path), reason[-1] if reason else repr(error)) from None
@@ -78,14 +78,14 @@ def load_config(values: Flags) -> tuple[str, ConfigDict]:
 
 
 def resolve_config(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments with the path in place of the name that --config has.
+    """Returns the arguments with the name in --config replaced by the config's path.
 
     Raises:
       ConfigError: there is no such config.
     """
     resolved = list(arguments)
     for index, value in flag_values(arguments, 'config'):
-        file, colon, argument = value.partition(':')  # config_flags passes what follows to get_config()
+        file, colon, argument = value.partition(':')  # config_flags passes the part after the colon to get_config()
         if not file:
             raise ConfigError('--config has no value; expected --config=NAME or FILE, as --config=resnet18')
         before = arguments[index].removesuffix(value)
@@ -94,7 +94,7 @@ def resolve_config(arguments: Sequence[str]) -> list[str]:
 
 
 def flag_values(arguments: Sequence[str], name: str) -> Iterator[tuple[int, str]]:
-    """Yields the values of a flag, --name=VALUE or --name VALUE, with their indices, before the flags are parsed."""
+    """Yields (index, value) of each --name=VALUE or --name VALUE in unparsed arguments."""
     for index, argument in enumerate(arguments):
         if argument == '--':
             return
@@ -106,10 +106,10 @@ def flag_values(arguments: Sequence[str], name: str) -> Iterator[tuple[int, str]
 
 
 def run(command: ModuleType, arguments: Sequence[str], name: str) -> NoReturn:
-    """Parses the flags, calls the command and exits with the code of errors.py.
+    """Parses the flags, calls the command and exits with an exit code of errors.py.
 
     Args:
-      command: a module with `FLAGS`, `main(positional arguments)` and, if it has one, `prepare(arguments)`.
+      command: a module with `FLAGS`, `main(positional arguments)` and optionally `prepare(arguments)`.
       name: how the command was called, for its help.
     """
     sys.exit(_guarded(command, arguments, name))
@@ -119,8 +119,8 @@ def _run(command: ModuleType, arguments: Sequence[str], name: str) -> None:
     if {'--help', '-help', '-h'} & set(arguments):
         print(help_text(command, name), flush=True)
         return
-    logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell absl what they do, at length
-    # After a save that failed, tasks that Orbax gave up: asyncio prints a traceback for each when it is collected.
+    logging.set_verbosity(logging.WARNING)  # Orbax and JAX log verbosely through absl
+    # After a failed save, asyncio prints a traceback for each task that Orbax abandoned.
     getLogger('asyncio').setLevel(CRITICAL)
     positional = _parse(command, arguments, name)
     use_compilation_cache()
@@ -130,16 +130,16 @@ def _run(command: ModuleType, arguments: Sequence[str], name: str) -> None:
 def _parse(command: ModuleType, arguments: Sequence[str], name: str) -> list[str]:
     """Imports the modules of --import, parses the flags and returns the positional arguments.
 
-    The modules come first, for a config may have a name that they register.
+    Imports the modules first, because a config may use names that they register.
     """
     if modules := [value for _, value in flag_values(arguments, 'import')]:
         use_compilation_cache()  # before the modules import JAX
         plugins.import_modules(modules)
     with contextlib.suppress(flags.Error):
-        flags.FLAGS.mark_as_parsed()  # absl's own, which some libraries ask
+        flags.FLAGS.mark_as_parsed()  # absl's global flags, which some libraries read
     try:
         prepare = getattr(command, 'prepare', list)
-        sys.argv = [name, *prepare(list(arguments))]  # ml_collections looks for overrides there
+        sys.argv = [name, *prepare(list(arguments))]  # ml_collections reads overrides from it
         positional: list[str] = command.FLAGS(sys.argv)[1:]
         return positional
     except UserError:
@@ -152,11 +152,11 @@ def _parse(command: ModuleType, arguments: Sequence[str], name: str) -> list[str
 
 
 def help_text(command: ModuleType, name: str) -> str:
-    """Returns what --help prints: the module's docstring, its flags and, where it takes a config, all fields."""
+    """Returns the text of --help: the module's docstring, its flags and, if it has `more_help`, the result of that."""
     lines = [(command.__doc__ or '').strip().replace('{name}', name), '', 'Flags:']
     for flag in map(command.FLAGS.__getitem__, command.FLAGS):
         default = '' if flag.default is None or flag.default == [] else f' (default: {flag.default})'
-        text = flag.help.replace(';\n    repeat this option to specify a list of values', '')  # absl's, besides our own words
+        text = flag.help.replace(';\n    repeat this option to specify a list of values', '')  # absl adds it; our help says so
         lines.append(f'  --{flag.name}: {text}{default}')
     if hasattr(command, 'more_help'):
         lines += ['', command.more_help()]
@@ -179,7 +179,7 @@ def _config_error(path: str, reason: str) -> ConfigError:
 
 
 def _plainly(message: str) -> str:
-    """Says what was expected where Python's own message of a conversion does not; of a traceback the last line."""
+    """Rewrites messages of failed conversions to say what was expected, and reduces a traceback to its last line."""
     if match := re.match(r'flag --config=(\S+?): Error whilst parsing config file:', message):
         reason = [line.strip() for line in message.splitlines() if line.strip()][-1]
         return str(_config_error(match[1], reason))
@@ -207,7 +207,7 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
         print('Interrupted.', file=sys.stderr)
         _leave(128 + signal.SIGINT)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`). Python would complain again when it flushes at exit.
+        # The reader of our output has gone (`| head`). Without this, Python would raise again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except MemoryError:
@@ -220,22 +220,22 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
 
 
 def _leave(code: int) -> None:
-    """Ends the process after a signal; not by taking JAX down, which the signal may have found in the middle of something.
+    """Ends the process after a signal, without shutting down JAX, which the signal may have interrupted.
 
-    Seen: a segmentation fault, and with it another exit code. Several processes say goodbye to each other.
+    A shutdown has been seen to end in a segmentation fault, which changes the exit code. With several processes it is needed.
     """
     jax = sys.modules.get('jax')
     if jax and jax.distributed.is_initialized():
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never there
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed or missing
             stream.flush()
     os._exit(code)
 
 
 def _fail(error: UserError, values: Flags) -> NoReturn:
     text, advice = str(error), ''
-    if values.takes_config:  # The library says field=value; a command takes it as a flag. Folders have such names too.
+    if values.takes_config:  # The library writes field=value; make it a flag, but not in folder names.
         names = '|'.join(field.name for field in fields())
         text = re.sub(rf'(?<=[\s(])({names})=(?=[^\s/]+(\s|$))', r'--config.\1=', text)
     if isinstance(error, MissingModulesError):

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
         print(write_report(runs, Path(out), FLAGS.value('title')))
     except OSError as error:
         raise ResourceError(f'{out} cannot be written: {error.strerror or error}; choose another --out') from None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:  # of files that no run has written
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:  # files that no run has written
         raise InputFileError(
             f'a file of {", ".join(arguments)} is not what a run writes ({type(error).__name__}: {error}); '
             'leave that run out, or delete the file'

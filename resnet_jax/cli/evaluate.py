@@ -2,8 +2,8 @@
 
 {name} --weights=resnet20.th --model=resnet20 --normalization=imagenet [--dataset=cifar10] [--json]
 
-With --tta=mirror_translate the logits are averaged over views of each image, and every figure says so.
-With --compare=runs/other how the two runs' answers differ, with --corruptions the errors on 15 kinds of corrupted images.
+--tta=mirror_translate averages the logits over views of each image, and every figure says so. --compare=runs/other also reports
+how the two runs' predictions differ; --corruptions adds the errors on 15 kinds of corrupted images.
 """
 
 import dataclasses

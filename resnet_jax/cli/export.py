@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError('expected --workdir=FOLDER and --out=FOLDER' + (f', not {arguments[0]!r}' if arguments else ''))
     import jax
 
-    jax.config.update('jax_platforms', 'cpu')  # whoever trains may keep the accelerator
+    jax.config.update('jax_platforms', 'cpu')  # leaves the accelerator to training runs
     from resnet_jax.classifier import load_run
     from resnet_jax.export import FORMATS, export_classifier
 

@@ -23,7 +23,7 @@ def main(verb: str | None = None) -> None:
     """Runs a command with the arguments of the process, and exits.
 
     Args:
-      verb: the command; None to take it from the arguments.
+      verb: name of the command; None to take it from the arguments.
     """
     arguments, name = sys.argv[1:], f'python bin/{verb}.py'
     if verb is None:
@@ -47,7 +47,7 @@ def main(verb: str | None = None) -> None:
     if verb in ('train', 'evaluate'):
         from resnet_jax.runtime import huge_pages
 
-        huge_pages.use()  # before anything else: it starts this process again
+        huge_pages.use()  # before anything else, because it restarts this process
     from resnet_jax.cli import command
 
     command.run(importlib.import_module(f'resnet_jax.cli.{verb}'), arguments, name)

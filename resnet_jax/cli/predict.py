@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
                 print(json.dumps({'file': path, 'classes': [{'name': n, 'probability': p} for n, p in best]}))
             else:
                 print(f'{path}: ' + ', '.join(f'{name} {100 * p:.1f} %' for name, p in best), flush=True)
-    if bad:  # the others have been answered; one line for each, the last by the way out
+    if bad:  # the other files have been classified; one line for each unreadable file, the last one from the raised error
         for unread in bad[:-1]:
             print(f'error: {unread}', file=sys.stderr)
         raise bad[-1]

@@ -1,4 +1,4 @@
-"""The config that lies in a run folder, for a run that is continued by its folder alone."""
+"""The config in a run folder, for `train --workdir=FOLDER` without --config."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from resnet_jax.errors import InputFileError
 
 
 def get_config(workdir: str) -> ConfigDict:
-    """Returns the config of the run in a folder; `TrainConfig` checks it, after the overrides."""
+    """Returns the config of the run in a folder, unchecked; `TrainConfig` checks it after the overrides."""
     path = Path(workdir, 'config.json')
     try:
         values = json.loads(path.read_text())
@@ -19,8 +19,8 @@ def get_config(workdir: str) -> ConfigDict:
     if not isinstance(values, dict):
         raise InputFileError(f'{path} is not a config; restore it or choose another run folder')
     config = default_config()
-    with config.unlocked(), config.ignore_type():  # a wrong type is told with the name of its field
+    with config.unlocked(), config.ignore_type():  # `TrainConfig` reports wrong types with their fields
         for name, value in values.items():
-            value = tuple(value) if isinstance(value, list) else value  # an override must have the type of what it replaces
+            value = tuple(value) if isinstance(value, list) else value  # overrides must have the type of the old value
             config[name] = ConfigDict(value) if isinstance(value, dict) else value
     return config

@@ -1,7 +1,7 @@
-"""Makes every run of a study, or what is left of it, then its report: {name} --config=paper
+"""Executes all runs of a study, or those that are left, then writes its report: {name} --config=paper
 
-A study that was interrupted continues with the same command; --dry_run says what it would do. This process leaves JAX and its
-devices to those of the runs.
+The same command continues an interrupted study; --dry_run shows what it would do. Only the processes of the runs use JAX's
+devices.
 """
 
 import logging
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
         from rich.progress import Progress
 
         weights = weigh(runs)
-        # With the time left, from the speed of an hour: a run may say nothing of itself for minutes.
+        # Estimates the time left from the speed over an hour, because a run may report no progress for minutes.
         with Progress(disable=not sys.stdout.isatty(), refresh_per_second=2, speed_estimate_period=3600) as bar:
             task = bar.add_task(name, total=1.0)
             failed = make_runs(runs, devices, lambda done: bar.update(task, completed=done), weights)

@@ -1,7 +1,7 @@
 """Trains a config, or continues a run: {name} --config=resnet18 [--config.FIELD=VALUE ...] [--workdir=FOLDER]
 
-The same command again continues the run or, if it is finished, says so; {name} --workdir=FOLDER continues whatever run is
-there. --init_config=FILE writes a config to start from.
+The same command continues an interrupted run or reports that it is finished; {name} --workdir=FOLDER continues the run in that
+folder. --init_config=FILE writes a config to start from.
 """
 
 import os
@@ -45,7 +45,7 @@ def get_config():
 
 
 def prepare(arguments: list[str]) -> list[str]:
-    """Gives a run folder without a --config the config that lies in it."""
+    """Returns the arguments with --config resolved; without --config, uses the config in the run folder, if any."""
     workdir = [value for _, value in command.flag_values(arguments, 'workdir')][-1:]
     if workdir and Path(workdir[0], 'config.json').is_file() and not any(command.flag_values(arguments, 'config')):
         return [f'--config={Path(__file__).with_name("run_config.py")}:{workdir[0]}', *arguments]
@@ -68,14 +68,14 @@ def main(arguments: Sequence[str]) -> None:
     name, config = command.load_config(FLAGS)
     workdir = Path(workdir or Path('runs', name))
     try:
-        _train(TrainConfig.from_mapping(config), workdir)  # a wrong field is told at once, before JAX is imported
+        _train(TrainConfig.from_mapping(config), workdir)  # checks the fields before JAX is imported
     except ConfigError as error:
         plugins.check_imported(plugins.modules_of_run(workdir), str(workdir), error)
         raise
 
 
 def _train(checked: TrainConfig, workdir: Path) -> None:
-    if checked.deterministic:  # XLA reads it once; it rules out kernels that add in any order, and choosing them by their time
+    if checked.deterministic:  # XLA reads it once; it excludes kernels with unordered sums and autotuning
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
     address, count, rank = (FLAGS.value(flag) for flag in ('coordinator_address', 'num_processes', 'process_id'))
     if (count is not None or rank is not None) and not address:
@@ -98,7 +98,7 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
 
 
 def _with_flags(error: UserError, *names: str) -> UserError:
-    """Returns the error with dashes before the library's arguments that are flags here."""
+    """Returns the error with '--' before the names of the library's arguments that are flags here."""
     error.args = (re.sub(rf'\b({"|".join(names)})\b', r'--\1', str(error)),)
     return error
 

@@ -1,11 +1,11 @@
-"""A trained network as files that other programs load, without this package: `export_classifier`.
+"""`export_classifier`: exports a trained network to files that work without this package.
 
   model.stablehlo   a `jax.export` artifact; needs jax and flatbuffers
   model.onnx        for onnxruntime and others
-  README.md         a model card: how to load them and, of a run, its recipe and result
+  README.md         a model card: how to load the files and, for a run, its recipe and result
 
-Both take uint8 images `[batch, height, width, channels]`, any batch size, and return float32 probabilities `[batch,
-classes]`; preprocessing and weights are inside. No file is left that was not loaded again and compared with the network.
+Both models take uint8 images `[batch, height, width, channels]`, of any batch size, and return float32 probabilities `[batch,
+classes]`; preprocessing and weights are inside. Every file is reloaded and compared with the network before it is kept.
 """
 
 import dataclasses
@@ -22,37 +22,37 @@ from resnet_jax.errors import ConfigError, ResourceError
 from resnet_jax.export import compare, onnx, stablehlo
 from resnet_jax.export.card import model_card
 
-# In the order in which they are written; each has `write(classifier, path)` and `reload(path, batches)`.
+# In the order of writing; each module has `write(classifier, path)` and `reload(path, batches)`.
 FORMATS = {'stablehlo': stablehlo, 'onnx': onnx}
 
 
 def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence[str] = ('stablehlo',)) -> dict[str, float]:
-    """Exports a classifier into a new folder, which appears when all of it is written and compared.
+    """Exports a classifier into a new folder, which appears only when all files are written and compared.
 
-    The files take one view of each image, whatever the classifier's `tta`, and hold none of the C kernels. The comparison is
-    computed on the CPU, where it is exact; the StableHLO artifact runs on CPU, CUDA and TPU all the same.
+    The files use one view of each image, whatever the classifier's `tta`, and contain none of the C kernels. The comparison
+    runs on the CPU, where it is exact; the StableHLO artifact runs on CPU, CUDA and TPU.
 
     Args:
-      classifier: of a run, whose result.json and environment.json the model card then quotes, or of a file of weights.
-      out: the folder to make; it may exist if it is empty.
-      formats: of `FORMATS`.
+      classifier: from a run, whose result.json and environment.json the model card then quotes, or from a file of weights.
+      out: the folder to create; it may exist if it is empty.
+      formats: names from `FORMATS`.
 
     Returns:
-      For each format the largest absolute difference of a probability from the network's.
+      {format: largest absolute difference of a probability from the network's}.
 
     Raises:
       ConfigError: a format is unknown, its packages are not installed, or `out` is not empty.
       InputFileError: result.json or environment.json of the run cannot be read.
-      ExportError: a file does not answer as the network does.
+      ExportError: a file's outputs differ from the network's.
       ResourceError: `out` cannot be written.
     """
     if not formats or set(formats) - set(FORMATS):
         raise ConfigError(f'unknown export format in {list(formats)}; expected some of {", ".join(FORMATS)}')
-    out = Path(os.path.abspath(out))  # noqa: PTH100 (also without '..', so that there is a name to put beside it)
+    out = Path(os.path.abspath(out))  # noqa: PTH100 (removes '..', so that there is a name for the temporary folder)
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise ConfigError(f'{out} exists; expected the name of a new or empty folder')
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
-        variables = jax.tree.map(np.asarray, classifier.variables)  # constants of the programs
+        variables = jax.tree.map(np.asarray, classifier.variables)  # constants in the programs
         classifier = dataclasses.replace(classifier, variables=variables, tta='none')
         partial = out.parent / f'.{out.name}.partial-{os.getpid()}'
         try:

@@ -1,6 +1,6 @@
-"""The model card of an exported classifier: README.md with the YAML metadata that the Hugging Face Hub reads.
+"""The model card of an exported classifier: README.md with YAML metadata for the Hugging Face Hub.
 
-Everything that comes from the run is escaped: a class name or a config value is text, never markup.
+All text from the run is escaped, so that class names and config values are never markup.
 """
 
 import json
@@ -38,7 +38,6 @@ Needs `pip install onnxruntime`; computes in float32.
 
 ```python
 import onnxruntime
-from resnet_jax.typing import JsonDict
 session = onnxruntime.InferenceSession('model.onnx')
 probabilities = session.run(None, {{'images': images}})[0]  # numpy uint8 {images} -> float32 {probabilities}
 ```
@@ -47,19 +46,19 @@ probabilities = session.run(None, {{'images': images}})[0]  # numpy uint8 {image
 
 
 def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
-    """Returns the card of a classifier that was exported in some formats.
+    """Returns the model card of an exported classifier.
 
-    Of a run, result.json and environment.json in its folder are read if they are there.
+    For a run, reads result.json and environment.json in its folder, if they exist.
 
     Args:
-      differences: for each format the largest difference of a probability from the network's.
+      differences: {format: largest absolute difference of a probability from the network's}.
 
     Raises:
       InputFileError: result.json or environment.json cannot be read.
     """
     origin = classifier.origin
     result = _read(Path(origin.path, 'result.json')) if origin.config else {}
-    if result.get('step') != origin.step:  # of an earlier or later state than the one exported
+    if result.get('step') != origin.step:  # of another state than the exported one
         result = {}
     prefix = 'ema_' if origin.ema else ''
     model, dataset = _line(origin.model or type(classifier.model).__name__), _line(origin.dataset)
@@ -148,7 +147,7 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
 
 
 def _read(path: Path) -> JsonDict:
-    """Returns what is in a JSON file, {} if it is not there."""
+    """Returns the object in a JSON file; {} if there is no such file."""
     try:
         value = json.loads(path.read_text()) if path.exists() else {}
     except (OSError, ValueError) as error:
@@ -163,9 +162,9 @@ def _line(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """A value as one line of Markdown that shows it as it is."""
+    """Returns a value as one line of Markdown, escaped so that it is shown literally."""
     escaped = re.sub(r'([\\`*_\[\]<>&|#~$!])', r'\\\1', _line(value))
-    return re.sub(r'^(\d*)([-+=.)])', r'\1\\\2', escaped)  # what begins a list or a rule
+    return re.sub(r'^(\d*)([-+=.)])', r'\1\\\2', escaped)  # the start of a list or a rule
 
 
 def _numbers(values: Any) -> str:

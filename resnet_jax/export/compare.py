@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the network does."""
+"""Compares the outputs of an exported file with the network's."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ExportError
 
 BATCH_SIZES = (1, 23)
-# Relative, so that a network that is sure of itself is not compared by its zeros and ones alone. Rounding moves a logit of
-# 20 by some 1e-5 and so a probability by as much of itself; a missing row of padding moves it by more than this.
+# Mostly relative, so that the small probabilities of a confident network count too. Rounding moves a logit of 20 by about 1e-5,
+# and so a probability by the same relative amount; a missing row of padding moves it by more than this tolerance.
 RELATIVE, ABSOLUTE = 1e-3, 1e-7
 
 
 def sample_images(image_shape: Sequence[int]) -> list[np.ndarray]:
-    """Returns uint8 batches `[n, *image_shape]` with n of BATCH_SIZES: noise, smooth as photographs, and flat."""
+    """Returns uint8 batches `[n, *image_shape]` for each n in BATCH_SIZES: noise, smooth images like photographs, and flat."""
     rng = np.random.default_rng(0)
     count = sum(BATCH_SIZES)
     height, width, channels = image_shape
@@ -33,13 +33,13 @@ def sample_images(image_shape: Sequence[int]) -> list[np.ndarray]:
 
 
 def check(classifier: Classifier, path: Path, reload: Callable[[Path, list[np.ndarray]], list[np.ndarray]]) -> float:
-    """Loads a file again and compares its answers with the network's; returns the largest absolute difference.
+    """Reloads a file and compares its outputs with the network's; returns the largest absolute difference.
 
-    The network computes with XLA's own operations, as the file does: the C kernels round in another way, which would take up to
-    17 % of the tolerance for ResNet-18 and logits that span 20.
+    The network uses XLA's own operations, like the file: the C kernels round differently, which would use up to 17 % of the
+    tolerance for ResNet-18 and logits that span 20.
 
     Raises:
-      ExportError: they differ by more than rounding, or in shape or dtype. The file is removed.
+      ExportError: the outputs differ by more than rounding, or in shape or dtype. The file is removed.
     """
     batches = sample_images(classifier.image_shape)
     try:

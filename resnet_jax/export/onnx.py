@@ -1,6 +1,6 @@
-"""A network as ONNX, by jax2onnx.
+"""Exports a network as ONNX with jax2onnx.
 
-It turns Flax's layers into ONNX's own (Conv, BatchNormalization) and so never sees the CPU form of our convolution.
+jax2onnx converts Flax layers to ONNX operators (Conv, BatchNormalization), so it never sees the CPU form of our convolution.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from resnet_jax.errors import ConfigError, ExportError, one_line
 
 
 def write(classifier: Classifier, path: Path) -> Classifier:
-    """Writes the network, computing in float32, and returns the classifier that it is to agree with: the same in float32.
+    """Writes the network in float32, and returns the float32 classifier that the file must agree with.
 
     A network trained in bfloat16 has float32 weights, and onnxruntime has no bfloat16 convolution on a CPU.
 
@@ -35,7 +35,7 @@ def write(classifier: Classifier, path: Path) -> Classifier:
     with _quiet():
         try:
             import onnx
-            import onnxruntime  # noqa: F401 (to be told of it before the work, not after)
+            import onnxruntime  # noqa: F401 (fail before the conversion, not after)
             from jax2onnx import to_onnx
         except ImportError as error:
             also = ', on Python 3.12 or later also pip install --no-deps jax2onnx' if error.name == 'jax2onnx' else ''
@@ -44,10 +44,10 @@ def write(classifier: Classifier, path: Path) -> Classifier:
         names = {'model_name': name, 'input_names': ['images'], 'output_names': ['probabilities']}
         try:
             graph = to_onnx(probabilities, [images], **names)
-            # jax2onnx (0.13.0 and 0.17.1) leaves the shapes of NHWC values on values that it has made NCHW. They are optional.
+            # jax2onnx (0.13.0 and 0.17.1) keeps NHWC shapes on values that it has converted to NCHW. Shapes are optional.
             del graph.graph.value_info[:]
             onnx.checker.check_model(graph)
-        except Exception as error:  # it raises many kinds
+        except Exception as error:  # jax2onnx raises many kinds of errors
             reason = one_line(error)
             raise ExportError(f'jax2onnx could not convert the network ({type(error).__name__}: {reason})') from error
     path.write_bytes(graph.SerializeToString())
@@ -56,7 +56,7 @@ def write(classifier: Classifier, path: Path) -> Classifier:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the converter from printing every layer and from logging each of its plugins whose library is not here."""
+    """Keeps the converter from printing every layer and from logging each plugin whose library is not installed."""
     loggers = [logging.getLogger(name) for name in ('jax2onnx', 'onnx_ir')]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -70,15 +70,15 @@ def _quiet() -> Iterator[None]:
 
 
 def reload(path: Path, batches: list[np.ndarray]) -> list[np.ndarray]:
-    """Returns onnxruntime's answers on a CPU.
+    """Returns onnxruntime's outputs on a CPU.
 
     Raises:
-      ExportError: it refuses the file.
+      ExportError: onnxruntime cannot load or run the file.
     """
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
         return [session.run(['probabilities'], {'images': batch})[0] for batch in batches]
-    except Exception as error:  # its classes have no name in common
+    except Exception as error:  # its error classes have no common base
         raise ExportError(f'{path.name} could not be loaded again ({one_line(error)}); not exported') from error

@@ -1,4 +1,4 @@
-"""Runs an artifact as its user would, with jax alone: python -I reload_stablehlo.py ARTIFACT [IMAGES.npy ANSWER.npy]..."""
+"""Runs an artifact as a user would, with only jax: python -I reload_stablehlo.py ARTIFACT [IMAGES.npy ANSWER.npy]..."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A network as a `jax.export` artifact: StableHLO for CPU, CUDA and TPU, with its weights inside."""
+"""Exports a network as a `jax.export` artifact: StableHLO for CPU, CUDA and TPU, with its weights inside."""
 
 import functools
 import os
@@ -19,7 +19,7 @@ _RELOAD = Path(__file__).with_name('reload_stablehlo.py')
 
 
 def write(classifier: Classifier, path: Path) -> Classifier:
-    """Writes the artifact and returns the classifier that it is to agree with, which is the same.
+    """Writes the artifact and returns the classifier that it must agree with: `classifier` itself.
 
     Raises:
       ConfigError: flatbuffers is not installed.
@@ -36,10 +36,10 @@ def write(classifier: Classifier, path: Path) -> Classifier:
 
 
 def reload(path: Path, batches: list[np.ndarray]) -> list[np.ndarray]:
-    """Returns the answers of the artifact in a fresh process that cannot import this package.
+    """Returns the outputs of the artifact in a new process that cannot import this package.
 
     Raises:
-      ExportError: that process failed.
+      ExportError: the process failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         names = [(str(Path(folder, f'{i}.npy')), str(Path(folder, f'{i}-out.npy'))) for i in range(len(batches))]

@@ -1,4 +1,4 @@
-"""Sections of a report on the answers to the test set: by class, confused, wrong, calibrated, corrupted."""
+"""Report sections on test-set predictions: by class, confusion, most confident mistakes, calibration, corrupted images."""
 
 from collections.abc import Sequence
 from itertools import chain

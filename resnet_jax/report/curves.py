@@ -1,4 +1,4 @@
-"""Sections of a report on training: curves by iteration and time, gradient norms by layer, first-layer filters."""
+"""Report sections on training: curves by iteration and time, gradient norms by layer, first-layer filters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,11 @@ _MEASURES = (('accuracy', 'accuracy (%)', 100), ('loss', 'loss (nats)', 1))
 
 
 def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequence[Any]]] | None = None) -> Section:
-    """Accuracy and loss; `published`: {name: {'accuracy': [[iteration, per cent], ...]}} is drawn beside."""
+    """Returns the section with accuracy and loss curves.
+
+    Args:
+      published: series to draw beside them, {name: {'accuracy': [[iteration, per cent], ...]}}.
+    """
     content = Markup()
     for key, label, scale in _MEASURES:
         series: list[JsonDict] = []
@@ -45,13 +49,13 @@ def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequ
 
 
 def _selected(config: Json) -> str:
-    """What the loss in training is of, unless of all examples."""
+    """Returns which examples the training loss covers; '' for all."""
     share = config.get('selected_fraction')
     return f' (hardest {100 * share:g} %)' if config.get('proxy_model') and isinstance(share, int | float) else ''
 
 
 def part(run: RunReader, title: str) -> str:
-    """What one curve of several of an entry shows."""
+    """Returns the title of a curve, with the seed if the run belongs to a study entry."""
     return f'{title}, seed {run.config["seed"]}' if run.entry and 'seed' in run.config else title
 
 

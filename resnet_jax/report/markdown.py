@@ -1,4 +1,4 @@
-"""A study's results.json as Markdown tables, and the page that holds them between marks."""
+"""Turns a study's results.json into Markdown tables, and inserts them into a page between marks."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ def fill(page: str, results: Mapping[str, Json]) -> str:
     """Returns the page with the tables of each study between `<!-- results: NAME -->` and `<!-- end -->`.
 
     Args:
-      results: {NAME: what its results.json holds}; where there is none, 'not run' stands.
+      results: {NAME: the contents of its results.json}; a study without results gets 'Not run.'.
     """
     return _MARK.sub(
         lambda match: match[1] + (tables(results[match[2]]) if match[2] in results else 'Not run.\n') + match[3], page
@@ -23,7 +23,7 @@ def fill(page: str, results: Mapping[str, Json]) -> str:
 
 
 def tables(results: Json) -> str:
-    """Every table there is to a study, with what it was run on."""
+    """Returns all tables of a study, and the hardware, versions and data of its runs."""
     parts = [_entries(results), _cost(results), _published(results), _gradients(results), _made_on(results)]
     return '\n'.join(part for part in parts if part)
 
@@ -105,7 +105,7 @@ def _mean(entry: Json, key: str, pattern: str, scale: float = 1) -> str:
 
 
 def _published(results: Json) -> str:
-    """Test accuracy at the iterations that a published series has too, mean over seeds."""
+    """Returns a table of test accuracy, mean over seeds, at the iterations that a published series has too."""
     series = {name: dict(map(tuple, curve['accuracy'])) for name, curve in results['published'].items() if 'accuracy' in curve}
     ours: dict[str, dict[int, list[float]]] = {}
     for name, entry in results['entries'].items():
@@ -128,7 +128,7 @@ def _published(results: Json) -> str:
 
 
 def _gradients(results: Json) -> str:
-    """Gradient norms of the first and the last layer, from the image on, at the first and the last iteration logged."""
+    """Returns a table of gradient norms of the first and the last convolution at the first and the last logged iteration."""
     rows = []
     for name, entry in results['entries'].items():
         logged = [run['gradients'] for run in entry['runs'].values() if run['gradients']]

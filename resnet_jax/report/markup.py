@@ -1,4 +1,4 @@
-"""What the sections of a report are made of: numbers and text in templates, charts and pixels."""
+"""Building blocks of report sections: templates, numbers, charts and images."""
 
 import base64
 import dataclasses
@@ -20,7 +20,7 @@ Charts = JsonDict
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A section of the page; `caption` says what to see in it."""
+    """A section of the page; `caption` explains its content."""
 
     name: str
     title: str
@@ -29,14 +29,14 @@ class Section:
 
 
 def template(name: str) -> jinja2.Template:
-    """Returns a template of the folder templates; whatever is put into it is escaped, unless another macro made it."""
+    """Returns a template from the folder templates; it escapes its arguments unless they are the output of a macro."""
     loader = jinja2.PackageLoader('resnet_jax.report')
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.get_template(name)
 
 
 class _Parts:
-    """The macros of parts.html: parts.<name>(...) returns what the macro writes."""
+    """The macros of parts.html: parts.<name>(...) returns the macro's output."""
 
     _macros = template('parts.html').module
 
@@ -53,18 +53,18 @@ def number(value: object, pattern: str = '{:,}') -> str:
 
 
 def views(result: Json) -> str:
-    """A mark on an accuracy that tells it from one without test-time augmentation."""
+    """Returns a mark for an accuracy with test-time augmentation; '' without."""
     averaged = result.get('tta', 'none')
     return '' if averaged == 'none' else f' (views averaged: {averaged})'
 
 
 def p_value(value: float) -> str:
-    """A probability is never 0, but a float can be."""
+    """Returns a formatted p value; a float underflows to 0, but a probability is never 0."""
     return f'{value:.2g}' if value >= 1e-300 else 'below 1e-300'
 
 
 def each(runs: Runs, content: Callable[[RunReader], str]) -> str:
-    """The content of every run that has some; of several, all but the first two folded."""
+    """Returns the content of every run that has any; of several, all but the first two are folded."""
     contents = [(run.name, part) for run in runs if (part := content(run))]
     if len(contents) == 1:
         return contents[0][1]
@@ -72,7 +72,7 @@ def each(runs: Runs, content: Callable[[RunReader], str]) -> str:
 
 
 def chart(charts: Charts, name: str, title: str, series: Sequence[Any], **more: Any) -> str:
-    """Adds a chart, which report.js draws, and returns its place in the page; nothing if there are no series."""
+    """Adds a chart, which report.js draws, and returns its placeholder in the page; '' if there are no series."""
     if not series:
         return ''
     charts[name] = {'series': list(series), 'label': title, **more}
@@ -80,7 +80,7 @@ def chart(charts: Charts, name: str, title: str, series: Sequence[Any], **more: 
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """Returns uint8 pixels `[height, width, channels]` as the source of an image in the page."""
+    """Returns uint8 pixels `[height, width, channels]` as a data URI of a PNG."""
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, 'PNG')

@@ -1,4 +1,4 @@
-"""Sections of a report on runs as wholes: what was trained, what came of it, what differs, and on which machine."""
+"""Report sections on whole runs: study entries, summary, differences, configs, versions and hardware."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from resnet_jax.typing import Json
 
 
 def study(results: Json) -> Section:
-    """The entries of a study, each against its baseline."""
+    """Returns the section that compares each entry of a study with its baseline."""
     rows = []
     expected = any(entry.get('expected') for entry in results['entries'].values())
     for name, entry in results['entries'].items():
@@ -43,12 +43,12 @@ def study(results: Json) -> Section:
 
 
 def reason(text: str) -> str:
-    """What ended a run, without the advice that follows it in its error message."""
+    """Returns the reason in a run's error message, without the advice that follows it."""
     return text.removeprefix('error: ').partition(';')[0]
 
 
 def training(config: Json) -> str:
-    """'3 epochs of 25,600 images'."""
+    """Returns e.g. '3 epochs of 25,600 images, batch 128'."""
     if not config.get('num_epochs'):
         return '-'
     images = f'{config["train_size"]:,} images' if config.get('train_size') else 'all images'
@@ -60,7 +60,7 @@ def _expected(published: Json | None) -> str:
 
 
 def difference(compared: Json | None) -> str:
-    """A comparison in words that claim no more than it shows."""
+    """Returns a comparison in words that claim no more than the data show."""
     if not compared:
         return '-'
     text = f'{100 * compared["mean"]:+.2f} to {compared["baseline"]}'
@@ -119,7 +119,7 @@ def _summary(run: RunReader) -> list[str]:
 
 
 def agreement(runs: Runs) -> Section | None:
-    """Differences between any two of up to eight runs."""
+    """Returns the section on differences between each pair of up to eight runs."""
     known = [(run, run.correct) for run in runs[:8]]
     pairs, apart = [], 0
     for (a, right), (b, other) in itertools.combinations(known, 2):

@@ -1,6 +1,6 @@
-"""The report: one HTML file that needs no network, of one run or of several side by side.
+"""The report: one HTML file that works offline, on one run or on several side by side.
 
-Every string that comes from a run folder is escaped; the page's own script is the only one that its policy lets run.
+Every string from a run folder is escaped; the page's content security policy allows only its own script.
 """
 
 import base64
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def write_run_report(folder: str | Path) -> Path | None:
-    """Writes a run's report.html into its folder; a failure is a warning, for the run has its result without it."""
+    """Writes a run's report.html into its folder; only warns on failure, because the run's result does not need it."""
     try:
         run = read_run(folder)
         return write_report([run], Path(folder) / 'report.html', run.name)
@@ -31,15 +31,18 @@ def write_run_report(folder: str | Path) -> Path | None:
 
 
 def write_report(runs: Sequence[RunReader], path: Path, title: str, results: Json | None = None) -> Path:
-    """Writes the report of runs to a file, in whole or not at all, and returns its path."""
+    """Writes the report of runs to a file atomically, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomically(path, render(runs, title, results))
 
 
 def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -> str:
-    """Returns the page; `results` of a study are what `results.collect` returns.
+    """Returns the page.
 
-    Of a study's runs the first of each entry stands for it in what is shown of single networks.
+    Sections on single networks show only the first run of each study entry.
+
+    Args:
+      results: for a study, the return value of `results.collect`.
     """
     charts: JsonDict = {}
     first = list({run.group: run for run in reversed(runs)}.values())[::-1]
@@ -62,7 +65,7 @@ def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -
     script, style = (here.joinpath(name).read_text(encoding='utf-8') for name in ('report.js', 'report.css'))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    # In a script element only '<' could end the data; as JSON it may be written so that it does not.
+    # Escape '<', which could end the script element.
     data = json.dumps({'charts': charts}, allow_nan=False).replace('<', '\\u003c').replace('\u2028', ' ')
     sections = [section for section in all_sections if section]
     page = template('page.html')

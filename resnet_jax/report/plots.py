@@ -1,4 +1,4 @@
-"""Plots of a run, drawn from what its folder holds; no JAX."""
+"""Plots of a run, drawn from the files in its folder, without JAX."""
 
 import json
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def plot_training(workdir: Path) -> Path:
-    """Draws loss, accuracy and learning rate by iteration to `plots/training.png`, and returns its path.
+    """Plots loss, accuracy and learning rate by iteration to `plots/training.png`, and returns its path.
 
-    A dotted line marks where the config was changed.
+    Dotted lines mark config changes.
     """
     rows = read_metrics(workdir / 'metrics.jsonl')
     figure = Figure(figsize=(12, 3.6), layout='constrained')
@@ -65,14 +65,14 @@ def plot_training(workdir: Path) -> Path:
 
 
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
-    """Draws a confusion matrix in per cent of each true class.
+    """Plots a confusion matrix in per cent of each true class, and returns its path.
 
     Args:
       confusion: int `[num_classes, num_classes]`, counts by label (row) and prediction (column).
     """
     size = len(class_names)
     share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    small = size <= 20  # with more classes the names and numbers would run into each other
+    small = size <= 20  # with more classes the names and numbers would overlap
     side = 6.5 if small else 9
     figure = Figure(figsize=(side, side * 0.92), layout='constrained')
     axis = figure.subplots()
@@ -90,7 +90,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
 
 
 def plot_corruptions(corruptions: Json, path: Path) -> Path:
-    """Draws the errors on corrupted images, by corruption and severity, as `evaluate_corruptions` returns them."""
+    """Plots errors by corruption and severity, as returned by `evaluate_corruptions`, and returns the path."""
     figure = Figure(figsize=(10, 4.2), layout='constrained')
     axis = figure.subplots()
     names = list(corruptions['errors'])

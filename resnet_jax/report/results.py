@@ -1,4 +1,4 @@
-"""A study's runs as results.json and results.csv: every run, and mean and interval over the seeds of each entry."""
+"""Writes a study's results.json and results.csv: every run, and for each entry mean and interval over seeds."""
 
 import csv
 import dataclasses
@@ -38,22 +38,23 @@ _COLUMNS = (
 
 
 def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> JsonDict:
-    """Returns what results.json holds.
+    """Returns the contents of results.json.
 
     Args:
-      study: as `study.entries.expand` takes it, with 'name'. 'baseline' is the entry that the others are compared with, seed
-        by seed (default the first), unless an entry names another. An entry's 'expected' and the study's 'published' series
-        are handed through.
-      entries: {entry: {seed: run}}; runs that are not finished count for nothing.
+      study: a study for `study.entries.expand`, with a 'name'. The other entries are compared, seed by seed, with its
+        'baseline' (default: the first entry), unless an entry names its own. An entry's 'expected' and the study's
+        'published' series are copied to the results.
+      entries: {entry: {seed: run}}; unfinished runs are not counted.
 
     Returns:
-      'name', 'data', 'entries': {entry: {'status': 'run', 'partly run', 'not run' or 'failed', 'config', 'runs': {seed:
-      figures}, 'failed': {seed: why}, 'accuracy': mean, sd and 95 % t interval over seeds, or None, 'expected'}};
+      'name', 'baseline', 'published' and:
+      'entries': {entry: {'status': 'run', 'partly run', 'not run' or 'failed', 'config', 'runs': {seed: figures}, 'failed':
+        {seed: reason}, 'accuracy': mean, sd and 95 % t interval over seeds, or None, 'expected'}}.
       'comparisons': {entry: {'baseline', 'seeds', the mean difference and its t interval, 'pairs': {seed: `compare_answers`
-      of the two networks, with 'p_holm', p corrected for all pairs of the study (Holm 1979)}, 'images': the difference of
-      all these seeds' networks and its interval over test images, 'p': of the t test over seeds, 'p_holm': the same
-      corrected for all entries of the study, 'verdict'}}. A verdict names a winner only if `p_holm` is below 0.05, and the
-      interval over images too excludes 0.
+        of the two networks, with 'p_holm', p corrected for all pairs of the study (Holm 1979)}, 'images': the mean
+        difference of all these seeds' networks and its interval over test images, 'p': p of the t test over seeds,
+        'p_holm': p corrected for all entries of the study, 'verdict'}}. The verdict is 'better' or 'worse' only if 'p_holm'
+        is below 0.05 and the interval over images excludes 0 too.
     """
     first = study.get('baseline') or next(iter(entries))
     finished = {name: {seed: run for seed, run in runs.items() if run.result} for name, runs in entries.items()}
@@ -109,7 +110,7 @@ def _figures(run: RunReader) -> JsonDict:
 
 
 def _ends(rows: Sequence[Any]) -> list[Any]:
-    """The first and the last."""
+    """Returns the first and the last row."""
     return [*rows[:1], *rows[1:][-1:]]
 
 
@@ -139,7 +140,7 @@ def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], s
 
 
 def write_results(results: Json, folder: Path) -> list[Path]:
-    """Writes results.json and results.csv, one line for each run that has finished or failed, and returns their paths."""
+    """Writes results.json and results.csv, with one line for each finished or failed run, and returns their paths."""
     paths = [folder / 'results.json', folder / 'results.csv']
     write_atomically(paths[0], json.dumps(results, indent=1, allow_nan=False) + '\n')
     table = io.StringIO(newline='')

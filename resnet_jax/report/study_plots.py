@@ -14,12 +14,17 @@ from resnet_jax.typing import Json
 
 
 def plot_study(results: Json, runs: Sequence[RunReader], folder: Path) -> list[Path]:
-    """Draws what there is of a study, as `results.collect` returns it, and returns the paths.
+    """Plots the runs of a study as .png and .svg files, and returns their paths.
 
-    accuracy and loss: on the test images by iteration, a line for each seed, dashed for the training images, and where what
-    was published goes on beyond them once more up to its end; final: test accuracy of each seed, and their mean;
-    gradient_norms: by layer, at the first iteration and the last one logged; all as .png and .svg. A run that has not ended is
-    left out, as it is of the table.
+    accuracy, loss: by iteration, one line per seed, solid for test images and dashed for training images. If a published
+      series continues beyond our runs, a second panel shows it to its end.
+    final: test accuracy of each seed, and the mean.
+    gradient_norms: by layer, at the first and the last logged iteration.
+
+    Runs that have not ended are left out, as in the table.
+
+    Args:
+      results: the return value of `results.collect`.
     """
     runs = [run for run in runs if run.result or run.failed]
     colours = {name: f'C{place % 10}' for place, name in enumerate(results['entries'])}
@@ -41,7 +46,7 @@ def plot_study(results: Json, runs: Sequence[RunReader], folder: Path) -> list[P
 
 
 class _Named:
-    """Gives each entry to the legend once."""
+    """Returns a legend label for each entry once, then None."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -78,7 +83,7 @@ def _curves(
                     )
         for (name, points), marker in zip(published.items(), itertools.cycle('ox+'), strict=False):
             axis.plot(*zip(*points, strict=True), ':', color='black', marker=marker, markersize=4, label=name)
-        if key == 'loss':  # one that has collapsed would flatten all others
+        if key == 'loss':  # a diverged curve would flatten all others
             top = 10 * float(np.quantile(drawn, 0.9))
             axis.set_yscale('log')
             if max(drawn) > top:

@@ -1,12 +1,12 @@
-"""Checkpoints: Orbax writes the arrays; this module makes them atomic, checked byte for byte, and bounded in number.
+"""Checkpoints: Orbax writes the arrays; this module writes them atomically, verifies every byte and limits their number.
 
 A checkpoint is a folder named by its step:
 
     checkpoints/391/arrays/...      Orbax's files: every leaf of the TrainState, by name
     checkpoints/391/metadata.json   format, config, data set, progress, versions
-    checkpoints/391/SHA256SUMS      of every file above, as `sha256sum -c` reads it
+    checkpoints/391/SHA256SUMS      checksums of all files above, in the format of `sha256sum -c`
 
-It does not depend on the number of devices. It is written under a temporary name and renamed when it is whole.
+It does not depend on the number of devices. It is written under a temporary name and renamed when it is complete.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2  # 1 was never released
 _PARTIAL = '.partial-'
-_LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim: a sum over a few files can claim any number
+_LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim: even a few small files can claim any size
 
 
 _LARGEST_SIDE = 4096  # pixels, and channels
@@ -51,12 +51,12 @@ _MOST_CLASSES = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What a checkpoint says of itself.
+    """The metadata of a checkpoint.
 
     Attributes:
-      config: the run's.
-      dataset: 'name', 'fingerprint', 'image_shape', 'class_names', 'mean' and 'std' of what it was trained on.
-      progress: how far the run had come.
+      config: config of the run.
+      dataset: 'name', 'fingerprint', 'image_shape', 'class_names', 'mean' and 'std' of the training data.
+      progress: progress of the run.
       environment: versions and hardware.
     """
 
@@ -67,9 +67,9 @@ class Metadata:
 
 
 def _checkpointer() -> 'ocp.Checkpointer':
-    import orbax.checkpoint as ocp  # takes a second: only when it is needed
+    import orbax.checkpoint as ocp  # imported here because it takes a second
 
-    # One process writes and each reads for itself, so Orbax must not wait for the others.
+    # One process writes and every process reads on its own, so Orbax must not wait for the others.
     process = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f'process{process}'
@@ -86,13 +86,13 @@ def leaves_by_name(tree: PyTree) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax's threads from printing tracebacks beside the error that it raises, and after it."""
+    """Keeps Orbax's threads from printing tracebacks in addition to the error that it raises."""
     absl, hook = logging.getLogger('absl'), sys.unraisablehook
     level = absl.level
 
     def not_of_a_closed_loop(
         unraisable: 'sys.UnraisableHookArgs',
-    ) -> None:  # TensorStore reports to Orbax, which no longer listens
+    ) -> None:  # TensorStore reports to Orbax after its event loop has closed
         if str(unraisable.exc_value) != 'Event loop is closed':
             hook(unraisable)
 
@@ -107,10 +107,10 @@ def _quiet() -> Iterator[None]:
 
 @_quiet()
 def save(folder: Path, state: PyTree, metadata: Metadata) -> Path:
-    """Writes a TrainState to `folder/<step>` and returns the path. Call it in one process.
+    """Writes a TrainState to `folder/<step>` and returns the path. Call it in one process only.
 
     Raises:
-      ResourceError: no space or no permission; nothing is left behind.
+      ResourceError: there is no space or no permission; no partial files remain.
     """
     step = metadata.progress.step
     final, partial, old = folder / str(step), folder / f'{_PARTIAL}{step}', folder / f'{_PARTIAL}{step}-old'
@@ -131,7 +131,7 @@ def save(folder: Path, state: PyTree, metadata: Metadata) -> Path:
             _sync(path)
         _sync(partial)
         failpoints.reach('written')
-        if final.exists():  # of the same step: a run that was interrupted at the end of an epoch
+        if final.exists():  # same step: the run was interrupted at the end of an epoch
             shutil.rmtree(old, ignore_errors=True)
             final.rename(old)
             failpoints.reach('swap')
@@ -143,7 +143,7 @@ def save(folder: Path, state: PyTree, metadata: Metadata) -> Path:
         _remove(partial)
         if old.exists() and not final.exists():
             old.rename(final)
-        # TensorStore reports what the system says as a ValueError, with the number in the text.
+        # TensorStore reports a system error as a ValueError with the errno in its text.
         number = re.search(r"os_error_code='(\d+)'", str(error))
         if not number and not isinstance(error, OSError):
             raise
@@ -155,10 +155,10 @@ def save(folder: Path, state: PyTree, metadata: Metadata) -> Path:
 
 
 def _remove(partial: Path) -> None:
-    """Removes what a failed save wrote.
+    """Removes the files of a failed save.
 
-    TensorStore's threads go on for a while after Orbax has raised (measured: 20 ms on a busy machine) and make the folder
-    again, so it must have stayed away for 0.2 s. What cannot be removed is removed by the next save or start.
+    TensorStore's threads keep running for a while after Orbax has raised (measured: 20 ms on a busy machine) and recreate the
+    folder, so this returns only once it has been gone for 0.2 s. The next save or start removes anything that remains.
     """
     quiet, end = 0, time.monotonic() + 2
     while quiet < 10 and time.monotonic() < end:
@@ -176,13 +176,13 @@ def _sync(path: Path) -> None:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Returns the metadata of a checkpoint that `verify` has passed.
+    """Returns the metadata of a checkpoint that has passed `verify`.
 
-    Everything in it is checked here, once, for type and range: a step becomes a path, a shape an array.
+    Checks the type and range of every value, because later a step becomes a path and a shape an array.
 
     Raises:
-      InputFileError: it was written in another format, or is not what `save` writes.
-      MissingModulesError: its config needs modules that are not imported.
+      InputFileError: the metadata have another format, or `save` did not write them.
+      MissingModulesError: the config needs modules that are not imported.
     """
 
     def wrong(problem: object) -> InputFileError:
@@ -247,12 +247,12 @@ def _are_numbers(values: object, count: int) -> bool:
 
 
 def restore(path: Path, template: PyTree) -> PyTree:
-    """Reads arrays into the structure of `template` (arrays or ShapeDtypeStructs); may be a part of a TrainState.
+    """Reads arrays into the structure of `template`: a TrainState or a part of it, of arrays or ShapeDtypeStructs.
 
-    What the arrays claim to be is compared with the template before memory is taken for them.
+    Compares shapes and dtypes with the template before allocating memory.
 
     Raises:
-      ConfigError: a leaf is missing, extra, or has another shape or dtype: the checkpoint is of another network.
+      ConfigError: a leaf is missing, extra, or has another shape or dtype: the checkpoint belongs to another network.
       InputFileError: the arrays claim more bytes than any network has.
     """
     import orbax.checkpoint as ocp
@@ -281,25 +281,25 @@ def restore(path: Path, template: PyTree) -> PyTree:
 
 
 def steps(folder: Path) -> list[int]:
-    """Returns the steps of the checkpoints in a folder, oldest first; other entries are ignored."""
+    """Returns the steps of the checkpoints in a folder, oldest first; ignores other entries."""
     if not folder.is_dir():
         return []
     numbered = [p for p in folder.iterdir() if p.name.isdecimal() and p.name == str(int(p.name))]
-    ours = ('arrays', 'metadata.json', SUMS)  # any of them: a folder without is somebody else's
+    ours = ('arrays', 'metadata.json', SUMS)  # a folder without any of them is not a checkpoint
     return sorted(int(p.name) for p in numbered if p.is_dir() and any(os.path.lexists(p / name) for name in ours))
 
 
 def latest(folder: Path, *, rename: bool = True) -> Path | None:
-    """Returns the newest whole checkpoint, or None if the folder has none.
+    """Returns the newest intact checkpoint, or None if the folder has none.
 
-    A damaged one is passed over with a warning, and the one before it is taken.
+    Skips a damaged checkpoint with a warning and falls back to the one before it.
 
     Args:
-      rename: rename a damaged one to `<step>.damaged`. For the run itself; who only reads leaves the folder as it is.
+      rename: rename damaged checkpoints to `<step>.damaged`. Only for the run itself; readers must not change the folder.
 
     Raises:
-      InputFileError: there were checkpoints and all of them are damaged. Training does not start over by itself.
-      ResourceError: one cannot be read, which is no reason to pass it over.
+      InputFileError: there are checkpoints and all are damaged. Training must not silently start over.
+      ResourceError: a checkpoint cannot be read, which does not mean that it is damaged.
     """
     damaged = [p.name for p in folder.glob('*.damaged*')]
     for step in reversed(steps(folder)):
@@ -308,7 +308,7 @@ def latest(folder: Path, *, rename: bool = True) -> Path | None:
             verify(path)
             return path
         except InputFileError as error:
-            if not path.exists():  # the run that is in training has just deleted it
+            if not path.exists():  # a training run has just deleted it
                 continue
             damaged.append(set_aside(path) if rename else path.name)
             logger.warning('%s. It was %s.', error, f'set aside as {damaged[-1]}' if rename else 'passed over')
@@ -323,7 +323,7 @@ def set_aside(path: Path) -> str:
     """Renames a damaged checkpoint to `<step>.damaged` and returns its new name.
 
     Raises:
-      ResourceError: it cannot be renamed.
+      ResourceError: the folder cannot be renamed.
     """
     name, number = f'{path.name}.damaged', 1
     while (path.parent / name).exists():
@@ -337,14 +337,14 @@ def set_aside(path: Path) -> str:
 
 
 def keep_only(folder: Path, keep: Iterable[int]) -> None:
-    """Deletes the checkpoints whose step is not in `keep`, and what an interrupted save left."""
+    """Deletes the checkpoints whose step is not in `keep`, and the partial files of interrupted saves."""
     wanted = {str(step) for step in keep}
     for step in steps(folder):
         if str(step) not in wanted:
-            # Renamed first: an interrupted deletion must not look like a damaged checkpoint.
+            # Rename first: an interrupted deletion must not look like a damaged checkpoint.
             gone = folder / f'{_PARTIAL}{step}'
             shutil.rmtree(gone, ignore_errors=True)
-            with contextlib.suppress(OSError):  # a folder that cannot be written now; it is tried again after the next one
+            with contextlib.suppress(OSError):  # not writable now: retried after the next save
                 (folder / str(step)).rename(gone)
             failpoints.reach('delete')
     for path in folder.glob(f'{_PARTIAL}*'):
@@ -352,9 +352,9 @@ def keep_only(folder: Path, keep: Iterable[int]) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Deletes what an interrupted save or deletion left, after putting back a checkpoint that was about to be replaced.
+    """Deletes the partial files of interrupted saves and deletions, after restoring a checkpoint that was being replaced.
 
-    For the process that holds the run folder.
+    Call it only in the process that holds the run folder.
     """
     for path in folder.glob(f'{_PARTIAL}*-old'):
         final = folder / path.name.removeprefix(_PARTIAL).removesuffix('-old')

@@ -1,4 +1,4 @@
-"""SHA-256 sums of a checkpoint's files: written with it, and every byte compared before it is loaded."""
+"""SHA-256 checksums of a checkpoint's files: written with the checkpoint and verified before it is loaded."""
 
 import hashlib
 import time
@@ -8,8 +8,8 @@ from resnet_jax.errors import InputFileError, ResourceError
 from resnet_jax.runtime import failpoints
 
 SUMS = 'SHA256SUMS'
-LARGEST_TEXT = 64 * 2**20  # bytes of metadata.json and of SHA256SUMS: far more than they ever have
-_ATTEMPTS = 3  # to read a file that cannot be read
+LARGEST_TEXT = 64 * 2**20  # bytes of metadata.json and of SHA256SUMS; real ones are far smaller
+_ATTEMPTS = 3  # to read an unreadable file
 
 
 def _files(path: Path) -> list[str]:
@@ -17,7 +17,7 @@ def _files(path: Path) -> list[str]:
 
 
 def sums_text(path: Path) -> str:
-    """Returns the checksums of a folder, closed by their own, which `sha256sum -c` reads as a comment."""
+    """Returns the checksums of a folder's files; the last line, a comment to `sha256sum -c`, is their own checksum."""
     lines = ''.join(f'{_sha256(path / name)}  {name}\n' for name in _files(path) if name != SUMS)
     return lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n'
 
@@ -28,11 +28,11 @@ def _sha256(path: Path) -> str:
 
 
 def verify(path: Path) -> None:
-    """Checks every byte of a checkpoint.
+    """Verifies every byte of a checkpoint.
 
     Raises:
-      InputFileError: names the first file that is missing, extra or changed.
-      ResourceError: a file cannot be read, which says nothing about its content.
+      InputFileError: a file is missing, extra or changed; names the first one.
+      ResourceError: a file cannot be read, so its content is unknown.
     """
     for attempt in range(_ATTEMPTS):
         try:

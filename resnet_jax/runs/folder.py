@@ -1,4 +1,4 @@
-"""The run folder (`workdir`): what a run leaves on disk besides its checkpoints, and the lock that keeps it to one process."""
+"""The run folder (`workdir`): a run's files other than checkpoints, and the lock that keeps other processes out."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _RESULT = {'split', 'selected', 'accuracy', 'loss', 'count', 'step', 'epoch'}
 
-# Each is written under a temporary name first, which a killed run may leave.
+# Each is written under a temporary name first; a killed run may leave that file behind.
 _FILES = (
     *('config.json', 'changes.json', 'environment.json', 'model.json', 'result.json', 'failed.json', 'memory.json'),
     *('metrics.jsonl', 'timing.jsonl', 'evaluation.json', 'corruptions.json', 'predictions.npz', 'samples.npz', 'report.html'),
@@ -33,7 +33,7 @@ _FILES = (
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
-    """run.log; opened again where the folder has been made again, and silent where it cannot be written."""
+    """run.log; reopens the file if the folder was recreated, and ignores write errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
@@ -44,18 +44,18 @@ class _LogFile(logging.handlers.WatchedFileHandler):
 
 
 class RunFolder:
-    """A run folder that this process holds; a context manager. Only the first process writes.
+    """A context manager that locks a run folder for this process. Only process 0 writes to it.
 
-    A disk that is full or gone for a while does not end the run: rows that cannot be written are kept and tried again.
+    A disk that is full or missing for a while does not end the run: unwritten rows are kept and retried.
 
     Args:
-      extend: let a run go on to more epochs than it was started for.
-      allow_changes: let it go on with other values of fields that change on request, such as the learning rate.
+      extend: let the run continue with more epochs than it was started with.
+      allow_changes: let the run continue with changed values of fields that may change on request, such as the learning rate.
 
     Raises (on entry):
       ConfigError: the folder holds checkpoints of a different config; names the fields.
-      ResourceError: it cannot be made or written.
-      RunFolderInUseError: another process holds it.
+      ResourceError: the folder cannot be created or written.
+      RunFolderInUseError: another process holds the lock.
     """
 
     def __init__(self, path: str | Path, config: TrainConfig, *, extend: bool = False, allow_changes: bool = False):
@@ -75,7 +75,7 @@ class RunFolder:
         try:
             self._open()
         except BaseException:
-            self.__exit__()  # or the folder would stay locked for as long as somebody keeps the exception
+            self.__exit__()  # otherwise the folder stays locked for as long as the exception is referenced
             raise
         return self
 
@@ -111,9 +111,9 @@ class RunFolder:
             self._events.close()
         if self._handler:
             logging.getLogger('resnet_jax').removeHandler(self._handler)
-        for file in (self._handler, self._lock):  # and with its file the lock, as also when the process is killed
+        for file in (self._handler, self._lock):  # closing its file releases the lock, as does killing the process
             if file:
-                with contextlib.suppress(OSError):  # a full disk must not hide what ended the run
+                with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
                     file.close()
 
     def _take_lock(self) -> None:
@@ -132,8 +132,8 @@ class RunFolder:
         self._lock.flush()
 
     def _check_config(self) -> str:
-        """Checks that a run in this folder may go on with the config; returns the changes, in words."""
-        # A folder without a checkpoint has nothing to lose: a run that failed before its first one may start over, corrected.
+        """Checks that a run in this folder may continue with the config; returns a description of the changes."""
+        # Without a checkpoint there is nothing to lose: a run that failed before its first one may start over with any config.
         started = (self.path / 'result.json').exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
         old = self.read_json('config.json')
         if not started or not isinstance(old, dict):
@@ -144,15 +144,18 @@ class RunFolder:
             raise InputFileError(f'{self.path / "config.json"} cannot be used by this version: {error}') from None
         check_continues(before, self._config, str(self.path), extend=self._extend, allow_changes=self._allow_changes)
         if self._extend and self.primary and before.num_epochs < self._config.num_epochs:
-            with contextlib.suppress(FileNotFoundError):  # no longer the result of this run, but still that of a part of it
+            with contextlib.suppress(FileNotFoundError):  # the result of the shorter run stays available
                 (self.path / 'result.json').rename(self.path / f'result-{before.num_epochs}-epochs.json')
         return describe_changes(changed_fields(before, self._config, 'freely', 'on_request'))
 
     def start(self, progress: Progress, description: Json, splits: Sequence[str], again: str | None = None) -> None:
-        """Writes config.json and environment.json and opens the metrics of a run that goes on from here.
+        """Writes config.json and environment.json, and opens the metrics files of a run that continues from `progress`.
 
-        Of the rows that an interrupted run wrote, those up to `progress.step` and of `splits`, which it writes as it trains,
-        are kept; of the split `again` those before that step.
+        Keeps an interrupted run's rows up to `progress.step`, and drops later ones, which the run writes again.
+
+        Args:
+          splits: splits that the run logs during training; rows of others are dropped.
+          again: split whose row at `progress.step` is dropped too.
         """
         step = progress.step
 
@@ -161,7 +164,7 @@ class RunFolder:
                 row = json.loads(line)
                 last = step - 1 if row['split'] == again else step
                 return line.endswith('\n') and row['step'] <= last and row['split'] in splits
-            except (ValueError, KeyError, TypeError):  # half written, or what a power cut left
+            except (ValueError, KeyError, TypeError):  # half written, or damaged by a power cut
                 return False
 
         self._description = description
@@ -185,12 +188,12 @@ class RunFolder:
         self.write_json('environment.json', self._description)
 
     def newest_checkpoint(self) -> Path | None:
-        """Returns the checkpoint with the highest step, checked or not; None without one."""
+        """Returns the checkpoint with the highest step, without verifying it; None if there is none."""
         steps = checkpoint.steps(self.checkpoints)
         return self.checkpoints / str(steps[-1]) if steps else None
 
     def read_metrics(self) -> list[JsonDict]:
-        """Returns the rows of metrics.jsonl, without what is damaged."""
+        """Returns the undamaged rows of metrics.jsonl."""
         rows, path = [], self.path / 'metrics.jsonl'
         for line in path.read_text(errors='replace').splitlines() if path.exists() else []:
             with contextlib.suppress(ValueError):
@@ -198,10 +201,10 @@ class RunFolder:
         return [row for row in rows if isinstance(row, dict) and {'step', 'split'} <= row.keys()]
 
     def read_result(self) -> JsonDict | None:
-        """Returns the result of a finished run; None of one that is not finished.
+        """Returns the result of a finished run; None if the run is not finished.
 
         Raises:
-          InputFileError: result.json is not what a run ends with.
+          InputFileError: result.json is not a run's result.
         """
         result = self.read_json('result.json')
         if result is None or (isinstance(result, dict) and result.keys() >= _RESULT):
@@ -209,10 +212,10 @@ class RunFolder:
         raise InputFileError(f'{self.path / "result.json"} is not what a run ends with; delete it to evaluate the run again')
 
     def read_json(self, name: str) -> Any:
-        """Returns a JSON file's content, or None if it is not there.
+        """Returns a JSON file's content, or None if there is no such file.
 
         Raises:
-          InputFileError: it is not JSON.
+          InputFileError: the file is not JSON.
         """
         path = self.path / name
         if not path.is_file():
@@ -223,7 +226,7 @@ class RunFolder:
             raise InputFileError(f'{path} is not valid JSON ({error}); restore it or choose another run folder') from None
 
     def write_json(self, name: str, value: object) -> None:
-        """Writes a JSON file so that a reader sees the old content or the new, never a part."""
+        """Writes a JSON file atomically."""
         with self._writing():
             self._replace(name, json.dumps(value, indent=1) + '\n')
 
@@ -231,10 +234,9 @@ class RunFolder:
         write_atomically(self.path / name, text, durable=True)
 
     def write_metrics(self, rows: Sequence[Json], **timing: float) -> None:
-        """Appends rows to metrics.jsonl, and to TensorBoard together with `timing`; or keeps them for `flush`, with a warning.
+        """Appends rows to metrics.jsonl, and with `timing` to TensorBoard; if that fails, warns and keeps them for `flush`.
 
-        metrics.jsonl holds no times, which go to timing.jsonl, so that a run that was interrupted ends with the same file as
-        one that was not.
+        Times go to timing.jsonl, so that metrics.jsonl of an interrupted run ends up the same as that of an undisturbed one.
         """
         self._backlog['metrics.jsonl'] += ''.join(json.dumps(row) + '\n' for row in rows)
         times = [{'step': row['step'], 'split': row['split'], **timing} for row in rows]
@@ -253,7 +255,7 @@ class RunFolder:
         """Writes the rows that are not written yet.
 
         Raises:
-          ResourceError: they cannot be; they are kept.
+          ResourceError: the rows cannot be written; they are kept.
         """
         with self._writing():
             if not self._is_ours():
@@ -267,14 +269,14 @@ class RunFolder:
             logger.warning('%s can be written again.', self.path)
 
     def _is_ours(self) -> bool:
-        """Whether the folder is the one that this process has locked, and not one that another has put in its place."""
+        """Returns whether the folder is still the one that this process has locked, not a replacement."""
         try:
             return os.path.samestat(os.fstat(self._lock.fileno()), (self.path / '.lock').stat())
         except FileNotFoundError:
             return False
 
     def _make_again(self) -> None:
-        """The end of a long run is worth having, even where somebody has deleted its folder."""
+        """Recreates a deleted folder, so that the rest of a long run is not lost."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.close()
         self._lock = (self.path / '.lock').open('a+')
@@ -284,13 +286,13 @@ class RunFolder:
 
 
 def _append(path: Path, text: str) -> None:
-    """Appends all of the text or nothing."""
+    """Appends all of the text, or nothing if that fails."""
     with path.open('ab') as file:
         size = file.seek(0, os.SEEK_END)
         try:
             file.write(text.encode())
             file.flush()
-            os.fsync(file.fileno())  # a checkpoint that comes after must not outlive it
+            os.fsync(file.fileno())  # rows must reach the disk before the checkpoint that follows them
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(file.fileno(), size)

@@ -1,4 +1,4 @@
-"""Reads .npz files that may come from elsewhere: nothing in them is run, and what they claim is checked before it is taken."""
+"""Reads untrusted .npz files: executes nothing in them and checks claimed sizes before allocating memory."""
 
 import math
 import zipfile
@@ -15,7 +15,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: it is damaged, holds anything but arrays of numbers and texts, or claims more bytes than it has.
+      ValueError: the file is damaged, holds anything but arrays of numbers and strings, or claims more bytes than it has.
     """
     try:
         with zipfile.ZipFile(path) as archive:

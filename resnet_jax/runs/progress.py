@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint remembers besides the arrays of the TrainState."""
+"""The progress of a run: what a checkpoint stores in addition to the arrays of the TrainState."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class ConfigChange:
-    """Fields of the config that were changed on request, and the step after which they hold: {field: [old, new]}."""
+    """Config fields that were changed on request, {field: [old, new]}, and the step after which the new values apply."""
 
     step: int
     fields: dict[str, list[Any]]
@@ -33,17 +33,17 @@ class ConfigChange:
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
-      step: steps done.
-      seconds: time spent on the run, earlier starts included.
+      step: number of steps done.
+      seconds: time spent on the run, including earlier starts.
       best: the best step on the validation split so far.
       evaluation: metrics of the latest evaluation during training; empty before the first.
-      evaluation_due: the evaluation after this step was interrupted.
+      evaluation_due: whether the evaluation after this step was interrupted.
       pending: metrics of the steps since the last row of the log.
-      rollbacks: how often the run has diverged and gone back to a checkpoint.
-      changes: what was changed in its config, in order.
+      rollbacks: number of times the run has diverged and returned to a checkpoint.
+      changes: changes to its config, in order.
     """
 
     step: int = 0
@@ -56,15 +56,15 @@ class Progress:
     changes: list[ConfigChange] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> JsonDict:
-        """Returns what metadata.json holds."""
+        """Returns the value stored in metadata.json."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: object) -> 'Progress':
-        """Reads what metadata.json holds; everything is checked, since the file may come from elsewhere.
+        """Reads the value stored in metadata.json; checks everything, because the file is untrusted.
 
         Raises:
-          ValueError: says which value is not what `to_json` writes.
+          ValueError: a value is not one that `to_json` writes; names it.
         """
         if not isinstance(values, Mapping) or values.keys() != {field.name for field in dataclasses.fields(cls)}:
             raise ValueError(f'has {str(values)[:80]!r} as progress')
@@ -86,10 +86,10 @@ class Progress:
 
 
 def read_changes(values: object) -> list[ConfigChange]:
-    """Reads changes to a config from JSON.
+    """Reads config changes from JSON.
 
     Raises:
-      ValueError: that is not what `Progress.to_json` writes.
+      ValueError: the value is not one that `Progress.to_json` writes.
     """
     if not isinstance(values, list) or not all(map(_is_change, values)):
         raise ValueError(f'has {str(values)[:80]!r} as changes')

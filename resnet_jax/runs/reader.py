@@ -1,4 +1,4 @@
-"""A run folder as a report reads it: whatever is there, and nothing else is asked of it."""
+"""Reads run folders for reports; every file in them is optional."""
 
 import dataclasses
 import json
@@ -19,17 +19,18 @@ from resnet_jax.typing import JsonDict, Row
 
 @dataclasses.dataclass(frozen=True)
 class RunReader:
-    """What a run folder holds; a file that is missing or damaged is an empty dict or list.
+    """The contents of a run folder; a missing or damaged file gives an empty dict or list.
 
     Attributes:
-      name: the folder's.
+      name: name of the folder.
       config, environment, result, model, memory, evaluation, corruptions, failed: the JSON files of these names.
       metrics, timing: rows of the .jsonl files.
-      changes: what was changed in the config while it trained.
+      changes: changes to the config during training.
       wrong: uint8 `[k, height, width, channels]`, the images of evaluation['wrong'], or None.
-      filters: float32 `[height, width, in, out]` of the first convolution, or None.
-      log_probabilities, labels: the answers to the test set, or None; `fingerprint`: of the data set.
-      entry: of a study, or ''.
+      filters: float32 `[height, width, in, out]`, the kernel of the first convolution, or None.
+      log_probabilities, labels: predictions and labels of the test set, or None.
+      fingerprint: fingerprint of the data set.
+      entry: the study entry that the run belongs to, or ''.
     """
 
     name: str
@@ -53,17 +54,17 @@ class RunReader:
 
     @property
     def group(self) -> str:
-        """What a chart shows it as: the entry of a study, which has a run for each seed, or the run itself."""
+        """The run's label in charts: its study entry, which has one run for each seed, or its own name."""
         return self.entry or self.name
 
     def rows(self, split: str, key: str) -> list[tuple[int, Any]]:
-        """(step, value) of the rows of metrics.jsonl that have it."""
+        """Returns (step, value) for each row of metrics.jsonl that has a value for `key`."""
         rows = [row for row in self.metrics if row.get('split') == split]
         return [(row['step'], row[key]) for row in rows if row.get(key) is not None]
 
     @property
     def correct(self) -> np.ndarray | None:
-        """Bool `[n]`: which test images were answered right; None where it is not known."""
+        """Bool `[n]`: whether each test image was classified correctly; None if unknown."""
         answers, labels = self.log_probabilities, self.labels
         if answers is None or labels is None or answers.ndim != 2 or labels.shape != answers.shape[:1] or not len(labels):
             return None
@@ -78,13 +79,13 @@ class RunReader:
 
     @property
     def iteration_seconds(self) -> float | None:
-        """What one iteration takes, evaluation not counted: batch size / `images_per_second`."""
+        """Seconds per iteration, without evaluation: batch size / `images_per_second`."""
         speed, batch_size = self.images_per_second, self.config.get('batch_size')
         return batch_size / speed if speed and isinstance(batch_size, int) else None
 
     @property
     def layers(self) -> list[str]:
-        """The layers with a kernel, in the order in which they are computed, or as a guess that of their names."""
+        """The layers with a kernel, in execution order, or guessed from their names if that is unknown."""
         known = self.model.get('layers', [])
         if known:
             return [layer['path'] for layer in known if layer['kind'] != 'BatchNorm']
@@ -93,7 +94,7 @@ class RunReader:
 
 
 def read_run(folder: str | Path) -> RunReader:
-    """Reads a run folder; no file in it is run or trusted."""
+    """Reads a run folder; trusts and executes no file in it."""
     folder = Path(folder)
     parts: JsonDict = {
         name: _read_json(folder / f'{name}.json')
@@ -115,7 +116,7 @@ def read_run(folder: str | Path) -> RunReader:
 
 
 def read_config_changes(folder: Path) -> list[ConfigChange]:
-    """Reads changes.json of a run folder; nothing where there is none."""
+    """Returns the config changes in changes.json of a run folder; [] if there is none."""
     try:
         return read_changes(json.loads((folder / 'changes.json').read_text()))
     except (OSError, ValueError, RecursionError):
@@ -123,7 +124,7 @@ def read_config_changes(folder: Path) -> list[ConfigChange]:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[RunReader]:
-    """Reads several run folders; of those with the same name each gets as much of its path as tells them apart.
+    """Reads several run folders; runs with the same name get as much of their paths as needed to be unique.
 
     Raises:
       ConfigError: a folder is given twice.

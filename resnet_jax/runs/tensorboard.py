@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """tensorboardX imports torch if it is there, which takes a second, and does without if it is not."""
+    """Hides torch from tensorboardX, which does not need it but imports it if it is installed, taking a second."""
     absent = object()
     before = sys.modules.get('torch', absent)
     if before is absent:
@@ -27,11 +27,13 @@ def _without_torch() -> Iterator[None]:
 
 
 class EventFile:
-    """TensorBoard's events, written by this thread: tensorboardX's own dies of a full disk, and whoever waits for it hangs.
+    """A TensorBoard event file, written by the calling thread.
+
+    tensorboardX's own writer thread dies when the disk is full, and callers that wait for it hang.
 
     Args:
-      folder: where the file goes, with the first number.
-      step: TensorBoard drops what an interrupted run wrote beyond it.
+      folder: folder of the file, which is created at the first write.
+      step: TensorBoard drops events of an interrupted run after this step.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -40,7 +42,7 @@ class EventFile:
         self._given_up = False
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends numbers by name; where that fails, a warning says so, and no more is written."""
+        """Appends scalars by name; if that fails, logs a warning and stops writing."""
         if self._given_up:
             return
         with _without_torch():
@@ -59,7 +61,7 @@ class EventFile:
 
         if self._writer is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # A name of its own for each start, also within a second, in which tensorboardX would write over the other.
+            # Each start needs its own file name: tensorboardX would overwrite a file that was started in the same second.
             self._writer = EventsWriter(str(self._folder / 'events'), f'.{os.getpid()}.{self._step}')
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(Event(session_log=start, step=self._step + 1, wall_time=time.time()))
@@ -75,7 +77,7 @@ class EventFile:
             self.close()
 
     def close(self) -> None:
-        """Closes the file; a full disk must not hide what ended the run."""
+        """Closes the file; ignores errors, because a full disk must not hide the error that ended the run."""
         writer, self._writer = self._writer, None
         if writer:
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where the commands keep what only saves time: decoded images and compiled programs."""
+"""The cache folder of the commands, for decoded images and compiled programs."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """Returns RESNET_JAX_CACHE_DIR, else XDG_CACHE_HOME/resnet_jax, else ~/.cache/resnet_jax; it need not exist."""
+    """Returns RESNET_JAX_CACHE_DIR, else XDG_CACHE_HOME/resnet_jax, else ~/.cache/resnet_jax; the folder may not exist."""
     if own := os.environ.get('RESNET_JAX_CACHE_DIR'):
         return Path(own)
     base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')  # noqa: PTH111 (Path's raises without a home)
@@ -16,7 +16,7 @@ def cache_dir() -> Path:
 
 
 def delete_leftovers(folder: Path, pattern: str) -> None:
-    """Deletes what a killed process left half written: entries of that name that nobody has touched for an hour."""
+    """Deletes entries that match `pattern` and are older than an hour: partial files of killed processes."""
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < time.time() - 3600:

@@ -1,11 +1,11 @@
-"""JAX's persistent compilation cache, on by default for the commands, and never for who only imports the package.
+"""JAX's persistent compilation cache: on by default for the commands, never turned on by importing the package.
 
-JAX reads an entry that is damaged as an error and compiles, but does not replace it; where entries are compressed with zstd
-(Python 3.14, or the package zstandard) a flipped bit is not noticed at all. Its own bound on the size needs the package
-filelock, without which JAX turns the cache off, and fails for good once one of its time stamps is lost. So each start of a
-command compares every entry with its checksum, deletes what differs, and keeps the newest entries up to `_MAX_BYTES`.
+If an entry is damaged, JAX reports an error and compiles, but does not replace the entry; if entries are compressed with zstd
+(Python 3.14, or the package zstandard), it does not even notice a flipped bit. JAX's own size limit needs the package
+filelock, without which JAX turns the cache off, and fails permanently once one of its time stamps is lost. So each start of a
+command verifies the checksum of every entry, deletes those that differ, and keeps the newest entries up to `_MAX_BYTES`.
 
-JAX's own variables come first: with JAX_COMPILATION_CACHE_DIR the folder is the user's, left as it is;
+JAX's own variables take precedence: JAX_COMPILATION_CACHE_DIR names a folder of the user's, which is left unchanged;
 JAX_ENABLE_COMPILATION_CACHE=0 turns the cache off.
 """
 
@@ -18,23 +18,23 @@ from pathlib import Path
 from resnet_jax.runtime.cache_folder import cache_dir, delete_leftovers
 from resnet_jax.runtime.files import partial_pattern, write_atomically
 
-# Room for some 400 training steps compiled for a CPU; reading so much takes 0.1 s.
+# Enough for some 400 training steps compiled for a CPU; reading this much takes 0.1 s.
 _MAX_BYTES = 256 * 2**20
 
-# Of the 18 programs of a run of configs/quickstart.py four take longer, all others 0.5 s together; from the cache they take
-# about as long as to compile. JAX's own threshold, 1 s, leaves out the evaluation of a small network.
+# Of the 18 programs of a run of configs/quickstart.py, four take longer to compile; the others take 0.5 s together, and reading
+# them from the cache would take about as long. JAX's default of 1 s would leave out the evaluation of a small network.
 _SECONDS = 0.1
 
 _SUMS = 'checksums.json'
 
 
 def use_compilation_cache() -> None:
-    """Makes this process, and those that it starts, use the cache; call it before anything is compiled."""
+    """Makes this process and its child processes use the cache; call it before anything is compiled."""
     if os.environ.get('JAX_COMPILATION_CACHE_DIR') is not None or _turned_off():
         return
     folder = cache_dir() / 'compiled'
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies there is run: nobody else may write it
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # entries are executed: only the user may write them
         _check(folder)
     except OSError as error:
         print(
@@ -49,8 +49,8 @@ def use_compilation_cache() -> None:
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', str(_SECONDS)
         ),
     }
-    os.environ.update(settings)  # JAX reads them when it is imported,
-    if jax := sys.modules.get('jax'):  # which a config file may have done already
+    os.environ.update(settings)  # JAX reads them on import
+    if jax := sys.modules.get('jax'):  # a config file may have imported it already
         jax.config.update('jax_compilation_cache_dir', str(folder))
         seconds = float(settings['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'])
         jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds)
@@ -62,13 +62,13 @@ def _turned_off() -> bool:
 
 
 def _check(folder: Path) -> None:
-    """Deletes entries that are damaged, or the oldest where there are too many, and notes the checksums of the new ones.
+    """Deletes damaged entries and the oldest ones beyond the size limit, and stores the checksums of new entries.
 
     Raises:
       OSError: the folder cannot be written.
     """
     entries = [path for path in folder.rglob('*') if path.is_file() and not path.name.startswith(('.', _SUMS))]
-    entries.sort(key=_modified, reverse=True)  # the newest first
+    entries.sort(key=_modified, reverse=True)  # newest first
     try:
         known = {str(name): int(value) for name, value in json.loads((folder / _SUMS).read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -98,14 +98,14 @@ def _modified(path: Path) -> int:
 
 
 def _whole(path: Path, data: bytes) -> bool:
-    """Whether an entry that was not here at the last start has been written to its end."""
-    if not path.name.endswith('-cache'):  # XLA's own files: what it measured on a GPU
+    """Returns whether an entry that is new since the last start is complete."""
+    if not path.name.endswith('-cache'):  # XLA's own files: autotuning results of a GPU
         return True
     try:
         _decompress(data)
-    except ImportError:  # of another Python's JAX, which can tell
+    except ImportError:  # written by JAX under another Python, which can check it
         return True
-    except Exception:  # each library has its own
+    except Exception:  # each library has its own error classes
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
+"""Console output during a run: a progress bar on a terminal, plain lines elsewhere."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints to whatever standard output is now: while a bar is shown, rich puts its own in place to print above it."""
+    """Prints to the current standard output: while a bar is shown, rich replaces the stream to print above the bar."""
 
     def __init__(self, stream: str):
         super().__init__()
@@ -24,17 +24,17 @@ class _ConsoleHandler(logging.Handler):
             return
         try:
             print(self.format(record), file=stream, flush=True)
-        except OSError:  # The reader has gone (`| head`, a lost terminal): the run goes on, and run.log with it.
+        except OSError:  # The reader has gone (`| head`, a lost terminal): the run and run.log continue.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def log_to_console(stream: str = 'stdout') -> Callable[[], None]:
-    """Sends the package's messages to sys.stdout or sys.stderr, from the first process only.
+    """Sends the package's log messages to sys.stdout or sys.stderr, from process 0 only.
 
-    A logger that has a handler of its own is left alone.
+    Does nothing if the package's logger already has a handler.
 
     Returns:
-      A function that leaves the logger as it was.
+      A function that restores the logger.
     """
     package = logging.getLogger('resnet_jax')
     if package.handlers:
@@ -57,7 +57,7 @@ _IMPORTED = time.monotonic()
 
 
 def seconds_since_start() -> float:
-    """Returns for how long this process has existed; where the system does not say, since this module was imported."""
+    """Returns the age of this process in seconds, or the time since this module was imported if that is unknown."""
     try:
         ticks = int(Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19])  # field 22 of proc(5), since boot
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf('SC_CLK_TCK')
@@ -74,7 +74,7 @@ def duration(seconds: float) -> str:
 
 
 class ProgressBar:
-    """A bar over `total` steps, with the loss, the accuracy, images/s and the time left; nothing if this is no terminal."""
+    """A bar over `total` steps with loss, accuracy, images/s and the time left; shows nothing outside a terminal."""
 
     def __init__(self, total: int, description: str):
         self._bar = None

@@ -1,4 +1,4 @@
-"""Data parallelism over all devices of all processes; the one place that calls pmap."""
+"""Data parallelism over all devices of all processes; the only module that calls pmap."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -14,13 +14,13 @@ Tree = TypeVar('Tree')
 def parallel(
     function: Callable[..., object], in_axes: Sequence[int | None], donate_argnums: Sequence[int] = ()
 ) -> jax.stages.Wrapped:
-    """Maps `function` over the devices, with `AXIS` as the mapped axis; results are those of the first device.
+    """Maps `function` over the devices, with `AXIS` as the mapped axis; returns the results of the first device.
 
     Args:
-      in_axes: 0 for an argument with a leading axis of local devices, None for one that is replicated.
+      in_axes: 0 for an argument with a leading axis of local devices, None for a replicated one.
       donate_argnums: arguments whose memory the call may reuse.
     """
-    # pmap does not check that the devices agree on the results: reduce them inside.
+    # pmap does not check that the results are the same on all devices: `function` must reduce them.
     mapped: jax.stages.Wrapped = jax.pmap(
         function, axis_name=AXIS, in_axes=tuple(in_axes), out_axes=None, donate_argnums=tuple(donate_argnums)
     )
@@ -28,14 +28,14 @@ def parallel(
 
 
 def replicate(tree: Tree) -> Tree:
-    """Places arrays on every local device, the way pmap leaves its results, so that it compiles only once."""
+    """Places arrays on every local device with the sharding of pmap's results, so that pmap compiles only once."""
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
     placed: Tree = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
     return placed
 
 
 def device_positions(batch_size: int) -> np.ndarray:
-    """Returns int32 `[local devices, batch_size / devices]`: the places in the global batch that each local device takes."""
+    """Returns int32 `[local devices, batch_size / devices]`: each local device's indices into the global batch."""
     rows = np.arange(batch_size, dtype=np.int32).reshape(jax.device_count(), -1)
     first = jax.process_index() * jax.local_device_count()
     return rows[first : first + jax.local_device_count()]
@@ -48,9 +48,9 @@ def put(values: jax.Array, value: jax.Array, i: jax.Array) -> jax.Array:
 
 
 def compile_parallel(run: jax.stages.Wrapped, *arguments: object) -> jax.stages.Compiled | jax.stages.Wrapped:
-    """Compiles what `parallel` returned, for arguments like these.
+    """Compiles a function returned by `parallel` for arguments like these.
 
-    Among several processes it returns `run` itself, which compiles when it is called: what is compiled ahead of time expects
-    the arguments of all processes together, not this one's.
+    With several processes it returns `run` itself, which compiles on its first call: a function compiled ahead of time expects
+    the arguments of all processes together, not those of this process.
     """
     return run.lower(*arguments).compile() if jax.process_count() == 1 else run

@@ -1,4 +1,4 @@
-"""How many steps one dispatch takes, from the time that they take."""
+"""Chooses the number of steps per dispatch from the measured time per step."""
 
 import jax
 
@@ -6,25 +6,25 @@ from resnet_jax.runtime.distributed import broadcast
 
 
 class Pace:
-    """Measures the time per step, to choose how many steps one dispatch takes and to say how long the rest takes.
+    """Measures the time per step, to choose the number of steps per dispatch and to estimate the remaining time.
 
-    A dispatch is given about `seconds` of work: long enough to hide Python, short enough that the bar moves and an interrupt
-    is heard.
+    A dispatch gets about `seconds` of work: long enough to hide the overhead of Python, short enough that the progress bar
+    moves and an interrupt is noticed.
     """
 
     def __init__(self, seconds: float = 0.5):
         self._seconds = seconds
         self.per_step = 0.0  # seconds; 0 before the first dispatch
-        self._compiles = jax.process_count() > 1  # the first dispatch: see step.compile_parallel
+        self._compiles = jax.process_count() > 1  # whether the next dispatch compiles: see devices.compile_parallel
 
     def size(self, remaining: int) -> int:
-        """Returns how many steps to dispatch now."""
+        """Returns the number of steps to dispatch now."""
         return broadcast(1 if not self.per_step else max(1, min(remaining, int(self._seconds / self.per_step))))
 
     def measured(self, steps: int, seconds: float) -> None:
-        """Takes note of a dispatch; recent ones count most, and one that took less than half the time per step alone.
+        """Updates the time per step: a moving average, replaced by a measurement of less than half of it.
 
-        So what only the first dispatch has to do, which takes a GPU a second, is forgotten with the second dispatch.
+        This discards the one-time work of the first dispatch, about a second on a GPU, at the second dispatch.
         """
         if self._compiles:
             self._compiles = False

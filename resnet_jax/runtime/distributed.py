@@ -1,4 +1,4 @@
-"""Several processes in one run: they start alike, agree on numbers, and end together. A single process pays nothing for it."""
+"""Several processes in one run: they start alike, agree on numbers and end together. No overhead for a single process."""
 
 import contextlib
 import json
@@ -19,14 +19,16 @@ from resnet_jax.runtime import watchdog
 from resnet_jax.runtime.environment import source_hash
 from resnet_jax.typing import Json
 
-_LOCAL_FIELDS = ('data_dir', 'data_archive')  # may differ from machine to machine
+_LOCAL_FIELDS = ('data_dir', 'data_archive')  # may differ between machines
 
 _watchdog: watchdog.Watchdog | None = None
-_joined = False  # by `initialize`, not by a program that uses the package
+_joined = False  # whether `initialize` joined, rather than a program that uses the package
 
 
 def initialize(address: str | None, num_processes: int | None, process_id: int | None, timeout: int) -> None:
-    """Joins the other processes, before any other use of JAX. What is None comes from the cluster (SLURM, MPI, Kubernetes).
+    """Joins the other processes; call it before any other use of JAX.
+
+    Arguments that are None come from the cluster (SLURM, MPI, Kubernetes).
 
     Args:
       address: 'host:port' of process 0.
@@ -34,7 +36,7 @@ def initialize(address: str | None, num_processes: int | None, process_id: int |
 
     Raises:
       ConfigError: an argument is missing or wrong.
-      LostPeerError: another program has the port.
+      LostPeerError: another program uses the port.
     """
     global _joined
     if address:
@@ -46,7 +48,7 @@ def initialize(address: str | None, num_processes: int | None, process_id: int |
     watchdog.catch_abort(
         f'{missing} within {timeout} seconds (initialization_timeout); check that all were started, and start all again'
     )
-    # JAX's own handler would take SIGTERM away from StopSignal, which saves the state.
+    # JAX's own SIGTERM handler would replace that of StopSignal, which saves the state.
     jax.config.update('jax_enable_preemption_service', False)
     interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would not run while JAX waits
     try:
@@ -78,7 +80,7 @@ def _check_arguments(address: str, num_processes: int | None, process_id: int | 
 
 
 def _check_free(port: int) -> None:
-    # JAX ends with a segmentation fault where the port is taken.
+    # JAX crashes with a segmentation fault if the port is taken.
     with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -92,7 +94,7 @@ def _check_free(port: int) -> None:
 
 
 def broadcast(number: int) -> int:
-    """Returns process 0's number in every process; a barrier."""
+    """Returns process 0's number in every process. A barrier."""
     if jax.process_count() == 1:
         return number
     with _waiting():
@@ -105,7 +107,7 @@ def barrier() -> None:
 
 
 def any_signal(number: int | None) -> int | None:
-    """Returns the largest signal number that any process passes, in every process; None if all pass None. A barrier."""
+    """Returns the largest signal number passed by any process, in every process; None if all pass None. A barrier."""
     if jax.process_count() == 1:
         return number
     with _waiting():
@@ -125,14 +127,14 @@ def assert_equal(name: str, values: Json) -> None:
     """Checks that JSON values are equal in all processes of the `process_group`.
 
     Raises:
-      ConfigError: names a process, the fields that differ and what they are in process 0 and in it.
+      ConfigError: the values differ; names a process, the fields and their values in process 0 and in that process.
     """
     if _watchdog is None:
         return
     store, rank, key = watchdog.store(), jax.process_index(), f'{_watchdog.keys}{name}/'
     store.key_value_set(f'{key}{rank}', json.dumps(values))
     for other in range(1, jax.process_count()) if rank == 0 else (0,):
-        text = store.blocking_key_value_get(f'{key}{other}', 3_600_000)  # ms; JAX ends the wait if it dies
+        text = store.blocking_key_value_get(f'{key}{other}', 3_600_000)  # ms; JAX ends the wait if the other process dies
         theirs = json.loads(text)
         first, second, process = (values, theirs, other) if rank == 0 else (theirs, values, rank)
         fields = [field for field in {**first, **second} if first.get(field) != second.get(field)]
@@ -145,10 +147,10 @@ def assert_equal(name: str, values: Json) -> None:
 
 
 def assert_shared(path: Path) -> None:
-    """Checks that a file which process 0 has made is there in all processes.
+    """Checks that a file created by process 0 is visible in all processes.
 
     Raises:
-      ConfigError: it is not.
+      ConfigError: the file is not visible.
     """
     barrier()
     if not path.exists():
@@ -163,7 +165,7 @@ def process_group(config: Json, workdir: Path, resumes_from: Callable[[], Path |
     """Exits every process if any of them fails inside.
 
     Args:
-      resumes_from: returns the checkpoint that a new start continues from, for the message; None if there is none.
+      resumes_from: returns the checkpoint that a restart continues from, for the message; None if there is none.
 
     Raises (on entry):
       ConfigError: the processes have different configs, versions or numbers of devices.
@@ -179,11 +181,11 @@ def process_group(config: Json, workdir: Path, resumes_from: Callable[[], Path |
         versions = {'resnet_jax': resnet_jax.__version__, 'source files': source_hash(), 'jax': jax.__version__}
         assert_equal('environment', {**versions, 'local devices': jax.local_device_count()})
         yield
-        barrier()  # nobody leaves before process 0 has written its last file
+        barrier()  # no process leaves before process 0 has written its last file
         _watchdog.code = 0
-    except (Interrupted, DivergedError) as error:  # all processes raise it, at the same step
+    except (Interrupted, DivergedError) as error:  # all processes raise it at the same step
         _watchdog.code = watchdog.exit_code(error)
-        with contextlib.suppress(Exception):  # a process that is lost now no longer matters
+        with contextlib.suppress(Exception):  # losing a process no longer matters
             barrier()
         raise
     except BaseException as error:

@@ -46,7 +46,7 @@ def check_deterministic() -> None:
     """Checks that XLA was asked for deterministic operations before it started.
 
     Raises:
-      ConfigError: a GPU is used and it was not.
+      ConfigError: a GPU is used and XLA was not asked for them.
     """
     if jax.default_backend() == 'gpu' and DETERMINISTIC not in os.environ.get('XLA_FLAGS', ''):
         raise ConfigError(f'deterministic needs {DETERMINISTIC} in XLA_FLAGS before JAX starts, as the train command sets it')

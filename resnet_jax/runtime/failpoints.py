@@ -1,14 +1,14 @@
-"""Places where a test makes something go wrong: RESNET_JAX_FAILPOINT=PLACE:COUNT:ACTION, several with commas between.
+"""Fault injection for tests: RESNET_JAX_FAILPOINT=PLACE:COUNT:ACTION, separated by commas.
 
-Unset, as it is outside tests, a place costs one look into an empty dict. The action is taken the COUNT-th time that the
-place is passed, or with '*' every time:
+If it is unset, passing a place costs one lookup in an empty dict. The action happens the COUNT-th time that the place is
+passed, or every time if COUNT is '*':
 
     kill, term, int, hup, stop    the process sends itself that signal; 'kill@0.05' does so 0.05 seconds later
-    EIO, ENOSPC, ...         OSError with that number
-    memory                   what JAX raises when a device's memory is full
+    EIO, ENOSPC, ...         raises OSError with that errno
+    memory                   raises what JAX raises when a device's memory is full
     nan                      `reach` returns True, and the caller makes its number NaN
-    stuck                    this thread stays in C for good, as it does in XLA for long, and Python gets to no signal
-    mark                     nothing but the line on standard error that every action writes
+    stuck                    this thread blocks forever in C, as XLA does for a long time, so Python handles no signals
+    mark                     does nothing more than write the line on standard error that every action writes
 """
 
 import ctypes
@@ -33,7 +33,7 @@ _passed: dict[str, int] = {}
 
 
 def reach(place: str) -> bool:
-    """Takes the actions set for a place; returns whether one of them is 'nan'."""
+    """Performs the actions set for a place; returns whether one of them is 'nan'."""
     if place not in _points:
         return False
     _passed[place] = _passed.get(place, 0) + 1
@@ -44,7 +44,7 @@ def reach(place: str) -> bool:
 
 
 def traced_at(place: str) -> int | None:
-    """Returns the COUNT of a place inside a compiled program, where it is a step; None if unset. One trace only gets it."""
+    """Returns the COUNT, a step, of a place inside a compiled program; None if unset or if an earlier call returned it."""
     return int(_points.pop(place)[0][0]) if place in _points else None
 
 
@@ -60,7 +60,7 @@ def _act(place: str, action: str) -> None:
     elif name == 'memory':
         raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory, says a failpoint.')
     elif name == 'stuck':
-        library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # of zeros, as a mutex begins on Linux
+        library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # zeros are an unlocked mutex on Linux
         library.pthread_mutex_lock(mutex)
         library.pthread_mutex_lock(mutex)
     elif name not in ('nan', 'mark'):

@@ -1,4 +1,4 @@
-"""Files that are written in whole or not at all."""
+"""Atomic file writes."""
 
 import os
 import uuid
@@ -8,17 +8,17 @@ from typing import IO
 
 
 def write_atomically(path: str | Path, data: bytes | str | Callable[[IO[bytes]], object], *, durable: bool = False) -> Path:
-    """Writes a file so that a reader sees the old content or the new, never a part; returns its path.
+    """Writes a file atomically, so that a reader sees the old content or the new one; returns its path.
 
-    Two processes that write the same file do not meet: each has a temporary file of its own, `.<name>.<unique>.partial`,
-    which only a killed process leaves.
+    Several processes may write the same file: each uses its own temporary file, `.<name>.<unique>.partial`, which remains only
+    if the process is killed.
 
     Args:
       data: the content, text as UTF-8, or a function that writes it to a file.
-      durable: wait until the disk has it.
+      durable: wait until the data are on disk.
 
     Raises:
-      OSError: it cannot be written; the file is as it was.
+      OSError: the file cannot be written; its old content is unchanged.
     """
     path = Path(path)
     partial = path.with_name(f'.{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial')
@@ -38,5 +38,5 @@ def write_atomically(path: str | Path, data: bytes | str | Callable[[IO[bytes]],
 
 
 def partial_pattern(name: str) -> str:
-    """Returns the glob pattern of the temporary files of a file of this name."""
+    """Returns a glob pattern for the temporary files of a file with this name."""
     return f'.{name}.*.partial'

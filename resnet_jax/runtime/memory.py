@@ -1,4 +1,4 @@
-"""Running out of memory: noticed before the first step where the compiler's own figures allow it."""
+"""Detects a lack of memory before the first step, as far as the compiler's own figures allow."""
 
 from pathlib import Path
 from typing import Protocol
@@ -9,7 +9,7 @@ from resnet_jax.errors import OutOfMemoryError
 
 
 def available_bytes() -> int | None:
-    """Returns the free memory of the first local device, or of the machine if that is a CPU; None if nobody says."""
+    """Returns the free memory of the first local device, or of the machine if it is a CPU; None if unknown."""
     device = jax.local_devices()[0]
     if device.platform != 'cpu':
         stats = device.memory_stats() or {}
@@ -20,10 +20,10 @@ def available_bytes() -> int | None:
         return None
     kilobytes = {line.split(':')[0]: int(line.split()[1]) for line in lines}
     free = kilobytes['MemAvailable'] * 1024
-    try:  # a container's limit, where there is one
+    try:  # a container's limit, if there is one
         group = Path('/sys/fs/cgroup')
         used = dict(line.split() for line in (group / 'memory.stat').read_text().splitlines())
-        cached = int(used['active_file']) + int(used['inactive_file'])  # given up when the room is needed
+        cached = int(used['active_file']) + int(used['inactive_file'])  # freed when memory is needed
         limit, current = (int((group / name).read_text()) for name in ('memory.max', 'memory.current'))
         free = min(free, limit - current + cached)
     except (OSError, ValueError, KeyError):
@@ -32,24 +32,24 @@ def available_bytes() -> int | None:
 
 
 class State(Protocol):
-    """A state with parameters among its leaves."""
+    """A state whose leaves include parameters."""
 
     @property
     def params(self) -> object: ...
 
 
 def check_state_fits(state: State, name: str) -> dict[str, int | None]:
-    """Checks that a network's parameters, their gradients and the optimizer's state fit, before there is one.
+    """Checks that a network's parameters, their gradients and the optimizer's state fit, before they are allocated.
 
     Args:
       state: a TrainState of `jax.ShapeDtypeStruct`.
-      name: the network's.
+      name: name of the network.
 
     Returns:
-      'state_bytes', 'gradient_bytes' and 'available_bytes' (None if nobody says).
+      'state_bytes', 'gradient_bytes' and 'available_bytes' (None if unknown).
 
     Raises:
-      OutOfMemoryError: they do not, whatever the batch size.
+      OutOfMemoryError: they do not fit, whatever the batch size.
     """
     size, gradients = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(x)) for x in (state, state.params))
     available = available_bytes()
@@ -65,17 +65,17 @@ def check_fits(compiled: jax.stages.Compiled | jax.stages.Wrapped, batch_size: i
     """Checks that a compiled step's scratch memory fits.
 
     Args:
-      compiled: what `step.compile_parallel` returned; its arguments are on the device already.
-      unit: what a batch size must be a multiple of.
+      compiled: the result of `devices.compile_parallel`; its arguments are already on the device.
+      unit: the batch size must be a multiple of this.
 
     Returns:
-      Its bytes, gradients included; None if nobody says.
+      The scratch memory in bytes, including gradients; None if unknown.
 
     Raises:
-      OutOfMemoryError: names a batch size that fits, if there is one, and the options that save memory.
+      OutOfMemoryError: it does not fit; names a batch size that fits, if there is one, and options that save memory.
     """
     analysis = compiled.memory_analysis() if hasattr(compiled, 'memory_analysis') else None
-    if analysis is None:  # as among several processes, where it is not compiled yet
+    if analysis is None:  # e.g. with several processes, where the step is not compiled yet
         return None
     available = available_bytes()
     sharing = jax.local_device_count() if jax.default_backend() == 'cpu' else 1
@@ -86,7 +86,7 @@ def check_fits(compiled: jax.stages.Compiled | jax.stages.Wrapped, batch_size: i
 
 
 def out_of_memory(batch_size: int, fitting: int, needed: int = 0, available: int = 0) -> OutOfMemoryError:
-    """Returns the error, with the batch size that would fit if it is not 0."""
+    """Returns the error; it suggests the batch size `fitting` unless that is 0."""
     figures = f' (about {needed / 2**30:.1f} GiB needed, {available / 2**30:.1f} GiB free)' if needed else ''
     smaller = f'batch_size={fitting} should fit; ' if fitting else ''
     return OutOfMemoryError(

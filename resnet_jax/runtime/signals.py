@@ -1,4 +1,4 @@
-"""Stopping a run that a person or a scheduler interrupts."""
+"""Stops a run that a user or a scheduler interrupts."""
 
 import os
 import select
@@ -17,31 +17,31 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 
 GRACE_SECONDS = 5.0
 _SAVED = b'Interrupted; the state is saved. The same command continues.\n'
-_speaking = threading.Lock()  # held for good by what ends the process: nothing is written after its line
+_speaking = threading.Lock()  # whoever ends the process never releases it, so nothing is written after its line
 
 
 class StopSignal:
-    """While entered, SIGINT, SIGTERM and SIGHUP end the run in order, and a second one ends the process at once.
+    """A context in which SIGINT, SIGTERM and SIGHUP stop the run cleanly, and a second signal ends the process at once.
 
-    While `unsaved` is set, the signal is only noted, and the run is expected to save and to raise `Interrupted`. Otherwise the
-    signal itself raises `Interrupted`, as soon as Python gets to it; if that takes longer than GRACE_SECONDS, because XLA is
+    While `unsaved` is set, the signal is only recorded, and the run must save its state and raise `Interrupted`. Otherwise the
+    signal handler raises `Interrupted` as soon as Python runs it; if that takes longer than GRACE_SECONDS, because XLA is
     compiling, the process ends without it.
 
-    Python runs signal handlers in the main thread and not before XLA gives it back. Hence the thread, which Python's own
-    C handler wakes through a pipe.
+    Python runs signal handlers only in the main thread, and only when XLA returns to Python. Hence the watching thread, which
+    Python's own C handler wakes through a pipe.
 
-    Only in the main thread: elsewhere Python allows no handler. Among several processes it is for `processes.any_signal`
-    to tell the others.
+    Does nothing outside the main thread, where Python allows no handlers. With several processes, `distributed.any_signal`
+    must tell the others.
 
     Attributes:
-      number: the signal that came, or None.
-      unsaved: whether there are steps which no checkpoint has.
+      number: number of the received signal, or None.
+      unsaved: whether there are steps that are in no checkpoint.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.unsaved = False
-        self._alone = jax.process_count() == 1  # several stop together, or not at all
+        self._alone = jax.process_count() == 1  # several processes stop together or not at all
         self._old: dict[int, Handler] = {}
         self._thread: threading.Thread | None = None
 
@@ -54,13 +54,13 @@ class StopSignal:
             self._old_pipe = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             self._old_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup sets SIG_IGN
                     self._old[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was JAX's, in C
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: a C handler, JAX's
         if self._thread:
             sys.unraisablehook = self._old_hook
             signal.set_wakeup_fd(self._old_pipe)
@@ -75,7 +75,7 @@ class StopSignal:
             raise Interrupted(self.number)
 
     def _unraisable(self, unraisable: 'sys.UnraisableHookArgs') -> None:
-        """`Interrupted` raised where Python drops it, as in JAX's callback of the garbage collector, ends the process still."""
+        """Ends the process if `Interrupted` was raised where Python ignores it, such as in JAX's garbage collector callback."""
         if isinstance(unraisable.exc_value, Interrupted):
             _end(unraisable.exc_value.number, _SAVED)
         self._old_hook(unraisable)
@@ -88,12 +88,12 @@ class StopSignal:
             if 0 in numbers:
                 return
             for number in numbers:
-                if number not in self._old:  # a handler of somebody else
+                if number not in self._old:  # not our handler
                     continue
                 if deadline is not None:
                     _end(number, b'Stopped at once.\n')
                 self.number, deadline = self.number or number, time.monotonic() + GRACE_SECONDS
-                # Not print or a logger: the main thread may be in the middle of one.
+                # Not print or a logger: the main thread may be inside one.
                 note = b'after this dispatch; the state is saved' if self.unsaved else b'(nothing is lost)'
                 with _speaking:
                     os.write(2, b'Stopping ' + note + b'. Interrupt again to stop at once.\n')
@@ -105,6 +105,6 @@ class StopSignal:
 def _end(number: int, message: bytes) -> None:
     _speaking.acquire()
     if os.isatty(1):
-        os.write(1, b'\x1b[?25h\n')  # the cursor, which the progress bar hides
+        os.write(1, b'\x1b[?25h\n')  # shows the cursor, which the progress bar hides
     os.write(2, message)
     os._exit(128 + number)

@@ -1,15 +1,15 @@
-"""Leaving a run of several processes together when one of them is lost.
+"""Ends all processes of a run when one of them is lost.
 
-A process that the others wait for can be lost in three ways.
+A process that the others wait for can be lost in three ways:
 
-It dies or is stopped, or its network is gone: JAX's runtime misses its heartbeats and ends the others by abort(), which
-`_last_words` turns into an `error:` line and exit code 75.
-It fails with an error of its own: it leaves the message in the key-value store of JAX's coordination service, where each of
-the others looks once a second.
-It is alive but stuck: nobody has agreed on anything for `watchdog_seconds`, so every process writes down the stacks of its
-threads and leaves.
+- It dies, is stopped or loses its network: JAX's runtime misses its heartbeats and ends the others with abort(), which
+  `_last_words` turns into an `error:` line and exit code 75.
+- It fails with an error: it writes the message to the key-value store of JAX's coordination service, which the others read
+  once a second.
+- It is alive but stuck: no collective has finished for `watchdog_seconds`, so every process writes the stacks of its threads
+  and exits.
 
-In each case a process leaves by os._exit, because JAX's own end of a process waits for all the others.
+In each case a process exits with os._exit, because JAX's own shutdown waits for all other processes.
 """
 
 import atexit
@@ -33,14 +33,14 @@ from jax._src import distributed  # no public module gives the key-value store
 
 from resnet_jax.errors import Interrupted, LostPeerError, is_out_of_memory
 
-HEARTBEAT_SECONDS = 10  # without a heartbeat for so long, JAX gives a process up
-_LATE_SECONDS = 5  # without a mark for so long, a process is named as the one that is missing
-_GRACE_SECONDS = 3  # in which a process may meet by itself the error that another has met
+HEARTBEAT_SECONDS = 10  # after this long without a heartbeat, JAX considers a process lost
+_LATE_SECONDS = 5  # after this long without a mark, a process is reported as lost
+_GRACE_SECONDS = 3  # time for a process to meet the same error as another by itself
 _COMMUNICATION = ('gloo', 'nccl', 'rccl', 'coordination service', 'socket closed')  # in the errors of collectives
 
-_runs = itertools.count()  # of this program: each has its own keys in the store
-_watchdog: 'Watchdog | None' = None  # of the run that this process takes part in
-_joining = ''  # what to say if JAX aborts before there is one
+_runs = itertools.count()  # runs of this program: each has its own keys in the store
+_watchdog: 'Watchdog | None' = None  # watchdog of this process's current run
+_joining = ''  # message if JAX aborts before there is a watchdog
 
 
 def store() -> Any:
@@ -49,12 +49,13 @@ def store() -> Any:
 
 
 class Watchdog(threading.Thread):
-    """Looks once a second whether the other processes are there, and ends this one if not.
+    """Checks the other processes once a second, and ends this process if one is lost.
 
     Attributes:
-      waiting: how often this process has begun to wait for the others; `moved`: when it last saw them come.
-      code: the exit code, once it is known that this process leaves.
-      keys: what the keys of this run in the store begin with.
+      waiting: number of times that this process has begun to wait for the others.
+      moved: monotonic time at which such a wait last ended.
+      code: the exit code, once this process is about to exit.
+      keys: prefix of this run's keys in the store.
     """
 
     def __init__(self, workdir: Path, limit: float, resumes_from: Callable[[], Path | None]):
@@ -67,7 +68,7 @@ class Watchdog(threading.Thread):
         self.waiting, self.moved = 0, time.monotonic()
         self.code: int | None = None
         self._answered = time.monotonic()  # when the store last answered
-        # Of each process: 'ticks waiting', and since when it says so.
+        # For each process: its latest mark, 'ticks waiting', and when it first appeared.
         self._marks = {rank: ('0 0', time.monotonic()) for rank in range(self._count)}
         self._ended = threading.Event()
         catch_abort()
@@ -76,10 +77,10 @@ class Watchdog(threading.Thread):
         ticks = 0
         while not self._ended.wait(1):
             ticks += 1
-            # For a thread that keeps the interpreter's lock, or a file system that hangs: then nothing here runs any more.
+            # Ends the process if this thread no longer runs: another thread holds the GIL, or the file system hangs.
             faulthandler.dump_traceback_later(self._limit + 60, exit=True)
             failure = None
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has gone: JAX is about to end this one
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has exited: JAX is about to end this one
                 failure = self._look(ticks)
             if failure and not self._ended.wait(_GRACE_SECONDS):
                 self._give_up(failure)
@@ -90,10 +91,10 @@ class Watchdog(threading.Thread):
     def stop(self) -> None:
         self._ended.set()
         if self.is_alive():
-            self.join(5)  # seconds; the store may hang
+            self.join(5)  # with a timeout, because the store may hang
 
     def _look(self, ticks: int) -> str | None:
-        """Leaves a sign of life, and takes note of the others'; returns what another process has failed of."""
+        """Writes this process's mark and reads the others'; returns the error of a failed process, or None."""
         store().key_value_set(f'{self.keys}mark/{self._rank}', f'{ticks} {self.waiting}', allow_overwrite=True)
         now = time.monotonic()
         for rank, mark in self._read('mark'):
@@ -104,11 +105,11 @@ class Watchdog(threading.Thread):
         return failed[0] if failed else None
 
     def _read(self, kind: str) -> list[tuple[int, str]]:
-        """Returns what each process has left in the store."""
+        """Returns (rank, value) for each process that has written a value of this kind to the store."""
         return [(int(key.rpartition('/')[2]), value) for key, value in store().key_value_dir_get(f'{self.keys}{kind}/')]
 
     def _lost(self) -> str | None:
-        """Returns which processes give no sign of life, or None if all do."""
+        """Returns a message that names the processes without recent marks, or None if there are none."""
         now = time.monotonic()
         if self._rank and (now - self._answered > _LATE_SECONDS or not _coordinator_reachable()):
             return 'process 0 was lost'
@@ -116,7 +117,7 @@ class Watchdog(threading.Thread):
         return f'process {", ".join(map(str, late))} was lost' if late else None
 
     def _stuck(self) -> str:
-        """Writes the stacks of all threads; returns which process the others wait for."""
+        """Writes the stacks of all threads; returns a message that names the process that the others wait for."""
         waiting = {rank: int(mark.split()[1]) for rank, (mark, _) in self._marks.items()}
         waiting[self._rank] = self.waiting
         behind = sorted(rank for rank in waiting if waiting[rank] < max(waiting.values()))
@@ -127,7 +128,7 @@ class Watchdog(threading.Thread):
         return f'{who}: no step and no batch for {self._limit:g} s (config.watchdog_seconds), stacks of all threads above'
 
     def _write(self, text: str) -> None:
-        """Writes to standard error and run.log; without a logger, whose lock a stuck thread may hold."""
+        """Writes to standard error and run.log, not through a logger, whose lock a stuck thread may hold."""
         os.write(2, f'{text}\n'.encode())
         with contextlib.suppress(OSError), (self._workdir / 'run.log').open('a') as log:
             log.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} process {self._rank}: {text}\n')
@@ -136,15 +137,15 @@ class Watchdog(threading.Thread):
         self.code = LostPeerError.exit_code if self.code is None else self.code
         self._write(f'error: {reason}; {self._advice()}')
         if self._rank == 0:
-            time.sleep(_GRACE_SECONDS)  # the store ends with this process: the others must read it before
+            time.sleep(_GRACE_SECONDS)  # the store ends with this process: let the others read it first
         os._exit(self.code)
 
     def last_words(self) -> None:
-        """Ends this process, which JAX is about to abort; returns if no other process is the reason."""
+        """Ends this process, which JAX is about to abort; returns if no lost process is the cause."""
         if self.code is None and (lost := self._lost()):
             self.code = LostPeerError.exit_code
             self._write(f'error: {lost}: killed, stopped or cut off from the network; {self._advice()}')
-        if self.code is not None:  # or it was leaving anyway
+        if self.code is not None:  # set above, or already exiting
             os._exit(self.code)
 
     def _advice(self) -> str:
@@ -153,10 +154,10 @@ class Watchdog(threading.Thread):
         return f'start all processes again, which continues {where}'
 
     def fail(self, error: BaseException) -> BaseException:
-        """Tells the others that this process leaves with an error, and sets `code`; returns the error to raise."""
+        """Tells the others that this process exits with an error, and sets `code`; returns the error to raise."""
         text = ' '.join(str(error).split()) or type(error).__name__
         if not hasattr(error, 'exit_code') and any(word in text.lower() for word in _COMMUNICATION):
-            # A peer has closed the connection. If it has died, JAX ends this process; if it has failed, `run` does.
+            # A peer has closed the connection. If it died, JAX ends this process; if it failed, `run` does.
             time.sleep(HEARTBEAT_SECONDS + 3)
             error = LostPeerError(f'the connection to the other processes broke: {text[:200]}; {self._advice()}')
         self.code = exit_code(error)
@@ -176,7 +177,7 @@ def _coordinator_reachable() -> bool:
 
 
 def exit_code(error: BaseException) -> int:
-    """Returns the exit code that the command is going to have."""
+    """Returns the exit code with which the command will end."""
     if isinstance(error, Interrupted):
         return 128 + error.number
     if is_out_of_memory(error):
@@ -185,28 +186,28 @@ def exit_code(error: BaseException) -> int:
 
 
 def leave_at_exit(code: int) -> None:
-    """Lets this process end with all that it prints, but without waiting for the others as JAX would."""
+    """Makes this process flush its output at exit and then end without JAX's wait for the other processes."""
 
     def leave() -> None:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, AttributeError, ValueError):
                 stream.flush()
         if jax.process_index() == 0:
-            time.sleep(_GRACE_SECONDS + 2)  # the store ends with this process: the others must read it before
+            time.sleep(_GRACE_SECONDS + 2)  # the store ends with this process: let the others read it first
         os._exit(code)
 
-    atexit.register(leave)  # the last one registered is the first that runs
+    atexit.register(leave)  # the handler registered last runs first
 
 
 def catch_abort(joining: str = '') -> None:
-    """Has `_last_words` called when JAX aborts this process.
+    """Makes `_last_words` run when JAX aborts this process.
 
-    JAX takes a function of ours in place of the abort, but jaxlib 0.10 cannot hand the reason over to Python and aborts just
-    the same. Python's own signal handlers do not run inside abort(). A C function does, and it may wait for the interpreter's
-    lock, since a thread that calls abort() was not interrupted in anything.
+    JAX accepts a callback instead of the abort, but jaxlib 0.10 cannot pass the reason to Python and aborts anyway. Python's
+    own signal handlers do not run inside abort(). A C function does, and it may wait for the GIL, because a thread that calls
+    abort() was not interrupted in the middle of anything.
 
     Args:
-      joining: what to say if that happens before there is a `Watchdog`.
+      joining: message if JAX aborts before there is a `Watchdog`.
     """
     global _joining
     _joining = joining
@@ -222,4 +223,4 @@ def _last_words(_number: int) -> None:
     elif _joining:
         os.write(2, f'error: {_joining}\n'.encode())
         os._exit(LostPeerError.exit_code)
-    # Here abort() goes on.
+    # Returning lets abort() continue.

@@ -1,1 +1,1 @@
-"""Studies: lists of runs, each a config with overrides and a seed, and what is left of them to do."""
+"""Studies: lists of runs, each a config with overrides and a seed, which can be stopped and continued."""

@@ -1,4 +1,4 @@
-"""What a study consists of, and what a sweep is written with: `grid`, `zipped`, `cross` and `sweep`."""
+"""The entries and runs of a study, and `grid`, `zipped`, `cross` and `sweep` to define sweeps."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,7 @@ from resnet_jax.typing import Json, JsonDict
 
 @dataclasses.dataclass(frozen=True)
 class StudyRun:
-    """One training run of a study: the entry it belongs to, its seed, its whole config and its folder."""
+    """One training run of a study: its entry, seed, complete config and folder."""
 
     entry: str
     seed: int
@@ -25,29 +25,29 @@ class StudyRun:
 
 
 def grid(**values: Sequence[Any]) -> list[JsonDict]:
-    """Every combination: grid(a=[1, 2], b=[3, 4]) has four."""
+    """Returns every combination of the values: grid(a=[1, 2], b=[3, 4]) has four."""
     return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
 
 def zipped(**values: Sequence[Any]) -> list[JsonDict]:
-    """The first of each, the second of each, and so on: zipped(a=[1, 2], b=[3, 4]) has two."""
+    """Returns the first value of each, then the second of each, and so on: zipped(a=[1, 2], b=[3, 4]) has two."""
     return [dict(zip(values, chosen, strict=True)) for chosen in zip(*values.values(), strict=True)]
 
 
 def cross(*points: Sequence[Json]) -> list[JsonDict]:
-    """Every combination of one of each list: cross(zipped(a=[1, 2], b=[3, 4]), grid(c=[5, 6])) has four."""
+    """Returns every combination of one point of each list: cross(zipped(a=[1, 2], b=[3, 4]), grid(c=[5, 6])) has four."""
     return [{field: value for part in parts for field, value in part.items()} for parts in itertools.product(*points)]
 
 
 def sweep(config: str, points: Sequence[Json]) -> dict[str, JsonDict]:
-    """Returns a study's entries, one for each point, named by it: 'learning_rate=0.1,momentum=0.9'.
+    """Returns a study's entries, one per point and named after it: 'learning_rate=0.1,momentum=0.9'.
 
     Args:
-      config: the name of a file in configs/.
-      points: {field: value}, as `grid`, `zipped` and `cross` make them.
+      config: name of a file in configs/.
+      points: {field: value}, from `grid`, `zipped` or `cross`.
 
     Raises:
-      ConfigError: two of them have the same name.
+      ConfigError: two points get the same name.
     """
     entries = {}
     for point in points:
@@ -60,10 +60,11 @@ def sweep(config: str, points: Sequence[Json]) -> dict[str, JsonDict]:
 
 
 def load_study(path: str | Path) -> JsonDict:
-    """Returns what a file's `get_study()` returns.
+    """Returns the result of a file's `get_study()`.
 
     Raises:
-      ConfigError: it cannot be run, or what it returns has no entries or sizes, or they are not of the form in `expand`.
+      ConfigError: the file cannot be run, or the result lacks entries or sizes, or they do not have the form that `expand`
+        takes.
     """
 
     def wrong(problem: str) -> ConfigError:
@@ -84,15 +85,15 @@ def load_study(path: str | Path) -> JsonDict:
 
 
 def expand(study: Json, size: str, folder: Path) -> list[StudyRun]:
-    """Returns a study's runs, in the order they are to be made: every entry with the first seed, then with the next.
+    """Returns a study's runs in execution order: every entry with the first seed, then every entry with the next.
 
     Args:
-      study: 'entries': {name: {'config': the name of a file in configs/, 'overrides': {field: value}}}, 'sizes': {size:
-        {'seeds': [...], 'overrides': {...}}}. Fields with a dot reach into model_kwargs. A size's overrides come after an
-        entry's, and after these what an entry has in 'sizes' of its own, which has the same form.
+      study: 'entries': {name: {'config': name of a file in configs/, 'overrides': {field: value}}}, 'sizes': {size:
+        {'seeds': [...], 'overrides': {...}}}. Fields with a dot refer to items of model_kwargs. A size's overrides take
+        precedence over an entry's; an entry's own 'sizes', in the same form, take precedence over both.
 
     Raises:
-      ConfigError: the size, a config or a field does not exist, or a name cannot be a folder's.
+      ConfigError: the size, a config or a field does not exist, or a name is not valid as a folder name.
     """
     sizes = study['sizes']
     if size not in sizes:

@@ -1,4 +1,4 @@
-"""How long the rest of a study takes: from its finished runs, or from a short measurement and each network's multiply-adds."""
+"""Estimates the remaining time of a study, from finished runs or from a short measurement and multiply-adds."""
 
 import json
 import os
@@ -25,8 +25,9 @@ from resnet_jax.typing import Json
 
 
 def work(config: Json) -> int:
-    """Returns the multiply-adds of a run: three times the network's for each training image (forward and both gradients), and
-    once for each evaluated one; 0 if it will be refused for want of memory. The data set's files are not needed.
+    """Returns the multiply-adds of a run; 0 if it will be refused for lack of memory. Needs no data files.
+
+    Counts three times the network's multiply-adds per training image (forward and both gradients) and once per evaluated image.
     """
     experiment = _experiment(config)
     try:
@@ -35,7 +36,7 @@ def work(config: Json) -> int:
         return 0
     checked = experiment.config
     every = checked.eval_every_steps or experiment.steps_per_epoch * checked.eval_every_epochs
-    evaluations = -(-experiment.total_steps // every) + 1  # and one pass for the answers that are kept
+    evaluations = -(-experiment.total_steps // every) + 1  # and one pass for the saved predictions
     images = 3 * experiment.total_steps * checked.batch_size + evaluations * experiment.info.num_test
     return _multiply_adds(experiment) * images
 
@@ -51,8 +52,12 @@ def _multiply_adds(experiment: Experiment) -> int:
 
 
 def measure(config: Json, seconds: float = 3.0) -> float:
-    """Returns the images per second of a run's training step, on random data: of the median of at least five iterations, timed
-    here and now for about so long.
+    """Returns the images per second of a run's training step on random data, measured now.
+
+    The rate is that of the median of at least five iterations.
+
+    Args:
+      seconds: approximate duration of the measurement.
     """
     subject = Subject(on_random_data(config))
     subject.compile('train')
@@ -65,10 +70,14 @@ def measure(config: Json, seconds: float = 3.0) -> float:
 
 
 def estimate(runs: Sequence[StudyRun], measured: Callable[[Json], float] = measure, at_once: int = 1) -> str:
-    """Returns how long the rest takes, so many runs at once, and what that is derived from.
+    """Returns a text with the estimated remaining time and its sources.
 
-    A run of an entry of which one has finished takes as long as that. Others take what their multiply-adds come to at the
-    rate of the finished runs or, if there are none, at the rate that the cheapest network is measured to train at now.
+    If a run of the same entry has finished, a run is expected to take as long. Otherwise its time is its multiply-adds divided
+    by the rate of the finished runs or, if there are none, by the rate of the cheapest network, measured now.
+
+    Args:
+      measured: returns the training images per second of a config.
+      at_once: number of runs at the same time.
     """
     left = [run for run in runs if status(run) in ('new', 'started')]
     text = f'{len(left)} of {len(runs)} runs are left'

@@ -1,4 +1,4 @@
-"""A study's report: report.html, results.json and results.csv, and plots, of what its run folders hold."""
+"""Writes a study's report from its run folders: report.html, results.json, results.csv and plots."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from resnet_jax.typing import Json
 
 
 def write_study_report(study: Json, runs: Sequence[StudyRun], folder: Path) -> Path:
-    """Writes the report of what is there, and returns the path of report.html.
+    """Writes the report of the runs so far, and returns the path of report.html.
 
     Args:
-      study: see `entries.expand`, with a 'name'.
+      study: a study for `entries.expand`, with a 'name'.
     """
     by_entry: dict[str, dict[int, RunReader]] = {}
     for run in runs:
         files = dataclasses.replace(read_run(run.folder), entry=run.entry)
-        # A run that was refused or has not begun left no config: it is the one that the study says.
+        # A run that was refused or has not started has no config in its folder: use the study's.
         by_entry.setdefault(run.entry, {})[run.seed] = dataclasses.replace(files, config=files.config or run.config)
     folder.mkdir(parents=True, exist_ok=True)
     results = collect(study, by_entry)

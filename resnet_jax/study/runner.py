@@ -1,4 +1,4 @@
-"""Makes a study's runs, each in a process of its own, so that one that fails or needs too much memory ends no other."""
+"""Executes a study's runs in separate processes, so that one that fails or runs out of memory does not end the others."""
 
 import ctypes
 import json
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 _IN_USE = 6
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
-_PATIENCE = 300.0  # seconds that a run may take to save its state after its study was killed
+_PATIENCE = 300.0  # seconds to wait for a run of a killed study to save its state
 
 
 def status(run: StudyRun) -> str:
-    """Returns 'finished', 'failed', 'started' or 'new', from what the run's folder holds."""
+    """Returns 'finished', 'failed', 'started' or 'new', from the files in the run's folder."""
     if (run.folder / 'result.json').is_file():
         return 'finished'
     if (run.folder / 'failed.json').is_file():
@@ -34,10 +34,10 @@ def status(run: StudyRun) -> str:
 
 
 def check_made_alike(runs: Sequence[StudyRun]) -> None:
-    """Checks that what is in the folders was made with the configs that the study has now.
+    """Checks that the runs in the folders used the study's current configs.
 
     Raises:
-      ConfigError: names a folder and the fields that differ.
+      ConfigError: a config differs; names the folder and the fields.
     """
     for run in runs:
         try:
@@ -49,8 +49,10 @@ def check_made_alike(runs: Sequence[StudyRun]) -> None:
 
 
 def weigh(runs: Sequence[StudyRun]) -> list[float]:
-    """Returns what each run costs: its multiply-adds, counted by a process of its own, which leaves the devices alone; or 1
-    for each where that fails or nothing is left to do."""
+    """Returns the cost of each run, its multiply-adds; or 1 for each if counting fails or no runs are left.
+
+    Counts in a separate process that does not use the devices.
+    """
     if all(status(run) in ('finished', 'failed') for run in runs):
         return [1.0] * len(runs)
     done = subprocess.run(
@@ -70,22 +72,22 @@ def make_runs(
     progress: Callable[[float], None] | None = None,
     weights: Sequence[float] | None = None,
 ) -> dict[str, int]:
-    """Makes the runs that are not finished, one after the other, or as many at once as there are `devices`.
+    """Executes the unfinished runs, one after the other, or as many at once as there are `devices`.
 
-    An interrupted run continues, by itself, as its command does. A run that diverged or found too little memory is not
-    repeated: it has left failed.json in its folder. The config that a run was made with is in its folder as study_config.py,
-    so that `resnet-jax train --config=FOLDER/study_config.py --workdir=FOLDER` makes it alone.
+    Interrupted runs continue. Runs that diverged or ran out of memory are not repeated: they have failed.json in their folders.
+    A run's config is in its folder as study_config.py, so that
+    `resnet-jax train --config=FOLDER/study_config.py --workdir=FOLDER` executes that run alone.
 
     Args:
       devices: ids of GPUs; each gets one run at a time, through CUDA_VISIBLE_DEVICES.
-      progress: is called several times a second with the share done of the whole.
-      weights: what each run costs, see `weigh`.
+      progress: called several times a second with the completed share of the study.
+      weights: cost of each run, see `weigh`.
 
     Returns:
       {folder: exit code} of the runs that did not finish.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM came; it was handed on to the runs, which have saved their state.
+      Interrupted: SIGINT or SIGTERM arrived; the runs were stopped and have saved their state.
     """
     waiting = [run for run in runs if status(run) in ('new', 'started')]
     free: list[str | None] = list(devices) or [None]
@@ -112,7 +114,7 @@ def make_runs(
                 run, device = active.pop(process)
                 free.append(device)
                 if process.returncode == _IN_USE and time.monotonic() - started < _PATIENCE:
-                    waiting.append(run)  # after the others, and after a second if there are none
+                    waiting.append(run)  # retry after the other runs, or after a second if there are none
                     time.sleep(1)
                 elif process.returncode:
                     failed[str(run.folder)] = process.returncode
@@ -151,13 +153,13 @@ def _start(run: StudyRun, device: str | None) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             env=environment,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on
+            start_new_session=True,  # Ctrl-C reaches only this process, which forwards it
             preexec_fn=_end_with_parent,
         )
 
 
 def _end_with_parent() -> None:
-    """Asks Linux for a SIGTERM when the study's process ends, even by SIGKILL: then the run saves its state."""
+    """Makes Linux send SIGTERM when the study's process ends, even by SIGKILL, so that the run saves its state."""
     if _LIBC:
         _LIBC.prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
@@ -169,7 +171,7 @@ def _note(run: StudyRun, code: int) -> None:
 
 
 def epochs_done(run: StudyRun) -> float:
-    """Returns the epochs that a run has logged; all of them if it failed and will not be repeated."""
+    """Returns the number of epochs that a run has logged; all epochs if it failed, because it will not be repeated."""
     if status(run) in ('finished', 'failed'):
         return float(run.config['num_epochs'])
     try:

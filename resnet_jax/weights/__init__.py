@@ -1,4 +1,4 @@
-"""Weights of PyTorch networks in and out, without torch, and as .safetensors."""
+"""Reads and writes weights of PyTorch networks, without torch, and .safetensors."""
 
 from resnet_jax.weights.load import load_variables
 from resnet_jax.weights.save import save_safetensors, save_torch

@@ -1,4 +1,4 @@
-"""Files of weights: read whichever format it is, written whole or not at all."""
+"""Files of weights: reads every supported format, and writes atomically."""
 
 import json
 import stat
@@ -26,7 +26,7 @@ def read_state_dicts(path: str | Path) -> tuple[dict[str, StateDict], JsonDict]:
       file's metadata: {} unless `write_safetensors` wrote it.
 
     Raises:
-      InputFileError: missing, unreadable, damaged, or with anything but tensors.
+      InputFileError: the file is missing, unreadable or damaged, or holds anything but tensors.
     """
     path = Path(path)
     try:
@@ -38,7 +38,7 @@ def read_state_dicts(path: str | Path) -> tuple[dict[str, StateDict], JsonDict]:
         data = path.read_bytes()
     except OSError as error:
         raise InputFileError(f'{path} cannot be read ({error.strerror}); expected a file of weights') from None
-    # A .safetensors file starts with the length of its header, an open brace at the ninth byte.
+    # A .safetensors file starts with the length of its header in 8 bytes; the ninth byte is the header's opening brace.
     return _read_safetensors(path) if data[8:9] == b'{' else (read_torch(data, path), {})
 
 
@@ -54,7 +54,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, StateDict], JsonDict]:
 
 
 def _decode(metadata: Mapping[str, str]) -> JsonDict:
-    """Values are JSON, except the format's."""
+    """Decodes the metadata, whose values are JSON except for 'format'.
+
+    Raises:
+      ValueError: a value is missing or invalid.
+    """
     if metadata.get('format') != 'resnet_jax':
         return {}
     result = {key: json.loads(value) for key, value in metadata.items() if key != 'format'}
@@ -88,16 +92,16 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metada
       ResourceError: the file cannot be written.
     """
     encoded = {'format': 'resnet_jax', **{key: json.dumps(value) for key, value in metadata.items()}}
-    # safetensors writes the memory of a transposed array as if it were not.
+    # safetensors writes the memory of a transposed array as if it were not transposed.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     write_bytes(path, safetensors.numpy.save(contiguous, encoded))
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a file, in place of one that is there only when it is whole.
+    """Writes a file atomically, and creates its folder.
 
     Raises:
-      ResourceError: no space, no permission, or no such folder.
+      ResourceError: there is no space or no permission, or the folder cannot be created.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

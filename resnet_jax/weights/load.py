@@ -1,4 +1,4 @@
-"""Weights in: a file of PyTorch's or of ours becomes a model and its variables."""
+"""Loads weights: turns a PyTorch or .safetensors file into a model and its variables."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ from resnet_jax.weights.names import FLAX, TORCHVISION, from_torch, unflatten
 logger = logging.getLogger(__name__)
 
 _AVERAGED = re.compile(r'(^|[_/])ema([_/]|$)', re.IGNORECASE)  # how training scripts call averaged weights
-_LISTED = 1000  # of each kind: a hostile file has as many names as it likes
+_LISTED = 1000  # most differences logged of each kind: a hostile file may have any number of names
 
 
 def load_variables(
@@ -35,30 +35,29 @@ def load_variables(
 ) -> tuple[nn.Module, JsonDict, JsonDict]:
     """Loads weights without torch; recognises the names of other libraries (`names.NAMINGS`) and our own.
 
-    Of a training checkpoint the dict that fits the model best is taken, whatever the checkpoint calls it and whatever prefix
-    its names have.
+    From a training checkpoint, loads the state dict that fits the model best, under any key and with any prefix of its names.
 
     Args:
-      path: .pth, .pt, .th or .safetensors; it may be hostile.
-      model_name: as for `create_model`; may be None for a file that `save_safetensors` wrote.
+      path: .pth, .pt, .th or .safetensors; may be untrusted.
+      model_name: as for `create_model`; may be None for a file written by `save_safetensors`.
       num_classes: if None, the file's.
-      image_shape: (height, width, channels) of the images that the network takes; the shapes of the first layer, and
-        for AlexNet of others, depend on it. If None, the file's or (32, 32, 3).
-      ema: take averaged weights, such as those under 'state_dict_ema'. Without it they are taken if there are no others.
-      **model_kwargs: as for `create_model`, e.g. stem='imagenet'. A file that we wrote knows its own.
+      image_shape: (height, width, channels) of the network's input; the shapes of the first layer, and for AlexNet of
+        other layers, depend on it. If None, the file's or (32, 32, 3).
+      ema: load averaged weights, such as those under 'state_dict_ema'. False loads them only if there are no others.
+      **model_kwargs: as for `create_model`, e.g. stem='imagenet'. Files written by `save_safetensors` contain their own.
 
     Returns:
-      The network; its {'params', 'batch_stats'}, nested dicts of float32 NumPy arrays; and 'model', 'model_kwargs',
-      'num_classes', 'image_shape', and what else a file says that we wrote.
+      The network; its {'params', 'batch_stats'}, nested dicts of float32 NumPy arrays; and a dict with 'model',
+      'model_kwargs', 'num_classes', 'image_shape' and the other metadata of a file written by `save_safetensors`.
 
     Raises:
-      InputFileError: the file is missing, damaged or hostile; it is of another model (all that is missing, unmatched or
-        of another shape is logged, and the message names the nearest model); or a number is not finite in float32.
+      InputFileError: the file is missing, damaged or hostile; it holds another model (all missing, unmatched and misshapen
+        arrays are logged, and the message names the nearest model); or a number is not finite in float32.
       ConfigError: the model or an argument is unknown, or the file has no averaged weights.
     """
     state_dicts, metadata = read_state_dicts(path)
     if model_name not in (None, metadata.get('model')):
-        metadata = {}  # the file's, and the caller knows better
+        metadata = {}  # the caller's model overrides the file's
     if metadata:
         model_name, model_kwargs = metadata['model'], {**metadata['model_kwargs'], **model_kwargs}
         image_shape = image_shape or tuple(metadata['image_shape'])
@@ -70,7 +69,7 @@ def load_variables(
         raise ConfigError(f'{path} has no averaged weights; expected a file with an entry such as state_dict_ema, or ema=False')
     chosen = averaged if ema else {key: state_dicts[key] for key in state_dicts if key not in averaged} or averaged
     try:
-        # A file must not have a network built that is deeper than the file is long.
+        # A file must not make us build a network with more blocks than the file has tensors.
         longest = max(len(state_dict.shapes) for state_dict in chosen.values())
         if metadata and sum(getattr(create_model(model_name, **model_kwargs), 'stage_sizes', ())) > longest:
             raise ConfigError(f'{model_name} with {model_kwargs} needs more than its {longest} tensors')
@@ -122,7 +121,7 @@ def _float32(path: str | Path, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _shown(name: str) -> str:
-    """A name of the file, which may hold anything, for a terminal."""
+    """Returns a name from the file, which may contain anything, in a form that is safe to print."""
     return name[:80] if name.isprintable() else ascii(name[:80])
 
 
@@ -134,7 +133,7 @@ def _mismatch(
     image_shape: Shape,
     num_classes: int | None,
 ) -> InputFileError:
-    """Logs every difference; the error has the first of each kind."""
+    """Logs the differences, and returns an error that names the first of each kind."""
     kinds = {
         'missing': [f'{_shown(key)} {list(shape)}' for key, shape in matching.missing.items()],
         'unmatched': [f'{_shown(key)} {list(shape)}' for key, shape in matching.unmatched.items()],

@@ -1,4 +1,4 @@
-"""Which tensor of a file is which array of a model, and which model a file is of."""
+"""Matches the tensors of a file with the arrays of a model, and finds the model that a file fits best."""
 
 import collections
 import dataclasses
@@ -16,14 +16,16 @@ from resnet_jax.typing import Json
 from resnet_jax.weights.names import FLAX, NAMINGS, torch_name, torch_shape
 
 Shape = tuple[int, ...]
-# Models are built with this number of classes, a prime that nothing else is: where it shows up is the head.
+# Models are built with this number of classes, a prime that no other size equals: a shape that contains it is the head's.
 _ANY_CLASSES = 7919
 _LONGEST_NAME = 500  # characters: a longer one is nobody's
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A file's tensors against a model's arrays. All but `shapes` and `matched` speak of the file's names and shapes.
+    """The result of comparing a file's tensors with a model's arrays.
+
+    All attributes but `shapes` and `matched` use the file's names and shapes.
 
     Attributes:
       num_classes: that of the model and, unless it was asked for, of the file.
@@ -31,7 +33,7 @@ class Match:
       shapes: the shape of every array by our name.
       matched: the file's name by ours, where name and shape agree.
       missing, unmatched: shapes of what the model needs and the file lacks, and the reverse.
-      misshapen: the shapes there and expected.
+      misshapen: the file's shape and the expected one.
       ignored: names of tensors that are not of the network: counters, a loss's, or those of another copy of it.
     """
 
@@ -54,13 +56,13 @@ class Match:
 
     @property
     def score(self) -> float:
-        """From 0, nothing in common, to 1, all; a name with another shape is half."""
+        """The share of names that match, from 0 to 1; a name with a different shape counts as half."""
         return (len(self.matched) + len(self.misshapen) / 2) / self.total
 
 
 @functools.lru_cache(maxsize=256)
 def _named_shapes(name: str, kwargs: tuple[tuple[str, str], ...], image_shape: Shape) -> dict[str, Shape]:
-    """`model_shapes` of a candidate: building all of them takes half a minute."""
+    """Returns `model_shapes` of a candidate; cached because building all candidates takes half a minute."""
     return model_shapes(create_model(name, num_classes=_ANY_CLASSES, **dict(kwargs)), image_shape)
 
 
@@ -68,14 +70,14 @@ def model_shapes(model: nn.Module, image_shape: Shape) -> dict[str, Shape]:
     """Returns the shapes of a model's variables by name, as 'params/conv1/kernel'.
 
     Raises:
-      ConfigError: the model cannot be built, or not for such images.
+      ConfigError: the model cannot be built, or not for images of this shape.
     """
     try:
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         tree = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     except ConfigError:
         raise
-    except (ArithmeticError, TypeError, ValueError) as error:  # arguments of absurd size, as a file may ask for
+    except (ArithmeticError, TypeError, ValueError) as error:  # absurdly large arguments, which a file may contain
         raise ConfigError(
             f'{type(model).__name__} cannot be built for images {list(image_shape)} ({type(error).__name__}); '
             'expected other arguments'
@@ -105,7 +107,7 @@ def match(
       num_classes: if None, the file's.
 
     Raises:
-      ConfigError: the model or an argument is unknown, or the image does not suit it.
+      ConfigError: the model or an argument is unknown, or the model cannot take images of this shape.
     """
     shapes = _built or model_shapes(create_model(name, num_classes or _ANY_CLASSES, **kwargs), image_shape)
     namings = {naming: {torch_name(ours, naming): ours for ours in shapes} for naming in (*NAMINGS, FLAX)}

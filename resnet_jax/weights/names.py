@@ -1,9 +1,8 @@
-"""What other libraries call our arrays, and how they lay them out.
+"""Names and layouts of our arrays in other libraries.
 
-A naming is a list of rules from our name of a layer ('layer1_0/downsample_conv') to theirs ('layer1.0.downsample.0'): the
-first whose pattern matches the whole name counts, and if none does, every '/' becomes '.'. A new family needs new rules
-only where its names differ from torchvision's. The correspondence itself is in the docstrings of models/resnet.py and
-models/alexnet.py.
+A naming is a list of rules from our name of a layer ('layer1_0/downsample_conv') to theirs ('layer1.0.downsample.0'). The
+first rule whose pattern matches the whole name applies; if none matches, every '/' becomes '.'. A new family needs rules only
+where its names differ from torchvision's. models/resnet.py and models/alexnet.py have tables of our names and PyTorch's.
 
   ours: params/<layer>/kernel [height, width, in, out] or [in, out] | weight [out, in, height, width] or [out, in]
   params/<layer>/scale, params/<layer>/bias                         | weight, bias
@@ -43,7 +42,7 @@ _D2L = (
 
 
 def _d2l(**block: str) -> Rules:
-    """D2L's naming with these names for layers of a block."""
+    """Returns D2L's naming with these names for the layers of a block."""
     return (
         *((rf'layer{stage}_(\d+)/{ours}', rf'net.b{stage + 1}.\1.{name}') for ours, name in block.items() for stage in _STAGES),
         *_D2L,
@@ -57,7 +56,7 @@ NAMINGS: Mapping[str, Rules] = {
         (r'layer(\d+)_(\d+)/downsample_bn', r'layer\1.\2.downsample.1'),
         *_TIMM,
     ),
-    'timm_average': (  # the pool before a shortcut's convolution is downsample.0
+    'timm_average': (  # downsample.0 is the pool before the shortcut's convolution
         (r'layer(\d+)_(\d+)/downsample_conv', r'layer\1.\2.downsample.1'),
         (r'layer(\d+)_(\d+)/downsample_bn', r'layer\1.\2.downsample.2'),
         *_TIMM,
@@ -89,8 +88,8 @@ NAMINGS: Mapping[str, Rules] = {
     ),
     'd2l': _d2l(downsample_conv='conv3'),  # Dive into Deep Learning, section 8.6: class ResNet
     'd2l_resnext': _d2l(downsample_conv='conv4', downsample_bn='bn4'),  # section 8.6.5
-    'd2l_3conv': _d2l(downsample_conv='conv3', conv3='conv4'),  # the third convolution gets the book's next free name
-    'd2l_sequential': (  # its first edition: nn.Sequential(b1, b2, b3, b4, b5, pool, flatten, linear)
+    'd2l_3conv': _d2l(downsample_conv='conv3', conv3='conv4'),  # the third convolution is conv4, the book's next free name
+    'd2l_sequential': (  # D2L's first edition: nn.Sequential(b1, b2, b3, b4, b5, pool, flatten, linear)
         (r'conv1', r'0.0'),
         (r'bn1', r'0.1'),
         (r'fc', r'7'),
@@ -105,8 +104,8 @@ NAMINGS: Mapping[str, Rules] = {
 }
 FLAX = 'flax'  # our own names and layout
 
-# The linear layer after a flattening, and the convolution whose channels it sees, by class of model: its rows are in the
-# order height, width, channel here, and channel, height, width there.
+# By class of model, the linear layer after the flattening and the convolution before it. The linear kernel's rows are in the
+# order height, width, channel here, and channel, height, width in PyTorch.
 _FLATTENED = {
     'AlexNet': ('params/fc1/kernel', 'params/conv5/kernel'),
     'LeNet': ('params/fc1/kernel', 'params/conv2/kernel'),
@@ -116,7 +115,7 @@ _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'runni
 
 
 def default_naming(model: nn.Module) -> str:
-    """The naming under which others have this network."""
+    """Returns the naming of this network's usual PyTorch version."""
     if type(model).__name__ == 'AlexNet':
         return 'alexnet'
     if getattr(model, 'stem', None) == 'd2l':
@@ -139,7 +138,7 @@ def torch_name(name: str, naming: str) -> str:
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape that PyTorch has for one of ours."""
+    """Returns PyTorch's shape for one of our shapes."""
     if len(shape) == 4:
         height, width, inputs, outputs = shape
         return outputs, inputs, height, width
@@ -147,7 +146,7 @@ def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _image(model: nn.Module, name: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int] | None:
-    """Height, width and channels of the image that a linear layer sees flattened, or None for another layer."""
+    """Returns height, width and channels of a linear layer's flattened input, or None if its input is not flattened."""
     flattened, last = _FLATTENED.get(type(model).__name__, (None, None))
     if name != flattened or last is None:
         return None
@@ -160,8 +159,8 @@ def from_torch(array: np.ndarray, model: nn.Module, name: str, shapes: Mapping[s
     """Returns PyTorch's array in our layout.
 
     Args:
-      name: ours.
-      shapes: ours of every array of the model.
+      name: our name of the array.
+      shapes: our shapes of all arrays of the model, by our names.
     """
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
@@ -173,7 +172,7 @@ def from_torch(array: np.ndarray, model: nn.Module, name: str, shapes: Mapping[s
 
 
 def to_torch(array: np.ndarray, model: nn.Module, name: str, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
-    """The inverse of `from_torch`."""
+    """Returns our array in PyTorch's layout, the inverse of `from_torch`."""
     if array.ndim == 4:
         return array.transpose(3, 2, 0, 1)
     if image := _image(model, name, shapes):
@@ -182,11 +181,11 @@ def to_torch(array: np.ndarray, model: nn.Module, name: str, shapes: Mapping[str
 
 
 def flatten(variables: Variables) -> dict[str, np.ndarray]:
-    """Returns the arrays of nested dicts by name, as 'params/conv1/kernel'."""
+    """Returns the arrays of nested dicts by name, e.g. 'params/conv1/kernel'."""
     return {name: np.asarray(value) for name, value in flatten_dict(variables, sep='/').items()}
 
 
 def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
-    """The inverse of `flatten`; 'params' and 'batch_stats' are there even if empty."""
+    """Returns nested dicts, the inverse of `flatten`; they contain 'params' and 'batch_stats' even if empty."""
     nested: dict[str, PyTree] = unflatten_dict(arrays, sep='/')
     return {'params': {}, 'batch_stats': {}} | nested

@@ -1,4 +1,4 @@
-"""Weights out: variables become a file that PyTorch, or this library, loads."""
+"""Saves variables as a file for PyTorch or for this library."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from resnet_jax.weights.torch_file import torch_bytes
 
 
 def save_torch(path: str | Path, model: nn.Module, variables: Variables, naming: str | None = None) -> None:
-    """Writes a state dict that torch.load(weights_only=True) reads and load_state_dict(strict=True) takes.
+    """Writes a state dict for torch.load(weights_only=True) and load_state_dict(strict=True).
 
     Args:
       model, variables: the network and its {'params', 'batch_stats'}, float32.
-      naming: one of `names.NAMINGS`; by default D2L's for its networks, icpm's for AlexNet, timm's for ResNet-D and else
-        torchvision's.
+      naming: one of `names.NAMINGS`; by default D2L's for its networks, icpm's for AlexNet, timm's for ResNet-D and
+        torchvision's for all others.
 
     Raises:
-      ConfigError: the naming is unknown, or gives two arrays of this model one name.
+      ConfigError: the naming is unknown, or gives two arrays of this model the same name.
       ResourceError: the file cannot be written.
     """
     naming = naming or default_naming(model)
@@ -37,21 +37,21 @@ def save_torch(path: str | Path, model: nn.Module, variables: Variables, naming:
                 f'naming {naming} is not for this model: two arrays would be {key}; expected {default_naming(model)}'
             )
         tensors[key] = to_torch(array, model, name, shapes)
-        if key.endswith('.running_var'):  # PyTorch counts the batches too, and uses the count only if momentum is None
+        if key.endswith('.running_var'):  # PyTorch's batch counter, which it uses only if momentum is None
             tensors[f'{key.removesuffix("running_var")}num_batches_tracked'] = np.array(0, np.int64)
     write_bytes(path, torch_bytes(tensors))
 
 
 def save_safetensors(path: str | Path, variables: Variables, metadata: Json) -> None:
-    """Writes variables under their own names, as 'params/conv1/kernel', in their own layout.
+    """Writes variables with our names, e.g. 'params/conv1/kernel', in our layout.
 
     Args:
-      metadata: JSON-like values. With 'model', 'model_kwargs' (as for `create_model`) and 'image_shape' (height, width,
-        channels) `load_variables` needs no more than the file. `Classifier.load` also uses 'class_names', 'mean', 'std',
-        'dtype', 'tta' and 'dataset'.
+      metadata: JSON-like values. 'model', 'model_kwargs' (as for `create_model`) and 'image_shape' (height, width, channels)
+        are required, so that `load_variables` needs only the file. `Classifier.load` also uses 'class_names', 'mean',
+        'std', 'dtype', 'tta' and 'dataset'.
 
     Raises:
-      ConfigError: a variable is not float32, or one of the first three is not in the metadata.
+      ConfigError: a variable is not float32, or required metadata are missing.
       ResourceError: the file cannot be written.
     """
     if absent := [key for key in ('model', 'model_kwargs', 'image_shape') if key not in metadata]:

@@ -1,13 +1,13 @@
-"""Reads and writes the files of torch.save without torch: the zip format (torch 1.6 and later) and the one before it.
+"""Reads and writes files of torch.save without torch: the zip format (torch 1.6 and later) and the legacy format.
 
-Files are taken to be hostile. The pickle runs in `unpickler`; every tensor is compared with the bytes that are there before it
-becomes an array, and then is a view of them, so that a claim costs no memory.
+Files are assumed to be hostile. The pickle runs in `unpickler`; each tensor's claimed size is checked against the available
+bytes before it becomes an array, which is a view of them, so that a false claim costs no memory.
 
 The formats, after `torch/serialization.py`:
 
-  zip     <name>/data.pkl, the object; <name>/data/<key>, a storage's numbers; <name>/byteorder; all uncompressed
-  legacy  five pickles: magic number, protocol, facts on the machine, the object, the keys of the storages; then for each
-          key int64 the number of elements, and the elements, little-endian
+  zip     <name>/data.pkl, the object; <name>/data/<key>, the elements of a storage; <name>/byteorder; all uncompressed
+  legacy  five pickles: magic number, protocol, facts about the machine, the object, the keys of the storages; then for each
+          key the number of elements as int64, and the elements, little-endian
 """
 
 import collections
@@ -54,7 +54,8 @@ def read_torch(data: bytes, path: Path) -> dict[str, StateDict]:
       path: for messages.
 
     Raises:
-      InputFileError: damaged, without a state dict, or with anything but tensors and containers; nothing of it was run.
+      InputFileError: the file is damaged, has no state dict, or holds anything but tensors and containers; none of it was
+        executed.
     """
 
     def checked(function: Callable[..., Any], *arguments: object) -> Any:
@@ -89,7 +90,7 @@ def _read_zip(data: bytes) -> tuple[object, _Raw]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             sizes = [entry.file_size for entry in archive.infolist()]
-            # Nothing is compressed or stored twice, so nothing can unfold to more than is there.
+            # No entry may be compressed or stored twice, so the contents cannot be larger than the file.
             if len(sizes) != len(entries) or sum(sizes) > len(data):
                 raise RefusedError('is a zip archive whose entries overlap')
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
@@ -110,7 +111,7 @@ def _read_zip(data: bytes) -> tuple[object, _Raw]:
             return result, raw
     except RefusedError:
         raise
-    except Exception as error:  # zipfile raises whatever a damaged file leads it to
+    except Exception as error:  # zipfile raises many kinds of errors for damaged files
         raise RefusedError(f'is a damaged or truncated zip archive ({type(error).__name__})') from None
 
 
@@ -163,7 +164,7 @@ def _state_dicts(root: object) -> dict[str, dict[str, Tensor]]:
 
 
 def _array(name: str, tensor: Tensor, raw: tuple[bytes | memoryview, np.dtype]) -> np.ndarray:
-    """The tensor as a view of its storage. A stride of 0 would claim more elements than are there: refused."""
+    """Returns the tensor as a view of its storage; refuses more elements than the storage has, as a stride of 0 allows."""
     buffer, dtype = raw
     available, count = len(buffer) // dtype.itemsize, math.prod(tensor.shape)
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
@@ -179,7 +180,7 @@ def _array(name: str, tensor: Tensor, raw: tuple[bytes | memoryview, np.dtype]) 
 def torch_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
     """Returns the bytes of a file that torch.load(weights_only=True) reads as a dict of contiguous tensors.
 
-    The bytes are a function of the tensors alone.
+    The bytes depend only on the tensors.
 
     Args:
       tensors: float32 and int64 arrays by name.
@@ -210,7 +211,7 @@ def _integers(values: Iterable[int]) -> bytes:
 
 
 def _tensor_program(array: np.ndarray, key: str) -> bytes:
-    """Calls _rebuild_tensor_v2(storage, offset 0, shape, strides, requires_grad False, no hooks)."""
+    """Returns a pickle program that calls _rebuild_tensor_v2(storage, 0, shape, strides, requires_grad=False, no hooks)."""
     name = {'float32': b'FloatStorage', 'int64': b'LongStorage'}[array.dtype.name]
     size = b'J' + struct.pack('<i', array.size)
     storage = b'(' + _text('storage') + b'ctorch\n' + name + b'\n' + _text(key) + _text('cpu') + size + b'tQ'

@@ -1,4 +1,4 @@
-"""A pickle machine that can only build containers and descriptions of tensors. It imports and calls nothing by name.
+"""A pickle machine that builds only containers and descriptions of tensors. It never imports or calls anything by name.
 
 Pickle is a language whose programs call any Python function. This machine knows the opcodes that training checkpoints need,
 and for the globals a program may name it has tables of its own. A few build tensors and dicts. Objects that training scripts
@@ -9,7 +9,7 @@ Time and memory stay in proportion to the program's length: the memo is a dict, 
 a program claims is compared with the bytes that are left; copies of a list are counted; and only scalars are hashed, since
 the hash of nested tuples takes exponential time.
 
-The opcodes: Python's `pickletools`. The globals: `torch/_utils.py` and `torch/serialization.py`.
+Sources of the opcodes: Python's `pickletools`; of the globals: `torch/_utils.py` and `torch/serialization.py`.
 """
 
 import collections
@@ -25,12 +25,12 @@ import numpy as np
 
 
 class RefusedError(Exception):
-    """The program is damaged or asks for something that a state dict does not need. The message says what."""
+    """The program is damaged or uses something that no state dict needs; the message says what."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """What a pickle says of a block of numbers: not yet compared with the bytes that are there."""
+    """A pickle's description of a block of numbers, not yet checked against the available bytes."""
 
     dtype: np.dtype
     key: str
@@ -39,7 +39,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A view of a storage, counted in elements. Not yet checked either."""
+    """A description of a view of a storage, in elements; not checked either."""
 
     storage: Storage
     offset: int
@@ -187,11 +187,11 @@ def _set(target: object, key: object, value: object) -> None:
 
 
 class Unpickler:
-    """Runs one program.
+    """Runs one pickle program.
 
     Attributes:
-      position: where in `data` it starts and, after `load`, where it ended.
-      storages: those that it referred to, by key.
+      position: start of the program in `data` and, after `load`, its end.
+      storages: the storages that the program refers to, by key.
     """
 
     def __init__(self, data: bytes, position: int = 0):
@@ -205,7 +205,7 @@ class Unpickler:
         """Returns the object: scalars, list, tuple, dict, `Tensor`, `Storage` and `Inert`, nested; maybe in circles.
 
         Raises:
-          RefusedError: see there.
+          RefusedError: the program is damaged or uses something that no state dict needs.
         """
         try:
             while (code := self._take(1)) != b'.':
