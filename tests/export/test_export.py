@@ -1,5 +1,7 @@
+import ast
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -220,6 +222,14 @@ class TestCard:
         assert 'Test accuracy 87.50 % of 360 images, loss 0.5000, after 2 epochs (7 iterations)' in body
         assert 'The last epoch, not the best.' in body and '3. class 3' in body and 'mean 0.4000, 0.4000, 0.4000' in body
         assert 'alice' not in body  # it is made to be published
+
+    def test_its_programs_need_what_it_says_and_not_this_package(self, tmp_path):
+        _, body = self.card(tmp_path)
+        programs = re.findall(r'```python\n(.*?)```', body, re.DOTALL)
+        nodes = [node for program in programs for node in ast.walk(ast.parse(program))]
+        modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert len(programs) == 2 and modules == {'pathlib', 'jax', 'jax.export', 'onnxruntime'}
 
     def test_averaged_parameters_have_their_own_result(self, tmp_path):
         metadata, body = self.card(tmp_path, ema=True)
