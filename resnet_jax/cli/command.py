@@ -18,6 +18,7 @@ from resnet_jax import config_file, plugins
 from resnet_jax.config import fields
 from resnet_jax.errors import ConfigError, Interrupted, MissingModulesError, ResourceError, UserError, is_out_of_memory
 from resnet_jax.runtime.compilation_cache import use_compilation_cache
+from resnet_jax.runtime.jax_settings import use_our_settings, why_jax_does_not_start
 
 
 class Flags(flags.FlagValues):
@@ -122,8 +123,10 @@ def _run(command: ModuleType, arguments: Sequence[str], name: str) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell absl what they do, at length
     # After a save that failed, tasks that Orbax gave up: asyncio prints a traceback for each when it is collected.
     getLogger('asyncio').setLevel(CRITICAL)
+    os.environ['MPLBACKEND'] = 'agg'  # plots are files here; what Jupyter names for its terminals may not be installed
     positional = _parse(command, arguments, name)
     use_compilation_cache()
+    use_our_settings()
     command.main(positional)
 
 
@@ -134,6 +137,7 @@ def _parse(command: ModuleType, arguments: Sequence[str], name: str) -> list[str
     """
     if modules := [value for _, value in flag_values(arguments, 'import')]:
         use_compilation_cache()  # before the modules import JAX
+        use_our_settings()
         plugins.import_modules(modules)
     with contextlib.suppress(flags.Error):
         flags.FLAGS.mark_as_parsed()  # absl's own, which some libraries ask
@@ -182,12 +186,6 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
     except Interrupted as interrupted:
         print('Interrupted; the state is saved. The same command continues.', file=sys.stderr)
         _leave(128 + interrupted.number)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        _fail(
-            ResourceError('out of device memory; expected less to compute at once: lower batch_size or eval_batch_size'), values
-        )
     except KeyboardInterrupt:
         print('Interrupted.', file=sys.stderr)
         _leave(128 + signal.SIGINT)
@@ -197,10 +195,15 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
         return 128 + signal.SIGPIPE
     except MemoryError:
         _fail(ResourceError('out of memory; expected less to hold at once: lower batch_size, or close other programs'), values)
-    except OSError as error:
-        if not error.errno:
-            raise
-        _fail(ResourceError(f'{error.filename or "a file"}: {error.strerror}; check the disk and the permissions'), values)
+    except Exception as error:
+        if is_out_of_memory(error) and isinstance(error, RuntimeError):
+            text = 'out of device memory; expected less to compute at once: lower batch_size or eval_batch_size'
+            _fail(ResourceError(text), values)
+        if isinstance(error, OSError) and error.errno:
+            _fail(ResourceError(f'{error.filename or "a file"}: {error.strerror}; check the disk and the permissions'), values)
+        if found := why_jax_does_not_start():
+            _fail(found, values)
+        raise
     return 0
 
 

@@ -21,11 +21,13 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ConfigError, ResourceError
 from resnet_jax.export import compare, onnx, stablehlo
 from resnet_jax.export.card import model_card
+from resnet_jax.runtime.jax_settings import our_settings
 
 # In the order in which they are written; each has `write(classifier, path)` and `reload(path, batches)`.
 FORMATS = {'stablehlo': stablehlo, 'onnx': onnx}
 
 
+@our_settings()
 def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence[str] = ('stablehlo',)) -> dict[str, float]:
     """Exports a classifier into a new folder, which appears when all of it is written and compared.
 
