@@ -2,6 +2,7 @@
 with the package."""
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def find(name: str, kind: str = '') -> Path:
     Raises:
       ConfigError: there is no such file; lists what there is.
     """
-    path, names = Path(name), packaged_configs(kind)
+    path, names = Path(os.path.expanduser(name)), packaged_configs(kind)  # noqa: PTH111 (Path's raises without a home)
     if path.suffix != '.py' and path.parent in (Path(), Path(kind)):
         if path.name not in names:
             expected = f'expected a path ending in .py, or one of {", ".join(names)}'

@@ -15,10 +15,17 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from resnet_jax import config_file, plugins
+from resnet_jax.cli.arguments import expand_home
 from resnet_jax.config import fields
 from resnet_jax.errors import ConfigError, Interrupted, MissingModulesError, ResourceError, UserError, is_out_of_memory
+from resnet_jax.runtime import streams
 from resnet_jax.runtime.compilation_cache import use_compilation_cache
 from resnet_jax.runtime.jax_settings import use_our_settings, why_jax_does_not_start
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    def parse(self, argument: str) -> str:
+        return expand_home(argument)
 
 
 class Flags(flags.FlagValues):
@@ -32,7 +39,9 @@ class Flags(flags.FlagValues):
         self.define('multi_string', 'import', [], text)
 
     def define(self, kind: str, name: str, *arguments: Any, **options: Any) -> Any:
-        """Defines a flag as `absl.flags.DEFINE_<kind>` does."""
+        """Defines a flag as `absl.flags.DEFINE_<kind>` does; or a 'path', in which ~ is the home folder."""
+        if kind == 'path':
+            return flags.DEFINE(_PathParser(), name, *arguments, **options, flag_values=self)
         return getattr(flags, f'DEFINE_{kind}')(name, *arguments, **options, flag_values=self)
 
     def define_config(self) -> None:
@@ -113,12 +122,13 @@ def run(command: ModuleType, arguments: Sequence[str], name: str) -> NoReturn:
       command: a module with `FLAGS`, `main(positional arguments)` and, if it has one, `prepare(arguments)`.
       name: how the command was called, for its help.
     """
-    sys.exit(_guarded(command, arguments, name))
+    streams.show_any_text()
+    sys.exit(streams.finish(_guarded(command, arguments, name)))
 
 
 def _run(command: ModuleType, arguments: Sequence[str], name: str) -> None:
     if {'--help', '-help', '-h'} & set(arguments):
-        print(help_text(command, name), flush=True)
+        print(help_text(command, name))
         return
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell absl what they do, at length
     # After a save that failed, tasks that Orbax gave up: asyncio prints a traceback for each when it is collected.
@@ -182,27 +192,29 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
     try:
         _run(command, arguments, name)
     except UserError as error:
-        _fail(error, values)
+        return _fail(error, values)
     except Interrupted as interrupted:
-        print('Interrupted; the state is saved. The same command continues.', file=sys.stderr)
+        streams.tell('Interrupted; the state is saved. The same command continues.')
         _leave(128 + interrupted.number)
     except KeyboardInterrupt:
-        print('Interrupted.', file=sys.stderr)
+        streams.tell('Interrupted.')
         _leave(128 + signal.SIGINT)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`). Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence(sys.stdout)  # its reader has gone (`| head`)
         return 128 + signal.SIGPIPE
     except MemoryError:
-        _fail(ResourceError('out of memory; expected less to hold at once: lower batch_size, or close other programs'), values)
+        return _fail(
+            ResourceError('out of memory; expected less to hold at once: lower batch_size, or close other programs'), values
+        )
     except Exception as error:
         if is_out_of_memory(error) and isinstance(error, RuntimeError):
             text = 'out of device memory; expected less to compute at once: lower batch_size or eval_batch_size'
-            _fail(ResourceError(text), values)
+            return _fail(ResourceError(text), values)
         if isinstance(error, OSError) and error.errno:
-            _fail(ResourceError(f'{error.filename or "a file"}: {error.strerror}; check the disk and the permissions'), values)
+            where = error.filename or 'a file, or standard output'
+            return _fail(ResourceError(f'{where}: {error.strerror}; check the disk and the permissions'), values)
         if found := why_jax_does_not_start():
-            _fail(found, values)
+            return _fail(found, values)
         raise
     return 0
 
@@ -221,12 +233,12 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _fail(error: UserError, values: Flags) -> NoReturn:
+def _fail(error: UserError, values: Flags) -> int:
     text, advice = str(error), ''
     if values.takes_config:  # The library says field=value; a command takes it as a flag. Folders have such names too.
         names = '|'.join(field.name for field in fields())
         text = re.sub(rf'(?<=[\s(])({names})=(?=[^\s/]+(\s|$))', r'--config.\1=', text)
     if isinstance(error, MissingModulesError):
         advice = '; expected ' + ' '.join(f'--import={module}' for module in error.modules)
-    print('error: ' + ' '.join(f'{text}{advice}'.split()), file=sys.stderr)
-    sys.exit(error.exit_code)
+    streams.tell('error: ' + ' '.join(f'{text}{advice}'.split()))
+    return error.exit_code

@@ -12,17 +12,18 @@ from pathlib import Path
 
 from resnet_jax import plugins
 from resnet_jax.cli import command
+from resnet_jax.cli.arguments import expand_home
 from resnet_jax.config import TrainConfig, fields
 from resnet_jax.errors import ConfigError, ResourceError, UserError
 
 FLAGS = command.Flags()
 FLAGS.define_config()
-FLAGS.define('string', 'workdir', None, 'Run folder; default runs/<config name>.')
+FLAGS.define('path', 'workdir', None, 'Run folder; default runs/<config name>.')
 FLAGS.define('bool', 'extend', False, 'Let a run go on to more epochs than it was started for.')
 FLAGS.define(
     'bool', 'allow_changes', False, 'Let a run go on with another learning rate, schedule or weight decay; it is recorded.'
 )
-FLAGS.define('string', 'init_config', None, 'Write a config file to start from, and do nothing else.')
+FLAGS.define('path', 'init_config', None, 'Write a config file to start from, and do nothing else.')
 FLAGS.define('bool', 'distributed', False, 'One of several processes; SLURM, MPI and Kubernetes are found.')
 FLAGS.define('string', 'coordinator_address', None, 'host:port of process 0, where none of these is found.')
 FLAGS.define('integer', 'num_processes', None, 'With --coordinator_address.')
@@ -46,7 +47,7 @@ def get_config():
 
 def prepare(arguments: list[str]) -> list[str]:
     """Gives a run folder without a --config the config that lies in it."""
-    workdir = [value for _, value in command.flag_values(arguments, 'workdir')][-1:]
+    workdir = [expand_home(value) for _, value in command.flag_values(arguments, 'workdir')][-1:]
     if workdir and Path(workdir[0], 'config.json').is_file() and not any(command.flag_values(arguments, 'config')):
         return [f'--config={Path(__file__).with_name("run_config.py")}:{workdir[0]}', *arguments]
     return command.resolve_config(arguments)

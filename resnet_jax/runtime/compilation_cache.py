@@ -17,6 +17,7 @@ from pathlib import Path
 
 from resnet_jax.runtime.cache_folder import cache_dir, delete_leftovers
 from resnet_jax.runtime.files import partial_pattern, write_atomically
+from resnet_jax.runtime.streams import tell
 
 # Room for some 400 training steps compiled for a CPU; reading so much takes 0.1 s.
 _MAX_BYTES = 256 * 2**20
@@ -37,10 +38,9 @@ def use_compilation_cache() -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies there is run: nobody else may write it
         _check(folder)
     except OSError as error:
-        print(
+        tell(
             f'warning: compiled programs cannot be kept in {folder} ({error.strerror or error}): every start compiles anew; '
-            'JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=0 asks for none',
-            file=sys.stderr,
+            'JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=0 asks for none'
         )
         return
     settings = {

@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from resnet_jax.runtime.streams import silence
+
 
 class _ConsoleHandler(logging.Handler):
     """Prints to whatever standard output is now: while a bar is shown, rich puts its own in place to print above it."""
@@ -22,10 +24,11 @@ class _ConsoleHandler(logging.Handler):
         stream = getattr(sys, self._stream)
         if stream is None:  # closed before Python started
             return
+        text, encoding = self.format(record), getattr(stream, 'encoding', None) or 'utf-8'
         try:
-            print(self.format(record), file=stream, flush=True)
-        except OSError:  # The reader has gone (`| head`, a lost terminal): the run goes on, and run.log with it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream, flush=True)
+        except OSError:  # The reader has gone (`| head`, a lost terminal), or the disk is full: the run goes on.
+            silence(stream)
 
 
 def log_to_console(stream: str = 'stdout') -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""JAX's settings from the environment and from the caller: those that a run cannot follow, and those that JAX cannot start with."""
+"""JAX's settings, from the environment or the caller, that a run cannot follow or that JAX cannot start with."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from resnet_jax.errors import ConfigError, one_line
+from resnet_jax.runtime.streams import tell
 
 # What is computed, in which types and where, is the config's to say, and a run looks itself for numbers that are not finite.
 _OURS = {
@@ -39,7 +40,7 @@ def use_our_settings() -> None:
             os.environ[variable] = str(value)  # JAX reads it when it is imported,
             if jax := sys.modules.get('jax'):  # which a config file may have done already
                 jax.config.update(name, value)
-            print(f'warning: {variable}={given} is not followed here: the config says what is computed', file=sys.stderr)
+            tell(f'warning: {variable}={given} is not followed here: the config says what is computed')
     if os.environ.get('XLA_FLAGS') and (reason := _failure(_PARSE)):
         raise ConfigError(f'XLA_FLAGS={os.environ["XLA_FLAGS"]!r} cannot be used ({reason}); correct or unset it')
 

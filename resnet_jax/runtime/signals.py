@@ -1,5 +1,6 @@
 """Stopping a run that a person or a scheduler interrupts."""
 
+import contextlib
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ from types import FrameType
 import jax
 
 from resnet_jax.errors import Interrupted
+from resnet_jax.runtime.streams import tell_at_once
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -96,7 +98,7 @@ class StopSignal:
                 # Not print or a logger: the main thread may be in the middle of one.
                 note = b'after this dispatch; the state is saved' if self.unsaved else b'(nothing is lost)'
                 with _speaking:
-                    os.write(2, b'Stopping ' + note + b'. Interrupt again to stop at once.\n')
+                    tell_at_once(b'Stopping ' + note + b'. Interrupt again to stop at once.\n')
             late = deadline is not None and time.monotonic() > deadline
             if late and self.number and self._alone and not self.unsaved:
                 _end(self.number, _SAVED)
@@ -105,6 +107,7 @@ class StopSignal:
 def _end(number: int, message: bytes) -> None:
     _speaking.acquire()
     if os.isatty(1):
-        os.write(1, b'\x1b[?25h\n')  # the cursor, which the progress bar hides
-    os.write(2, message)
+        with contextlib.suppress(OSError):
+            os.write(1, b'\x1b[?25h\n')  # the cursor, which the progress bar hides
+    tell_at_once(message)
     os._exit(128 + number)

@@ -32,6 +32,7 @@ import jax
 from jax._src import distributed  # no public module gives the key-value store
 
 from resnet_jax.errors import Interrupted, LostPeerError, is_out_of_memory
+from resnet_jax.runtime.streams import tell_at_once
 
 HEARTBEAT_SECONDS = 10  # without a heartbeat for so long, JAX gives a process up
 _LATE_SECONDS = 5  # without a mark for so long, a process is named as the one that is missing
@@ -128,7 +129,7 @@ class Watchdog(threading.Thread):
 
     def _write(self, text: str) -> None:
         """Writes to standard error and run.log; without a logger, whose lock a stuck thread may hold."""
-        os.write(2, f'{text}\n'.encode())
+        tell_at_once(f'{text}\n'.encode(errors='backslashreplace'))
         with contextlib.suppress(OSError), (self._workdir / 'run.log').open('a') as log:
             log.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} process {self._rank}: {text}\n')
 
@@ -220,6 +221,6 @@ def _last_words(_number: int) -> None:
     if _watchdog:
         _watchdog.last_words()
     elif _joining:
-        os.write(2, f'error: {_joining}\n'.encode())
+        tell_at_once(f'error: {_joining}\n'.encode(errors='backslashreplace'))
         os._exit(LostPeerError.exit_code)
     # Here abort() goes on.

@@ -77,14 +77,15 @@ def test_without_a_compiler_xlas_forms_are_used_and_a_line_says_so(tmp_path, com
     assert done.stderr.count('Convolutions on the CPU run in slower forms') == 1 and 'Traceback' not in done.stderr
 
 
+FROM_INPUT = 'cc -shared -x c - -o "$out"'
 # What a compiler does, as a shell script; the last argument is the library to write.
 ODD = {
     'prints no UTF-8': r"printf '\377\376 wrong\n' >&2; exit 1",
     'writes nothing': 'exit 0',
     'writes no library': 'echo garbage > "$out"',
     'leaves the functions out': 'cc -shared -x c /dev/null -o "$out"',
-    'writes one that crashes': 'echo "__attribute__((constructor)) void f(void) { __builtin_trap(); }" | cc -shared -x c - -o "$out"',
-    'writes one for other vectors': 'echo "int resnet_jax_lanes(void) { return 0; }" | cc -shared -x c - -o "$out"',
+    'writes one that crashes': f'echo "__attribute__((constructor)) void f(void) {{ __builtin_trap(); }}" | {FROM_INPUT}',
+    'writes one for other vectors': f'echo "int resnet_jax_lanes(void) {{ return 0; }}" | {FROM_INPUT}',
     'crashes': 'kill -SEGV $$',
     'waits for its input': 'cat; exit 1',
     'hangs, and so does what it starts': 'sleep 1000 & sleep 1000',
