@@ -15,6 +15,7 @@ from resnet_jax.cli import command
 from resnet_jax.cli.arguments import expand_home
 from resnet_jax.config import TrainConfig, fields
 from resnet_jax.errors import ConfigError, ResourceError, UserError
+from resnet_jax.runtime.files import write_atomically
 
 FLAGS = command.Flags()
 FLAGS.define_config()
@@ -108,10 +109,9 @@ def _write_config(path: Path) -> None:
     if path.suffix != '.py':
         raise ConfigError(f'--init_config={path} is not the name of a Python file; expected one that ends in .py')
     try:
-        with path.open('x') as file:
-            file.write(_TEMPLATE.format(path=path))
-    except FileExistsError:
-        raise ConfigError(f'{path} exists; expected the name of a new file') from None
+        if os.path.lexists(path):
+            raise ConfigError(f'{path} exists; expected the name of a new file')
+        write_atomically(path, _TEMPLATE.format(path=path))
     except OSError as error:
         raise ResourceError(f'{path} cannot be written: {error.strerror}; choose another place') from None
     print(f'{path}: change it, then resnet-jax train --config={path}')

@@ -116,7 +116,9 @@ def _fetch(source: Source, part: Path, offset: int) -> None:
                     file.flush()
                 done += len(chunk)
                 advance(len(chunk))
-                if (seconds := time.monotonic() - begun) > TIMEOUT_SECONDS:  # a byte now and then keeps the socket's from coming
+                if (
+                    seconds := time.monotonic() - begun
+                ) > TIMEOUT_SECONDS:  # a byte now and then keeps the socket's from coming
                     if done - counted < _LEAST * seconds:
                         raise TimeoutError(f'less than {_LEAST} bytes a second')
                     begun, counted = time.monotonic(), done
@@ -149,5 +151,5 @@ def _open(url: str, offset: int = 0) -> http.client.HTTPResponse:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return f'the server answered {error.code} {error.reason}'
+        return f'the server answered {error.code} {one_line(error.reason)}'
     return one_line(getattr(error, 'reason', None) or error)

@@ -18,18 +18,12 @@ from resnet_jax.errors import ConfigError, InputFileError, ResourceError, RunFol
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runs.tensorboard import EventFile
-from resnet_jax.runtime.files import partial_pattern, write_atomically
+from resnet_jax.runtime.files import delete_unfinished, write_atomically
 from resnet_jax.typing import Json, JsonDict
 
 logger = logging.getLogger(__name__)
 
 _RESULT = {'split', 'selected', 'accuracy', 'loss', 'count', 'step', 'epoch'}
-
-# Each is written under a temporary name first, which a killed run may leave.
-_FILES = (
-    *('config.json', 'changes.json', 'environment.json', 'model.json', 'result.json', 'failed.json', 'memory.json'),
-    *('metrics.jsonl', 'timing.jsonl', 'evaluation.json', 'corruptions.json', 'predictions.npz', 'samples.npz', 'report.html'),
-)
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
@@ -88,9 +82,8 @@ class RunFolder:
             self._lock = (self.path / '.lock').open('a+')
             self._take_lock()
             changes = self._check_config()
-            leftovers = [path for name in _FILES for path in self.path.glob(partial_pattern(name))]
-            for path in (*leftovers, self.path / 'failed.json'):
-                path.unlink(missing_ok=True)
+            delete_unfinished(self.path)
+            (self.path / 'failed.json').unlink(missing_ok=True)
             self._handler = _LogFile(self.path / 'run.log')
         self._handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
         logging.getLogger('resnet_jax').addHandler(self._handler)

@@ -15,8 +15,8 @@ import sys
 import zlib
 from pathlib import Path
 
-from resnet_jax.runtime.cache_folder import cache_dir, delete_leftovers
-from resnet_jax.runtime.files import partial_pattern, write_atomically
+from resnet_jax.runtime.cache_folder import cache_dir
+from resnet_jax.runtime.files import write_atomically
 from resnet_jax.runtime.streams import tell
 
 # Room for some 400 training steps compiled for a CPU; reading so much takes 0.1 s.
@@ -86,7 +86,6 @@ def _check(folder: Path) -> None:
             sums[name] = crc
         else:
             path.unlink(missing_ok=True)
-    delete_leftovers(folder, partial_pattern(_SUMS))
     write_atomically(folder / _SUMS, json.dumps(sums))
 
 
