@@ -89,7 +89,10 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
             distributed.initialize(address, count, rank, FLAGS.value('initialization_timeout'))
         except UserError as error:
             raise _with_flags(error, 'coordinator_address', 'num_processes', 'process_id') from None
+    from resnet_jax.runtime import signals
     from resnet_jax.training.loop import train_and_evaluate
+
+    signals.GRACE_SECONDS = 5.0
 
     try:
         train_and_evaluate(checked, workdir, extend=FLAGS.value('extend'), allow_changes=FLAGS.value('allow_changes'))
