@@ -117,7 +117,6 @@ class Classifier:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
-    @our_settings()
     def load(
         cls,
         path: str | Path,

@@ -41,7 +41,7 @@ class Flags(flags.FlagValues):
     def define(self, kind: str, name: str, *arguments: Any, **options: Any) -> Any:
         """Defines a flag as `absl.flags.DEFINE_<kind>` does; or a 'path', in which ~ is the home folder."""
         if kind == 'path':
-            return flags.DEFINE(_PathParser(), name, *arguments, **options, flag_values=self)
+            return flags.DEFINE(_PathParser(), name, *arguments, **options, flag_values=self)  # type: ignore[call-overload]
         return getattr(flags, f'DEFINE_{kind}')(name, *arguments, **options, flag_values=self)
 
     def define_config(self) -> None:

@@ -83,8 +83,10 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
     if (count is not None or rank is not None) and not address:
         raise ConfigError('--num_processes and --process_id need --coordinator_address=HOST:PORT of process 0')
     if FLAGS.value('distributed') or address:
+        from resnet_jax.runs.folder import check_not_in_use
         from resnet_jax.runtime import distributed
 
+        check_not_in_use(workdir)
         try:
             distributed.initialize(address, count, rank, FLAGS.value('initialization_timeout'))
         except UserError as error:

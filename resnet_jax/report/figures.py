@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from resnet_jax.runtime.files import write_atomically
+from resnet_jax.typing import JsonDict
 
 try:
     import matplotlib
@@ -27,6 +28,6 @@ def save(figure: Figure, path: Path) -> Path:
     """Writes a figure as .png or .svg, in whole or not at all and the same bytes every time; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {'Software': None} if path.suffix == '.png' else {'Date': None}
-    options = {'format': path.suffix[1:], 'backend': _BACKENDS[path.suffix], 'metadata': metadata}
+    options: JsonDict = {'format': path.suffix[1:], 'backend': _BACKENDS[path.suffix], 'metadata': metadata}
     with matplotlib.rc_context({'svg.hashsalt': path.stem}):
         return write_atomically(path, lambda file: figure.savefig(file, dpi=120, **options))

@@ -114,10 +114,7 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.seek(0)
-            holder = self._lock.read().strip() or 'unknown'
-            raise RunFolderInUseError(
-                f'run folder {self.path} is in use by process {holder}; wait for it or choose another run folder'
-            ) from None
+            raise _in_use(self.path, self._lock.read()) from None
         except OSError as error:  # some network file systems have no locks
             logger.warning('%s cannot be locked (%s): start only one process there', self.path, error.strerror)
         self._lock.truncate(0)
@@ -274,6 +271,28 @@ class RunFolder:
         self._take_lock()
         self._describe()
         logger.warning('%s was removed while the run goes on, and has been made again; what it held is lost', self.path)
+
+
+def check_not_in_use(path: Path) -> None:
+    """Checks, without making or changing anything, that no process holds a run folder.
+
+    Several processes do so before they join: with an id that is taken, JAX would abort those that run.
+
+    Raises:
+      RunFolderInUseError: one does.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), (path / '.lock').open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(path, lock.read()) from None
+        except OSError:  # some network file systems have no locks
+            return
+
+
+def _in_use(path: Path, holder: str) -> RunFolderInUseError:
+    text = f'run folder {path} is in use by process {holder.strip() or "unknown"}; wait for it or choose another run folder'
+    return RunFolderInUseError(text)
 
 
 def _append(path: Path, text: str) -> None:

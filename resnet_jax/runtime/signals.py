@@ -81,7 +81,7 @@ class StopSignal:
             return
         if not frame or not frame.f_globals.get('__name__', '').startswith('jax'):
             raise Interrupted(self.number)
-        # JAX lets a handler raise while it waits for XLA's threads. What they compile would go on, and end a program that catches
+        # JAX lets a handler raise while it waits for XLA. What XLA compiles would go on, and end a program that catches
         # the exception, and has nothing more to do, with a segmentation fault.
         self._postponed = True
 
