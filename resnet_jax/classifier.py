@@ -24,6 +24,7 @@ from resnet_jax.ops import kernels
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import verify
 from resnet_jax.runtime.devices import AXIS
+from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.typing import Json, JsonDict, Variables
 from resnet_jax.weights import load_variables, save_safetensors, save_torch
 
@@ -246,6 +247,7 @@ class Classifier:
         best = probabilities.argmax(axis=1)
         return [Prediction(self.class_names[i], float(row[i]), row) for i, row in zip(best, probabilities, strict=True)]
 
+    @our_settings()
     def features(self, images: Images) -> dict[str, jax.Array]:
         """Returns the network's intermediate outputs, without `tta` and in a single batch: see `models.features`."""
         return self._compiled_features(self._on_device, self._read(images))
@@ -262,6 +264,7 @@ class Classifier:
         files = [read_image(path, self.image_shape) for path in paths]
         return np.stack(files) if files else np.zeros((0, *self.image_shape), np.uint8)
 
+    @our_settings()
     def _compute(self, images: Images, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns logits and their log-softmax; all batches have the same size, and the last one is padded."""
         array = self._read(images)
@@ -337,6 +340,7 @@ def build_model(config: TrainConfig, num_classes: int, prefix: str = '') -> nn.M
     return model.clone(axis_name=AXIS)
 
 
+@our_settings()
 def load_run(workdir: str | Path, *, ema: bool = False) -> Classifier:
     """Loads the classifier of a run folder only; otherwise like `Classifier.load`."""
     folder = Path(workdir, 'checkpoints')

@@ -1,6 +1,7 @@
 """Config files and study files: Python files with `get_config()` or `get_study()`, by path or packaged name."""
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def find(name: str, kind: str = '') -> Path:
     Raises:
       ConfigError: there is no such file; lists those that exist.
     """
-    path, names = Path(name), packaged_configs(kind)
+    path, names = Path(os.path.expanduser(name)), packaged_configs(kind)  # noqa: PTH111 (Path's raises without a home)
     if path.suffix != '.py' and path.parent in (Path(), Path(kind)):
         if path.name not in names:
             expected = f'expected a path ending in .py, or one of {", ".join(names)}'

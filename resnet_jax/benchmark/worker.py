@@ -20,6 +20,7 @@ from typing import Any
 from resnet_jax import plugins
 from resnet_jax.errors import ConfigError, ResourceError, UserError, is_out_of_memory
 from resnet_jax.runtime import huge_pages
+from resnet_jax.runtime.jax_settings import why_jax_does_not_start
 
 _SUBJECTS = {
     'ours': ('resnet_jax.benchmark.ours', 'Subject'),
@@ -115,6 +116,8 @@ def _serve(side: str) -> None:
         except Exception as error:
             if is_out_of_memory(error):
                 reply.update(error='out of device memory; expected less at once: lower batch_size', exit_code=5)
+            elif side in ('ours', 'layers') and (found := why_jax_does_not_start()):
+                reply.update(error=str(found), exit_code=found.exit_code)
             else:
                 traceback.print_exc()
                 reply.update(error=f'{type(error).__name__}: {error}', exit_code=1)

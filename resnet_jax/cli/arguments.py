@@ -1,6 +1,7 @@
 """Parses flag values that are more than a string or a number."""
 
 import json
+import os
 from collections.abc import Sequence
 
 from resnet_jax.errors import ConfigError
@@ -23,6 +24,18 @@ def parse_assignments(texts: Sequence[str]) -> JsonDict:
         except ValueError:
             result[field] = value
     return result
+
+
+def expand_home(text: str) -> str:
+    """Returns a path with the home folder for ~, which a shell puts in only at the beginning of a word.
+
+    Raises:
+      ConfigError: there is no such home folder.
+    """
+    path = os.path.expanduser(text)  # noqa: PTH111 (Path's raises RuntimeError)
+    if path.startswith('~'):
+        raise ConfigError(f'{text} has no home folder to stand for {text.partition("/")[0]}; expected a path, as ./{text}')
+    return path
 
 
 def parse_shape(texts: Sequence[str]) -> tuple[int, int, int]:

@@ -41,7 +41,7 @@ _RECIPES = ['speedrun94', 'speedrun96']
 _SPEEDRUNS = FLAGS.define('list', 'speedruns', _RECIPES, 'With --suite=gpu: configs to train with several seeds.')
 _MINUTES = FLAGS.define('float', 'minutes', 8.5, 'With --suite=gpu: the time for everything.', lower_bound=0.1)
 _LAYERS = FLAGS.define('list', 'layers', None, 'Shapes of convolutions, HEIGHTxINxOUT[xKERNEL[xSTRIDE]], or all.')
-_JSON = FLAGS.define('string', 'json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
+_JSON = FLAGS.define('path', 'json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
 _say = functools.partial(print, flush=True)
 _ALL = _PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS, _LAYERS, _JSON
 for _flag in (_SECONDS, _MINUTES):

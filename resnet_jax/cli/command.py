@@ -15,9 +15,17 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from resnet_jax import config_file, plugins
+from resnet_jax.cli.arguments import expand_home
 from resnet_jax.config import fields
 from resnet_jax.errors import ConfigError, Interrupted, MissingModulesError, ResourceError, UserError, is_out_of_memory
+from resnet_jax.runtime import streams
 from resnet_jax.runtime.compilation_cache import use_compilation_cache
+from resnet_jax.runtime.jax_settings import use_our_settings, why_jax_does_not_start
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    def parse(self, argument: str) -> str:
+        return expand_home(argument)
 
 
 class Flags(flags.FlagValues):
@@ -31,7 +39,9 @@ class Flags(flags.FlagValues):
         self.define('multi_string', 'import', [], text)
 
     def define(self, kind: str, name: str, *arguments: Any, **options: Any) -> Any:
-        """Defines a flag like `absl.flags.DEFINE_<kind>`."""
+        """Defines a flag like `absl.flags.DEFINE_<kind>`, or a 'path', which expands ~."""
+        if kind == 'path':
+            return flags.DEFINE(_PathParser(), name, *arguments, **options, flag_values=self)  # type: ignore[call-overload]
         return getattr(flags, f'DEFINE_{kind}')(name, *arguments, **options, flag_values=self)
 
     def define_config(self) -> None:
@@ -112,18 +122,21 @@ def run(command: ModuleType, arguments: Sequence[str], name: str) -> NoReturn:
       command: a module with `FLAGS`, `main(positional arguments)` and optionally `prepare(arguments)`.
       name: how the command was called, for its help.
     """
-    sys.exit(_guarded(command, arguments, name))
+    streams.show_any_text()
+    sys.exit(streams.finish(_guarded(command, arguments, name)))
 
 
 def _run(command: ModuleType, arguments: Sequence[str], name: str) -> None:
     if {'--help', '-help', '-h'} & set(arguments):
-        print(help_text(command, name), flush=True)
+        print(help_text(command, name))
         return
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX log verbosely through absl
     # After a failed save, asyncio prints a traceback for each task that Orbax abandoned.
     getLogger('asyncio').setLevel(CRITICAL)
+    os.environ['MPLBACKEND'] = 'agg'  # plots are files here; what Jupyter names for its terminals may not be installed
     positional = _parse(command, arguments, name)
     use_compilation_cache()
+    use_our_settings()
     command.main(positional)
 
 
@@ -134,6 +147,7 @@ def _parse(command: ModuleType, arguments: Sequence[str], name: str) -> list[str
     """
     if modules := [value for _, value in flag_values(arguments, 'import')]:
         use_compilation_cache()  # before the modules import JAX
+        use_our_settings()
         plugins.import_modules(modules)
     with contextlib.suppress(flags.Error):
         flags.FLAGS.mark_as_parsed()  # absl's global flags, which some libraries read
@@ -193,29 +207,30 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
     try:
         _run(command, arguments, name)
     except UserError as error:
-        _fail(error, values)
+        return _fail(error, values)
     except Interrupted as interrupted:
-        print('Interrupted; the state is saved. The same command continues.', file=sys.stderr)
+        streams.tell('Interrupted; the state is saved. The same command continues.')
         _leave(128 + interrupted.number)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        _fail(
-            ResourceError('out of device memory; expected less to compute at once: lower batch_size or eval_batch_size'), values
-        )
     except KeyboardInterrupt:
-        print('Interrupted.', file=sys.stderr)
+        streams.tell('Interrupted.')
         _leave(128 + signal.SIGINT)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`). Without this, Python would raise again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence(sys.stdout)  # its reader has gone (`| head`)
         return 128 + signal.SIGPIPE
     except MemoryError:
-        _fail(ResourceError('out of memory; expected less to hold at once: lower batch_size, or close other programs'), values)
-    except OSError as error:
-        if not error.errno:
-            raise
-        _fail(ResourceError(f'{error.filename or "a file"}: {error.strerror}; check the disk and the permissions'), values)
+        return _fail(
+            ResourceError('out of memory; expected less to hold at once: lower batch_size, or close other programs'), values
+        )
+    except Exception as error:
+        if is_out_of_memory(error) and isinstance(error, RuntimeError):
+            text = 'out of device memory; expected less to compute at once: lower batch_size or eval_batch_size'
+            return _fail(ResourceError(text), values)
+        if isinstance(error, OSError) and error.errno:
+            where = error.filename or 'a file, or standard output'
+            return _fail(ResourceError(f'{where}: {error.strerror}; check the disk and the permissions'), values)
+        if found := why_jax_does_not_start():
+            return _fail(found, values)
+        raise
     return 0
 
 
@@ -233,12 +248,12 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _fail(error: UserError, values: Flags) -> NoReturn:
+def _fail(error: UserError, values: Flags) -> int:
     text, advice = str(error), ''
     if values.takes_config:  # The library writes field=value; make it a flag, but not in folder names.
         names = '|'.join(field.name for field in fields())
         text = re.sub(rf'(?<=[\s(])({names})=(?=[^\s/]+(\s|$))', r'--config.\1=', text)
     if isinstance(error, MissingModulesError):
         advice = '; expected ' + ' '.join(f'--import={module}' for module in error.modules)
-    print('error: ' + ' '.join(f'{text}{advice}'.split()), file=sys.stderr)
-    sys.exit(error.exit_code)
+    streams.tell('error: ' + ' '.join(f'{text}{advice}'.split()))
+    return error.exit_code

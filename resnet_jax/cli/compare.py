@@ -7,7 +7,7 @@ from resnet_jax.cli import command
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 
 FLAGS = command.Flags()
-FLAGS.define('string', 'out', 'compare.html', 'The file to write.')
+FLAGS.define('path', 'out', 'compare.html', 'The file to write.')
 FLAGS.define('string', 'title', 'Runs compared', 'Its title.')
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> None:
 
     runs, out = read_runs(arguments), FLAGS.value('out')
     try:
-        print(write_report(runs, Path(out), FLAGS.value('title')))
+        path = write_report(runs, Path(out), FLAGS.value('title'))
     except OSError as error:
         raise ResourceError(f'{out} cannot be written: {error.strerror or error}; choose another --out') from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:  # files that no run has written
@@ -27,3 +27,4 @@ def main(arguments: Sequence[str]) -> None:
             f'a file of {", ".join(arguments)} is not what a run writes ({type(error).__name__}: {error}); '
             'leave that run out, or delete the file'
         ) from None
+    print(path)

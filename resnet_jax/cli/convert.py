@@ -11,14 +11,14 @@ from resnet_jax.cli.arguments import parse_assignments, parse_shape
 from resnet_jax.errors import ConfigError
 
 FLAGS = command.Flags()
-FLAGS.define('string', 'from', None, 'File of weights: .pth, .pt, .th or .safetensors.')
+FLAGS.define('path', 'from', None, 'File of weights: .pth, .pt, .th or .safetensors.')
 FLAGS.define('string', 'model', None, 'With --from: the name of the model, unless the file says it.')
 FLAGS.define('multi_string', 'model_kwargs', [], 'With --from: FIELD=VALUE of the model; may be repeated.')
 FLAGS.define('list', 'image_shape', None, 'With --from: height,width,channels, if not 32,32,3.')
 FLAGS.define('string', 'normalization', None, 'With --from: imagenet, kuangliu, ...: noted in the output.')
-FLAGS.define('string', 'workdir', None, 'Run folder, as the train command makes it, instead of a file.')
+FLAGS.define('path', 'workdir', None, 'Run folder, as the train command makes it, instead of a file.')
 FLAGS.define('bool', 'ema', False, 'Take the averaged parameters; of a file, those of an entry such as state_dict_ema.')
-FLAGS.define('string', 'out', None, 'File to write.')
+FLAGS.define('path', 'out', None, 'File to write.')
 FLAGS.define('string', 'to', None, 'torch or safetensors; by default what the name of --out says.')
 FLAGS.define('string', 'names', None, 'With --to=torch: torchvision, kuangliu, d2l, ...; by default what fits.')
 

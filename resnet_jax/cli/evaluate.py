@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from resnet_jax.data import Dataset
 
 FLAGS = command.Flags()
-FLAGS.define('string', 'workdir', None, 'Run folder, as the train command makes it.')
+FLAGS.define('path', 'workdir', None, 'Run folder, as the train command makes it.')
 FLAGS.define('bool', 'ema', False, 'Use the averaged parameters.')
 FLAGS.define('bool', 'json', False, 'Print JSON instead of a table.')
-FLAGS.define('string', 'data_dir', None, 'tfds folder, if the data has moved since.')
-FLAGS.define('string', 'compare', None, 'Another finished run folder: how the answers to the same images differ.')
+FLAGS.define('path', 'data_dir', None, 'tfds folder, if the data has moved since.')
+FLAGS.define('path', 'compare', None, 'Another finished run folder: how the answers to the same images differ.')
 FLAGS.define('bool', 'corruptions', False, 'Also 15 common corruptions at 5 severities: 75 times the work.')
-FLAGS.define('string', 'weights', None, 'File of weights, .pth, .pt, .th or .safetensors, instead of a run.')
+FLAGS.define('path', 'weights', None, 'File of weights, .pth, .pt, .th or .safetensors, instead of a run.')
 FLAGS.define('string', 'model', None, 'With --weights: the name of the model, unless the file says it.')
 FLAGS.define('multi_string', 'model_kwargs', [], 'With --weights: FIELD=VALUE of the model; may be repeated.')
 FLAGS.define(

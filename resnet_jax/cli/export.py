@@ -7,8 +7,8 @@ from resnet_jax.cli import command
 from resnet_jax.errors import ConfigError
 
 FLAGS = command.Flags()
-FLAGS.define('string', 'workdir', None, 'Run folder, as the train command makes it.')
-FLAGS.define('string', 'out', None, 'Folder to make.')
+FLAGS.define('path', 'workdir', None, 'Run folder, as the train command makes it.')
+FLAGS.define('path', 'out', None, 'Folder to make.')
 FLAGS.define('enum', 'format', 'stablehlo', ['stablehlo', 'onnx', 'both'], 'What to write.')
 FLAGS.define('bool', 'ema', False, 'Use the averaged parameters.')
 

@@ -16,6 +16,8 @@
 import importlib
 import sys
 
+from resnet_jax.runtime import streams
+
 COMMANDS = ('train', 'evaluate', 'predict', 'convert', 'export', 'compare', 'study', 'benchmark', 'models')
 
 
@@ -28,21 +30,17 @@ def main(verb: str | None = None) -> None:
     arguments, name = sys.argv[1:], f'python bin/{verb}.py'
     if verb is None:
         if not arguments or arguments[0] in ('--help', '-h', 'help'):
-            print((__doc__ or '').strip())
-            sys.exit(0 if arguments else 2)
+            sys.exit(streams.finish(0 if arguments else 2, (__doc__ or '').strip()))
         if arguments[0] == '--version':
             import resnet_jax
 
-            print(resnet_jax.__version__)
-            sys.exit(0)
+            sys.exit(streams.finish(0, resnet_jax.__version__))
         verb, arguments = arguments[0], arguments[1:]
         name = f'resnet-jax {verb}'
     if verb not in COMMANDS:
         from resnet_jax.errors import did_you_mean
 
-        print(
-            f'error: no command {verb!r}{did_you_mean(verb, COMMANDS)}; expected one of {", ".join(COMMANDS)}', file=sys.stderr
-        )
+        streams.tell(f'error: no command {verb!r}{did_you_mean(verb, COMMANDS)}; expected one of {", ".join(COMMANDS)}')
         sys.exit(2)
     if verb in ('train', 'evaluate'):
         from resnet_jax.runtime import huge_pages

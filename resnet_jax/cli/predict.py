@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 
 from resnet_jax.cli import command
 from resnet_jax.errors import ConfigError, InputFileError
+from resnet_jax.runtime.streams import tell
 
 FLAGS = command.Flags()
-FLAGS.define('string', 'workdir', None, 'Run folder, as the train command makes it.')
+FLAGS.define('path', 'workdir', None, 'Run folder, as the train command makes it.')
 FLAGS.define('integer', 'top', 3, 'How many classes to print.', lower_bound=1)
 FLAGS.define('bool', 'ema', False, 'Use the averaged parameters.')
 FLAGS.define('bool', 'json', False, 'Print one line of JSON per file.')
@@ -42,5 +42,5 @@ def main(arguments: Sequence[str]) -> None:
                 print(f'{path}: ' + ', '.join(f'{name} {100 * p:.1f} %' for name, p in best), flush=True)
     if bad:  # the other files have been classified; one line for each unreadable file, the last one from the raised error
         for unread in bad[:-1]:
-            print(f'error: {unread}', file=sys.stderr)
+            tell(f'error: {unread}')
         raise bad[-1]

@@ -16,7 +16,7 @@ from resnet_jax.errors import ConfigError, UserError
 FLAGS = command.Flags()
 FLAGS.define('string', 'config', None, 'Study: a name, such as paper, or a file.')
 FLAGS.define('string', 'size', None, "One of the study's sizes; default: its first.")
-FLAGS.define('string', 'workdir', None, 'Folder of the runs; default runs/study/<name>-<size>.')
+FLAGS.define('path', 'workdir', None, 'Folder of the runs; default runs/study/<name>-<size>.')
 FLAGS.define('list', 'devices', [], 'GPUs, as 0,1: each trains one run at a time. Default: one run after the other.')
 FLAGS.define('bool', 'dry_run', False, 'Say what would run, and how long it takes.')
 FLAGS.define('bool', 'report_only', False, 'Only report what is there.')

@@ -12,17 +12,19 @@ from pathlib import Path
 
 from resnet_jax import plugins
 from resnet_jax.cli import command
+from resnet_jax.cli.arguments import expand_home
 from resnet_jax.config import TrainConfig, fields
 from resnet_jax.errors import ConfigError, ResourceError, UserError
+from resnet_jax.runtime.files import write_atomically
 
 FLAGS = command.Flags()
 FLAGS.define_config()
-FLAGS.define('string', 'workdir', None, 'Run folder; default runs/<config name>.')
+FLAGS.define('path', 'workdir', None, 'Run folder; default runs/<config name>.')
 FLAGS.define('bool', 'extend', False, 'Let a run go on to more epochs than it was started for.')
 FLAGS.define(
     'bool', 'allow_changes', False, 'Let a run go on with another learning rate, schedule or weight decay; it is recorded.'
 )
-FLAGS.define('string', 'init_config', None, 'Write a config file to start from, and do nothing else.')
+FLAGS.define('path', 'init_config', None, 'Write a config file to start from, and do nothing else.')
 FLAGS.define('bool', 'distributed', False, 'One of several processes; SLURM, MPI and Kubernetes are found.')
 FLAGS.define('string', 'coordinator_address', None, 'host:port of process 0, where none of these is found.')
 FLAGS.define('integer', 'num_processes', None, 'With --coordinator_address.')
@@ -46,7 +48,7 @@ def get_config():
 
 def prepare(arguments: list[str]) -> list[str]:
     """Returns the arguments with --config resolved; without --config, uses the config in the run folder, if any."""
-    workdir = [value for _, value in command.flag_values(arguments, 'workdir')][-1:]
+    workdir = [expand_home(value) for _, value in command.flag_values(arguments, 'workdir')][-1:]
     if workdir and Path(workdir[0], 'config.json').is_file() and not any(command.flag_values(arguments, 'config')):
         return [f'--config={Path(__file__).with_name("run_config.py")}:{workdir[0]}', *arguments]
     return command.resolve_config(arguments)
@@ -81,13 +83,18 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
     if (count is not None or rank is not None) and not address:
         raise ConfigError('--num_processes and --process_id need --coordinator_address=HOST:PORT of process 0')
     if FLAGS.value('distributed') or address:
+        from resnet_jax.runs.folder import check_not_in_use
         from resnet_jax.runtime import distributed
 
+        check_not_in_use(workdir)
         try:
             distributed.initialize(address, count, rank, FLAGS.value('initialization_timeout'))
         except UserError as error:
             raise _with_flags(error, 'coordinator_address', 'num_processes', 'process_id') from None
+    from resnet_jax.runtime import signals
     from resnet_jax.training.loop import train_and_evaluate
+
+    signals.GRACE_SECONDS = 5.0
 
     try:
         train_and_evaluate(checked, workdir, extend=FLAGS.value('extend'), allow_changes=FLAGS.value('allow_changes'))
@@ -107,10 +114,9 @@ def _write_config(path: Path) -> None:
     if path.suffix != '.py':
         raise ConfigError(f'--init_config={path} is not the name of a Python file; expected one that ends in .py')
     try:
-        with path.open('x') as file:
-            file.write(_TEMPLATE.format(path=path))
-    except FileExistsError:
-        raise ConfigError(f'{path} exists; expected the name of a new file') from None
+        if os.path.lexists(path):
+            raise ConfigError(f'{path} exists; expected the name of a new file')
+        write_atomically(path, _TEMPLATE.format(path=path))
     except OSError as error:
         raise ResourceError(f'{path} cannot be written: {error.strerror}; choose another place') from None
     print(f'{path}: change it, then resnet-jax train --config={path}')

@@ -20,7 +20,8 @@ ATTEMPTS = 5
 BACKOFF_SECONDS = 1.0
 TIMEOUT_SECONDS = 6.0
 _CHUNK = 1 << 18
-_NETWORK_ERRORS = (OSError, http.client.HTTPException)
+_LEAST = 1000  # bytes per second, below which a connection counts as interrupted
+_NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError)  # ValueError: of an address that a server sends us to
 
 
 def no_data_error(source: Source, root: Path, reason: object) -> InputFileError:
@@ -67,7 +68,7 @@ def download(source: Source, root: Path, path: Path) -> None:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:  # the partial file is not a prefix of the server's file
-                part.unlink()
+                part.unlink(missing_ok=True)
             elif 400 <= error.code < 500 and error.code not in (408, 429):
                 raise no_data_error(source, root, _reason(error)) from error
             reason = _reason(error)
@@ -94,10 +95,13 @@ def _fetch(source: Source, part: Path, offset: int) -> None:
     with _open(source.url, offset) as response:
         resumed = response.status == 206 and response.headers.get('Content-Range', '').startswith(f'bytes {offset}-')
         done = offset if resumed else 0
-        length = response.headers.get('Content-Length')
-        if length is not None and done + int(length) != source.size:
+        if response.status == 206 and not resumed:
+            part.unlink(missing_ok=True)  # the next attempt asks for all of it
+            raise ConnectionError('the server sent another part than the one that it was asked for')
+        length = response.length  # None where the server does not say it, or not as a number
+        if length is not None and done + length != source.size:
             raise InputFileError(
-                f'{source.url} sent {done + int(length)} bytes of {response.headers.get_content_type()}: '
+                f'{source.url} sent {done + length} bytes of {response.headers.get_content_type()}: '
                 f'expected an archive of {source.size} bytes; '
                 'check the proxy or pass the archive with data_archive=FILE'
             )
@@ -105,12 +109,19 @@ def _fetch(source: Source, part: Path, offset: int) -> None:
             file = part.open('ab' if resumed else 'wb')
         with file, progress(f'Downloading {source.archive_name}', source.size, 'MB') as advance:
             advance(done)
-            while done < source.size and (chunk := response.read(min(_CHUNK, source.size - done))):
+            begun, counted = time.monotonic(), done
+            while done < source.size and (chunk := response.read1(min(_CHUNK, source.size - done))):
                 with writing(part):
                     file.write(chunk)
                     file.flush()
                 done += len(chunk)
                 advance(len(chunk))
+                if (
+                    seconds := time.monotonic() - begun
+                ) > TIMEOUT_SECONDS:  # a byte now and then keeps the socket's from coming
+                    if done - counted < _LEAST * seconds:
+                        raise TimeoutError(f'less than {_LEAST} bytes a second')
+                    begun, counted = time.monotonic(), done
     if done < source.size:
         raise ConnectionError(f'the connection closed after {done} of {source.size} bytes')
 
@@ -140,5 +151,5 @@ def _open(url: str, offset: int = 0) -> http.client.HTTPResponse:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return f'the server answered {error.code} {error.reason}'
+        return f'the server answered {error.code} {one_line(error.reason)}'
     return one_line(getattr(error, 'reason', None) or error)

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from resnet_jax.runtime.streams import tell
+
 SECONDS_PER_LINE = 5.0
 _SECONDS_PER_FRAME = 0.1
 
@@ -35,7 +37,7 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
 @contextlib.contextmanager
 def _lines(description: str, total: int, scale: float, unit: str) -> Iterator[Callable[[int], None]]:
     def show(done: int) -> None:
-        print(f'{description}: {done / scale:,.0f} of {total / scale:,.0f} {unit}', file=sys.stderr, flush=True)
+        tell(f'{description}: {done / scale:,.0f} of {total / scale:,.0f} {unit}')
 
     yield show
 

@@ -9,7 +9,7 @@ from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.predictions import Predictions, check_same_examples, predict_split
 from resnet_jax.evaluation.record import write_json, write_record
 from resnet_jax.evaluation.robustness import evaluate_corruptions
-from resnet_jax.report.plots import plot_confusion, plot_corruptions
+from resnet_jax.report.optional import optional
 from resnet_jax.significance import compare_answers
 from resnet_jax.typing import JsonDict
 
@@ -101,10 +101,15 @@ def _keep(
     metrics: JsonDict,
     more: JsonDict,
 ) -> dict[str, str]:
-    confusion = plot_confusion(metrics['confusion'], dataset.class_names, folder / 'plots' / 'confusion.png')
-    plots = {'confusion matrix': str(confusion)}
     write_record(folder, predictions, dataset, classifier.variables)
     if 'corruptions' in more:
         write_json(folder / 'corruptions.json', more['corruptions'])
-        plots['corruptions'] = str(plot_corruptions(more['corruptions'], folder / 'plots' / 'corruptions.png'))
+    plots: dict[str, str] = {}
+    with optional('The plots could not be written'):
+        from resnet_jax.report.plots import plot_confusion, plot_corruptions
+
+        confusion = plot_confusion(metrics['confusion'], dataset.class_names, folder / 'plots' / 'confusion.png')
+        plots['confusion matrix'] = str(confusion)
+        if 'corruptions' in more:
+            plots['corruptions'] = str(plot_corruptions(more['corruptions'], folder / 'plots' / 'corruptions.png'))
     return plots

@@ -10,7 +10,6 @@ classes]`; preprocessing and weights are inside. Every file is reloaded and comp
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,11 +20,14 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ConfigError, ResourceError
 from resnet_jax.export import compare, onnx, stablehlo
 from resnet_jax.export.card import model_card
+from resnet_jax.runtime.files import folder_in_whole
+from resnet_jax.runtime.jax_settings import our_settings
 
 # In the order of writing; each module has `write(classifier, path)` and `reload(path, batches)`.
 FORMATS = {'stablehlo': stablehlo, 'onnx': onnx}
 
 
+@our_settings()
 def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence[str] = ('stablehlo',)) -> dict[str, float]:
     """Exports a classifier into a new folder, which appears only when all files are written and compared.
 
@@ -54,19 +56,15 @@ def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
         variables = jax.tree.map(np.asarray, classifier.variables)  # constants in the programs
         classifier = dataclasses.replace(classifier, variables=variables, tta='none')
-        partial = out.parent / f'.{out.name}.partial-{os.getpid()}'
+        differences = {}
         try:
-            partial.mkdir(parents=True)
-            differences = {}
-            for name in FORMATS:
-                if name in formats:
-                    path = partial / f'model.{name}'
-                    exported = FORMATS[name].write(classifier, path)
-                    differences[name] = compare.check(exported, path, FORMATS[name].reload)
-            (partial / 'README.md').write_text(model_card(classifier, differences), encoding='utf-8')
-            partial.replace(out)
+            with folder_in_whole(out) as partial:
+                for name in FORMATS:
+                    if name in formats:
+                        path = partial / f'model.{name}'
+                        exported = FORMATS[name].write(classifier, path)
+                        differences[name] = compare.check(exported, path, FORMATS[name].reload)
+                (partial / 'README.md').write_text(model_card(classifier, differences), encoding='utf-8')
         except OSError as error:
             raise ResourceError(f'{out} could not be written: {error}; free space or choose another folder') from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return differences

@@ -6,28 +6,24 @@ Every string from a run folder is escaped; the page's content security policy al
 import base64
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from resnet_jax.report import answers, curves, overview
 from resnet_jax.report.markup import template
+from resnet_jax.report.optional import optional
 from resnet_jax.runs.reader import RunReader, read_run
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.typing import Json, JsonDict
 
-logger = logging.getLogger(__name__)
-
 
 def write_run_report(folder: str | Path) -> Path | None:
     """Writes a run's report.html into its folder; only warns on failure, because the run's result does not need it."""
-    try:
+    with optional('The report could not be written'):
         run = read_run(folder)
         return write_report([run], Path(folder) / 'report.html', run.name)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        logger.warning('The report could not be written: %s', error)
-        return None
+    return None
 
 
 def write_report(runs: Sequence[RunReader], path: Path, title: str, results: Json | None = None) -> Path:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from resnet_jax.report.figures import Figure, save
 from resnet_jax.runs.reader import read_config_changes
-from resnet_jax.runtime.files import write_atomically
 from resnet_jax.typing import Json, Row
 
 _COLOURS = {'train': '#4c72b0', 'test': '#c44e52', 'validation': '#dd8452'}
@@ -60,8 +59,8 @@ def plot_training(workdir: Path) -> Path:
             axis.axvline(change.step, color='#8c8c8c', linestyle=':')
         place = axes[2].get_xaxis_transform()
         axes[2].text(change.step, 0.98, ' ' + change.describe(), transform=place, rotation=90, va='top', ha='right', size=7)
-    figure.suptitle(workdir.resolve().name)
-    return _save(figure, workdir / 'plots' / 'training.png')
+    figure.suptitle(workdir.resolve().name, parse_math=False)
+    return save(figure, workdir / 'plots' / 'training.png')
 
 
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
@@ -79,14 +78,14 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
     image = axis.imshow(share, cmap='Blues', vmin=0, vmax=100)
     axis.set(xlabel='predicted class', ylabel='true class')
     if small:
-        axis.set_xticks(range(size), class_names, rotation=45, ha='right')
-        axis.set_yticks(range(size), class_names)
+        axis.set_xticks(range(size), class_names, rotation=45, ha='right', parse_math=False)
+        axis.set_yticks(range(size), class_names, parse_math=False)
         for (row, column), value in np.ndenumerate(share):
             if round(value) >= 1:
                 colour = 'white' if value > 50 else 'black'
                 axis.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=8, color=colour)
     figure.colorbar(image, shrink=0.8, label='% of the true class')
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_corruptions(corruptions: Json, path: Path) -> Path:
@@ -104,9 +103,4 @@ def plot_corruptions(corruptions: Json, path: Path) -> Path:
     axis.set(ylabel='error (%)')
     axis.grid(alpha=0.3, axis='y')
     axis.legend(frameon=False, ncols=4, loc='lower center', bbox_to_anchor=(0.5, 1.0))
-    return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_atomically(path, lambda file: figure.savefig(file, dpi=120, format='png'))
+    return save(figure, path)

@@ -4,11 +4,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from resnet_jax.report.figures import Axes, Figure, save
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.typing import Json
 
@@ -34,15 +32,8 @@ def plot_study(results: Json, runs: Sequence[RunReader], folder: Path) -> list[P
         'final': _final(results, colours),
         'gradient_norms': _gradients(runs, colours),
     }
-    paths = []
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        if figure is not None:
-            for kind, metadata in (('png', {'Software': None}), ('svg', {'Date': None})):  # the same bytes every time
-                with matplotlib.rc_context({'svg.hashsalt': name}):
-                    figure.savefig(folder / f'{name}.{kind}', dpi=120, metadata=metadata)
-                paths.append(folder / f'{name}.{kind}')
-    return paths
+    drawn = [(name, figure) for name, figure in figures.items() if figure is not None]
+    return [save(figure, folder / f'{name}.{kind}') for name, figure in drawn for kind in ('png', 'svg')]
 
 
 class _Named:

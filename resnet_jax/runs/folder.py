@@ -18,18 +18,12 @@ from resnet_jax.errors import ConfigError, InputFileError, ResourceError, RunFol
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runs.tensorboard import EventFile
-from resnet_jax.runtime.files import partial_pattern, write_atomically
+from resnet_jax.runtime.files import delete_unfinished, write_atomically
 from resnet_jax.typing import Json, JsonDict
 
 logger = logging.getLogger(__name__)
 
 _RESULT = {'split', 'selected', 'accuracy', 'loss', 'count', 'step', 'epoch'}
-
-# Each is written under a temporary name first; a killed run may leave that file behind.
-_FILES = (
-    *('config.json', 'changes.json', 'environment.json', 'model.json', 'result.json', 'failed.json', 'memory.json'),
-    *('metrics.jsonl', 'timing.jsonl', 'evaluation.json', 'corruptions.json', 'predictions.npz', 'samples.npz', 'report.html'),
-)
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
@@ -88,9 +82,8 @@ class RunFolder:
             self._lock = (self.path / '.lock').open('a+')
             self._take_lock()
             changes = self._check_config()
-            leftovers = [path for name in _FILES for path in self.path.glob(partial_pattern(name))]
-            for path in (*leftovers, self.path / 'failed.json'):
-                path.unlink(missing_ok=True)
+            delete_unfinished(self.path)
+            (self.path / 'failed.json').unlink(missing_ok=True)
             self._handler = _LogFile(self.path / 'run.log')
         self._handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
         logging.getLogger('resnet_jax').addHandler(self._handler)
@@ -121,10 +114,7 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.seek(0)
-            holder = self._lock.read().strip() or 'unknown'
-            raise RunFolderInUseError(
-                f'run folder {self.path} is in use by process {holder}; wait for it or choose another run folder'
-            ) from None
+            raise _in_use(self.path, self._lock.read()) from None
         except OSError as error:  # some network file systems have no locks
             logger.warning('%s cannot be locked (%s): start only one process there', self.path, error.strerror)
         self._lock.truncate(0)
@@ -283,6 +273,28 @@ class RunFolder:
         self._take_lock()
         self._describe()
         logger.warning('%s was removed while the run goes on, and has been made again; what it held is lost', self.path)
+
+
+def check_not_in_use(path: Path) -> None:
+    """Checks, without making or changing anything, that no process holds a run folder.
+
+    Several processes do so before they join: with an id that is taken, JAX would abort those that run.
+
+    Raises:
+      RunFolderInUseError: one does.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), (path / '.lock').open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(path, lock.read()) from None
+        except OSError:  # some network file systems have no locks
+            return
+
+
+def _in_use(path: Path, holder: str) -> RunFolderInUseError:
+    text = f'run folder {path} is in use by process {holder.strip() or "unknown"}; wait for it or choose another run folder'
+    return RunFolderInUseError(text)
 
 
 def _append(path: Path, text: str) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 def cache_dir() -> Path:
     """Returns RESNET_JAX_CACHE_DIR, else XDG_CACHE_HOME/resnet_jax, else ~/.cache/resnet_jax; the folder may not exist."""
     if own := os.environ.get('RESNET_JAX_CACHE_DIR'):
-        return Path(own)
-    base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')  # noqa: PTH111 (Path's raises without a home)
-    return Path(base) / 'resnet_jax'
+        return Path(os.path.expanduser(own))  # noqa: PTH111 (Path's raises without a home)
+    base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return Path(os.path.expanduser(base)) / 'resnet_jax'  # noqa: PTH111
 
 
 def delete_leftovers(folder: Path, pattern: str) -> None:

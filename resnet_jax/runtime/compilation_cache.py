@@ -15,8 +15,9 @@ import sys
 import zlib
 from pathlib import Path
 
-from resnet_jax.runtime.cache_folder import cache_dir, delete_leftovers
-from resnet_jax.runtime.files import partial_pattern, write_atomically
+from resnet_jax.runtime.cache_folder import cache_dir
+from resnet_jax.runtime.files import write_atomically
+from resnet_jax.runtime.streams import tell
 
 # Enough for some 400 training steps compiled for a CPU; reading this much takes 0.1 s.
 _MAX_BYTES = 256 * 2**20
@@ -37,10 +38,9 @@ def use_compilation_cache() -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # entries are executed: only the user may write them
         _check(folder)
     except OSError as error:
-        print(
+        tell(
             f'warning: compiled programs cannot be kept in {folder} ({error.strerror or error}): every start compiles anew; '
-            'JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=0 asks for none',
-            file=sys.stderr,
+            'JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=0 asks for none'
         )
         return
     settings = {
@@ -86,7 +86,6 @@ def _check(folder: Path) -> None:
             sums[name] = crc
         else:
             path.unlink(missing_ok=True)
-    delete_leftovers(folder, partial_pattern(_SUMS))
     write_atomically(folder / _SUMS, json.dumps(sums))
 
 

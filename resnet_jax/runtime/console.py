@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from resnet_jax.runtime.streams import silence
+
 
 class _ConsoleHandler(logging.Handler):
     """Prints to the current standard output: while a bar is shown, rich replaces the stream to print above the bar."""
@@ -22,10 +24,11 @@ class _ConsoleHandler(logging.Handler):
         stream = getattr(sys, self._stream)
         if stream is None:  # closed before Python started
             return
+        text, encoding = self.format(record), getattr(stream, 'encoding', None) or 'utf-8'
         try:
-            print(self.format(record), file=stream, flush=True)
-        except OSError:  # The reader has gone (`| head`, a lost terminal): the run and run.log continue.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream, flush=True)
+        except OSError:  # The reader has gone (`| head`, a lost terminal), or the disk is full: the run goes on.
+            silence(stream)
 
 
 def log_to_console(stream: str = 'stdout') -> Callable[[], None]:

@@ -1,17 +1,23 @@
 """Atomic file writes."""
 
+import contextlib
+import fcntl
 import os
+import re
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+
+_UNFINISHED = re.compile(r'\..+\.[0-9]+-[0-9a-f]{8}\.partial', re.DOTALL)
 
 
 def write_atomically(path: str | Path, data: bytes | str | Callable[[IO[bytes]], object], *, durable: bool = False) -> Path:
     """Writes a file atomically, so that a reader sees the old content or the new one; returns its path.
 
-    Several processes may write the same file: each uses its own temporary file, `.<name>.<unique>.partial`, which remains only
-    if the process is killed.
+    Several processes may write the same file: each uses its own temporary file, `.<name>.<unique>.partial`. Only a killed
+    process leaves it, and the next write into the folder deletes it.
 
     Args:
       data: the content, text as UTF-8, or a function that writes it to a file.
@@ -21,22 +27,74 @@ def write_atomically(path: str | Path, data: bytes | str | Callable[[IO[bytes]],
       OSError: the file cannot be written; its old content is unchanged.
     """
     path = Path(path)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial')
-    try:
+    with _unfinished(path, Path.touch) as partial:
         with partial.open('wb') as file:
             if callable(data):
                 data(file)
             else:
-                file.write(data.encode() if isinstance(data, str) else data)
+                file.write(data.encode(errors='backslashreplace') if isinstance(data, str) else data)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         return partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
-def partial_pattern(name: str) -> str:
-    """Returns a glob pattern for the temporary files of a file with this name."""
-    return f'.{name}.*.partial'
+@contextlib.contextmanager
+def folder_in_whole(path: Path) -> Iterator[Path]:
+    """Yields a folder beside `path` to fill, which takes its place at the end; or is deleted, as a file that is not whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _unfinished(path, Path.mkdir) as partial:
+        yield partial
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def _unfinished(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """Makes a temporary file or folder and holds it; whatever is still there at the end is deleted."""
+    delete_unfinished(path.parent)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial')
+    handle = None
+    try:
+        while handle is None:
+            make(partial)
+            handle = _hold(partial)
+        yield partial
+    finally:
+        _delete(partial)
+        if handle is not None:
+            os.close(handle)
+
+
+def _hold(partial: Path) -> int | None:
+    """Returns a handle with a lock; None if another process deleted the file before it was locked."""
+    try:
+        handle = os.open(partial, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with contextlib.suppress(OSError):  # some network file systems have no locks: there leftovers stay
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    if partial.exists():
+        return handle
+    os.close(handle)
+    return None
+
+
+def delete_unfinished(folder: Path) -> None:
+    """Deletes from a folder what killed processes left there: the temporary files and folders that no process holds."""
+    with contextlib.suppress(OSError):  # no such folder, or not ours to read
+        for path in [Path(entry) for entry in os.scandir(folder) if _UNFINISHED.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):  # held; or no locks on this file system
+                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _delete(path)
+                finally:
+                    os.close(handle)
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,5 +1,8 @@
 """Stops a run that a user or a scheduler interrupts."""
 
+import contextlib
+import ctypes
+import math
 import os
 import select
 import signal
@@ -12,10 +15,11 @@ from types import FrameType
 import jax
 
 from resnet_jax.errors import Interrupted
+from resnet_jax.runtime.streams import tell_at_once
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = math.inf  # the commands have less patience: who calls the library wants to go on
 _SAVED = b'Interrupted; the state is saved. The same command continues.\n'
 _speaking = threading.Lock()  # whoever ends the process never releases it, so nothing is written after its line
 
@@ -44,6 +48,8 @@ class StopSignal:
         self._alone = jax.process_count() == 1  # several processes stop together or not at all
         self._old: dict[int, Handler] = {}
         self._thread: threading.Thread | None = None
+        self._main = threading.get_ident()
+        self._postponed = False  # Interrupted is still to be raised
 
     def __enter__(self) -> 'StopSignal':
         if threading.current_thread() is threading.main_thread():
@@ -69,16 +75,24 @@ class StopSignal:
             os.close(self._read)
             os.close(self._write)
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = self.number or number
-        if self._alone and not self.unsaved:
+        if not self._alone or self.unsaved:
+            return
+        if not frame or not frame.f_globals.get('__name__', '').startswith('jax'):
             raise Interrupted(self.number)
+        # JAX lets a handler raise while it waits for XLA. What XLA compiles would go on, and end a program that catches
+        # the exception, and has nothing more to do, with a segmentation fault.
+        self._postponed = True
 
     def _unraisable(self, unraisable: 'sys.UnraisableHookArgs') -> None:
-        """Ends the process if `Interrupted` was raised where Python ignores it, such as in JAX's garbage collector callback."""
-        if isinstance(unraisable.exc_value, Interrupted):
+        """`Interrupted` raised where Python drops it, as in JAX's callback of the garbage collector, comes again."""
+        if not isinstance(unraisable.exc_value, Interrupted):
+            self._old_hook(unraisable)
+        elif math.isfinite(GRACE_SECONDS):
             _end(unraisable.exc_value.number, _SAVED)
-        self._old_hook(unraisable)
+        else:
+            self._postponed = True
 
     def _watch(self) -> None:
         deadline = None
@@ -96,15 +110,25 @@ class StopSignal:
                 # Not print or a logger: the main thread may be inside one.
                 note = b'after this dispatch; the state is saved' if self.unsaved else b'(nothing is lost)'
                 with _speaking:
-                    os.write(2, b'Stopping ' + note + b'. Interrupt again to stop at once.\n')
+                    tell_at_once(b'Stopping ' + note + b'. Interrupt again to stop at once.\n')
+            if self._postponed and self.number:
+                self._postponed = False
+                _raise_in(self._main, self.number)
             late = deadline is not None and time.monotonic() > deadline
             if late and self.number and self._alone and not self.unsaved:
                 _end(self.number, _SAVED)
 
 
+def _raise_in(thread: int, number: int) -> None:
+    """Has Interrupted raised in a thread, another than this one, as soon as it runs Python again."""
+    kind = type('Interrupted', (Interrupted,), {'__init__': lambda self: Interrupted.__init__(self, number)})
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
+
+
 def _end(number: int, message: bytes) -> None:
     _speaking.acquire()
     if os.isatty(1):
-        os.write(1, b'\x1b[?25h\n')  # shows the cursor, which the progress bar hides
-    os.write(2, message)
+        with contextlib.suppress(OSError):
+            os.write(1, b'\x1b[?25h\n')  # the cursor, which the progress bar hides
+    tell_at_once(message)
     os._exit(128 + number)

@@ -32,6 +32,7 @@ import jax
 from jax._src import distributed  # no public module gives the key-value store
 
 from resnet_jax.errors import Interrupted, LostPeerError, is_out_of_memory
+from resnet_jax.runtime.streams import tell_at_once
 
 HEARTBEAT_SECONDS = 10  # after this long without a heartbeat, JAX considers a process lost
 _LATE_SECONDS = 5  # after this long without a mark, a process is reported as lost
@@ -128,8 +129,8 @@ class Watchdog(threading.Thread):
         return f'{who}: no step and no batch for {self._limit:g} s (config.watchdog_seconds), stacks of all threads above'
 
     def _write(self, text: str) -> None:
-        """Writes to standard error and run.log, not through a logger, whose lock a stuck thread may hold."""
-        os.write(2, f'{text}\n'.encode())
+        """Writes to standard error and run.log; without a logger, whose lock a stuck thread may hold."""
+        tell_at_once(f'{text}\n'.encode(errors='backslashreplace'))
         with contextlib.suppress(OSError), (self._workdir / 'run.log').open('a') as log:
             log.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} process {self._rank}: {text}\n')
 
@@ -221,6 +222,6 @@ def _last_words(_number: int) -> None:
     if _watchdog:
         _watchdog.last_words()
     elif _joining:
-        os.write(2, f'error: {_joining}\n'.encode())
+        tell_at_once(f'error: {_joining}\n'.encode(errors='backslashreplace'))
         os._exit(LostPeerError.exit_code)
     # Returning lets abort() continue.

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_jax.report.optional import optional
 from resnet_jax.report.page import write_report
 from resnet_jax.report.results import collect, write_results
-from resnet_jax.report.study_plots import plot_study
 from resnet_jax.runs.reader import RunReader, read_run
 from resnet_jax.study.entries import StudyRun
 from resnet_jax.typing import Json
@@ -27,5 +27,8 @@ def write_study_report(study: Json, runs: Sequence[StudyRun], folder: Path) -> P
     results = collect(study, by_entry)
     write_results(results, folder)
     shown = [files for seeds in by_entry.values() for files in seeds.values() if files.metrics or files.result or files.failed]
-    plot_study(results, shown, folder / 'plots')
+    with optional('The plots could not be written'):
+        from resnet_jax.report.study_plots import plot_study
+
+        plot_study(results, shown, folder / 'plots')
     return write_report(shown, folder / 'report.html', study['name'], results)

@@ -1,28 +1,24 @@
 """Files that a run writes for its report: plots, test-set predictions and a description of the network."""
 
 import contextlib
-import logging
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.data import Dataset
 from resnet_jax.errors import ResourceError, UserError
 from resnet_jax.evaluation.predictions import predict_split
 from resnet_jax.evaluation.record import describe_model, write_record
+from resnet_jax.report.optional import optional
 from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
-
-logger = logging.getLogger(__name__)
 
 
 def record(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
     """Writes the test-set predictions and the model's description; logs a warning if they cannot be written."""
     height, _, channels = dataset.image_shape
-    try:
+    with optional('The files for the report could not be written'):  # the run has its result without them
         predictions = predict_split(classifier, dataset, batch_size)
         write_record(folder.path, predictions, dataset, classifier.variables)
         folder.write_json('model.json', describe_model(classifier.model, height, channels))
-    except OSError as error:  # the run's result does not need them
-        logger.warning('The files for the report could not be written: %s', error)
 
 
 def leave_failed(folder: RunFolder, error: UserError) -> None:
@@ -36,9 +32,7 @@ def leave_failed(folder: RunFolder, error: UserError) -> None:
 def plot(folder: RunFolder) -> None:
     """Plots the metrics so far, if there are any and this process writes files."""
     if folder.primary and (folder.path / 'metrics.jsonl').exists():
-        from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
+        with optional('The plot could not be drawn'):  # it must not hide what ended the run, nor end it
+            from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
 
-        try:
             plot_training(folder.path)
-        except (OSError, ValueError) as error:  # must neither hide an error of the run nor end the run
-            logger.warning('The plot could not be drawn: %s', error)

@@ -15,6 +15,7 @@ from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runtime import console, distributed, failpoints
 from resnet_jax.runtime.environment import check_deterministic
+from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.runtime.signals import StopSignal
 from resnet_jax.training.api import Callback, TrainingResult
 from resnet_jax.training.artifacts import leave_failed
@@ -27,6 +28,7 @@ from resnet_jax.typing import Json
 logger = logging.getLogger(__name__)
 
 
+@our_settings()
 def train_and_evaluate(
     config: TrainConfig | ConfigDict | Json,
     workdir: str | Path,

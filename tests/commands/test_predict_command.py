@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -45,3 +47,19 @@ def test_bad_files_are_named_and_good_ones_answered(tiny_run, digit, tmp_path):
 )
 def test_bad_flags_are_one_line(flags, text):
     assert text in error_line(run('predict.py', *flags, code=2))
+
+
+@pytest.mark.parametrize('environment', [{'PYTHONIOENCODING': 'ascii'}, {'LC_ALL': 'C', 'PYTHONUTF8': '0'}, {}])
+def test_names_that_the_terminal_cannot_show_lose_no_answer(environment, tiny_run, digit, tmp_path):
+    names = [os.fsencode(tmp_path) + name for name in (b'caf\xc3\xa9.png', b'bytes \xff.png', b'last.png')]
+    for name in names:
+        shutil.copy(digit, name)
+    missing = os.fsdecode(os.fsencode(tmp_path) + b'missing \xff.png')
+    done = run('predict.py', f'--workdir={tiny_run[0]}', *map(os.fsdecode, names), missing, code=3, **environment)
+    lines = done.stdout.splitlines()
+    assert (
+        len(lines) == 3
+        and lines[1].startswith(f'{tmp_path}bytes \\udcff.png: ')
+        and lines[2].startswith(f'{tmp_path}last.png: ')
+    )
+    assert 'missing \\udcff.png' in error_line(done)

@@ -243,6 +243,17 @@ def test_a_plot_that_cannot_be_drawn_does_not_fail_the_run(tiny_run, tmp_path):
     assert 'accuracy  ' in done.stdout and 'could not be written' in done.stderr
 
 
+@pytest.mark.parametrize('rc', ['text.usetex: True', 'backend: nonsense', 'axes.prop_cycle: 3'])
+def test_a_terminal_inside_jupyter_and_a_style_that_cannot_be_drawn_do_not_fail_the_run(rc, tiny_run, tmp_path):
+    (tmp_path / 'matplotlibrc').write_text(f'{rc}\n')
+    environment = {'MPLBACKEND': 'module://matplotlib_inline.nowhere', 'MATPLOTLIBRC': str(tmp_path), 'PATH': str(tmp_path)}
+    workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
+    (workdir / 'result.json').unlink()
+    assert 'Test accuracy' in run('train.py', *TINY, f'--workdir={workdir}', **environment).stdout
+    assert (workdir / 'result.json').is_file()
+    assert 'accuracy  ' in run('evaluate.py', f'--workdir={workdir}', **environment).stdout
+
+
 def test_a_damaged_line_of_the_metrics_does_not_stop_the_next_start(tiny_run, tmp_path):
     workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
     whole = (workdir / 'metrics.jsonl').read_bytes()

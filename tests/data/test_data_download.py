@@ -34,21 +34,30 @@ class Server:
         if isinstance(action, int):
             return request.send_error(action)
         body, kind, start = self.body, 'application/gzip', 0
+        headers = action if isinstance(action, dict) else {}
         if action == 'html':
             body, kind = b'<html>please log in</html>', 'text/html'
-        if wanted and self.honour_range:
+        if 'Location' in headers:
+            request.send_response(302)
+        elif wanted and self.honour_range:
             start = int(wanted.removeprefix('bytes=').removesuffix('-'))
             request.send_response(206)
-            request.send_header('Content-Range', f'bytes {start}-{len(body) - 1}/{len(body)}')
+            request.send_header('Content-Range', headers.pop('Content-Range', f'bytes {start}-{len(body) - 1}/{len(body)}'))
         else:
             request.send_response(200)
         request.send_header('Content-Type', kind)
-        if action != 'no length':
+        for name, value in headers.items():
+            request.send_header(name, value)
+        if action not in ('no length', 'slow') and 'Content-Length' not in headers:
             request.send_header('Content-Length', str(len(body) - start))
         request.end_headers()
         if action == 'stall':
             time.sleep(1)
         body = body[start:]
+        while action == 'slow' and body:  # until the client has gone
+            request.wfile.write(body[:1])
+            body = body[1:]
+            time.sleep(0.02)
         request.wfile.write(body[: len(body) // 2] if action == 'cut' else body)
 
 
@@ -131,6 +140,43 @@ def test_stalled_connection_is_given_up_and_resumed(tiny, server, path, monkeypa
     monkeypatch.setattr(download_module, 'TIMEOUT_SECONDS', 0.3)
     server.script = ['stall']
     _fetch(tiny, path)
+
+
+def test_a_byte_now_and_then_is_no_connection(tiny, server, path, monkeypatch):
+    monkeypatch.setattr(download_module, 'TIMEOUT_SECONDS', 0.3)
+    server.script = ['slow']
+    _fetch(tiny, path)
+    assert len(server.ranges) == 2 and 0 < int(server.ranges[1].removeprefix('bytes=').removesuffix('-')) < 1000
+    server.script = ['slow'] * 99
+    path.unlink()
+    assert 'less than 1000 bytes a second; 5 attempts' in _fails(tiny, path, 'cannot be downloaded')
+
+
+@pytest.mark.parametrize('length', ['abc', '-5', '', '1e3', '12, 12'])
+def test_a_length_that_is_no_number_is_as_none(length, tiny, server, path):
+    server.script = [{'Content-Length': length}]
+    _fetch(tiny, path)
+
+
+@pytest.mark.parametrize('value', ['bytes 7-9/10', 'nonsense', ''])
+def test_another_part_than_asked_for_is_not_used(value, tiny, server, path):
+    _part(path).write_bytes(server.body[:1000])
+    server.script = [{'Content-Range': value}]
+    _fetch(tiny, path)
+    assert server.ranges == ['bytes=1000-', None]
+
+
+def test_a_server_that_has_no_part_of_anything(tiny, server, path):
+    server.script = [416] * 99
+    _fails(tiny, path, 'the server answered 416 .*5 attempts')
+
+
+@pytest.mark.parametrize(
+    'address', ['http://[bad', 'http://host:port/', 'file:///etc/passwd', 'http://' + 70 * 'a' + '/', '//']
+)
+def test_sent_to_an_address_that_is_none(address, tiny, server, path):
+    server.script = [{'Location': address}] * 99
+    _fails(tiny, path, 'cannot be downloaded')
 
 
 def test_wrong_hash(tiny, server, path):

@@ -1,4 +1,6 @@
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 
@@ -26,9 +28,9 @@ print(lanes, close, hashlib.sha256(found.tobytes()).hexdigest())
 """
 
 
-def run(cache, **env):
+def run(cache, code=CODE, **env):
     return subprocess.run(
-        [sys.executable, '-c', CODE],
+        [sys.executable, '-c', code],
         env={**os.environ, 'RESNET_JAX_CACHE_DIR': str(cache), 'JAX_NUM_CPU_DEVICES': '1', **env},
         capture_output=True,
         text=True,
@@ -73,3 +75,39 @@ def test_without_a_compiler_xlas_forms_are_used_and_a_line_says_so(tmp_path, com
     done = run(tmp_path, CC=compiler)
     assert done.stdout.startswith('0 True')
     assert done.stderr.count('Convolutions on the CPU run in slower forms') == 1 and 'Traceback' not in done.stderr
+
+
+FROM_INPUT = 'cc -shared -x c - -o "$out"'
+# What a compiler does, as a shell script; the last argument is the library to write.
+ODD = {
+    'prints no UTF-8': r"printf '\377\376 wrong\n' >&2; exit 1",
+    'writes nothing': 'exit 0',
+    'writes no library': 'echo garbage > "$out"',
+    'leaves the functions out': 'cc -shared -x c /dev/null -o "$out"',
+    'writes one that crashes': f'echo "__attribute__((constructor)) void f(void) {{ __builtin_trap(); }}" | {FROM_INPUT}',
+    'writes one for other vectors': f'echo "int resnet_jax_lanes(void) {{ return 0; }}" | {FROM_INPUT}',
+    'crashes': 'kill -SEGV $$',
+    'waits for its input': 'cat; exit 1',
+    'hangs, and so does what it starts': 'sleep 1000 & sleep 1000',
+}
+SHORT = 'from resnet_jax.ops.kernels import build\nbuild._SECONDS = 3.0\n'
+
+
+@pytest.mark.parametrize('oddity', ODD)
+def test_a_compiler_that_does_anything_else_leaves_the_other_forms(oddity, tmp_path):
+    if 'cc ' in ODD[oddity] and not has_compiler():
+        pytest.skip('needs a C compiler')
+    (tmp_path / 'compiler').write_text(f'#!/bin/sh\nfor out; do :; done\n{ODD[oddity]}\n')
+    (tmp_path / 'compiler').chmod(0o755)
+    done = run(tmp_path / 'cache', (SHORT if 'hangs' in oddity else '') + CODE, CC=str(tmp_path / 'compiler'))
+    assert done.stdout.startswith('0 True'), done.stderr
+    assert done.stderr.count('Convolutions on the CPU run in slower forms') == 1 and 'Traceback' not in done.stderr
+    assert not [*(tmp_path / 'cache' / 'kernels').iterdir()]  # nothing is kept
+
+
+def test_a_kept_library_that_cannot_be_used_is_no_obstacle(built, tmp_path):
+    cache = shutil.copytree(built[0], tmp_path / 'cache')
+    (library,) = cache.glob('kernels/*.so')
+    library.write_bytes(b'garbage')
+    library.with_suffix('.sha256').write_text(hashlib.sha256(b'garbage').hexdigest())
+    assert run(cache).stdout == built[1]

@@ -47,7 +47,7 @@ class Pair:
     """
 
     def __init__(self, workdir, *arguments, first=(), second=(), devices=(1, 1), failpoints=None, **environment):
-        self.workdir, port, failpoints = workdir, free_port(), failpoints or {}
+        self.workdir, self.port, failpoints = workdir, free_port(), failpoints or {}
         self.processes = [
             subprocess.Popen(
                 **command(
@@ -55,7 +55,7 @@ class Pair:
                     *arguments,
                     f'--workdir={workdir}',
                     *extra,
-                    f'--coordinator_address=localhost:{port}',
+                    f'--coordinator_address=localhost:{self.port}',
                     '--num_processes=2',
                     f'--process_id={rank}',
                     devices=devices[rank],

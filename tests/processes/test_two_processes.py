@@ -142,6 +142,19 @@ def test_a_process_that_is_alone_gives_up(rank, text, tmp_path):
     assert text in error_line(done)
 
 
+def test_a_process_with_an_id_that_is_taken_is_refused_and_disturbs_nobody(tmp_path):
+    workdir = tmp_path / 'run'
+    pair = Pair(workdir, *SHORT, '--config.num_epochs=9999')
+    pair.until('Iteration 30 ')
+    for rank in (0, 1):
+        flags = [*SHORT, f'--workdir={workdir}', f'--coordinator_address=localhost:{pair.port}', '--num_processes=2']
+        done = run('train.py', *flags, f'--process_id={rank}', code=6)
+        assert f'run folder {workdir} is in use by process {pair.processes[0].pid}' in error_line(done)
+    assert [process.poll() for process in pair.processes] == [None, None]
+    pair.processes[1].send_signal(signal.SIGTERM)
+    assert pair.wait(LEFT) == [143, 143], pair.errors
+
+
 def test_a_port_that_is_taken_is_named(tmp_path):
     with socket.socket() as taken:
         taken.bind(('localhost', 0))

@@ -1,9 +1,13 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from resnet_jax.report import plots
+from resnet_jax.report.optional import optional
 
 ROWS = [
     {'step': 5, 'split': 'train', 'loss': 2.0, 'accuracy': 0.25, 'learning_rate': 0.1},
@@ -16,8 +20,8 @@ ROWS = [
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that were saved."""
-    found, save = [], plots._save
-    monkeypatch.setattr(plots, '_save', lambda figure, path: found.append(figure) or save(figure, path))
+    found, save = [], plots.save
+    monkeypatch.setattr(plots, 'save', lambda figure, path: found.append(figure) or save(figure, path))
     return found
 
 
@@ -119,3 +123,45 @@ def test_a_change_of_the_config_is_drawn_where_it_was_made(tmp_path, figures):
     for axis in figures[0].axes:
         assert [7, 7] in [list(line.get_xdata()) for line in axis.lines]
     assert [text.get_text().strip() for text in figures[0].axes[2].texts] == ['learning_rate: 0.1 -> 0.05']
+
+
+DRAW = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from resnet_jax.report.figures import Figure, save
+from resnet_jax.report.plots import plot_confusion
+
+plot_confusion(np.eye(2, dtype=int), ['a', 'b'], Path(sys.argv[1]))
+figure = Figure()
+figure.subplots().plot([1, 2])
+save(figure, Path(sys.argv[1]).with_suffix('.svg'))
+print(os.environ['MPLBACKEND'])
+"""
+
+
+@pytest.mark.parametrize('backend', ['module://matplotlib_inline.backend_nowhere', 'nonsense', 'qtagg', 'module://os'])
+def test_any_backend_that_the_environment_names_will_do(backend, tmp_path):
+    environment = {**os.environ, 'MPLBACKEND': backend}
+    command = [sys.executable, '-c', DRAW, tmp_path / 'a.png']
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f'{backend}\n'), done.stderr
+    assert is_png(tmp_path / 'a.png') and '<svg' in (tmp_path / 'a.svg').read_text()
+
+
+def test_names_are_shown_as_they_are_and_never_read_as_formulas(tmp_path, figures):
+    path = plots.plot_confusion(np.eye(2, dtype=int), [r'$\nothing$', '$'], tmp_path / 'confusion.png')
+    assert is_png(path) and is_png(plots.plot_training(write(tmp_path / r'run $\nothing$', ROWS)))
+
+
+def test_what_goes_wrong_in_a_plot_is_a_warning(caplog):
+    for error in (ImportError('no module named PIL'), RuntimeError('latex\ncould not be found'), OSError(28, 'No space')):
+        with optional('The plot could not be drawn'):
+            raise error
+    assert [record.getMessage() for record in caplog.records] == [
+        'The plot could not be drawn: ImportError: no module named PIL',
+        'The plot could not be drawn: RuntimeError: latex could not be found',
+        'The plot could not be drawn: [Errno 28] No space',
+    ]
+    with pytest.raises(KeyboardInterrupt), optional('The plot could not be drawn'):
+        raise KeyboardInterrupt

@@ -178,7 +178,7 @@ def test_a_folder_that_is_removed_is_made_again_and_locked(tmp_path, config):
 
 
 def test_what_an_interrupted_write_left_is_removed_and_nothing_else(tmp_path, config):
-    for name in ('.config.json.1-a.partial', '.report.html.2-b.partial', '.holiday.mov.partial'):
+    for name in ('.config.json.1-0123abcd.partial', '.report.html.2-89abcdef.partial', '.holiday.mov.partial'):
         (tmp_path / name).write_text('x')
     with RunFolder(tmp_path, config):
         pass

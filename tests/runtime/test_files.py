@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from resnet_jax.runtime.files import partial_pattern, write_atomically
+from resnet_jax.runtime.files import folder_in_whole, write_atomically
 
 
 def write_many(path, letter, times):
@@ -57,12 +57,60 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path):
     assert path.read_text() == 'old' and [p.name for p in tmp_path.iterdir()] == ['file']
 
 
-def test_what_a_killed_writer_leaves_is_found_by_the_name_of_its_file(tmp_path):
-    process = multiprocessing.get_context('spawn').Process(target=_write_and_die, args=(tmp_path / 'a.json',))
+def killed_writer(function, path):
+    """Runs a function in a process that dies in the middle of it; returns what it has left."""
+    process = multiprocessing.get_context('spawn').Process(target=function, args=(path,))
     process.start()
     process.join()
-    assert len(list(tmp_path.glob(partial_pattern('a.json')))) == 1 and not list(tmp_path.glob(partial_pattern('b.json')))
+    (left,) = [entry for entry in path.parent.iterdir() if entry.name.endswith('.partial')]
+    return left
 
 
 def _write_and_die(path):
     write_atomically(path, lambda file: os._exit(1))
+
+
+def _fill_and_die(path):
+    with folder_in_whole(path) as partial:
+        (partial / 'half').write_text('half')
+        os._exit(1)
+
+
+@pytest.mark.parametrize('function', [_write_and_die, _fill_and_die])
+def test_what_a_killed_process_leaves_goes_with_the_next_write_into_the_folder(function, tmp_path):
+    odd = tmp_path / 'a [1]*\n'
+    killed_writer(function, odd)
+    theirs = [tmp_path / name for name in ('.a.partial', '.a.1-2.partial', 'a.12-0123abcd.partial', '.hidden')]
+    for path in theirs:
+        path.write_text('not ours')
+    write_atomically(tmp_path / 'b.json', 'b')
+    assert {*tmp_path.iterdir()} == {tmp_path / 'b.json', *theirs}
+
+
+def test_what_another_process_is_writing_stays(tmp_path):
+    seen = []
+
+    def write(file):
+        process = multiprocessing.get_context('spawn').Process(target=write_many, args=(tmp_path / 'b.json', 'b', 1))
+        process.start()
+        process.join()
+        seen.extend(path.name for path in tmp_path.iterdir())
+        file.write(b'whole')
+
+    assert write_atomically(tmp_path / 'file', write).read_text() == 'whole'
+    assert [name for name in seen if name.startswith('.file.')]
+    with folder_in_whole(tmp_path / 'folder') as partial:
+        write_atomically(tmp_path / 'file', 'again')
+        (partial / 'a').write_text('a')
+    assert (tmp_path / 'folder' / 'a').read_text() == 'a'
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), folder_in_whole(tmp_path / 'new' / 'folder') as partial:
+        (partial / 'a').write_text('a')
+        raise RuntimeError
+    assert not [*(tmp_path / 'new').iterdir()]
+
+
+def test_text_that_no_encoding_has_is_escaped(tmp_path):
+    assert write_atomically(tmp_path / 'a', 'caf\xe9 \udcff').read_text(encoding='utf-8') == 'caf\xe9 \\udcff'

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -105,8 +106,9 @@ def test_a_second_signal_ends_it_at_once_even_then(number):
 
 DROPPED = """
 import gc, signal
-from resnet_jax.runtime.signals import StopSignal
-with StopSignal():
+from resnet_jax.runtime import signals
+signals.GRACE_SECONDS = 5.0  # as the commands have it
+with signals.StopSignal():
     gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGTERM))
     gc.collect()
     print('went on')
@@ -117,3 +119,41 @@ def test_a_signal_in_a_callback_whose_exceptions_python_drops_ends_the_process()
     done = subprocess.run([sys.executable, '-c', DROPPED], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (143, ''), done.stderr
     assert 'Traceback' not in done.stderr and done.stderr.rstrip().endswith('The same command continues.')
+
+
+def test_to_a_caller_of_the_library_it_comes_again():
+    callbacks = list(gc.callbacks)
+    with pytest.raises(Interrupted) as info, StopSignal():
+        gc.callbacks.append(lambda *_: gc.callbacks.pop() and signal.raise_signal(signal.SIGTERM))
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks[:] = callbacks
+        for _ in range(600):
+            time.sleep(0.1)
+    assert info.value.number == signal.SIGTERM and info.type.__name__ == 'Interrupted'
+
+
+CALLER = """
+import sys
+from resnet_jax import default_config, train_and_evaluate
+
+config = default_config()
+config.update(dataset='synthetic_digits', model='resnet8', batch_size=128, crop_padding=0, num_epochs=1, warmup_epochs=0.0)
+config.model_kwargs = {'num_filters': 4}
+try:
+    train_and_evaluate(config, sys.argv[1])
+except KeyboardInterrupt as error:
+    print('caught', error.number, flush=True)
+"""
+
+
+@pytest.mark.parametrize('place', ['compile:1:int@0.3', 'compile:1:int@0.8', 'compile:1:term@1.3', 'evaluation:1:int@0.01'])
+def test_a_caller_that_catches_it_goes_on_and_ends_in_peace(place, tmp_path):
+    """While XLA compiles, whose threads would go on, and end the process with a segmentation fault."""
+    environment = {**os.environ, 'RESNET_JAX_FAILPOINT': place, 'JAX_ENABLE_COMPILATION_CACHE': '0', 'JAX_NUM_CPU_DEVICES': '1'}
+    command = [sys.executable, '-c', CALLER, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    number = signal.SIGTERM if 'term' in place else signal.SIGINT
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f'caught {number:d}'), done.stderr
+    assert 'Traceback' not in done.stderr

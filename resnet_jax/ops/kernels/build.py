@@ -10,18 +10,29 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import jax
 
-from resnet_jax.runtime.cache_folder import cache_dir
+from resnet_jax.runtime.cache_folder import cache_dir, delete_leftovers
 
 logger = logging.getLogger(__name__)
 
 NAMES = ('conv', 'kernel_gradient', 'winograd', 'winograd_kernel_gradient')
 _SOURCES = ('kernels.h', 'direct.c', 'winograd.c')
+_SECONDS = 60.0  # for a compiler that takes about 2
+# In a process of its own, which a library that is not what it should be may end.
+_LOAD = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+assert library.resnet_jax_lanes() in (4, 8, 16), f'{library.resnet_jax_lanes()} floats in a vector'
+for name in sys.argv[2:]:
+    getattr(library, f'resnet_jax_{name}')
+"""
 _FLAGS = ('-O3', '-ffp-contract=fast', '-fvisibility=hidden', '-fPIC', '-shared', '-pthread')
 
 
@@ -38,9 +49,8 @@ class Library:
         library = ctypes.CDLL(str(path))
         self.lanes: int = library.resnet_jax_lanes()
         self._key = key
-        for name in NAMES:
-            capsule = jax.ffi.pycapsule(getattr(library, f'resnet_jax_{name}'))
-            jax.ffi.register_ffi_target(self.target(name), capsule, platform='cpu')
+        for name, function in [(name, getattr(library, f'resnet_jax_{name}')) for name in NAMES]:
+            jax.ffi.register_ffi_target(self.target(name), jax.ffi.pycapsule(function), platform='cpu')
 
     def target(self, name: str) -> str:
         return f'resnet_jax_{name}_{self._key}'
@@ -51,7 +61,7 @@ def library() -> Library | None:
     """Returns the kernels, compiled if necessary (about 2 seconds); logs a warning and returns None if that fails."""
     try:
         return _build()
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
         logger.warning('Convolutions on the CPU run in slower forms: %s', error)
         return None
 
@@ -69,12 +79,13 @@ def _build() -> Library:
         if _intact(kept):
             return Library(kept, key)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            delete_leftovers(folder, 'tmp*')  # of a process that was killed
             made = _compile(compiler, sources, Path(scratch))
             made.with_suffix('.sha256').write_text(_hash(made.read_bytes()))
             made.replace(kept)
             made.with_suffix('.sha256').replace(kept.with_suffix('.sha256'))
         return Library(kept, key)
-    except (OSError, RuntimeError):  # a cache folder that cannot be written, or is full
+    except (OSError, RuntimeError, AttributeError):  # a cache folder that cannot be written or run from, or is full
         with tempfile.TemporaryDirectory() as scratch:
             return Library(_compile(compiler, sources, Path(scratch)), key)  # a loaded library needs no file
 
@@ -99,11 +110,36 @@ def _compile(compiler: list[str], sources: list[Path], folder: Path) -> Path:
     for native in ('-march=native', '-mcpu=native'):  # clang on ARM knows only the second
         files = [str(source) for source in sources if source.suffix == '.c']
         command = [*compiler, *_FLAGS, native, f'-I{jax.ffi.include_dir()}', *files, '-o', str(made)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        if done.returncode == 0:
-            return made
-        errors = errors or done.stderr.strip()
-    raise RuntimeError(f'{shlex.join(compiler)} could not compile them: {errors.splitlines()[0] if errors else "no message"}')
+        code, said = _run(command, folder)
+        if code == 0:
+            code, said = _run([sys.executable, '-I', '-c', _LOAD, str(made), *NAMES], folder)
+            if code == 0:
+                return made
+            said = f'what it made cannot be used: {(said.splitlines() or [""])[-1]}'
+        errors = errors or said or f'exit code {code}'
+    raise RuntimeError(f'{shlex.join(compiler)} could not compile them: {errors.splitlines()[0]}')
+
+
+def _run(command: list[str], folder: Path) -> tuple[int, str]:
+    """Returns the exit code of a command and what it says on standard error, the beginning of it.
+
+    Raises:
+      SubprocessError: it takes more than _SECONDS; it is ended then, with whatever it has started.
+    """
+    with (folder / 'errors').open('w+b') as errors:  # no pipe, which a process that it leaves behind would keep open
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+        )
+        try:
+            code = process.wait(_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise subprocess.SubprocessError(f'{command[0]} did not end within {_SECONDS:g} seconds') from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        errors.seek(0)
+        return code, errors.read(4000).decode(errors='replace').strip()
 
 
 def _processor() -> bytes:

@@ -1,0 +1,86 @@
+"""JAX's settings, from the environment or the caller, that a run cannot follow or that JAX cannot start with."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from resnet_jax.errors import ConfigError, one_line
+from resnet_jax.runtime.streams import tell
+
+# What is computed, in which types and where, is the config's to say, and a run looks itself for numbers that are not finite.
+_OURS = {
+    'jax_enable_x64': False,
+    'jax_numpy_dtype_promotion': 'standard',
+    'jax_disable_jit': False,
+    'jax_debug_nans': False,
+    'jax_debug_infs': False,
+    'jax_transfer_guard': 'allow',
+    'jax_transfer_guard_host_to_device': 'allow',
+    'jax_transfer_guard_device_to_device': 'allow',
+    'jax_transfer_guard_device_to_host': 'allow',
+}
+_OFF = ('', '0', 'false', 'f', 'no', 'n', 'off', 'standard', 'allow')
+_PARSE = 'from jaxlib import xla_client; xla_client.CompileOptions()'  # XLA ends the process where it does not know a flag
+_START = 'import jax; jax.devices()'
+
+
+def use_our_settings() -> None:
+    """Makes this process, and those that it starts, compute as the config says; one line names what is not followed.
+
+    Raises:
+      ConfigError: XLA_FLAGS has a flag that XLA does not know.
+    """
+    for name, value in _OURS.items():
+        variable = name.upper()
+        given = os.environ.get(variable)
+        if given is not None and given.lower() not in _OFF:
+            os.environ[variable] = str(value)  # JAX reads it when it is imported,
+            if jax := sys.modules.get('jax'):  # which a config file may have done already
+                jax.config.update(name, value)
+            tell(f'warning: {variable}={given} is not followed here: the config says what is computed')
+    if os.environ.get('XLA_FLAGS') and (reason := _failure(_PARSE)):
+        raise ConfigError(f'XLA_FLAGS={os.environ["XLA_FLAGS"]!r} cannot be used ({reason}); correct or unset it')
+
+
+@contextlib.contextmanager
+def our_settings() -> Iterator[None]:
+    """Computes as the config says within, whatever the program that uses the package has set; also a decorator."""
+    import jax
+
+    with contextlib.ExitStack() as stack:
+        for setting in (jax.enable_x64(False), jax.numpy_dtype_promotion('standard'), jax.disable_jit(False)):
+            stack.enter_context(setting)
+        for setting in (jax.debug_nans(False), jax.debug_infs(False), jax.transfer_guard('allow')):
+            stack.enter_context(setting)
+        yield
+
+
+def why_jax_does_not_start() -> ConfigError | None:
+    """Returns, after an error that nobody expected, what keeps JAX from starting here, with the variables that decide over it;
+    None where it does start."""
+    reason = ''
+    if jax := sys.modules.get('jax'):
+        try:
+            jax.devices()
+        except Exception as error:
+            reason = f'{type(error).__name__}: {one_line(error)}' if str(error) else 'no such device'
+    else:  # it is not imported, or could not be: then parts of it are left here
+        reason = _failure(_START)
+    if not reason:
+        return None
+    names = ('JAX_', 'XLA_', 'CUDA_VISIBLE_DEVICES')
+    found = [f'{name}={value}' for name, value in sorted(os.environ.items()) if name.startswith(names)]
+    return ConfigError(
+        f'JAX does not start ({reason.rstrip(".")}); expected settings that fit this machine, as JAX_PLATFORMS=cpu; '
+        f'these are set: {", ".join(found) or "none"}'
+    )
+
+
+def _failure(code: str) -> str:
+    """Returns the last line that a process of its own says as it fails of code; '' if it does not fail."""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, errors='replace')
+    lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
+    return re.sub(r'^F\d+ .*?\] ', '', lines[-1]) if done.returncode else ''  # without the time and place of XLA's

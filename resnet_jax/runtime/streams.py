@@ -1,0 +1,63 @@
+"""Standard output and standard error, which may be closed, full, left by their reader or unable to show a name.
+
+What a command has done, and its exit code, do not depend on standard error; on standard output only where nobody could be told.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+from typing import IO
+
+_FULL = 5  # errors.ResourceError
+
+
+def show_any_text() -> None:
+    """Lets the commands print every name, what the terminal's encoding lacks as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
+
+
+def tell(line: str) -> None:
+    """Prints a line to standard error, if anything can be printed there."""
+    if sys.stderr is not None:
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            silence(sys.stderr)
+
+
+def tell_at_once(line: bytes) -> None:
+    """Writes a line to standard error past Python's buffers, whose locks another thread may hold."""
+    with contextlib.suppress(OSError):
+        os.write(2, line)
+
+
+def silence(stream: IO[str]) -> None:
+    """Sends what a stream still holds, and all that follows, nowhere: Python would complain again as it ends."""
+    with contextlib.suppress(OSError, ValueError):  # no file, or closed
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def finish(code: int, text: str = '') -> int:
+    """Prints a text, if there is one, and empties both streams; returns the exit code that the process is to have."""
+    for stream, last in ((sys.stdout, text), (sys.stderr, '')):
+        if stream is None:
+            continue
+        try:
+            if last:
+                print(last, file=stream)
+            stream.flush()
+        except OSError as error:
+            silence(stream)
+            if stream is sys.stdout and not code:
+                if error.errno == errno.EPIPE:  # its reader has gone (`| head`)
+                    code = 128 + signal.SIGPIPE
+                else:
+                    tell(f'error: standard output cannot be written: {error.strerror}; check the disk that it goes to')
+                    code = _FULL
+    return code

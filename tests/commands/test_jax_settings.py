@@ -1,0 +1,82 @@
+"""Environment variables of JAX and XLA, as a shell may have them for other programs: followed, or one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from commands_support import TINY, error_line, run
+from test_train_command import assert_same_state
+
+NOT_FOLLOWED = {
+    'JAX_ENABLE_X64': '1',
+    'JAX_NUMPY_DTYPE_PROMOTION': 'strict',
+    'JAX_DISABLE_JIT': 'true',
+    'JAX_TRANSFER_GUARD': 'disallow',
+    'JAX_TRANSFER_GUARD_DEVICE_TO_HOST': 'disallow',
+    'JAX_DEBUG_NANS': '1',
+    'JAX_DEBUG_INFS': 'nonsense',
+}
+IMPOSSIBLE = {
+    'JAX_PLATFORMS=cuda': 'no such device',
+    'JAX_PLATFORMS=cpuu': "'cpuu' is not in the list of known backends",
+    'JAX_PLATFORM_NAME=gpu': "Unknown backend: 'gpu'",
+    'JAX_NUM_CPU_DEVICES=many': 'Invalid value "many"',
+    'JAX_NUMPY_RANK_PROMOTION=perhaps': 'Invalid value "perhaps"',
+    'JAX_CHECK_TRACER_LEAKS=maybe': "invalid truth value 'maybe'",
+    'XLA_FLAGS=--xla_no_such_flag=1': 'Unknown flag in XLA_FLAGS: --xla_no_such_flag=1',
+}
+
+
+def test_what_a_run_cannot_follow_changes_nothing_and_is_named(tiny_run, tmp_path):
+    workdir = tmp_path / 'run'
+    done = run('train.py', *TINY, f'--workdir={workdir}', **NOT_FOLLOWED)
+    warned = [line for line in done.stderr.splitlines() if line.startswith('warning: ')]
+    assert sorted(line.split()[1] for line in warned) == sorted(f'{name}={value}' for name, value in NOT_FOLLOWED.items())
+    assert (workdir / 'metrics.jsonl').read_bytes() == (tiny_run[0] / 'metrics.jsonl').read_bytes()
+    assert_same_state(workdir, tiny_run[0])
+
+
+def test_the_other_commands_answer_as_they_do(tiny_run):
+    arguments = 'evaluate.py', f'--workdir={tiny_run[0]}', '--json'
+    there = json.loads(run(*arguments, **NOT_FOLLOWED).stdout)
+    assert there == json.loads(run(*arguments).stdout)
+
+
+@pytest.mark.parametrize('setting', IMPOSSIBLE)
+def test_what_jax_cannot_start_with_is_one_line(setting, tmp_path):
+    name, value = setting.split('=', 1)
+    done = run('train.py', *TINY, f'--workdir={tmp_path / "run"}', code=2, **{name: value})
+    assert IMPOSSIBLE[setting] in error_line(done) and name in error_line(done)
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('verb', ['evaluate', 'predict', 'benchmark'])
+def test_also_for_the_other_commands(verb, tiny_run):
+    flags = ['--config=quickstart'] if verb == 'benchmark' else [f'--workdir={tiny_run[0]}']
+    files = [tiny_run[0] / 'plots' / 'training.png'] if verb == 'predict' else []
+    assert 'JAX_PLATFORMS=cuda' in error_line(run(f'{verb}.py', *flags, *files, code=2, JAX_PLATFORMS='cuda'))
+
+
+CALLER = """
+import sys
+import jax, numpy as np
+jax.config.update('jax_enable_x64', True)
+jax.config.update('jax_debug_nans', True)
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+from resnet_jax import load, train_and_evaluate
+from resnet_jax.cli.run_config import get_config
+
+done = train_and_evaluate(get_config(sys.argv[1]), sys.argv[2])
+images = np.zeros((2, *done.classifier.image_shape), np.uint8)
+assert done.classifier.logits(images).dtype == load(sys.argv[1]).logits(images).dtype == np.float32
+assert jax.numpy.ones(1).dtype == 'float64' and jax.config.jax_debug_nans
+"""
+
+
+def test_a_caller_that_computes_in_double_precision_gets_the_same_run(tiny_run, tmp_path):
+    command = [sys.executable, '-c', CALLER, tiny_run[0], tmp_path / 'run']
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, 'JAX_NUM_CPU_DEVICES': '1'})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'run' / 'metrics.jsonl').read_bytes() == (tiny_run[0] / 'metrics.jsonl').read_bytes()
