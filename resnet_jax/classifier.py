@@ -366,6 +366,11 @@ def load_run(workdir: str | Path, *, ema: bool = False) -> Classifier:
     except ConfigError as error:
         plugins.check_imported(metadata.environment.get('imports', []), str(workdir), error)
         raise
+    blocks, leaves = sum(getattr(model, 'stage_sizes', ())), checkpoint.count_leaves(path)
+    if blocks > leaves:  # to build them would take forever
+        raise InputFileError(
+            f'checkpoint {path} has {leaves} arrays, too few for the {blocks} blocks of its config; use another'
+        )
     image = jax.ShapeDtypeStruct((1, *dataset['image_shape']), jnp.float32)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     wanted = {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from resnet_jax.cli import command
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runtime.streams import tell
+from resnet_jax.runtime.untrusted import printable
 
 FLAGS = command.Flags()
 FLAGS.define('path', 'workdir', None, 'Run folder, as the train command makes it.')
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
             if FLAGS.value('json'):
                 print(json.dumps({'file': path, 'classes': [{'name': n, 'probability': p} for n, p in best]}))
             else:
-                print(f'{path}: ' + ', '.join(f'{name} {100 * p:.1f} %' for name, p in best), flush=True)
+                print(printable(f'{path}: ' + ', '.join(f'{name} {100 * p:.1f} %' for name, p in best)), flush=True)
     if bad:  # the other files have been classified; one line for each unreadable file, the last one from the raised error
         for unread in bad[:-1]:
             tell(f'error: {unread}')

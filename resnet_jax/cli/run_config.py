@@ -1,20 +1,20 @@
 """The config in a run folder, for `train --workdir=FOLDER` without --config."""
 
-import json
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from resnet_jax.config import default_config
 from resnet_jax.errors import InputFileError
+from resnet_jax.runtime.untrusted import parse_json, read_text
 
 
 def get_config(workdir: str) -> ConfigDict:
     """Returns the config of the run in a folder, unchecked; `TrainConfig` checks it after the overrides."""
     path = Path(workdir, 'config.json')
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        values = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
         raise InputFileError(f'{path} is not valid JSON ({error}); restore it or choose another run folder') from None
     if not isinstance(values, dict):
         raise InputFileError(f'{path} is not a config; restore it or choose another run folder')

@@ -63,7 +63,7 @@ def _describe(array: np.ndarray) -> list[object]:
 
 def _store(folder: Path, train: Split, test: Split) -> None:
     """Writes into a temporary folder and renames it, so that another process sees all of it or nothing."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     delete_leftovers(folder.parent, f'.{folder.name}.*')
     temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
     try:

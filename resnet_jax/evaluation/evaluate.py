@@ -10,6 +10,7 @@ from resnet_jax.evaluation.predictions import Predictions, check_same_examples, 
 from resnet_jax.evaluation.record import write_json, write_record
 from resnet_jax.evaluation.robustness import evaluate_corruptions
 from resnet_jax.report.optional import optional
+from resnet_jax.runtime.untrusted import check_owned_files
 from resnet_jax.significance import compare_answers
 from resnet_jax.typing import JsonDict
 
@@ -101,6 +102,7 @@ def _keep(
     metrics: JsonDict,
     more: JsonDict,
 ) -> dict[str, str]:
+    check_owned_files(folder)
     write_record(folder, predictions, dataset, classifier.variables)
     if 'corruptions' in more:
         write_json(folder / 'corruptions.json', more['corruptions'])

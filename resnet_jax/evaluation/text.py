@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from resnet_jax.config import describe_changes
+from resnet_jax.runtime.untrusted import printable
 from resnet_jax.typing import Json
 
 
@@ -13,6 +14,7 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
       metrics: as `Predictions.describe` returns them.
       more: may hold 'agreement' (`significance.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots' (paths).
     """
+    class_names = [printable(name) for name in class_names]
     width = max(map(len, class_names))
     lines = [
         f'{title} test set, {metrics["count"]} images{_averaged(metrics["tta"])}',
@@ -35,7 +37,7 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
         lines += _corruptions(corruptions)
     for kind, path in more.get('plots', {}).items():
         lines.append(f'{kind}: {path}')
-    return '\n'.join(lines)
+    return '\n'.join(map(printable, lines))
 
 
 def _averaged(tta: str) -> str:

@@ -14,6 +14,7 @@ import yaml
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.errors import InputFileError
+from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict
 
 _PRIVATE = ('data_dir', 'data_archive')  # paths on the machine that trained
@@ -149,7 +150,7 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
 def _read(path: Path) -> JsonDict:
     """Returns the object in a JSON file; {} if there is no such file."""
     try:
-        value = json.loads(path.read_text()) if path.exists() else {}
+        value = parse_json(read_text(path)) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise InputFileError(f'{path} cannot be read as JSON ({error}); restore it or train again') from None
     if not isinstance(value, dict):

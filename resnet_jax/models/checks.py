@@ -7,6 +7,8 @@ from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
 
+_MOST_BLOCKS = 5000  # of a network; resnet1202 has 600, and tracing as many takes a minute
+
 
 def check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
@@ -33,6 +35,8 @@ def check_stage_sizes(stage_sizes: object) -> None:
         raise ConfigError(f'stage_sizes must be a tuple with the blocks of each stage, as (2, 2, 2), not {stage_sizes!r}')
     for size in stage_sizes:
         check_positive_int('each of stage_sizes', size)
+    if sum(stage_sizes) > _MOST_BLOCKS:
+        raise ConfigError(f'stage_sizes has {sum(stage_sizes)} blocks; expected at most {_MOST_BLOCKS}')
 
 
 def check_dtype(dtype: DTypeLike) -> None:

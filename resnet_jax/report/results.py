@@ -139,6 +139,11 @@ def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], s
     }
 
 
+def _inert(cell: object) -> object:
+    """Returns a cell of a table so that no spreadsheet takes its text for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(('=', '+', '-', '@', '\t', '\r')) else cell
+
+
 def write_results(results: Json, folder: Path) -> list[Path]:
     """Writes results.json and results.csv, with one line for each finished or failed run, and returns their paths."""
     paths = [folder / 'results.json', folder / 'results.csv']
@@ -149,6 +154,7 @@ def write_results(results: Json, folder: Path) -> list[Path]:
     for name, entry in results['entries'].items():
         for seed in dict.fromkeys([*entry['runs'], *entry['failed']]):
             run = entry['runs'].get(seed, {})
-            writer.writerow([name, seed, entry['failed'].get(seed, ''), *(run.get(column) for column in _COLUMNS)])
+            cells = [name, seed, entry['failed'].get(seed, ''), *(run.get(column) for column in _COLUMNS)]
+            writer.writerow(map(_inert, cells))
     write_atomically(paths[1], table.getvalue())
     return paths

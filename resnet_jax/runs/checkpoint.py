@@ -24,15 +24,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from resnet_jax import plugins
 from resnet_jax.config import TrainConfig
-from resnet_jax.errors import ConfigError, InputFileError, ResourceError
+from resnet_jax.errors import ConfigError, InputFileError, ResourceError, UserError, one_line
 from resnet_jax.runs.checksums import LARGEST_TEXT, SUMS, sums_text, verify
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime import failpoints
+from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict, PyTree
 
 if TYPE_CHECKING:
@@ -192,10 +194,12 @@ def read_metadata(path: Path) -> Metadata:
     if not file.is_file() or file.stat().st_size > LARGEST_TEXT:
         raise wrong('is missing or has more bytes than any')
     try:
-        values = json.loads(file.read_text())
-    except (ValueError, RecursionError):
+        values = parse_json(read_text(file))
+    except ValueError:
         raise wrong('is not JSON') from None
-    number = values.get('format') if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise wrong('is not an object')
+    number = values.get('format')
     if type(number) is not int or number < 1:
         raise wrong('has no format; expected a number from 1')
     if number != FORMAT:
@@ -260,7 +264,7 @@ def restore(path: Path, template: PyTree) -> PyTree:
     arrays = (path / 'arrays').absolute()
     wanted = leaves_by_name(template)
     parts = {name.split('/')[0] for name in wanted}
-    with _quiet(), _checkpointer() as checkpointer:
+    with _quiet(), _damage(path), _checkpointer() as checkpointer:
         stored = leaves_by_name(checkpointer.metadata(arrays).item_metadata.tree)
         for name in sorted({*wanted, *(name for name in stored if name.split('/')[0] in parts)}):
             theirs, ours = (
@@ -277,7 +281,36 @@ def restore(path: Path, template: PyTree) -> PyTree:
         as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         restored = checkpointer.restore(arrays, args=ocp.args.PyTreeRestore(item, restore_args=as_arrays, partial_restore=True))
     read = leaves_by_name(restored)
+    for name, leaf in read.items():
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
+            raise InputFileError(
+                f'checkpoint {path} has numbers in {name} that are not finite; no run writes such: use another'
+            )
     return jax.tree.unflatten(jax.tree.structure(template), [np.asarray(read[name]) for name in wanted])
+
+
+def count_leaves(path: Path) -> int:
+    """Returns the number of stored arrays, without reading them.
+
+    Raises:
+      InputFileError: Orbax's files are damaged.
+    """
+    with _quiet(), _damage(path), _checkpointer() as checkpointer:
+        return len(leaves_by_name(checkpointer.metadata((path / 'arrays').absolute()).item_metadata.tree))
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Says that a checkpoint is damaged, whatever Orbax and TensorStore raise on files that are not theirs any more."""
+    try:
+        yield
+    except (UserError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise InputFileError(
+            f'checkpoint {path} is damaged: its arrays cannot be read ({type(error).__name__}: {one_line(error)[:200]}); '
+            'use another checkpoint'
+        ) from None
 
 
 def steps(folder: Path) -> list[int]:
@@ -302,6 +335,8 @@ def latest(folder: Path, *, rename: bool = True) -> Path | None:
       ResourceError: a checkpoint cannot be read, which does not mean that it is damaged.
     """
     damaged = [p.name for p in folder.glob('*.damaged*')]
+    if folder.is_dir():  # what `rm -r checkpoints/*/*` leaves
+        damaged += [p.name for p in folder.iterdir() if p.name.isdecimal() and p.is_dir() and not any(p.iterdir())]
     for step in reversed(steps(folder)):
         path = folder / str(step)
         try:

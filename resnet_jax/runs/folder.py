@@ -19,6 +19,7 @@ from resnet_jax.runs import checkpoint
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runs.tensorboard import EventFile
 from resnet_jax.runtime.files import delete_unfinished, write_atomically
+from resnet_jax.runtime.untrusted import check_owned_files, parse_json, printable, read_text
 from resnet_jax.typing import Json, JsonDict
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ _RESULT = {'split', 'selected', 'accuracy', 'loss', 'count', 'step', 'epoch'}
 
 class _LogFile(logging.handlers.WatchedFileHandler):
     """run.log; reopens the file if the folder was recreated, and ignores write errors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep='\n')
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
@@ -79,6 +83,7 @@ class RunFolder:
             return
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
+            check_owned_files(self.path)
             self._lock = (self.path / '.lock').open('a+')
             self._take_lock()
             changes = self._check_config()
@@ -165,7 +170,7 @@ class RunFolder:
         with self._writing():
             for name in self._backlog:
                 path = self.path / name
-                lines = path.read_text(errors='replace').splitlines(keepends=True) if path.exists() else []
+                lines = read_text(path).splitlines(keepends=True) if path.exists() else []
                 kept = [line for line in lines if belongs(line)] if step else []
                 if kept != lines:
                     self._replace(name, ''.join(kept))
@@ -185,7 +190,7 @@ class RunFolder:
     def read_metrics(self) -> list[JsonDict]:
         """Returns the undamaged rows of metrics.jsonl."""
         rows, path = [], self.path / 'metrics.jsonl'
-        for line in path.read_text(errors='replace').splitlines() if path.exists() else []:
+        for line in read_text(path).splitlines() if path.exists() else []:
             with contextlib.suppress(ValueError):
                 rows.append(json.loads(line))
         return [row for row in rows if isinstance(row, dict) and {'step', 'split'} <= row.keys()]
@@ -208,11 +213,11 @@ class RunFolder:
           InputFileError: the file is not JSON.
         """
         path = self.path / name
-        if not path.is_file():
+        if not path.exists():
             return None
         try:
-            return json.loads(path.read_text())
-        except (ValueError, RecursionError) as error:
+            return parse_json(read_text(path))
+        except ValueError as error:
             raise InputFileError(f'{path} is not valid JSON ({error}); restore it or choose another run folder') from None
 
     def write_json(self, name: str, value: object) -> None:
@@ -293,8 +298,8 @@ def check_not_in_use(path: Path) -> None:
 
 
 def _in_use(path: Path, holder: str) -> RunFolderInUseError:
-    text = f'run folder {path} is in use by process {holder.strip() or "unknown"}; wait for it or choose another run folder'
-    return RunFolderInUseError(text)
+    process = printable(holder.strip()[:20]) or 'unknown'
+    return RunFolderInUseError(f'run folder {path} is in use by process {process}; wait for it or choose another run folder')
 
 
 def _append(path: Path, text: str) -> None:

@@ -17,6 +17,9 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
       OSError: the file cannot be read.
       ValueError: the file is damaged, holds anything but arrays of numbers and strings, or claims more bytes than it has.
     """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError('it is not a regular file')
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

@@ -1,7 +1,7 @@
 """The progress of a run: what a checkpoint stores in addition to the arrays of the TrainState."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +81,7 @@ class Progress:
         check('evaluation', not evaluation or {'loss', 'accuracy', 'count'} <= evaluation.keys())
         check('evaluation_due', isinstance(values['evaluation_due'], bool))
         check('pending', isinstance(pending, list) and all(_is_metrics(row) for row in pending))
-        check('rollbacks', _is_integer(values['rollbacks'], 100))
+        check('rollbacks', _is_integer(values['rollbacks'], 1000))
         return cls(**{**values, 'best': best and Best(**best), 'changes': read_changes(changes)})
 
 
@@ -101,7 +101,7 @@ def _is_integer(value: object, high: int) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_metric(value: object) -> bool:
@@ -115,7 +115,7 @@ def _is_metrics(row: object) -> bool:
 def _is_best(value: object) -> bool:
     if not isinstance(value, dict) or value.keys() != {'step', 'accuracy'}:
         return False
-    return _is_integer(value['step'], _LARGEST_STEP) and _is_number(value['accuracy'])
+    return _is_integer(value['step'], _LARGEST_STEP) and _is_number(value['accuracy']) and 0 <= value['accuracy'] <= 1
 
 
 def _is_change(value: object) -> bool:

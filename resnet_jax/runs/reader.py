@@ -1,19 +1,18 @@
 """Reads run folders for reports; every file in them is optional."""
 
 import dataclasses
-import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs.npz import read_npz
 from resnet_jax.runs.progress import ConfigChange, read_changes
+from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict, Row
 
 
@@ -118,8 +117,8 @@ def read_run(folder: str | Path) -> RunReader:
 def read_config_changes(folder: Path) -> list[ConfigChange]:
     """Returns the config changes in changes.json of a run folder; [] if there is none."""
     try:
-        return read_changes(json.loads((folder / 'changes.json').read_text()))
-    except (OSError, ValueError, RecursionError):
+        return read_changes(parse_json(read_text(folder / 'changes.json')))
+    except (OSError, ValueError):
         return []
 
 
@@ -149,29 +148,25 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _read_json(path: Path) -> JsonDict:
     try:
-        value = json.loads(path.read_text(), parse_constant=_refuse)
-    except (OSError, ValueError, RecursionError):
+        value = parse_json(read_text(path))
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f'{name} is no number that a run writes')
-
-
 def _read_rows(path: Path) -> list[Row]:
     try:
-        lines = path.read_text(errors='replace').splitlines()
+        lines = read_text(path).splitlines()
     except OSError:
         return []
     rows = []
     for line in lines:
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):  # half written
+            row = parse_json(line)
+        except ValueError:  # half written
             continue
         if isinstance(row, dict) and isinstance(row.get('step'), int):
-            rows.append({name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()})
+            rows.append(row)
     return rows
 
 

@@ -1,10 +1,14 @@
-"""The cache folder of the commands, for decoded images and compiled programs."""
+"""The cache folder of the commands, for decoded images and compiled programs, and whom it may belong to."""
 
 import contextlib
 import os
 import shutil
+import stat
+import tempfile
 import time
 from pathlib import Path
+
+from resnet_jax.runtime.streams import tell
 
 
 def cache_dir() -> Path:
@@ -13,6 +17,52 @@ def cache_dir() -> Path:
         return Path(os.path.expanduser(own))  # noqa: PTH111 (Path's raises without a home)
     base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     return Path(os.path.expanduser(base)) / 'resnet_jax'  # noqa: PTH111
+
+
+def private_folder(name: str) -> Path:
+    """Returns a folder in `cache_dir` for files that are executed; creates it so that no other user can read or write it.
+
+    If somebody else could have written the one that is there, warns and returns one in the folder for temporary files.
+
+    Raises:
+      OSError: it cannot be created.
+    """
+    try:
+        return _make_private(cache_dir(), name)
+    except NotPrivateError as error:
+        instead = Path(tempfile.gettempdir()) / f'resnet_jax-{os.getuid()}'
+        tell(f'warning: {error.filename} is not used, {error.strerror}; what it is for goes to {instead}')
+        return _make_private(instead, name)
+
+
+def _make_private(root: Path, name: str) -> Path:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (root, root / name):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            folder.chmod(0o700)  # whatever the umask
+        check_private(folder)
+    return root / name
+
+
+class NotPrivateError(OSError):
+    """Somebody else than the user can have written a file or folder."""
+
+
+def check_private(path: Path) -> None:
+    """Checks that nobody but this user and root can have written a file or folder.
+
+    Raises:
+      NotPrivateError: somebody can.
+      OSError: there is no such file.
+    """
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise NotPrivateError(0, 'for it is a link', str(path))
+    if status.st_uid not in (os.getuid(), 0):
+        raise NotPrivateError(0, 'for it belongs to another user', str(path))
+    if status.st_mode & 0o022:
+        raise NotPrivateError(0, 'for others can write it (chmod go-w helps)', str(path))
 
 
 def delete_leftovers(folder: Path, pattern: str) -> None:

@@ -15,7 +15,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from resnet_jax.runtime.cache_folder import cache_dir
+from resnet_jax.runtime.cache_folder import NotPrivateError, cache_dir, check_private, private_folder
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.runtime.streams import tell
 
@@ -35,7 +35,7 @@ def use_compilation_cache() -> None:
         return
     folder = cache_dir() / 'compiled'
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # entries are executed: only the user may write them
+        folder = private_folder('compiled')  # entries are executed
         _check(folder)
     except OSError as error:
         tell(
@@ -77,8 +77,12 @@ def _check(folder: Path) -> None:
     for path in entries:
         name = str(path.relative_to(folder))
         try:
+            check_private(path)
             data = path.read_bytes()
         except FileNotFoundError:  # another process has just deleted it
+            continue
+        except NotPrivateError:
+            path.unlink(missing_ok=True)
             continue
         size += len(data)
         crc = zlib.crc32(data)

@@ -10,6 +10,8 @@ import signal
 import sys
 from typing import IO
 
+from resnet_jax.runtime.untrusted import printable
+
 _FULL = 5  # errors.ResourceError
 
 
@@ -24,7 +26,7 @@ def tell(line: str) -> None:
     """Prints a line to standard error, if anything can be printed there."""
     if sys.stderr is not None:
         try:
-            print(line, file=sys.stderr, flush=True)
+            print(printable(line, keep='\n'), file=sys.stderr, flush=True)
         except (OSError, ValueError):
             silence(sys.stderr)
 
@@ -50,7 +52,7 @@ def finish(code: int, text: str = '') -> int:
             continue
         try:
             if last:
-                print(last, file=stream)
+                print(printable(last, keep='\n'), file=stream)
             stream.flush()
         except OSError as error:
             silence(stream)

@@ -45,6 +45,8 @@ class RunCheckpoints:
         if folder.primary:
             checkpoint.clean(folder.checkpoints)
             path = checkpoint.latest(folder.checkpoints)
+            if path is None:
+                self._check_rows()
         step = distributed.broadcast(int(path.name) if path else -1)
         failpoints.reach('restore')
         if step < 0:
@@ -66,6 +68,20 @@ class RunCheckpoints:
         self.saved_step, self._saved_best = step, progress.best
         logger.info('Continuing %s after iteration %d.', folder.path, step)
         return replicate(checkpoint.restore(path, jax.eval_shape(self._experiment.create_state))), progress
+
+    def _check_rows(self) -> None:
+        """Checks that a run without a checkpoint has not gone beyond the first one: its rows must not be lost silently.
+
+        Raises:
+          InputFileError: it has.
+        """
+        first = self._experiment.config.checkpoint_every_epochs * self._experiment.steps_per_epoch
+        rows = [row['step'] for row in self._folder.read_metrics() if type(row['step']) is int]
+        if rows and max(rows) > first:
+            raise InputFileError(
+                f'{self._folder.path} has rows up to iteration {max(rows)} and no checkpoint to continue from; '
+                'restore its checkpoints, choose another run folder, or delete metrics.jsonl to start over'
+            )
 
     def check_best(self, progress: Progress) -> None:
         """Verifies every byte of the best checkpoint; if it is damaged, falls back to the best of the others."""

@@ -4,13 +4,16 @@ import ast
 import hashlib
 import io
 import json
+import os
 import shutil
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 import tensorstore
-from faults_support import ROOT, edit, error_line, run
+from faults_support import ROOT, TINY, edit, error_line, run
+from run_files import write_folder
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ConfigError, InputFileError
@@ -185,6 +188,15 @@ def test_progress_without_a_part(name, hostile, tmp_path):
     'change',
     [
         {'rollbacks': 'one'},
+        {'rollbacks': 2000},
+        {'seconds': -1},
+        {'seconds': 10**400},
+        {'seconds': float('inf')},
+        {'step': -7},
+        {'best': {'step': 10, 'accuracy': float('nan')}},
+        {'best': {'step': 10, 'accuracy': 7.0}},
+        {'evaluation': {'loss': 1.0}},
+        {'pending': [{'loss': 'x'}]},
         {'evaluation_due': 1},
         {'best': {'step': 10}},
         {'best': []},
@@ -195,7 +207,7 @@ def test_progress_without_a_part(name, hostile, tmp_path):
 )
 def test_metadata_with_an_odd_part(change, hostile, tmp_path):
     hostile(lambda metadata: metadata['progress'].update(change))
-    with pytest.raises(InputFileError, match=r'metadata\.json (has|is of step 9)'):
+    with pytest.raises(InputFileError, match=r'metadata\.json (has|is of step 9|is not JSON)'):
         Classifier.load(tmp_path / 'run')
 
 
@@ -224,3 +236,68 @@ def test_arrays_that_claim_terabytes_take_no_memory(other, tmp_path):
             Classifier.load(tmp_path / 'run')
     else:
         assert Classifier.load(tmp_path / 'run').origin.step == 10
+
+
+def test_a_flipped_bit_in_the_arrays_whose_sums_fit_is_read_or_refused(hostile, tmp_path):
+    path = hostile(lambda metadata: None)
+    before = Classifier.load(tmp_path / 'run')
+    files = sorted(file for file in (path / 'arrays').rglob('*') if file.is_file())
+    random, refused = np.random.default_rng(0), 0
+    for file in files:
+        data = file.read_bytes()
+        for place in random.integers(0, max(len(data), 1), 6 if data else 0):
+            file.write_bytes(data[:place] + bytes([data[place] ^ (1 << int(random.integers(8)))]) + data[place + 1 :])
+            (path / 'SHA256SUMS').write_text(sums_text(path))
+            try:
+                Classifier.load(tmp_path / 'run')
+            except (InputFileError, ConfigError) as error:
+                refused += 1
+                assert '10' in str(error) and '\n' not in str(error)
+        file.write_bytes(data)
+    (path / 'SHA256SUMS').write_text(sums_text(path))
+    assert refused > 5
+    np.testing.assert_array_equal(
+        *(np.asarray(jax.tree.leaves(run.variables)[0]) for run in (before, Classifier.load(tmp_path / 'run')))
+    )
+
+
+def test_a_parameter_that_is_not_finite_is_named(tmp_path):
+    metadata = checkpoint.read_metadata(ROOT / 'tests' / 'faults' / 'format2' / 'checkpoints' / '10')
+    state = {'params': {'kernel': np.array([1.0, np.nan], np.float32)}, 'count': np.int32(3)}
+    path = checkpoint.save(tmp_path, state, metadata)
+    with pytest.raises(InputFileError, match='has numbers in params/kernel that are not finite'):
+        checkpoint.restore(path, state)
+
+
+@pytest.mark.parametrize('sizes', [[10**7] * 3, [1000, 1000]])
+def test_a_network_of_absurd_depth_is_not_built(sizes, hostile, tmp_path):
+    hostile(lambda metadata: metadata['config'].update(model='resnet8', model_kwargs={'stage_sizes': sizes}))
+    with pytest.raises((InputFileError, ConfigError), match=r'expected at most 5000|too few for the 2000 blocks'):
+        Classifier.load(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('name', ['.lock', 'run.log', 'metrics.jsonl', 'plots', 'predictions.npz', 'tensorboard'])
+def test_nothing_is_written_through_a_link_in_a_run_folder(name, hostile, tmp_path):
+    hostile(lambda metadata: None)
+    outside = tmp_path / 'outside'
+    if name in ('plots', 'tensorboard'):
+        outside.mkdir()
+    else:
+        outside.write_text('untouched')
+    (tmp_path / 'run' / name).symlink_to(outside)
+    line = error_line(run('train.py', *TINY, f'--workdir={tmp_path / "run"}', code=3))
+    assert f'{tmp_path}/run/{name} is a link; expected files and folders only' in line
+    assert list(outside.iterdir()) == [] if outside.is_dir() else outside.read_text() == 'untouched'
+
+
+@pytest.mark.parametrize(
+    'content', ['{"accuracy": 1e999}', '[' * 100_000, '{"accuracy": ' + '9' * 400 + '}', '{"count": "x"}', '[]', '\x00']
+)
+def test_odd_files_of_a_run_make_no_traceback(content, tmp_path):
+    folder = write_folder(tmp_path / 'run')
+    for name in ('result', 'environment', 'memory', 'evaluation', 'model', 'corruptions', 'failed'):
+        (folder / f'{name}.json').write_text(content)
+    (folder / 'metrics.jsonl').unlink()
+    os.mkfifo(folder / 'metrics.jsonl')
+    command = run('compare.py', folder, f'--out={tmp_path / "compare.html"}', code=0 if '"x"' not in content else 3, timeout=60)
+    assert command.returncode == 0 or 'is not what a run writes' in error_line(command)

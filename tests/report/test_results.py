@@ -113,3 +113,11 @@ def test_published_figures_stand_beside_what_was_not_run(run):
     page = study(collect(spec, {'resnet20': {0: run()}, 'own': {0: run(0.5)}})).content
     assert 'not run' in page and '91.25 %' in page and 'a paper, &lt;table&gt; 6' in page
     assert 'published' not in study(collect({'name': ''}, {'own': {0: run(0.5)}})).content
+
+
+def test_no_cell_is_a_formula(run, tmp_path):
+    results = collect({}, {'=cmd|x': {0: run(0.5)}, 'plain': {0: run(reason='@SUM(A1)')}})
+    _, table = write_results(results, tmp_path)
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['entry'] for row in rows] == ["'=cmd|x", 'plain'] and rows[1]['failed'] == "'@SUM(A1)"

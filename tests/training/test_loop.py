@@ -464,6 +464,22 @@ def test_a_data_set_that_was_registered_without_facts_is_loaded_once(tmp_path, m
     assert loads == [1]
 
 
+@pytest.mark.parametrize('left', ['folders', 'folder', 'nothing'])
+def test_rows_without_a_checkpoint_are_not_trained_over(left, copy):
+    """`rm -r checkpoints/*/*`, `rm -r checkpoints/*` and `rm -r checkpoints`."""
+    (copy / 'result.json').unlink(missing_ok=True)
+    before = (copy / 'metrics.jsonl').read_bytes()
+    for path in (copy / 'checkpoints').iterdir():
+        shutil.rmtree(path)
+        if left == 'folders':
+            path.mkdir()
+    if left == 'nothing':
+        (copy / 'checkpoints').rmdir()
+    with pytest.raises(InputFileError, match=r'all checkpoints in .* are damaged|and no checkpoint to continue from'):
+        train_and_evaluate(config(), copy)
+    assert (copy / 'metrics.jsonl').read_bytes() == before
+
+
 def test_another_config_is_refused(copy, whole):
     for workdir in (copy, whole.workdir):
         with pytest.raises(ConfigError, match=r'holds a run of another config \(learning_rate: 0.02 -> 0.3\)'):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import jax
 
-from resnet_jax.runtime.cache_folder import cache_dir, delete_leftovers
+from resnet_jax.runtime.cache_folder import check_private, delete_leftovers, private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +73,7 @@ def _build() -> Library:
     jaxlib = importlib.metadata.version('jaxlib')
     key = _hash(*texts, jaxlib.encode(), ' '.join([*compiler, *_FLAGS]).encode(), _processor())[:16]
     try:
-        folder = cache_dir() / 'kernels'
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its files are executed: no other user may write them
+        folder = private_folder('kernels')  # its files are executed
         kept = folder / f'{key}.so'
         if _intact(kept):
             return Library(kept, key)
@@ -155,7 +154,10 @@ def _hash(*parts: bytes) -> str:
 
 
 def _intact(path: Path) -> bool:
+    if not path.exists():
+        return False
     try:
+        check_private(path)
         return _hash(path.read_bytes()) == path.with_suffix('.sha256').read_text()
     except (OSError, ValueError):
         return False

@@ -1,0 +1,94 @@
+"""What comes from files and servers that anyone may have written: read within bounds, and shown without effect."""
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import NoReturn
+
+from resnet_jax.errors import InputFileError
+
+_LARGEST_TEXT = 2**30  # bytes
+_DEEPEST = 100  # levels of JSON
+_LARGEST_INTEGER = 2**63
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a regular file; bytes that are not UTF-8 are replaced.
+
+    Raises:
+      OSError: there is no such file, or it is a device, a pipe or larger than 1 GiB, which would take forever or all memory.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb') as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, 'it is not a regular file', str(path))
+        if status.st_size > _LARGEST_TEXT:
+            raise OSError(0, f'it has more than {_LARGEST_TEXT:,} bytes', str(path))
+        return file.read(_LARGEST_TEXT).decode(errors='replace')
+
+
+def parse_json(text: str) -> object:
+    """Returns the value of JSON whose numbers are finite and whose nesting is not deep.
+
+    Raises:
+      ValueError: it is not such JSON.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse, parse_float=_float, parse_int=_integer)
+        _check_depth(value, _DEEPEST)
+    except RecursionError:
+        raise ValueError('it is nested too deep') from None
+    return value
+
+
+def printable(text: object, keep: str = '') -> str:
+    """Returns a text with every control character, such as an escape sequence's, as an escape like \\x1b.
+
+    Args:
+      keep: control characters that stay, such as '\\n'.
+    """
+    return ''.join(c if c in keep or c.isprintable() or c == ' ' else ascii(c)[1:-1] for c in str(text))
+
+
+def check_owned_files(folder: Path) -> None:
+    """Checks that no entry of a run folder leads out of it, or is a pipe or device: a copied folder may have been prepared.
+
+    Raises:
+      InputFileError: one does.
+    """
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # not there yet, or reported by what opens it
+        return
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False) and not entry.is_file(follow_symlinks=False):
+            kind = 'a link' if entry.is_symlink() else 'a pipe or a device'
+            raise InputFileError(
+                f'{printable(entry.path)} is {kind}; expected files and folders only, for a run writes there: remove it'
+            )
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f'{name} is no number that a run writes')
+
+
+def _float(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f'{text[:20]} is too large')
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or abs(value := int(text)) > _LARGEST_INTEGER:
+        raise ValueError(f'{text[:20]} is too large')
+    return value
+
+
+def _check_depth(value: object, left: int) -> None:
+    if isinstance(value, dict | list):
+        if not left:
+            raise ValueError('it is nested too deep')
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, left - 1)
