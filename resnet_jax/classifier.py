@@ -20,7 +20,6 @@ from resnet_jax.data.normalization import find_normalization
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model, features
 from resnet_jax.models.checks import check_choice
-from resnet_jax.ops import kernels
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import verify
 from resnet_jax.runtime.devices import AXIS
@@ -287,7 +286,6 @@ class Classifier:
     def _compiled(self) -> Callable[[Variables, np.ndarray], tuple[jax.Array, jax.Array]]:
         # The variables are an argument: closed over, they would be constants of the compiled program.
         @jax.jit
-        @kernels.enabled()
         def compute(variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             logits = self.logits_fn(variables, images)
             return logits, jax.nn.log_softmax(logits)
@@ -297,7 +295,6 @@ class Classifier:
     @functools.cached_property
     def _compiled_features(self) -> Callable[[Variables, np.ndarray], dict[str, jax.Array]]:
         @jax.jit
-        @kernels.enabled()
         def compute(variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
             inputs = normalize(images, self.mean or (0.0,), self.std or (1.0,), self.dtype)
             return features(self.model, variables, inputs)

@@ -18,7 +18,7 @@ from resnet_jax.data.augment import TTA
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.models.introspection import layers
-from resnet_jax.ops import convolution, kernels
+from resnet_jax.ops import convolution
 from resnet_jax.runtime.devices import replicate
 from resnet_jax.runtime.environment import environment
 from resnet_jax.training.experiment import create_experiment
@@ -224,7 +224,7 @@ class Layers:
             _, out = jax.lax.fori_loop(0, steps, body, (arrays, jnp.zeros_like(once(*arrays))))
             return out
 
-        return jax.jit(kernels.enabled()(loop)), (x, weights, g)
+        return jax.jit(loop), (x, weights, g)
 
     def forget(self) -> None:
         """Frees the arrays and programs of earlier shapes."""

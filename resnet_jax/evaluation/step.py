@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from resnet_jax.ops import kernels
 from resnet_jax.runtime.devices import AXIS, parallel, put
 from resnet_jax.typing import Variables
 
@@ -74,4 +73,4 @@ def eval_steps(
 def parallel_eval_steps(logits_fn: LogitsFn, batch_size: int, num_classes: int) -> jax.stages.Wrapped:
     """Returns `eval_steps` mapped over all devices."""
     run = functools.partial(eval_steps, batch_size=batch_size, num_classes=num_classes, logits_fn=logits_fn)
-    return parallel(kernels.enabled()(run), in_axes=(None, 0, None, None, None))
+    return parallel(run, in_axes=(None, 0, None, None, None))

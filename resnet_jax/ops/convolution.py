@@ -18,8 +18,9 @@ channels run at half the speed of others. So on a CPU:
                           |                     | for each phase of the stride | 8 images at a time
   any of them with groups | one group after another, each by its rule
 
-The rows in C apply inside `kernels.enabled()` and need a C compiler: see resnet_jax/ops/kernels. Otherwise Winograd's form
-is used from 64 channels on, and the row 'else' replaces the row 'direct, in C'.
+The rows in C need a C compiler, and a program that runs in this process on one device or, by pmap or shard_map, on several:
+see resnet_jax/ops/kernels. Otherwise Winograd's form is used from 64 channels on, and the row 'else' replaces the row 'direct,
+in C'.
 
 Milliseconds for float32 at batch 128 on 2 shared cores of an AMD EPYC (Zen 5): XLA's own outside a loop / inside a loop
 (another run) / this one, which is equally fast in both. '-' means not measured, a single number that both are the same
@@ -46,18 +47,18 @@ above, but at batch 4 (first row) and 16 on a busy machine: XLA's own / this one
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
+from jax.interpreters import ad, batching, mlir
 
 from resnet_jax.ops import kernels, winograd
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 Form = Callable[[jax.Array, jax.Array, Pair, Padding], jax.Array]  # a way to compute `_native` without groups
-
-Result = TypeVar('Result', jax.Array, tuple[jax.Array, jax.Array])
 
 # Images per matrix product of the kernel gradient; few enough for their patches to stay in the cache. For 32, 64, 64, 3, 1
 # blocks of 2, 8 and 32 images take 172, 153 and 183 ms on a busy machine; at stride 1, 8 was always within 10 % of the best.
@@ -113,37 +114,16 @@ def _winograd(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) 
     return winograd.conv(x, kernel, padding)
 
 
-def _winograd_gradients(x: jax.Array, kernel: jax.Array, padding: Padding, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients of `_winograd` with respect to x and kernel."""
+def _winograd_input_gradient(g: jax.Array, kernel: jax.Array, image: Pair, padding: Padding) -> jax.Array:
+    """Returns the gradient of `_winograd` with respect to x, `[b, *image, i]`."""
     before = [2 - low for low, _ in padding]
-    back = [(low, size + 2 - n - low) for low, size, n in zip(before, x.shape[1:3], g.shape[1:3], strict=True)]
-    dx = winograd.conv(g, kernel[::-1, ::-1].swapaxes(2, 3), back)
-    return dx, winograd.kernel_gradient(g, x, padding)
+    back = [(low, size + 2 - n - low) for low, size, n in zip(before, image, g.shape[1:3], strict=True)]
+    return winograd.conv(g, kernel[::-1, ::-1].swapaxes(2, 3), back)
 
 
 def _direct(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """Computes `_native` in C."""
     return kernels.conv(x, kernel, strides[0], padding)
-
-
-def _direct_gradients(
-    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients of `_direct` with respect to x and kernel."""
-    if x.shape[3] % kernels.lanes():
-        dx = _input_gradient(g, kernel, (x.shape[1], x.shape[2]), strides, padding)
-    else:
-        dx = kernels.input_gradient(g, kernel, x.shape[1:3], strides[0], padding)
-    return dx, kernels.kernel_gradient(g, x, kernel.shape[:2], strides[0], padding)
-
-
-def _transposes(
-    form: Form, x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients with respect to x and kernel of a form that is linear in each, as JAX derives them."""
-    (dx,) = jax.linear_transpose(lambda x: form(x, kernel, strides, padding), x)(g)
-    (dkernel,) = jax.linear_transpose(lambda kernel: form(x, kernel, strides, padding), kernel)(g)
-    return dx, dkernel
 
 
 def _input_gradient(g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair, padding: Padding) -> jax.Array:
@@ -237,28 +217,194 @@ def _merge(a: jax.Array) -> jax.Array:
     return a.reshape(*a.shape[:-2], -1)
 
 
-def _by_group(function: Callable[..., Result], groups: int) -> Callable[..., Result]:
+def _by_group(function: Callable[..., jax.Array], groups: int) -> Callable[..., jax.Array]:
     """Maps `function`, of channels-last arrays, over the groups of channels."""
     if groups == 1:
         return function
 
-    def mapped(*arrays: jax.Array) -> Result:
-        results = jax.lax.map(lambda parts: function(*parts), [_split(a, groups) for a in arrays])
-        merged: Result = jax.tree.map(_merge, results)
-        return merged
+    def mapped(*arrays: jax.Array) -> jax.Array:
+        return _merge(jax.lax.map(lambda parts: function(*parts), [_split(a, groups) for a in arrays]))
 
     return mapped
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> jax.Array:
-    """Convolves like PyTorch's `conv2d`, in a form chosen by platform and shape.
+def _native_input_gradient(
+    g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair, padding: Padding, groups: int = 1
+) -> jax.Array:
+    x = jax.ShapeDtypeStruct((g.shape[0], *image, kernel.shape[2] * groups), g.dtype)
+    (dx,) = jax.linear_transpose(lambda x: _native(x, kernel, strides, padding, groups), x)(g)
+    return dx  # type: ignore[no-any-return]
 
-    Supports only first-order reverse-mode differentiation: no `jax.jvp` and no second derivatives.
+
+def _native_kernel_gradient(
+    g: jax.Array, x: jax.Array, kernel_size: Pair, strides: Pair, padding: Padding, groups: int = 1
+) -> jax.Array:
+    kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[3] // groups, g.shape[3]), g.dtype)
+    (dkernel,) = jax.linear_transpose(lambda kernel: _native(x, kernel, strides, padding, groups), kernel)(g)
+    return dkernel  # type: ignore[no-any-return]
+
+
+def _in_float32(function: Callable[..., jax.Array], groups: int, *arrays: jax.Array) -> jax.Array:
+    result = _by_group(function, groups)(*(a.astype(jnp.float32) for a in arrays))
+    return result.astype(arrays[0].dtype)
+
+
+def _cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int) -> jax.Array:
+    form = _cpu_form(x, kernel, strides, padding, groups)
+    if (form is _native and groups == 1) or x.dtype == jnp.float64:
+        return _native(x, kernel, strides, padding, groups)
+    return _in_float32(lambda x, kernel: form(x, kernel, strides, padding), groups, x, kernel)
+
+
+def _cpu_input_gradient(
+    g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair, padding: Padding, groups: int
+) -> jax.Array:
+    if g.dtype == jnp.float64:
+        return _native_input_gradient(g, kernel, image, strides, padding, groups)
+
+    def of_group(g: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = jax.ShapeDtypeStruct((g.shape[0], *image, kernel.shape[2]), g.dtype)
+        form = _cpu_form(x, kernel, strides, padding)
+        if form is _winograd:
+            return _winograd_input_gradient(g, kernel, image, padding)
+        if form is _direct and kernel.shape[2] % kernels.lanes() == 0:
+            return kernels.input_gradient(g, kernel, image, strides[0], padding)
+        if form in (_direct, _native):
+            return _input_gradient(g, kernel, image, strides, padding)
+        (dx,) = jax.linear_transpose(lambda x: form(x, kernel, strides, padding), x)(g)
+        return dx  # type: ignore[no-any-return]
+
+    return _in_float32(of_group, groups, g, kernel)
+
+
+def _cpu_kernel_gradient(
+    g: jax.Array, x: jax.Array, kernel_size: Pair, strides: Pair, padding: Padding, groups: int
+) -> jax.Array:
+    if g.dtype == jnp.float64:
+        return _native_kernel_gradient(g, x, kernel_size, strides, padding, groups)
+
+    def of_group(g: jax.Array, x: jax.Array) -> jax.Array:
+        kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[3], g.shape[3]), g.dtype)
+        form = _cpu_form(x, kernel, strides, padding)
+        large = form is _pointwise and _in_c(kernel, strides) and g.shape[1] * g.shape[2] >= _POINTWISE_PIXELS
+        if form is _direct or large:
+            return kernels.kernel_gradient(g, x, kernel_size, strides[0], padding)
+        if form is _winograd:
+            return winograd.kernel_gradient(g, x, padding)
+        if form is _native:
+            return _kernel_gradient(g, x, kernel_size, strides, padding)
+        (dkernel,) = jax.linear_transpose(lambda kernel: form(x, kernel, strides, padding), kernel)(g)
+        return dkernel  # type: ignore[no-any-return]
+
+    return _in_float32(of_group, groups, g, x)
+
+
+def _primitive(name: str, native: Callable[..., jax.Array], cpu: Callable[..., jax.Array]) -> jax.extend.core.Primitive:
+    """Returns a primitive of two arrays that is lowered to `cpu` on a CPU and to `native` elsewhere."""
+    primitive = jax.extend.core.Primitive(name)
+
+    def lower_for_cpu(context: mlir.LoweringRuleContext, *values: Any, **parameters: Any) -> Any:
+        with kernels.enabled(_is_local(context)):
+            return mlir.lower_fun(cpu, multiple_results=False)(context, *values, **parameters)
+
+    def abstract(*arrays: jax.core.ShapedArray, **parameters: Any) -> jax.core.ShapedArray:
+        result = jax.eval_shape(functools.partial(native, **parameters), *arrays)
+        return jax.core.ShapedArray(result.shape, result.dtype)
+
+    mlir.register_lowering(primitive, mlir.lower_fun(native, multiple_results=False))
+    mlir.register_lowering(primitive, lower_for_cpu, platform='cpu')
+    primitive.def_abstract_eval(abstract)
+    primitive.def_impl(lambda *arrays, **parameters: _jitted(primitive, tuple(parameters.items()))(*arrays))
+    batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
+    return primitive
+
+
+@functools.cache
+def _jitted(primitive: jax.extend.core.Primitive, parameters: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
+    return jax.jit(lambda *arrays: primitive.bind(*arrays, **dict(parameters)))
+
+
+def _is_local(context: mlir.LoweringRuleContext) -> bool:
+    """Returns whether what is lowered runs here, whole, on one device.
+
+    An exported program runs elsewhere, and XLA does not know how to divide a call of C among devices.
+    """
+    module = context.module_context
+    axes = module.axis_context
+    if module.lowering_parameters.for_export:
+        return False
+    if hasattr(axes, 'manual_axes'):  # of pmap and shard_map
+        return set(axes.manual_axes) == set(axes.mesh.axis_names)
+    return bool(getattr(axes, 'num_devices', 1) in (None, 1))
+
+
+def _batch(
+    primitive: jax.extend.core.Primitive, arrays: Sequence[jax.Array], axes: Sequence[int | None], **parameters: Any
+) -> tuple[jax.Array, int]:
+    """Maps a primitive over a new axis of one or both arrays, by a single call of it.
+
+    An axis of images joins the batch if the kernel has none. Otherwise it becomes groups of channels, which leave the batch as
+    it is: each group of images is seen by its own group of kernels.
+    """
+    count = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
+    if primitive is not kernel_gradient_p and axes[1] is None:
+        folded = jnp.moveaxis(arrays[0], axes[0], 0)
+        out = primitive.bind(folded.reshape(-1, *folded.shape[2:]), arrays[1], **parameters)
+        return out.reshape(count, -1, *out.shape[1:]), 0
+
+    def joined(array: jax.Array, axis: int | None) -> jax.Array:
+        """Returns the array with the axis as the slowest part of its channels."""
+        if axis is None:
+            array, axis = jnp.broadcast_to(array, (count, *array.shape)), 0
+        array = jnp.moveaxis(array, axis, -2)
+        return array.reshape(*array.shape[:-2], -1)
+
+    groups = parameters.pop('groups')
+    out = primitive.bind(*map(joined, arrays, axes), groups=count * groups, **parameters)
+    return out.reshape(*out.shape[:-1], count, -1), out.ndim - 1
+
+
+# A convolution is bilinear, and so are its two gradients. Each one's transposes are the other two, so that any order of forward
+# and reverse mode needs no more than these three.
+conv_p = _primitive('conv', _native, _cpu)
+input_gradient_p = _primitive('conv_input_gradient', _native_input_gradient, _cpu_input_gradient)
+kernel_gradient_p = _primitive('conv_kernel_gradient', _native_kernel_gradient, _cpu_kernel_gradient)
+
+
+def _size(array: Any) -> Pair:
+    """Returns height and width of images, or with another start of a kernel; also of what a transposition does not know."""
+    return tuple(array.aval.shape[1:3])  # type: ignore[return-value]
+
+
+def _kernel_size(array: Any) -> Pair:
+    return tuple(array.aval.shape[:2])  # type: ignore[return-value]
+
+
+ad.defbilinear(
+    conv_p,
+    lambda g, x, kernel, **rest: input_gradient_p.bind(g, kernel, image=_size(x), **rest),
+    lambda g, x, kernel, **rest: kernel_gradient_p.bind(g, x, kernel_size=_kernel_size(kernel), **rest),
+)
+ad.defbilinear(
+    input_gradient_p,
+    lambda x, g, kernel, image, **rest: conv_p.bind(x, kernel, **rest),
+    lambda x, g, kernel, image, **rest: kernel_gradient_p.bind(g, x, kernel_size=_kernel_size(kernel), **rest),
+)
+ad.defbilinear(
+    kernel_gradient_p,
+    lambda kernel, g, x, kernel_size, **rest: conv_p.bind(x, kernel, **rest),
+    lambda kernel, g, x, kernel_size, **rest: input_gradient_p.bind(g, kernel, image=_size(x), **rest),
+)
+
+
+def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> jax.Array:
+    """Convolves like PyTorch's `conv2d`, in a form chosen by platform and shape when the program is lowered.
+
+    Composes with every transformation of JAX, in any order: forward and reverse mode, vmap, checkpoint, export.
 
     Args:
       x: float32 or bfloat16, `[b, h, w, i]`. On a CPU bfloat16 is computed in float32 and rounded at the end, except
-        that a plain convolution is left to XLA.
+        that a plain convolution is left to XLA. float64 is XLA's everywhere.
       kernel: of the same dtype, `[kh, kw, i / groups, o]`.
       strides: for height and width.
       padding: zero padding in pixels, ((top, bottom), (left, right)).
@@ -267,55 +413,8 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, group
     Returns:
       `[b, (h + top + bottom - kh) // strides[0] + 1, (w + ...) ..., o]` in x's dtype.
     """
-    native = functools.partial(_native, strides=strides, padding=padding, groups=groups)
-    form = _cpu_form(x, kernel, strides, padding, groups)
-    if form is _native and groups == 1:
-        return native(x, kernel)
-
-    def cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        of_group = _by_group(lambda x, kernel: form(x, kernel, strides, padding), groups)
-        return of_group(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
-
-    # Chosen at lowering, so that a program exported or compiled here for a GPU is correct too.
-    out: jax.Array = jax.lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+    out: jax.Array = conv_p.bind(x, kernel, strides=strides, padding=padding, groups=groups)
     return out
-
-
-def _forward(
-    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv(x, kernel, strides, padding, groups), (x, kernel)
-
-
-def _backward(
-    strides: Pair, padding: Padding, groups: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    def native(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _transposes(functools.partial(_native, groups=groups), x, kernel, strides, padding, g)
-
-    def of_group(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        form = _cpu_form(x, kernel, strides, padding)
-        if form is _winograd:
-            return _winograd_gradients(x, kernel, padding, g)
-        if form is _direct:
-            return _direct_gradients(x, kernel, strides, padding, g)
-        if form is not _native:
-            dx, dkernel = _transposes(form, x, kernel, strides, padding, g)
-            if form is _pointwise and _in_c(kernel, strides) and g.shape[1] * g.shape[2] >= _POINTWISE_PIXELS:
-                dkernel = kernels.kernel_gradient(g, x, (1, 1), strides[0], padding)  # the other is then not computed
-            return dx, dkernel
-        dx = _input_gradient(g, kernel, (x.shape[1], x.shape[2]), strides, padding)
-        return dx, _kernel_gradient(g, x, (kernel.shape[0], kernel.shape[1]), strides, padding)
-
-    def cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        dx, dkernel = _by_group(of_group, groups)(*(a.astype(jnp.float32) for a in (x, kernel, g)))
-        return dx.astype(g.dtype), dkernel.astype(g.dtype)
-
-    gradients: tuple[jax.Array, jax.Array] = jax.lax.platform_dependent(*residuals, g, cpu=cpu, default=native)
-    return gradients
-
-
-conv.defvjp(_forward, _backward)
 
 
 def conv_general_dilated(

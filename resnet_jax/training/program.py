@@ -11,7 +11,6 @@ import optax
 
 from resnet_jax.data import Split
 from resnet_jax.data.augment import augment, mirrored_in_epoch
-from resnet_jax.ops import kernels
 from resnet_jax.runtime import failpoints
 from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, put, replicate
 from resnet_jax.training import lookahead
@@ -203,7 +202,7 @@ def parallel_train_steps(
 ) -> jax.stages.Wrapped:
     """Returns `train_steps` mapped over all devices; it takes and returns an unstacked, replicated state and donates it."""
     run = functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=per_layer_grad_norms)
-    return parallel(kernels.enabled()(run), in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
+    return parallel(run, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
 
 
 class TrainingProgram:

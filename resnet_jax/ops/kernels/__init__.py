@@ -1,7 +1,7 @@
 """Convolutions in C for the CPU, which XLA calls through its foreign function interface; float32, NHWC.
 
-Code traced inside `with kernels.enabled():`, such as the training and evaluation steps, uses them if the default backend is a
-CPU and a C compiler is found. Otherwise, and in exported programs, `resnet_jax.ops.convolution` uses XLA's own operations.
+`resnet_jax.ops.convolution` uses them when it lowers a program for a CPU that runs in this process, if a C compiler is found.
+Otherwise, and in exported programs, it uses XLA's own operations.
 
 The functions raise ValueError if an array is not float32, if channels are not a multiple of `lanes()`, or if `lanes()` is 0.
 """
@@ -26,13 +26,9 @@ _PARTS = 8
 
 
 @contextlib.contextmanager
-def enabled() -> Iterator[None]:
-    """Lets convolutions traced in this context use these kernels, if the default backend is a CPU.
-
-    JAX caches the trace of a jitted function: one first called outside the context keeps XLA's convolutions inside it, and
-    vice versa.
-    """
-    token = _enabled.set(True)
+def enabled(value: bool) -> Iterator[None]:
+    """Lets what is traced in this context use these kernels, or not."""
+    token = _enabled.set(value)
     try:
         yield
     finally:
@@ -41,7 +37,7 @@ def enabled() -> Iterator[None]:
 
 def lanes() -> int:
     """Returns the number that channels must be a multiple of; 0 if these kernels must not be used."""
-    if not _enabled.get() or jax.default_backend() != 'cpu':
+    if not _enabled.get():
         return 0
     library = build.library()
     return library.lanes if library else 0
