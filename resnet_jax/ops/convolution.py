@@ -199,7 +199,8 @@ def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, 
         return _pointwise
     if x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]:
         return _toeplitz
-    large = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS and x.shape[0] >= _WINOGRAD_BATCH
+    # An exported program may leave the size of the batch open.
+    large = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS and isinstance(x.shape[0], int) and x.shape[0] >= _WINOGRAD_BATCH
     in_c = _in_c(kernel, strides)
     if kernel.shape[:2] == (3, 3) and strides == (1, 1) and (large or (in_c and winograd.in_c(x, kernel, padding))):
         return _winograd
@@ -280,7 +281,7 @@ def _cpu_input_gradient(
 def _cpu_kernel_gradient(
     g: jax.Array, x: jax.Array, kernel_size: Pair, strides: Pair, padding: Padding, groups: int
 ) -> jax.Array:
-    if g.dtype == jnp.float64:
+    if g.dtype == jnp.float64 or not isinstance(g.shape[0], int):
         return _native_kernel_gradient(g, x, kernel_size, strides, padding, groups)
 
     def of_group(g: jax.Array, x: jax.Array) -> jax.Array:
