@@ -7,6 +7,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilers import has_compiler
 from jax.test_util import check_grads
 from test_convolution import SHAPES, arguments, native
 
@@ -150,3 +151,25 @@ def test_a_program_that_xla_divides_among_devices_has_no_call_of_c():
     text = f.lower(divided, kernel).compile().as_text()
     assert 'all-gather' not in text and 'resnet_jax_' not in text
     assert_close(f(divided, kernel), f(x, kernel))
+
+
+@pytest.mark.skipif(not has_compiler(), reason='needs a C compiler')
+@pytest.mark.parametrize('how', ['jit', 'pmap', 'shard_map', 'grad', 'jvp', 'vmap'])
+def test_c_runs_wherever_one_device_has_the_whole_program(how):
+    x, kernel, _ = arguments(*SHAPES[0], batch=4)
+    f = of(conv, 3, 1)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ('data',))
+    spec = jax.sharding.PartitionSpec('data')
+    functions = {
+        'jit': (jax.jit(f), (x, kernel)),
+        'pmap': (jax.pmap(f, in_axes=(0, None)), (x[:, None], kernel)),
+        'shard_map': (
+            jax.jit(jax.shard_map(f, mesh=mesh, in_specs=(spec, jax.sharding.PartitionSpec()), out_specs=spec)),
+            (x, kernel),
+        ),
+        'grad': (jax.jit(jax.grad(loss(f), 1)), (x, kernel)),
+        'jvp': (jax.jit(lambda x, kernel: jax.jvp(f, (x, kernel), (x, kernel))), (x, kernel)),
+        'vmap': (jax.jit(jax.vmap(f, (0, None))), (x[:, None], kernel)),
+    }
+    function, args = functions[how]
+    assert 'resnet_jax_' in function.lower(*args).as_text()
