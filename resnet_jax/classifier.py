@@ -273,6 +273,10 @@ class Classifier:
             padded = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
             logits, log_probabilities = self._compiled(self._on_device, padded)
             results.append((np.asarray(logits)[: len(batch)], np.asarray(log_probabilities)[: len(batch)]))
+        if not all(np.isfinite(logits).all() for logits, _ in results):
+            raise InputFileError(
+                f'the logits of {self.origin.path or "the network"} are not finite: its weights are damaged; use others'
+            )
         first, second = zip(*results, strict=True)
         return np.concatenate(first), np.concatenate(second)
 

@@ -1,7 +1,6 @@
 """User modules that register networks, data sets and optimizers."""
 
 import importlib
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from resnet_jax.errors import ConfigError, MissingModulesError
+from resnet_jax.runtime.untrusted import parse_json, read_text
 
 imported: list[str] = []  # names in order of import; a run records them
 
@@ -33,8 +33,8 @@ def check_imported(names: Sequence[str], where: str, reason: Exception) -> None:
 def modules_of_run(workdir: str | Path) -> list[str]:
     """Returns the modules that were imported when a run started, from its environment.json; [] if it names none."""
     try:
-        environment = json.loads(Path(workdir, 'environment.json').read_text())
-    except (OSError, ValueError, RecursionError):
+        environment = parse_json(read_text(Path(workdir, 'environment.json')))
+    except (OSError, ValueError):
         return []
     names = environment.get('imports') if isinstance(environment, dict) else None
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

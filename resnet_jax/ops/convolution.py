@@ -264,7 +264,7 @@ def _cpu_input_gradient(
         return _native_input_gradient(g, kernel, image, strides, padding, groups)
 
     def of_group(g: jax.Array, kernel: jax.Array) -> jax.Array:
-        x = jax.ShapeDtypeStruct((g.shape[0], *image, kernel.shape[2]), g.dtype)
+        x: Any = jax.ShapeDtypeStruct((g.shape[0], *image, kernel.shape[2]), g.dtype)
         form = _cpu_form(x, kernel, strides, padding)
         if form is _winograd:
             return _winograd_input_gradient(g, kernel, image, padding)
@@ -285,7 +285,7 @@ def _cpu_kernel_gradient(
         return _native_kernel_gradient(g, x, kernel_size, strides, padding, groups)
 
     def of_group(g: jax.Array, x: jax.Array) -> jax.Array:
-        kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[3], g.shape[3]), g.dtype)
+        kernel: Any = jax.ShapeDtypeStruct((*kernel_size, x.shape[3], g.shape[3]), g.dtype)
         form = _cpu_form(x, kernel, strides, padding)
         large = form is _pointwise and _in_c(kernel, strides) and g.shape[1] * g.shape[2] >= _POINTWISE_PIXELS
         if form is _direct or large:
@@ -331,7 +331,7 @@ def _is_local(context: mlir.LoweringRuleContext) -> bool:
     An exported program runs elsewhere, and XLA does not know how to divide a call of C among devices.
     """
     module = context.module_context
-    axes = module.axis_context
+    axes: Any = module.axis_context
     if module.lowering_parameters.for_export:
         return False
     if hasattr(axes, 'manual_axes'):  # of pmap and shard_map
@@ -348,7 +348,7 @@ def _batch(
     it is: each group of images is seen by its own group of kernels.
     """
     count = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
-    if primitive is not kernel_gradient_p and axes[1] is None:
+    if primitive is not kernel_gradient_p and axes[0] is not None and axes[1] is None:
         folded = jnp.moveaxis(arrays[0], axes[0], 0)
         out = primitive.bind(folded.reshape(-1, *folded.shape[2:]), arrays[1], **parameters)
         return out.reshape(count, -1, *out.shape[1:]), 0
@@ -372,13 +372,17 @@ input_gradient_p = _primitive('conv_input_gradient', _native_input_gradient, _cp
 kernel_gradient_p = _primitive('conv_kernel_gradient', _native_kernel_gradient, _cpu_kernel_gradient)
 
 
-def _size(array: Any) -> Pair:
-    """Returns height and width of images, or with another start of a kernel; also of what a transposition does not know."""
-    return tuple(array.aval.shape[1:3])  # type: ignore[return-value]
+def _shape(array: Any) -> tuple[int, ...]:
+    """Returns the shape of an array, or of the placeholder for one in a transposition."""
+    return tuple((array if hasattr(array, 'shape') else array.aval).shape)
 
 
-def _kernel_size(array: Any) -> Pair:
-    return tuple(array.aval.shape[:2])  # type: ignore[return-value]
+def _size(array: Any) -> Any:
+    return _shape(array)[1:3]
+
+
+def _kernel_size(array: Any) -> Any:
+    return _shape(array)[:2]
 
 
 ad.defbilinear(
@@ -436,4 +440,5 @@ def conv_general_dilated(
     """
     if {*lhs_dilation, *rhs_dilation} != {1} or precision is not None or isinstance(padding, str):
         raise ValueError('only explicit padding, no dilation and default precision are supported')
-    return conv(lhs, rhs, tuple(window_strides), tuple((low, high) for low, high in padding), feature_group_count)
+    (down, right), ((top, bottom), (left, after)) = window_strides, padding
+    return conv(lhs, rhs, (down, right), ((top, bottom), (left, after)), feature_group_count)

@@ -1,6 +1,5 @@
 """Plots of a run, drawn from the files in its folder, without JAX."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from resnet_jax.report.figures import Figure, save
 from resnet_jax.runs.reader import read_config_changes
+from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import Json, Row
 
 _COLOURS = {'train': '#4c72b0', 'test': '#c44e52', 'validation': '#dd8452'}
@@ -15,7 +15,7 @@ _COLOURS = {'train': '#4c72b0', 'test': '#c44e52', 'validation': '#dd8452'}
 
 def read_metrics(path: Path) -> list[Row]:
     """Returns the rows of a metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [parse_json(line, lenient=True) for line in read_text(path).splitlines()]
 
 
 def plot_training(workdir: Path) -> Path:

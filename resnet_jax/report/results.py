@@ -141,7 +141,7 @@ def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], s
 
 def _inert(cell: object) -> object:
     """Returns a cell of a table so that no spreadsheet takes its text for a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(('=', '+', '-', '@', '\t', '\r')) else cell
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(('=', '+', '-', '@')) else cell
 
 
 def write_results(results: Json, folder: Path) -> list[Path]:

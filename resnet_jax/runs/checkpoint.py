@@ -224,7 +224,7 @@ def read_metadata(path: Path) -> Metadata:
     if not _describes_dataset(values['dataset']):
         raise InputFileError(
             f'checkpoint {path}: metadata.json does not describe its data set; expected image_shape (3 sizes up to '
-            f'{_LARGEST_SIDE}), class_names (texts, up to {_MOST_CLASSES}), mean and std (a number for each channel)'
+            f'{_LARGEST_SIDE}), class_names (texts, up to {_MOST_CLASSES}), mean and std (a number per channel, std above 0)'
         )
     return Metadata(config, values['dataset'], progress, values['environment'])
 
@@ -241,6 +241,7 @@ def _describes_dataset(values: JsonDict) -> bool:
         and 1 <= len(names) <= _MOST_CLASSES
         and all(isinstance(name, str) for name in names)
         and all(_are_numbers(values.get(key), shape[2]) for key in ('mean', 'std'))
+        and min(values['std']) > 0
     )
 
 

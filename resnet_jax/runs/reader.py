@@ -15,6 +15,9 @@ from resnet_jax.runs.progress import ConfigChange, read_changes
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict, Row
 
+# What a report raises over files that no run has written.
+ODD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
 
 @dataclasses.dataclass(frozen=True)
 class RunReader:
@@ -162,7 +165,7 @@ def _read_rows(path: Path) -> list[Row]:
     rows = []
     for line in lines:
         try:
-            row = parse_json(line)
+            row = parse_json(line, lenient=True)
         except ValueError:  # half written
             continue
         if isinstance(row, dict) and isinstance(row.get('step'), int):

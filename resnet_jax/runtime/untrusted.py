@@ -5,7 +5,7 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from resnet_jax.errors import InputFileError
 
@@ -29,14 +29,18 @@ def read_text(path: Path) -> str:
         return file.read(_LARGEST_TEXT).decode(errors='replace')
 
 
-def parse_json(text: str) -> object:
+def parse_json(text: str, *, lenient: bool = False) -> Any:
     """Returns the value of JSON whose numbers are finite and whose nesting is not deep.
+
+    Args:
+      lenient: read numbers that are not finite as None.
 
     Raises:
       ValueError: it is not such JSON.
     """
+    constant, number = (_none, _float_or_none) if lenient else (_refuse, _float)
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_float, parse_int=_integer)
+        value = json.loads(text, parse_constant=constant, parse_float=number, parse_int=_integer)
         _check_depth(value, _DEEPEST)
     except RecursionError:
         raise ValueError('it is nested too deep') from None
@@ -68,6 +72,14 @@ def check_owned_files(folder: Path) -> None:
             raise InputFileError(
                 f'{printable(entry.path)} is {kind}; expected files and folders only, for a run writes there: remove it'
             )
+
+
+def _none(name: str) -> None:
+    return None
+
+
+def _float_or_none(text: str) -> float | None:
+    return value if math.isfinite(value := float(text)) else None
 
 
 def _refuse(name: str) -> NoReturn:

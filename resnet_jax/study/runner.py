@@ -3,6 +3,7 @@
 import ctypes
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -13,8 +14,10 @@ from collections.abc import Callable, Sequence
 from resnet_jax import plugins
 from resnet_jax.config import TrainConfig, check_continues
 from resnet_jax.errors import Interrupted
+from resnet_jax.runs.reader import read_run
 from resnet_jax.runtime.console import duration
 from resnet_jax.runtime.files import write_atomically
+from resnet_jax.runtime.untrusted import check_owned_files, parse_json, read_text
 from resnet_jax.study.entries import StudyRun
 
 logger = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ def check_made_alike(runs: Sequence[StudyRun]) -> None:
     """
     for run in runs:
         try:
-            old = json.loads((run.folder / 'config.json').read_text())
+            old = parse_json(read_text(run.folder / 'config.json'))
         except (OSError, ValueError):
             continue
         if isinstance(old, dict):
@@ -120,7 +123,7 @@ def make_runs(
                     failed[str(run.folder)] = process.returncode
                     _note(run, process.returncode)
                 else:
-                    accuracy, share = json.loads((run.folder / 'result.json').read_text())['accuracy'], _share(runs, weights)
+                    accuracy, share = read_run(run.folder).result.get('accuracy', math.nan), _share(runs, weights)
                     left = (1 - share) * (time.monotonic() - started) / max(share - before, 1e-9)
                     done = f'{100 * share:.0f} % of the whole done, about {duration(left)} left'
                     logger.info('%s: test accuracy %.2f %%; %s', run.folder, 100 * accuracy, done)
@@ -139,6 +142,7 @@ def _share(runs: Sequence[StudyRun], weights: Sequence[float]) -> float:
 
 def _start(run: StudyRun, device: str | None) -> subprocess.Popen[bytes]:
     run.folder.mkdir(parents=True, exist_ok=True)
+    check_owned_files(run.folder)
     config = run.folder / 'study_config.py'
     text = (
         f'"""Written by the study command: {run.entry}, seed {run.seed}."""\n\nfrom ml_collections import ConfigDict\n\n\n'
@@ -165,7 +169,7 @@ def _end_with_parent() -> None:
 
 
 def _note(run: StudyRun, code: int) -> None:
-    lines = (run.folder / 'output.log').read_text(errors='replace').splitlines()
+    lines = read_text(run.folder / 'output.log').splitlines()
     reason = next((line for line in reversed(lines) if line.startswith('error: ')), f'exit code {code}')
     logger.warning('%s: %s', run.folder, reason)
 
@@ -175,7 +179,7 @@ def epochs_done(run: StudyRun) -> float:
     if status(run) in ('finished', 'failed'):
         return float(run.config['num_epochs'])
     try:
-        lines = (run.folder / 'metrics.jsonl').read_text().splitlines()
-        return max((json.loads(line)['epoch'] for line in lines), default=0.0)
-    except (OSError, ValueError, KeyError):
+        lines = read_text(run.folder / 'metrics.jsonl').splitlines()
+        return float(max((parse_json(line)['epoch'] for line in lines), default=0.0))
+    except (OSError, ValueError, KeyError, TypeError):
         return 0.0
