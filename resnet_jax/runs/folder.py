@@ -31,7 +31,7 @@ class _LogFile(logging.handlers.WatchedFileHandler):
     """run.log; reopens the file if the folder was recreated, and ignores write errors."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), keep='\n')
+        return printable(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
@@ -159,7 +159,7 @@ class RunFolder:
                 row = json.loads(line)
                 last = step - 1 if row['split'] == again else step
                 return line.endswith('\n') and row['step'] <= last and row['split'] in splits
-            except (ValueError, KeyError, TypeError):  # half written, or damaged by a power cut
+            except (ValueError, KeyError, TypeError, RecursionError):  # half written, or damaged by a power cut
                 return False
 
         self._description = description
@@ -192,7 +192,7 @@ class RunFolder:
         rows, path = [], self.path / 'metrics.jsonl'
         for line in read_text(path).splitlines() if path.exists() else []:
             with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
+                rows.append(parse_json(line, lenient=True))
         return [row for row in rows if isinstance(row, dict) and {'step', 'split'} <= row.keys()]
 
     def read_result(self) -> JsonDict | None:
@@ -201,8 +201,8 @@ class RunFolder:
         Raises:
           InputFileError: result.json is not a run's result.
         """
-        result = self.read_json('result.json')
-        if result is None or (isinstance(result, dict) and result.keys() >= _RESULT):
+        result: JsonDict | None = self.read_json('result.json')
+        if result is None or _is_result(result):
             return result
         raise InputFileError(f'{self.path / "result.json"} is not what a run ends with; delete it to evaluate the run again')
 
@@ -278,6 +278,13 @@ class RunFolder:
         self._take_lock()
         self._describe()
         logger.warning('%s was removed while the run goes on, and has been made again; what it held is lost', self.path)
+
+
+def _is_result(value: object) -> bool:
+    if not isinstance(value, dict) or not value.keys() >= _RESULT:
+        return False
+    numbers = ('accuracy', 'loss', 'count', 'step', 'epoch')
+    return all(type(value[name]) in (int, float) for name in numbers) and 0 <= value['accuracy'] <= 1
 
 
 def check_not_in_use(path: Path) -> None:

@@ -75,12 +75,14 @@ class Progress:
 
         best, evaluation, pending, changes = (values[name] for name in ('best', 'evaluation', 'pending', 'changes'))
         check('step', _is_integer(values['step'], _LARGEST_STEP))
-        check('seconds', _is_number(values['seconds']) and values['seconds'] >= 0)
-        check('best', best is None or _is_best(best))
+        check('seconds', _is_number(values['seconds']) and 0 <= values['seconds'] < 1e12)
+        check('best', best is None or (_is_best(best) and best['step'] <= values['step']))
         check('evaluation', isinstance(evaluation, dict) and all(map(_is_metric, evaluation.values())))
         check('evaluation', not evaluation or {'loss', 'accuracy', 'count'} <= evaluation.keys())
+        check('evaluation', all(_is_share(evaluation[name]) for name in evaluation.keys() & {'accuracy', 'ema_accuracy'}))
         check('evaluation_due', isinstance(values['evaluation_due'], bool))
         check('pending', isinstance(pending, list) and all(_is_metrics(row) for row in pending))
+        check('pending', all({'loss', 'accuracy', 'grad_norm'} <= row.keys() for row in pending))
         check('rollbacks', _is_integer(values['rollbacks'], 1000))
         return cls(**{**values, 'best': best and Best(**best), 'changes': read_changes(changes)})
 
@@ -104,6 +106,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and _is_number(value) and 0 <= value <= 1
+
+
 def _is_metric(value: object) -> bool:
     return isinstance(value, str) or _is_number(value)
 
@@ -115,7 +121,7 @@ def _is_metrics(row: object) -> bool:
 def _is_best(value: object) -> bool:
     if not isinstance(value, dict) or value.keys() != {'step', 'accuracy'}:
         return False
-    return _is_integer(value['step'], _LARGEST_STEP) and _is_number(value['accuracy']) and 0 <= value['accuracy'] <= 1
+    return _is_integer(value['step'], _LARGEST_STEP) and _is_share(value['accuracy'])
 
 
 def _is_change(value: object) -> bool:

@@ -49,8 +49,11 @@ class NotPrivateError(OSError):
     """Somebody else than the user can have written a file or folder."""
 
 
-def check_private(path: Path) -> None:
+def check_private(path: Path, *, new: bool = False) -> None:
     """Checks that nobody but this user and root can have written a file or folder.
+
+    Args:
+      new: the file was just written into a private folder, with whatever mode the umask gave; makes it private.
 
     Raises:
       NotPrivateError: somebody can.
@@ -61,7 +64,9 @@ def check_private(path: Path) -> None:
         raise NotPrivateError(0, 'for it is a link', str(path))
     if status.st_uid not in (os.getuid(), 0):
         raise NotPrivateError(0, 'for it belongs to another user', str(path))
-    if status.st_mode & 0o022:
+    if new:
+        path.chmod(status.st_mode & 0o700)
+    elif status.st_mode & 0o022:
         raise NotPrivateError(0, 'for others can write it (chmod go-w helps)', str(path))
 
 

@@ -77,7 +77,7 @@ def _check(folder: Path) -> None:
     for path in entries:
         name = str(path.relative_to(folder))
         try:
-            check_private(path)
+            check_private(path, new=str(path.relative_to(folder)) not in known)
             data = path.read_bytes()
         except FileNotFoundError:  # another process has just deleted it
             continue

@@ -25,7 +25,7 @@ class _ConsoleHandler(logging.Handler):
         stream = getattr(sys, self._stream)
         if stream is None:  # closed before Python started
             return
-        text, encoding = printable(self.format(record), keep='\n'), getattr(stream, 'encoding', None) or 'utf-8'
+        text, encoding = printable(self.format(record)), getattr(stream, 'encoding', None) or 'utf-8'
         try:
             print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream, flush=True)
         except OSError:  # The reader has gone (`| head`, a lost terminal), or the disk is full: the run goes on.

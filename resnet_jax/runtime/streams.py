@@ -26,7 +26,7 @@ def tell(line: str) -> None:
     """Prints a line to standard error, if anything can be printed there."""
     if sys.stderr is not None:
         try:
-            print(printable(line, keep='\n'), file=sys.stderr, flush=True)
+            print(printable(line), file=sys.stderr, flush=True)
         except (OSError, ValueError):
             silence(sys.stderr)
 

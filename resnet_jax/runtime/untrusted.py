@@ -57,13 +57,14 @@ def printable(text: object, keep: str = '') -> str:
 
 
 def check_owned_files(folder: Path) -> None:
-    """Checks that no entry of a run folder leads out of it, or is a pipe or device: a copied folder may have been prepared.
+    """Checks that nothing in a run folder leads out of it or is a pipe or device: somebody may have prepared a copied one.
 
     Raises:
       InputFileError: one does.
     """
     try:
         entries = list(os.scandir(folder))
+        entries += [inner for entry in entries if entry.is_dir(follow_symlinks=False) for inner in os.scandir(entry)]
     except OSError:  # not there yet, or reported by what opens it
         return
     for entry in entries:

@@ -62,6 +62,8 @@ class RunCheckpoints:
                 f'{path} was trained on other data ({", ".join(keys)} differ); use the same data, or another run folder'
             )
         progress = metadata.progress
+        if step == self._experiment.total_steps and not progress.evaluation:  # an edited file
+            progress.evaluation_due = True
         if changed := changed_fields(metadata.config, config, 'on_request'):
             progress.changes.append(ConfigChange(step, {name: list(pair) for name, pair in changed.items()}))
         self.check_best(progress)
@@ -75,7 +77,9 @@ class RunCheckpoints:
         Raises:
           InputFileError: it has.
         """
-        first = self._experiment.config.checkpoint_every_epochs * self._experiment.steps_per_epoch
+        config = self._folder.read_json('config.json') or {}  # of the last start: the interval may have changed since
+        every = config.get('checkpoint_every_epochs', self._experiment.config.checkpoint_every_epochs)
+        first = min(every * self._experiment.steps_per_epoch, self._experiment.total_steps)
         rows = [row['step'] for row in self._folder.read_metrics() if type(row['step']) is int]
         if rows and max(rows) > first:
             raise InputFileError(

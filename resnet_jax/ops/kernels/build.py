@@ -81,6 +81,8 @@ def _build() -> Library:
             delete_leftovers(folder, 'tmp*')  # of a process that was killed
             made = _compile(compiler, sources, Path(scratch))
             made.with_suffix('.sha256').write_text(_hash(made.read_bytes()))
+            for file in (made, made.with_suffix('.sha256')):
+                check_private(file, new=True)
             made.replace(kept)
             made.with_suffix('.sha256').replace(kept.with_suffix('.sha256'))
         return Library(kept, key)
