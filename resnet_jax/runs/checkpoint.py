@@ -194,7 +194,7 @@ def read_metadata(path: Path) -> Metadata:
     if not file.is_file() or file.stat().st_size > LARGEST_TEXT:
         raise wrong('is missing or has more bytes than any')
     try:
-        values = parse_json(read_text(file))
+        values = parse_json(read_text(file), lenient=True)  # what is not finite fails its own check below
     except ValueError:
         raise wrong('is not JSON') from None
     if not isinstance(values, dict):

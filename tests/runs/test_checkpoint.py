@@ -52,7 +52,7 @@ DATASET = {
 
 
 def metadata(step=7, **changes):
-    progress = {'step': step, 'pending': [{'loss': 0.1 + 0.2}], 'seconds': 1.5, **changes}
+    progress = {'step': step, 'pending': [{'loss': 0.1 + 0.2, 'accuracy': 0.5, 'grad_norm': 1e-7}], 'seconds': 1.5, **changes}
     config = TrainConfig(seed=3, milestones=(0.5,), model_kwargs={'stage_sizes': (1, 1)})
     return checkpoint.Metadata(config, DATASET, Progress(**progress), {'platform': 'cpu'})
 
