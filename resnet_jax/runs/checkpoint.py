@@ -265,7 +265,7 @@ def restore(path: Path, template: PyTree) -> PyTree:
     arrays = (path / 'arrays').absolute()
     wanted = leaves_by_name(template)
     parts = {name.split('/')[0] for name in wanted}
-    with _quiet(), _damage(path), _checkpointer() as checkpointer:
+    with _quiet(), _checkpointer() as checkpointer, _damage(path):
         stored = leaves_by_name(checkpointer.metadata(arrays).item_metadata.tree)
         for name in sorted({*wanted, *(name for name in stored if name.split('/')[0] in parts)}):
             theirs, ours = (
@@ -296,7 +296,7 @@ def count_leaves(path: Path) -> int:
     Raises:
       InputFileError: Orbax's files are damaged.
     """
-    with _quiet(), _damage(path), _checkpointer() as checkpointer:
+    with _quiet(), _checkpointer() as checkpointer, _damage(path):
         return len(leaves_by_name(checkpointer.metadata((path / 'arrays').absolute()).item_metadata.tree))
 
 

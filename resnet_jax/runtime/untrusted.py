@@ -1,5 +1,6 @@
 """What comes from files and servers that anyone may have written: read within bounds, and shown without effect."""
 
+import errno
 import json
 import math
 import os
@@ -20,12 +21,12 @@ def read_text(path: Path) -> str:
     Raises:
       OSError: there is no such file, or it is a device, a pipe or larger than 1 GiB, which would take forever or all memory.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb') as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, 'it is not a regular file', str(path))
-        if status.st_size > _LARGEST_TEXT:
-            raise OSError(0, f'it has more than {_LARGEST_TEXT:,} bytes', str(path))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_TEXT:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f'it is not a regular file of at most {_LARGEST_TEXT:,} bytes', str(path))
+    with os.fdopen(descriptor, 'rb') as file:
         return file.read(_LARGEST_TEXT).decode(errors='replace')
 
 

@@ -1,5 +1,6 @@
 """A run's checkpoints: restores the latest, saves new ones, and keeps the best one intact."""
 
+import contextlib
 import logging
 
 import jax
@@ -80,7 +81,9 @@ class RunCheckpoints:
         config = self._folder.read_json('config.json') or {}  # of the last start: the interval may have changed since
         every = config.get('checkpoint_every_epochs', self._experiment.config.checkpoint_every_epochs)
         first = min(every * self._experiment.steps_per_epoch, self._experiment.total_steps)
-        rows = [row['step'] for row in self._folder.read_metrics() if type(row['step']) is int]
+        rows: list[int] = []
+        with contextlib.suppress(OSError):  # reported when the run writes there
+            rows = [row['step'] for row in self._folder.read_metrics() if type(row['step']) is int]
         if rows and max(rows) > first:
             raise InputFileError(
                 f'{self._folder.path} has rows up to iteration {max(rows)} and no checkpoint to continue from; '

@@ -280,7 +280,7 @@ class Unpickler:
             raise RefusedError('calls something that is not a function')
         if function is _DICT and arguments and isinstance(arguments[0], list | tuple):
             self._copied += len(arguments[0])
-            if self._copied > len(self._data):
+            if self._copied > len(self._data) // 4:  # no pair takes fewer bytes
                 raise RefusedError('copies one list into many dicts')
         self._push(function.call(*arguments))
 
