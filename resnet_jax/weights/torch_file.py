@@ -67,14 +67,14 @@ def read_torch(data: bytes, path: Path) -> dict[str, StateDict]:
                 'or fetch the file again'
             ) from None
 
-    found, raw = checked(_read, data)
+    by_path, raw = checked(_read, data)
 
     def reader(tensors: Mapping[str, Tensor]) -> Callable[[str], np.ndarray]:
         return lambda name: checked(_array, name, tensors[name], raw[tensors[name].storage.key])
 
     return {
         key: StateDict({name: tensor.shape for name, tensor in tensors.items()}, reader(tensors))
-        for key, tensors in found.items()
+        for key, tensors in by_path.items()
     }
 
 
@@ -145,7 +145,7 @@ def _read_legacy(data: bytes) -> tuple[object, _Raw]:
 def _state_dicts(root: object) -> dict[str, dict[str, Tensor]]:
     if isinstance(root, Inert):
         raise RefusedError(f'is a pickled object of {root.name[:160]!r}, which was not made')
-    found: dict[str, dict[str, Tensor]] = {}
+    by_path: dict[str, dict[str, Tensor]] = {}
     queue: collections.deque[tuple[str, object]] = collections.deque([('', root)])
     seen: set[int] = set()  # a dict may hold itself
     while queue:
@@ -154,13 +154,13 @@ def _state_dicts(root: object) -> dict[str, dict[str, Tensor]]:
             continue
         seen.add(id(value))
         if tensors := {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, Tensor)}:
-            found[path] = tensors
+            by_path[path] = tensors
         # Deeper or longer paths are of no use to anybody, and building them would take quadratic time.
         if path.count('/') < 4:
             queue.extend((f'{path}/{key}'.lstrip('/')[:200], part) for key, part in value.items() if isinstance(key, str))
-    if not found:
+    if not by_path:
         raise RefusedError('has no tensors by name')
-    return dict(sorted(found.items(), key=lambda item: -len(item[1]))[:_MOST_DICTS])
+    return dict(sorted(by_path.items(), key=lambda item: -len(item[1]))[:_MOST_DICTS])
 
 
 def _array(name: str, tensor: Tensor, raw: tuple[bytes | memoryview, np.dtype]) -> np.ndarray:
