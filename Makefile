@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EXTRAS ?= quickstart
 
-.PHONY: train test test-all test-lowest coverage lint clean
+.PHONY: train test test-all test-newest test-lowest coverage lint clean
 
 train: .venv/installed-$(EXTRAS)
 	.venv/bin/python bin/train.py --config=configs/quickstart.py
@@ -16,7 +16,13 @@ test: .venv-test/installed lint
 test-all: .venv-test/installed lint
 	.venv-test/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
-# On the lowest versions that pyproject.toml allows; make test in a fresh folder is on the newest ones.
+# What depends most on the version of JAX: kernels, networks, the training step, exports, commands. For a Python that has the
+# newest JAX, as in make test-newest PYTHON=python3.13; Python 3.11 stops at jax 0.10.
+test-newest: .venv-newest/installed
+	.venv-newest/bin/python -m pytest -n 2 --dist loadfile tests/ops tests/models tests/export tests/test_nnx.py tests/training/test_step.py \
+		tests/training/test_lowering_for_cuda.py tests/commands/test_export_command.py tests/commands/test_predict_command.py
+
+# On the lowest versions that pyproject.toml allows; make test in a fresh folder is on the newest ones for its Python.
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile
 
@@ -39,6 +45,11 @@ lint: .venv-test/installed
 	.venv-test/bin/python -m pip install --quiet --editable '.[test,dev]'
 	@touch $@
 
+.venv-newest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
 .venv-lowest/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet uv
@@ -48,4 +59,4 @@ lint: .venv-test/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-lowest build *.egg-info
+	rm -rf .venv .venv-test .venv-newest .venv-lowest build *.egg-info

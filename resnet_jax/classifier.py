@@ -22,6 +22,7 @@ from resnet_jax.models import create_model, features
 from resnet_jax.models.checks import check_choice
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import verify
+from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.typing import Json, JsonDict, Variables
@@ -350,7 +351,7 @@ def load_run(workdir: str | Path, *, ema: bool = False) -> Classifier:
     path = checkpoint.latest(folder, rename=False)
     if path is None:
         raise InputFileError(f'the run in {workdir} has no checkpoint yet; wait for the first, or train longer')
-    metadata = checkpoint.read_metadata(path)
+    metadata = read_metadata(path)
     if metadata.progress.best:
         path = folder / str(metadata.progress.best.step)
         try:

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int
+from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int, head_dtype
 from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
 from resnet_jax.ops.pooling import adaptive_average_pool, max_pool
 
@@ -42,7 +42,8 @@ class AlexNet(nn.Module):
     Attributes:
       num_classes: number of logits.
       stem: 'cifar' or 'imagenet'; see above.
-      dtype: compute dtype of the layers, float32 or bfloat16. Parameters, the head and the logits are float32.
+      dtype: compute dtype of the layers, float32 or bfloat16; parameters, the head and the logits are float32. See `ResNet`
+        for float64.
 
     Raises:
       ConfigError: an attribute is out of range.
@@ -94,6 +95,6 @@ class AlexNet(nn.Module):
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(dense(4096, name='fc1')(dropout()(x)))
         x = nn.relu(dense(4096, name='fc2')(dropout()(x)))
-        x = x.astype(jnp.float32)
+        x = x.astype(head_dtype(self.dtype))
         sow_features(self, 'pooled', x)
         return nn.Dense(self.num_classes, kernel_init=linear_uniform, name='fc3')(x)

@@ -46,7 +46,7 @@ def identity_shortcut(x: jax.Array, features: int, strides: int, norm: ModuleDef
     missing = features - x.shape[-1]
     if missing < 0:
         raise ConfigError(f"shortcut='identity' cannot go from {x.shape[-1]} to {features} channels; use 'projection'")
-    x = x[:, ::strides, ::strides]
+    x = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, strides, strides, 1))  # not x[:, ::strides], which may become a gather
     return jnp.pad(x, [(0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)])
 
 

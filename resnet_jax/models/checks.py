@@ -40,13 +40,23 @@ def check_stage_sizes(stage_sizes: object) -> None:
 
 
 def check_dtype(dtype: DTypeLike) -> None:
-    """Rejects all but float32 and bfloat16. Float16's range needs loss scaling, which this library does not have."""
+    """Rejects all but float32, bfloat16 and, where JAX has it on, float64.
+
+    Float16's range needs loss scaling, which this library does not have.
+    """
     try:
-        allowed = jnp.dtype(dtype).name in ('float32', 'bfloat16')
+        name = jnp.dtype(dtype).name
     except TypeError:
-        allowed = False
-    if not allowed:
-        raise ConfigError(f'dtype must be float32 or bfloat16, not {dtype!r}')
+        name = ''
+    if name == 'float64' and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise ConfigError("dtype is float64, which JAX has off; expected jax.config.update('jax_enable_x64', True) before")
+    if name not in ('float32', 'bfloat16', 'float64'):
+        raise ConfigError(f'dtype must be float32, bfloat16 or float64, not {dtype!r}')
+
+
+def head_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """Returns the dtype of the head and the logits: float32, or float64 where the whole network has it."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def check_images(images: jax.Array, min_size: int = 1) -> None:

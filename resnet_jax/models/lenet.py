@@ -26,7 +26,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.activations import Activation, sigmoid
-from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int
+from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int, head_dtype
 from resnet_jax.models.layers import conv2d, sow_features
 from resnet_jax.ops.pooling import average_pool, max_pool
 
@@ -43,7 +43,8 @@ class LeNet(nn.Module):
       act: the activation.
       pool: 'average' or 'max'.
       padding: pixels of padding around the image before conv1: 0 for 32x32, 2 for 28x28.
-      dtype: compute dtype of the layers, float32 or bfloat16. Parameters, the head and the logits are float32.
+      dtype: compute dtype of the layers, float32 or bfloat16; parameters, the head and the logits are float32. See `ResNet`
+        for float64.
 
     Raises:
       ConfigError: an attribute is out of range.
@@ -93,6 +94,6 @@ class LeNet(nn.Module):
         x = x.reshape(x.shape[0], -1)
         x = self.act(dense(120, name='fc1')(x))
         x = self.act(dense(84, name='fc2')(x))
-        x = x.astype(jnp.float32)
+        x = x.astype(head_dtype(self.dtype))
         sow_features(self, 'pooled', x)
         return nn.Dense(self.num_classes, kernel_init=xavier, name='fc3')(x)

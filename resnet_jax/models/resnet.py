@@ -50,7 +50,15 @@ from resnet_jax.models.blocks import (
     projection_shortcut,
     squeeze_excite,
 )
-from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int, check_rate, check_stage_sizes
+from resnet_jax.models.checks import (
+    check_choice,
+    check_dtype,
+    check_images,
+    check_positive_int,
+    check_rate,
+    check_stage_sizes,
+    head_dtype,
+)
 from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
 from resnet_jax.models.whitening import SIZE, whitening_conv
 from resnet_jax.ops.pooling import max_pool
@@ -84,8 +92,9 @@ class ResNet(nn.Module):
       kernel_init: initialiser of the convolutions: 'he_normal' (layers.py) or D2L's 'xavier_uniform' (Glorot and Bengio
         2010).
       final_norm: whether BatchNorm and act follow the last pre-activation block, as in He et al., arXiv:1603.05027.
-      dtype: compute dtype of the convolutions, float32 or bfloat16. Parameters, batch statistics, the head and the logits
-        are always float32.
+      dtype: compute dtype of the convolutions, float32 or bfloat16; parameters, batch statistics, the head and the logits
+        are float32. With float64, for which JAX needs jax_enable_x64, the logits are float64 too; parameters are
+        initialised as float32, and may be converted.
       act: the activation.
       axis_name: mapped axis over which batch statistics are averaged in training (cross-device BatchNorm), or None for
         statistics of each device's own shard.
@@ -188,7 +197,7 @@ class ResNet(nn.Module):
                 x = self.act(norm(name='final_bn')(x))
             sow_features(self, f'stage{stage + 1}', x)
 
-        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        x = jnp.mean(x, axis=(1, 2), dtype=head_dtype(self.dtype))
         sow_features(self, 'pooled', x)
         return nn.Dense(self.num_classes, kernel_init=linear_uniform, name='fc')(x)
 

@@ -29,7 +29,7 @@ from jax.typing import DTypeLike
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.activations import Activation, gelu
 from resnet_jax.models.blocks import ModuleDef
-from resnet_jax.models.checks import check_dtype, check_images, check_positive, check_positive_int, check_rate
+from resnet_jax.models.checks import check_dtype, check_images, check_positive, check_positive_int, check_rate, head_dtype
 from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
 from resnet_jax.models.whitening import SIZE, whitening_conv
 from resnet_jax.ops.pooling import max_pool
@@ -78,8 +78,8 @@ class SpeedrunNet(nn.Module):
       depth: convolutions per group: 2, or 3 with a shortcut around the last two.
       logit_scale: multiplies the logits. The last layer's kernel is initialised with variance 1.
       batch_norm_momentum: fraction of the running statistics that a step keeps (PyTorch's momentum is 1 minus this).
-      dtype: compute dtype of the convolutions, float32 or bfloat16. Parameters, batch statistics, the head and the logits
-        are always float32.
+      dtype: compute dtype of the convolutions, float32 or bfloat16; parameters, batch statistics, the head and the logits
+        are float32. See `ResNet` for float64.
       act: the activation.
       axis_name: mapped axis over which batch statistics are averaged in training, or None; as in `ResNet`.
 
@@ -144,6 +144,6 @@ class SpeedrunNet(nn.Module):
         for number, width in enumerate(self.widths, 1):
             x = ConvGroup(width, self.depth, conv, norm, self.act, name=f'layer{number}')(x)
             sow_features(self, f'stage{number}', x)
-        x = jnp.max(x, axis=(1, 2)).astype(jnp.float32)
+        x = jnp.max(x, axis=(1, 2)).astype(head_dtype(self.dtype))
         sow_features(self, 'pooled', x)
         return self.logit_scale * nn.Dense(self.num_classes, use_bias=False, kernel_init=unit_uniform, name='fc')(x)

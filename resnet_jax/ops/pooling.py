@@ -54,7 +54,9 @@ def average_pool(x: jax.Array, window: int, ceil_mode: bool = False) -> jax.Arra
       ConfigError: the window is larger than the image, without ceil_mode.
     """
     if ceil_mode:  # The mean of a pixel and its copy is the pixel.
-        x = jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)], mode='edge')
+        for axis in (1, 2):
+            if x.shape[axis] % 2:
+                x = jnp.concatenate([x, jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)], axis)
     height, width = x.shape[1] // window, x.shape[2] // window
     if not height or not width:
         raise ConfigError(f'images are too small: a pooling window of {window} does not fit into {x.shape[1:3]} pixels')

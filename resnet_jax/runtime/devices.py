@@ -1,7 +1,7 @@
 """Data parallelism over all devices of all processes; the only module that calls pmap."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -54,3 +54,13 @@ def compile_parallel(run: jax.stages.Wrapped, *arguments: object) -> jax.stages.
     the arguments of all processes together, not those of this process.
     """
     return run.lower(*arguments).compile() if jax.process_count() == 1 else run
+
+
+def options_for_init(key: jax.Array) -> dict[str, Any] | None:
+    """Returns the options of `jax.jit` for a program that initialises a network.
+
+    For ResNet-18's random numbers XLA:CPU takes 13 s at its default level and 4 s at this one; the numbers are the same.
+    """
+    # Inside eval_shape the key is abstract: nothing is compiled, and compiler options are not allowed.
+    quick = jax.default_backend() == 'cpu' and not isinstance(key, jax.core.Tracer)
+    return {'xla_backend_optimization_level': 1} if quick else None

@@ -11,6 +11,7 @@ from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import verify
 from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runs.metadata import Metadata, read_metadata
 from resnet_jax.runs.progress import Best, ConfigChange, Progress
 from resnet_jax.runtime import distributed, failpoints
 from resnet_jax.runtime.devices import replicate
@@ -54,7 +55,7 @@ class RunCheckpoints:
             self.saved_step, self._saved_best = -1, None
             return None
         path = folder.checkpoints / str(step)
-        metadata = checkpoint.read_metadata(path)
+        metadata = read_metadata(path)
         config, described = self._experiment.config, self._dataset.describe()
         check_continues(metadata.config, config, str(path), extend=self._extend, allow_changes=self._allow_changes)
         if metadata.dataset != described:
@@ -146,7 +147,7 @@ class RunCheckpoints:
         folder = self._folder
         try:
             folder.flush()  # rows first: the checkpoint relies on them
-            metadata = checkpoint.Metadata(self._experiment.config, self._dataset.describe(), progress, environment())
+            metadata = Metadata(self._experiment.config, self._dataset.describe(), progress, environment())
             checkpoint.save(folder.checkpoints, state, metadata)
             failpoints.reach('saved')
             # Also keep the previous checkpoint and the best one at that time, in case the latest is damaged.

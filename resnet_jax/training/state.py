@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from resnet_jax.models.whitening import LAYER as WHITENING
+from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.typing import PyTree
 
 _PROXY = 5  # a random stream apart from those in program.py
@@ -85,9 +86,5 @@ def create_train_state(
         return TrainState(zero, params, batch_stats, tx.init(params), copy(ema), copy(lookahead), small)
 
     key = jax.random.key(seed)
-    # For ResNet-18's random numbers XLA:CPU takes 13 s at its default level and 4 s at this one; the numbers are the same.
-    # Inside eval_shape the key is abstract: nothing is compiled, and compiler options are not allowed.
-    quick = jax.default_backend() == 'cpu' and not isinstance(key, jax.core.Tracer)
-    options = {'xla_backend_optimization_level': 1} if quick else None
-    state: TrainState = jax.jit(create, compiler_options=options)(key, whitening_kernel)
+    state: TrainState = jax.jit(create, compiler_options=options_for_init(key))(key, whitening_kernel)
     return state

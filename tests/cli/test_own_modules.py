@@ -6,6 +6,7 @@ import pytest
 from commands_support import error_line
 from installed import TINY, resnet_jax
 from PIL import Image
+from sampling import sample
 
 OWN = """
 import dataclasses
@@ -84,7 +85,7 @@ def test_weights_of_an_own_network_are_saved_and_evaluated(folder):
     assert 'BatchNorm_0' in table
 
 
-@pytest.mark.parametrize('workdir', ['run', 'plain'])
+@pytest.mark.parametrize('workdir', sample(['run', 'plain'], 2))
 @pytest.mark.parametrize('arguments', [['evaluate'], ['predict', 'digit.png'], ['export', '--out=nothing'], ['train']])
 def test_a_network_of_ones_own_is_not_reason_enough_to_import(folder, arguments, workdir):
     """The optimizer of 'plain' is one of the package: its config is valid, and the network is found missing."""
@@ -93,6 +94,7 @@ def test_a_network_of_ones_own_is_not_reason_enough_to_import(folder, arguments,
     assert not (folder / 'nothing').exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_an_own_data_set_alone_predicts_without_the_module_and_names_it_to_evaluate(folder):
     flags = f'{IMPORT} --config=quickstart --config.dataset=my_digits --config.model_kwargs.num_filters=4 --workdir=data'
     resnet_jax(folder, 'train', *flags.split(), *TINY)

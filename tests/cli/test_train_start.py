@@ -26,6 +26,7 @@ def test_a_place_where_no_config_can_be_is_refused(path, code, text, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_run_folder_alone_continues_its_run(tmp_path):
     resnet_jax(tmp_path, 'train', '--config=quickstart', '--workdir=a run', '--config.model_kwargs.num_filters=4', *TINY)
     config = json.loads((tmp_path / 'a run' / 'config.json').read_text())

@@ -5,13 +5,8 @@ import sys
 import pytest
 from commands_support import error_line, run
 
-REASON = "not installed; pip install 'resnet_jax[export]'"
-pytest.importorskip('flatbuffers', reason=f'flatbuffers {REASON}')
-pytest.importorskip('yaml', reason=f'pyyaml {REASON}')
-
 
 def test_a_run_becomes_a_folder_to_serve_from(tiny_run, tmp_path):
-    pytest.importorskip('jax2onnx', reason=f'jax2onnx {REASON}')
     out = tmp_path / 'served'
     done = run('export.py', f'--workdir={tiny_run[0]}', f'--out={out}', '--format=both', devices=2)
     lines = done.stdout.splitlines()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from commands_support import TINY, error_line, run
+from sampling import sample
 from test_train_command import assert_same_state
 
 NOT_FOLLOWED = {
@@ -38,13 +39,14 @@ def test_what_a_run_cannot_follow_changes_nothing_and_is_named(tiny_run, tmp_pat
     assert_same_state(workdir, tiny_run[0])
 
 
+@pytest.mark.slow
 def test_the_other_commands_answer_as_they_do(tiny_run):
     arguments = 'evaluate.py', f'--workdir={tiny_run[0]}', '--json'
     there = json.loads(run(*arguments, **NOT_FOLLOWED).stdout)
     assert there == json.loads(run(*arguments).stdout)
 
 
-@pytest.mark.parametrize('setting', IMPOSSIBLE)
+@pytest.mark.parametrize('setting', sample(IMPOSSIBLE, 3))
 def test_what_jax_cannot_start_with_is_one_line(setting, tmp_path):
     name, value = setting.split('=', 1)
     done = run('train.py', *TINY, f'--workdir={tmp_path / "run"}', code=2, **{name: value})
@@ -52,7 +54,7 @@ def test_what_jax_cannot_start_with_is_one_line(setting, tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('verb', ['evaluate', 'predict', 'benchmark'])
+@pytest.mark.parametrize('verb', sample(['evaluate', 'predict', 'benchmark'], 3))
 def test_also_for_the_other_commands(verb, tiny_run):
     flags = ['--config=quickstart'] if verb == 'benchmark' else [f'--workdir={tiny_run[0]}']
     files = [tiny_run[0] / 'plots' / 'training.png'] if verb == 'predict' else []
@@ -75,6 +77,7 @@ assert jax.numpy.ones(1).dtype == 'float64' and jax.config.jax_debug_nans
 """
 
 
+@pytest.mark.slow
 def test_a_caller_that_computes_in_double_precision_gets_the_same_run(tiny_run, tmp_path):
     command = [sys.executable, '-c', CALLER, tiny_run[0], tmp_path / 'run']
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, 'JAX_NUM_CPU_DEVICES': '1'})

@@ -1,3 +1,4 @@
+import importlib.util
 import sys
 
 import numpy as np
@@ -30,7 +31,14 @@ def test_the_splits_share_no_image_and_lose_none():
     assert sorted(both) == sorted(original) and len(set(both)) == 1797
 
 
+def test_scikit_learn_reads_the_same_where_its_file_is_elsewhere(monkeypatch):
+    digits = load_dataset('digits')
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    assert load_dataset('digits').fingerprint == digits.fingerprint
+
+
 def test_without_scikit_learn(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     with pytest.raises(ConfigError, match=r"pip install 'resnet_jax\[quickstart\]'"):
         load_dataset('digits')

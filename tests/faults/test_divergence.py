@@ -11,6 +11,7 @@ import pytest
 from faults_support import arrays, assert_same_outcome, edit, error_line, hashes, outcome, rows, steps, train
 
 from resnet_jax.runs import checkpoint
+from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.training.program import seed_key, train_steps
 from resnet_jax.training.state import TrainState
 
@@ -69,7 +70,7 @@ def test_it_goes_back_and_retries_at_half_the_rate(tmp_path):
             assert rate == pytest.approx(full if step <= 20 else full / 2, rel=1e-5), step
     assert list(rates) == [*range(3, 40, 3), 40]
     assert json.loads((workdir / 'result.json').read_text())['epoch'] <= 4
-    assert checkpoint.read_metadata(workdir / 'checkpoints' / '40').progress.rollbacks == 1
+    assert read_metadata(workdir / 'checkpoints' / '40').progress.rollbacks == 1
     assert_only_finite(workdir)
 
 
@@ -106,7 +107,7 @@ def test_an_evaluation_that_is_not_a_number_leaves_the_best_as_it_was(tmp_path, 
     line = error_line(train(workdir, failpoint='metric:3:nan', code=4))
     assert 'diverged at iteration 30: loss nan in the evaluation, gradient norm' in line
     best = max(rows(workdir, 'validation'), key=lambda row: (row['accuracy'], -row['step']))
-    metadata = checkpoint.read_metadata(workdir / 'checkpoints' / '20')
+    metadata = read_metadata(workdir / 'checkpoints' / '20')
     assert metadata['best'] == {'step': best['step'], 'accuracy': best['accuracy']} and best['step'] in steps(workdir)
     assert steps(workdir)[-1] == 20
     assert 'after iteration 20' in train(workdir).stdout

@@ -19,6 +19,7 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import sums_text
+from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.runs.npz import read_npz
 
 SOURCES = [path for folder in ('resnet_jax', 'bin', 'configs') for path in sorted((ROOT / folder).rglob('*.py'))]
@@ -216,7 +217,7 @@ def test_metadata_of_another_kind(value, hostile):
     path = hostile(lambda metadata: None)
     (path / 'metadata.json').write_text(json.dumps(value))
     with pytest.raises(InputFileError, match=r'metadata\.json'):
-        checkpoint.read_metadata(path)
+        read_metadata(path)
 
 
 @pytest.mark.parametrize('other', ['params/fc/bias', 'opt_state/1/0/trace/fc/bias'])
@@ -262,7 +263,7 @@ def test_a_flipped_bit_in_the_arrays_whose_sums_fit_is_read_or_refused(hostile, 
 
 
 def test_a_parameter_that_is_not_finite_is_named(tmp_path):
-    metadata = checkpoint.read_metadata(ROOT / 'tests' / 'faults' / 'format2' / 'checkpoints' / '10')
+    metadata = read_metadata(ROOT / 'tests' / 'faults' / 'format2' / 'checkpoints' / '10')
     state = {'params': {'kernel': np.array([1.0, np.nan], np.float32)}, 'count': np.int32(3)}
     path = checkpoint.save(tmp_path, state, metadata)
     with pytest.raises(InputFileError, match='has numbers in params/kernel that are not finite'):

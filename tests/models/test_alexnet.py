@@ -11,6 +11,8 @@ import torch_reference
 from resnet_jax.errors import ConfigError
 from resnet_jax.models import create_model
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 @pytest.fixture(scope='module')
 def reference():

@@ -12,6 +12,8 @@ from resnet_jax.errors import ConfigError
 from resnet_jax.models import create_model, features
 from resnet_jax.models.introspection import Layer, layers, table
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 def test_layers_of_a_small_network_by_hand():
     found = layers(create_model('resnet8', stage_sizes=(1,), num_filters=4), image_size=8, channels=1)

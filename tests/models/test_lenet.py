@@ -12,6 +12,8 @@ import torch_reference
 from resnet_jax.errors import ConfigError
 from resnet_jax.models import create_model
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ImageNetAlexNet = functools.partial(torch_reference.ImageNetAlexNet, 10)
 
 # LeNet and both AlexNets: the networks without BatchNorm. Images are small, AlexNet's are not of its usual size.

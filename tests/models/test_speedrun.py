@@ -12,6 +12,8 @@ import torch_reference as T
 from resnet_jax.errors import ConfigError
 from resnet_jax.models import SpeedrunNet, create_model, features
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SMALL = {
     'speedrun94': {'widths': (26, 12, 12)},
     'speedrun96': {'widths': (8, 12)},

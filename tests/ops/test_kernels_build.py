@@ -1,11 +1,20 @@
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 from compilers import has_compiler
+from packaging.version import Version
+from sampling import sample
+
+from resnet_jax.ops.kernels import build
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Prints the lanes, whether XLA's convolution agrees, and the bits of a gradient.
 CODE = """
@@ -94,7 +103,7 @@ ODD = {
 SHORT = 'from resnet_jax.ops.kernels import build\nbuild._SECONDS = 3.0\n'
 
 
-@pytest.mark.parametrize('oddity', ODD)
+@pytest.mark.parametrize('oddity', sample(ODD, 4))
 def test_a_compiler_that_does_anything_else_leaves_the_other_forms(oddity, tmp_path):
     if 'cc ' in ODD[oddity] and not has_compiler():
         pytest.skip('needs a C compiler')
@@ -112,3 +121,37 @@ def test_a_kept_library_that_cannot_be_used_is_no_obstacle(built, tmp_path):
     library.write_bytes(b'garbage')
     library.with_suffix('.sha256').write_text(hashlib.sha256(b'garbage').hexdigest())
     assert run(cache).stdout == built[1]
+
+
+@pytest.mark.slow
+def test_they_compile_with_the_headers_of_every_jaxlib_that_may_be_installed(tmp_path):
+    """XLA's C interface changes with its releases. Downloads their wheels."""
+    if not has_compiler():
+        pytest.skip('needs a C compiler')
+    lowest = re.search(r'"jax>=([\d.]+)"', (ROOT / 'pyproject.toml').read_text())[1]
+    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
+    target = ['--python-version=3.13', '--only-binary=:all:']  # Python 3.11 gets no jaxlib after 0.10
+    listed = subprocess.run([*pip, 'index', 'versions', 'jaxlib', *target], capture_output=True, text=True, check=True).stdout
+    versions = re.search(r'Available versions: (.*)', listed)[1].split(', ')
+    versions = [version for version in versions if Version(version) >= Version(lowest)]
+    assert lowest in versions and len(versions) >= 6
+    for version in versions:
+        subprocess.run(
+            [*pip, 'download', '--quiet', '--no-deps', *target, f'--dest={tmp_path}', f'jaxlib=={version}'], check=True
+        )
+        (wheel,) = tmp_path.glob('*.whl')
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(tmp_path / version, [name for name in archive.namelist() if '/xla/ffi/api/' in name])
+        wheel.unlink()
+        for source in ('direct.c', 'winograd.c'):
+            include = tmp_path / version / 'jaxlib' / 'include'
+            command = [
+                *build._compiler(),
+                '-fsyntax-only',
+                '-Wall',
+                '-Werror',
+                f'-I{include}',
+                Path(build.__file__).parent / source,
+            ]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, f'{source} with jaxlib {version}: {done.stderr}'

@@ -10,6 +10,7 @@ import numpy as np
 
 from resnet_jax.data import dataset_info
 from resnet_jax.runs import checkpoint
+from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.runtime.devices import device_positions, replicate
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.program import epoch_order
@@ -17,7 +18,7 @@ from resnet_jax.training.program import epoch_order
 
 def describe(path):
     """Returns checksums of every leaf, on each device, and of the examples that the devices take together in each step."""
-    config = checkpoint.read_metadata(path).config
+    config = read_metadata(path).config
     experiment = create_experiment(config, dataset_info(config.dataset))
     state = replicate(checkpoint.restore(path, jax.eval_shape(experiment.create_state)))
     leaves = {

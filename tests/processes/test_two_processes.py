@@ -142,6 +142,7 @@ def test_a_process_that_is_alone_gives_up(rank, text, tmp_path):
     assert text in error_line(done)
 
 
+@pytest.mark.slow
 def test_a_process_with_an_id_that_is_taken_is_refused_and_disturbs_nobody(tmp_path):
     workdir = tmp_path / 'run'
     pair = Pair(workdir, *SHORT, '--config.num_epochs=9999')

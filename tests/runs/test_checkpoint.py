@@ -20,6 +20,7 @@ from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import sums_text
+from resnet_jax.runs.metadata import Metadata, read_metadata
 from resnet_jax.runs.progress import Best, ConfigChange, Progress
 from resnet_jax.runtime.devices import replicate
 from resnet_jax.training.state import TrainState
@@ -54,7 +55,7 @@ DATASET = {
 def metadata(step=7, **changes):
     progress = {'step': step, 'pending': [{'loss': 0.1 + 0.2, 'accuracy': 0.5, 'grad_norm': 1e-7}], 'seconds': 1.5, **changes}
     config = TrainConfig(seed=3, milestones=(0.5,), model_kwargs={'stage_sizes': (1, 1)})
-    return checkpoint.Metadata(config, DATASET, Progress(**progress), {'platform': 'cpu'})
+    return Metadata(config, DATASET, Progress(**progress), {'platform': 'cpu'})
 
 
 @pytest.fixture(scope='module')
@@ -112,14 +113,14 @@ def test_a_part_can_be_restored(folder):
 
 
 def test_metadata(folder):
-    assert checkpoint.read_metadata(folder / '7') == metadata()
+    assert read_metadata(folder / '7') == metadata()
 
 
 def test_everything_that_a_run_remembers_comes_back(tmp_path):
     changes = [ConfigChange(3, {'learning_rate': [0.1, 0.01]})]
     evaluation = {'loss': 0.5, 'accuracy': 0.25, 'count': 8, 'tta': 'mirror'}
     kept = metadata(best=Best(5, 0.75), evaluation=evaluation, evaluation_due=True, rollbacks=2, changes=changes)
-    assert checkpoint.read_metadata(checkpoint.save(tmp_path, make_state(7), kept)) == kept
+    assert read_metadata(checkpoint.save(tmp_path, make_state(7), kept)) == kept
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_progress_that_no_run_has_written_is_refused(folder, name, value):
     text = json.loads((folder / '7' / 'metadata.json').read_text())
     rewrite_metadata(folder / '7', progress={**text['progress'], name: value})
     with pytest.raises(InputFileError, match=rf'metadata.json has .* as {name}; it is not of this program, or was edited'):
-        checkpoint.read_metadata(folder / '7')
+        read_metadata(folder / '7')
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_progress_that_no_run_has_written_is_refused(folder, name, value):
 def test_metadata_that_no_run_has_written_are_refused(folder, name, value, message):
     rewrite_metadata(folder / '7', **{name: value})
     with pytest.raises(InputFileError, match=message):
-        checkpoint.read_metadata(folder / '7')
+        read_metadata(folder / '7')
 
 
 def test_the_sums_are_those_of_sha256sum(folder):
@@ -416,7 +417,7 @@ def test_damaged_ones_are_kept(folder):
 def test_saving_a_step_again_replaces_it(folder):
     checkpoint.save(folder, make_state(7), metadata(seconds=2.5))
     checkpoint.verify(folder / '7')
-    assert checkpoint.read_metadata(folder / '7').progress.seconds == 2.5 and entries(folder) == ['5', '7']
+    assert read_metadata(folder / '7').progress.seconds == 2.5 and entries(folder) == ['5', '7']
 
 
 def test_saving_over_what_an_interrupted_save_left(folder):
@@ -469,13 +470,13 @@ def test_a_newer_format(folder):
     rewrite_metadata(folder / '7', format=checkpoint.FORMAT + 1)
     checkpoint.verify(folder / '7')
     with pytest.raises(InputFileError, match=r'has format 3; this version reads 2: upgrade resnet_jax'):
-        checkpoint.read_metadata(folder / '7')
+        read_metadata(folder / '7')
 
 
 def test_a_format_that_was_never_released(folder):
     rewrite_metadata(folder / '7', format=1)
     with pytest.raises(InputFileError, match=r'has format 1; this version reads 2: .* never released: train again'):
-        checkpoint.read_metadata(folder / '7')
+        read_metadata(folder / '7')
 
 
 def test_unwritable(tmp_path):

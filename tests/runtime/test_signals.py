@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from sampling import sample
 
 from resnet_jax.errors import Interrupted
 from resnet_jax.runtime.signals import StopSignal
@@ -148,7 +149,9 @@ except KeyboardInterrupt as error:
 """
 
 
-@pytest.mark.parametrize('place', ['compile:1:int@0.3', 'compile:1:int@0.8', 'compile:1:term@1.3', 'evaluation:1:int@0.01'])
+@pytest.mark.parametrize(
+    'place', sample(['compile:1:int@0.3', 'compile:1:int@0.8', 'compile:1:term@1.3', 'evaluation:1:int@0.01'], 4)
+)
 def test_a_caller_that_catches_it_goes_on_and_ends_in_peace(place, tmp_path):
     """While XLA compiles, whose threads would go on, and end the process with a segmentation fault."""
     environment = {**os.environ, 'RESNET_JAX_FAILPOINT': place, 'JAX_ENABLE_COMPILATION_CACHE': '0', 'JAX_NUM_CPU_DEVICES': '1'}

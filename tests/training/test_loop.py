@@ -23,6 +23,7 @@ from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interr
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import SUMS, sums_text
+from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.runtime import dispatch
 from resnet_jax.training import log, loop, program, step, trainer
 from resnet_jax.training.api import Callback
@@ -229,7 +230,7 @@ def test_what_a_run_leaves(whole):
     assert not np.array_equal(first['params']['fc']['kernel'], last['params']['fc']['kernel'])
     for path in (whole.workdir / 'checkpoints').iterdir():
         checkpoint.verify(path)
-        metadata = checkpoint.read_metadata(path)
+        metadata = read_metadata(path)
         assert metadata.config == TrainConfig.from_mapping(config()) and metadata.dataset['name'] == 'stripes'
 
 
@@ -387,7 +388,7 @@ def test_another_learning_rate_from_a_checkpoint_on_is_recorded(copy, monkeypatc
     assert json.loads((copy / 'changes.json').read_text()) == [{'step': 9, 'fields': fields}]
     assert [row['learning_rate'] for row in rows(copy, 'train')][-2:] == pytest.approx([0.01, 0.01])
     assert 'learning_rate: 0.02 -> 0.01' in (copy / 'run.log').read_text()
-    last = checkpoint.read_metadata(copy / 'checkpoints' / '12')
+    last = read_metadata(copy / 'checkpoints' / '12')
     assert last.config == TrainConfig.from_mapping(changed) and [change.step for change in last.progress.changes] == [9]
     assert train(changed, copy) == result  # and now this is the run's config
 

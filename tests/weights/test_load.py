@@ -18,6 +18,8 @@ from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.weights import load_variables, save_safetensors
 from resnet_jax.weights.files import write_safetensors
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SMALL = {'stage_sizes': (1, 2), 'num_filters': 6}
 RESNET = {'resnet18': torch_reference.BasicBlock, 'resnet50': torch_reference.Bottleneck}
 

@@ -1,0 +1,205 @@
+"""The networks as modules of Flax NNX: `create_model('resnet18', rngs=nnx.Rngs(0))`.
+
+A `Network` computes what the linen network of the same name computes. Its layers are NNX's own (`nnx.Conv`, `nnx.BatchNorm`,
+`nnx.Linear`) and have the names of the linen parameters: `network.layer1_0.conv1.kernel`. Every layer can be replaced, by
+any function of its input: `network.fc = nnx.Linear(512, 3, rngs=rngs)`.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from resnet_jax import models
+from resnet_jax.errors import ConfigError
+from resnet_jax.runtime.devices import options_for_init
+from resnet_jax.typing import Variables
+
+__all__ = ['Block', 'Network', 'create_model', 'from_linen', 'to_linen']
+
+Path = tuple[str, ...]  # of a layer: ('layer1_0', 'conv1')
+_KEYWORDS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv: (
+        *('kernel_size', 'strides', 'padding', 'input_dilation', 'kernel_dilation', 'feature_group_count', 'use_bias'),
+        *('dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init', 'conv_general_dilated'),
+    ),
+    nn.Dense: ('use_bias', 'dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init'),
+    nn.BatchNorm: (
+        *('axis', 'momentum', 'epsilon', 'dtype', 'param_dtype', 'use_bias', 'use_scale', 'bias_init', 'scale_init'),
+        *('axis_name', 'axis_index_groups', 'use_fast_variance'),
+    ),
+}
+
+
+class Block(nnx.Module):
+    """A part of a network; its attributes are its layers."""
+
+
+class Network(Block):
+    """A network, made by `create_model` or `from_linen`.
+
+    As usual in NNX, `train()` and `eval()` choose whether BatchNorm uses the statistics of the batch and updates its own, and
+    whether dropout and stochastic depth are on. A new network is in training. Both also work on a single layer.
+
+    Attributes:
+      linen: the linen network, which connects the layers.
+      image_shape: (height, width, channels) of the images that it was made with; most networks take other sizes too.
+      deterministic: whether dropout and stochastic depth are off.
+      dropout_rng: the stream of their keys; None if the network has neither.
+    """
+
+    def __init__(self, linen: nn.Module, image_shape: Sequence[int], layers: Mapping[Path, Any]) -> None:
+        """Takes the layers, or single parameters, by their path."""
+        self.linen = linen
+        self.image_shape = tuple(image_shape)
+        self.deterministic = False
+        self.dropout_rng: nnx.RngStream | None = nnx.data(None)
+        self._layers = tuple(path for path, layer in layers.items() if isinstance(layer, nnx.Module))
+        for (*outer, name), layer in layers.items():
+            block: Block = self
+            for part in outer:
+                if not hasattr(block, part):
+                    setattr(block, part, Block())
+                block = getattr(block, part)
+            setattr(block, name, layer)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns float32 logits `[batch, num_classes]` of normalised images `[batch, height, width, channels]`."""
+
+        def call(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name == '__call__' and context.module.path in self._layers:
+                return functools.reduce(getattr, context.module.path, self)(args[0])
+            return method(*args, **kwargs)
+
+        state = flatten_dict(nnx.to_pure_dict(nnx.state(self, nnx.Param)))
+        params = {path: array for path, array in state.items() if path[:-1] not in self._layers}
+        rngs = {'dropout': self.dropout_rng()} if self.dropout_rng and not self.deterministic else {}
+        with nn.intercept_methods(call):
+            logits: Any = self.linen.apply({'params': unflatten_dict(params)}, images, train=not self.deterministic, rngs=rngs)
+        return logits  # type: ignore[no-any-return]
+
+
+def create_model(
+    name: str,
+    num_classes: int = 10,
+    *,
+    rngs: nnx.Rngs,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    **kwargs: object,
+) -> Network:
+    """Returns the network called `name`, with new parameters: those that linen's `init` gives for the key `rngs.params()`.
+
+    Args:
+      name, num_classes, **kwargs: as of `resnet_jax.create_model`.
+      rngs: gives the key of the parameters and, with dropout or stochastic depth, their stream 'dropout'.
+      image_shape: (height, width, channels) of the images.
+
+    Raises:
+      ConfigError: the name or a keyword is unknown, a value is out of range, or the images are too small for the network.
+    """
+    linen = models.create_model(name, num_classes, **kwargs)
+    key = rngs.params()
+    init = jax.jit(functools.partial(linen.init, train=False), compiler_options=options_for_init(key))
+    return from_linen(linen, init(key, jnp.zeros((1, *image_shape))), rngs=rngs, image_shape=image_shape)
+
+
+def from_linen(
+    linen: nn.Module,
+    variables: Variables,
+    *,
+    rngs: nnx.Rngs | None = None,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+) -> Network:
+    """Returns the network with the layers and the variables of a linen one, as `resnet_jax.load` returns both.
+
+    Args:
+      linen: a network of this package, or one with the same arguments; layers other than Conv, Dense and BatchNorm stay
+        linen's, and their parameters become the network's.
+      variables: {'params', 'batch_stats'}.
+      rngs: gives the stream 'dropout'; needed if the network has dropout or stochastic depth.
+      image_shape: (height, width, channels) of the images.
+
+    Raises:
+      ConfigError: rngs is missing, or the network has variables other than parameters and the statistics of BatchNorm.
+    """
+    found: dict[Path, nn.Module] = {}
+    random: list[Path] = []
+
+    def record(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if context.method_name == '__call__' and type(module) in _KEYWORDS:
+            found[module.path] = module
+        if isinstance(module, nn.Dropout) and module.rate:
+            random.append(module.path)
+        return method(*args, **kwargs)
+
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    apply = functools.partial(linen.apply, train=False)
+    with nn.intercept_methods(record):
+        jax.eval_shape(apply, variables, images)
+    arrays = {kind: flatten_dict(variables.get(kind, {})) for kind in ('params', 'batch_stats')}
+    own = {path for path in arrays['batch_stats'] if path[:-1] not in found} | (variables.keys() - arrays.keys())
+    if own:
+        names = ', '.join(sorted(map(str, own))[:3])
+        raise ConfigError(f'the network has other variables, {names}; expected parameters and the statistics of BatchNorm')
+    if random and rngs is None:
+        raise ConfigError('the network has dropout or stochastic depth; expected rngs=nnx.Rngs(...)')
+
+    def build() -> Network:
+        layers: dict[Path, Any] = {path: _layer(module, arrays['params'], path) for path, module in found.items()}
+        single = {path: nnx.Param(array) for path, array in arrays['params'].items() if path[:-1] not in found}
+        return Network(linen, image_shape, layers | single)
+
+    network: Network = nnx.eval_shape(build)  # without computing parameters that are replaced
+    for kind, values in ((nnx.Param, variables['params']), (nnx.BatchStat, variables.get('batch_stats', {}))):
+        state = nnx.state(network, kind)
+        nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, values))
+        nnx.update(network, state)
+    if random and rngs is not None:
+        network.dropout_rng = nnx.data(rngs.dropout.fork())
+    return network
+
+
+def _layer(module: nn.Module, params: Mapping[Path, Any], path: Path) -> nnx.Module:
+    """Returns NNX's layer for one of linen's."""
+    keywords = {name: getattr(module, name) for name in _KEYWORDS[type(module)]}
+    rngs = nnx.Rngs(0)
+    if isinstance(module, nn.BatchNorm):
+        (size,) = {array.shape[0] for at, array in params.items() if at[:-1] == path}
+        return nnx.BatchNorm(size, rngs=rngs, **keywords)
+    *_, inputs, outputs = params[*path, 'kernel'].shape
+    if isinstance(module, nn.Dense):
+        return nnx.Linear(inputs, outputs, rngs=rngs, **keywords)
+    if keywords['conv_general_dilated'] is None:
+        del keywords['conv_general_dilated']
+    return nnx.Conv(inputs * module.feature_group_count, outputs, rngs=rngs, **keywords)
+
+
+def to_linen(network: Network) -> tuple[nn.Module, Variables]:
+    """Returns the linen network and its variables, which `Classifier` takes; the head may have another number of classes.
+
+    Raises:
+      ConfigError: a layer was replaced by one that the linen network does not have.
+    """
+    state = {'params': nnx.Param, 'batch_stats': nnx.BatchStat}
+    variables: Variables = {name: nnx.to_pure_dict(nnx.state(network, kind)) for name, kind in state.items()}
+    images = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+    num_classes = nnx.eval_shape(lambda network, images: network(images), network, images).shape[-1]
+    linen = network.linen.clone(num_classes=num_classes)
+    wanted = jax.eval_shape(functools.partial(linen.init, train=False), jax.random.key(0), images)
+    ours, theirs = (
+        {path: array.shape for path, array in flatten_dict(tree, sep='/').items()}
+        for tree in (variables, {'batch_stats': {}, **wanted})
+    )
+    for path in sorted(ours.keys() | theirs.keys()):
+        if ours.get(path) != theirs.get(path):
+            raise ConfigError(
+                f'{path} is {ours.get(path, "missing")}; expected {theirs.get(path, "nothing")}: a layer was replaced by one '
+                'that the linen network does not have'
+            )
+    return linen, variables
