@@ -20,6 +20,7 @@ from resnet_jax.data.normalization import find_normalization
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model, features
 from resnet_jax.models.checks import check_choice
+from resnet_jax.models.ensemble import Ensemble
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import verify
 from resnet_jax.runs.metadata import read_metadata
@@ -169,6 +170,34 @@ class Classifier:
         except ConfigError as error:
             raise InputFileError(f'{path} describes its weights wrongly: {error}') from None
         return dataclasses.replace(classifier, mean=given[0], std=given[1]) if given else classifier
+
+    @classmethod
+    def ensemble(cls, members: Sequence['Classifier']) -> 'Classifier':
+        """Returns the classifier whose logits are the mean of the members' logits; they may be different networks.
+
+        Raises:
+          ConfigError: there are no members, or they differ in what they take or return: image_shape, class_names, mean, std,
+            dtype or tta.
+        """
+        if not members:
+            raise ConfigError('the ensemble has no members; expected at least one classifier')
+        first = members[0]
+        for number, member in enumerate(members[1:], 2):
+            for name in ('image_shape', 'class_names', 'mean', 'std', 'dtype', 'tta'):
+                ours, theirs = getattr(first, name), getattr(member, name)
+                if ours != theirs:
+                    raise ConfigError(
+                        f'member {number} of the ensemble has {name} {str(theirs)[:80]} and the first {str(ours)[:80]}; '
+                        'expected equal ones'
+                    )
+        kinds = sorted({kind for member in members for kind in member.variables})
+        variables = {
+            kind: {f'members_{i}': member.variables[kind] for i, member in enumerate(members) if kind in member.variables}
+            for kind in kinds
+        }
+        origin = Origin('', {}, dataset=first.origin.dataset, fingerprint=first.origin.fingerprint)
+        model = Ensemble(tuple(member.model for member in members))
+        return dataclasses.replace(first, model=model, variables=variables, origin=origin)
 
     def save(self, path: str | Path, *, naming: str | None = None) -> None:
         """Writes weights as .safetensors, which `load` reads without further arguments, or as .pth, .pt, .th for PyTorch.

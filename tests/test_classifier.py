@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import resnet_jax
-from resnet_jax import Classifier
+from resnet_jax import Classifier, create_model
 from resnet_jax.data import load_dataset
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.evaluate import check_fits, evaluate
@@ -241,3 +241,31 @@ def test_bad_arguments_are_one_line(trained, tmp_path):
         check_fits(classifier, load_dataset('synthetic_cifar100'))
     with pytest.raises(ConfigError, match=r'takes images of \[8, 8, 1\] and synthetic_cifar10 has \[32, 32, 3\]'):
         check_fits(classifier, load_dataset('synthetic_cifar10'))
+
+
+def linear(seed, **changes):
+    model = (
+        create_model('lenet5_relu', num_classes=3) if seed == 2 else create_model('resnet8', 3, stage_sizes=(1,), num_filters=4)
+    )
+    variables = model.init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)), train=False)
+    facts = {'image_shape': (32, 32, 3), 'class_names': ('a', 'b', 'c'), 'mean': (0.4,), 'std': (0.2,), **changes}
+    return Classifier(model, variables, **facts)
+
+
+def test_an_ensemble_has_the_mean_of_the_logits_of_its_members():
+    members = [linear(0), linear(1), linear(2)]
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    ensemble = Classifier.ensemble(members)
+    expected = np.mean([member.logits(images) for member in members], axis=0)
+    np.testing.assert_allclose(ensemble.logits(images), expected, rtol=1e-4, atol=1e-5)
+    best = expected.argmax(1)
+    assert [prediction.name for prediction in ensemble.predict(images)] == [ensemble.class_names[i] for i in best]
+
+
+def test_members_that_do_not_go_together_are_named():
+    with pytest.raises(ConfigError, match='no members'):
+        Classifier.ensemble([])
+    with pytest.raises(ConfigError, match=r'member 2 of the ensemble has std \(0.3,\) and the first \(0.2,\)'):
+        Classifier.ensemble([linear(0), linear(1, std=(0.3,))])
+    with pytest.raises(ConfigError, match='does not know its model by name'):
+        Classifier.ensemble([linear(0), linear(1)]).describe()

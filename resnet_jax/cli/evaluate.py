@@ -4,6 +4,10 @@
 
 --tta=mirror_translate averages the logits over views of each image, and every figure says so. --compare=runs/other also reports
 how the two runs' predictions differ; --corruptions adds the errors on 15 kinds of corrupted images.
+
+{name} --ensemble runs/seed0 runs/seed1 runs/seed2
+
+evaluates the mean of the logits of several runs.
 """
 
 import dataclasses
@@ -14,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from resnet_jax import plugins
 from resnet_jax.cli import command
-from resnet_jax.cli.arguments import parse_assignments
+from resnet_jax.cli.arguments import expand_home, parse_assignments
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.typing import JsonDict
 
@@ -29,6 +33,7 @@ FLAGS.define('bool', 'json', False, 'Print JSON instead of a table.')
 FLAGS.define('path', 'data_dir', None, 'tfds folder, if the data has moved since.')
 FLAGS.define('path', 'compare', None, 'Another finished run folder: how the answers to the same images differ.')
 FLAGS.define('bool', 'corruptions', False, 'Also 15 common corruptions at 5 severities: 75 times the work.')
+FLAGS.define('bool', 'ensemble', False, 'Evaluate the mean of the logits of the run folders that follow.')
 FLAGS.define('path', 'weights', None, 'File of weights, .pth, .pt, .th or .safetensors, instead of a run.')
 FLAGS.define('string', 'model', None, 'With --weights: the name of the model, unless the file says it.')
 FLAGS.define('multi_string', 'model_kwargs', [], 'With --weights: FIELD=VALUE of the model; may be repeated.')
@@ -49,8 +54,10 @@ FLAGS.define(
 
 
 def main(arguments: Sequence[str]) -> None:
-    workdir, weights = FLAGS.value('workdir'), FLAGS.value('weights')
-    if arguments or bool(workdir) == bool(weights):
+    workdir, weights, ensemble = (FLAGS.value(flag) for flag in ('workdir', 'weights', 'ensemble'))
+    if ensemble and (workdir or weights or FLAGS.value('compare') or len(arguments) < 2):
+        raise ConfigError('--ensemble takes two run folders or more and neither --workdir, --weights nor --compare')
+    if not ensemble and (arguments or bool(workdir) == bool(weights)):
         extra = f', not {arguments[0]!r}' if arguments else ''
         raise ConfigError(f'expected --workdir=FOLDER, a run folder, or --weights=FILE{extra}')
     from resnet_jax.evaluation.evaluate import evaluate
@@ -65,7 +72,10 @@ def main(arguments: Sequence[str]) -> None:
         other = load_predictions(compare) if compare else None
     except InputFileError as error:
         raise InputFileError(f'{error}: resnet-jax evaluate --workdir={compare}') from None
-    classifier, dataset, more = _run(workdir) if workdir else _weights(weights)
+    if ensemble:
+        classifier, dataset, more = _ensemble([expand_home(folder) for folder in arguments])
+    else:
+        classifier, dataset, more = _run(workdir) if workdir else _weights(weights)
     if FLAGS.value('tta'):
         classifier = dataclasses.replace(classifier, tta=FLAGS.value('tta'))
     origin = classifier.origin
@@ -86,9 +96,11 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps({**metrics, **more, **besides}))
         return
     title = f'{origin.model} from {weights}, {dataset.name}'
+    if ensemble:
+        title = f'ensemble of {len(arguments)} runs, {dataset.name}'
     if workdir:
         title = f'{origin.model} after {origin.step} iterations, {origin.dataset}'
-    print(format_evaluation(title, dataset.class_names, metrics, besides))
+    print(format_evaluation(title, dataset.class_names, metrics, {**more, **besides}))
 
 
 def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':
@@ -104,6 +116,24 @@ def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':
         plugins.check_imported(plugins.modules_of_run(workdir), workdir, error)
         raise
     return classifier, dataset, {'step': classifier.origin.step}
+
+
+def _ensemble(folders: Sequence[str]) -> 'tuple[Classifier, Dataset, JsonDict]':
+    from resnet_jax.classifier import Classifier
+    from resnet_jax.evaluation.predictions import predict_split
+
+    members: list[Classifier] = []
+    alone: list[JsonDict] = []
+    for folder in folders:
+        member, dataset, _ = _run(folder)
+        if members and member.origin.fingerprint != members[0].origin.fingerprint:
+            raise ConfigError(f'{folder} was trained on other data than {folders[0]}; expected runs on the same data set')
+        config = member.origin.config
+        assert config is not None
+        metrics = predict_split(member, dataset, config.eval_batch_size).describe()
+        alone.append({'workdir': folder, 'accuracy': metrics['accuracy'], 'loss': metrics['loss']})
+        members.append(member)
+    return Classifier.ensemble(members), dataset, {'members': alone}
 
 
 def _weights(path: str) -> 'tuple[Classifier, Dataset, JsonDict]':

@@ -12,7 +12,8 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
 
     Args:
       metrics: as `Predictions.describe` returns them.
-      more: may hold 'agreement' (`significance.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots' (paths).
+      more: may hold 'agreement' (`significance.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots' (paths),
+        'members' of an ensemble ('workdir', 'accuracy', 'loss' of each alone).
     """
     class_names = [printable(name) for name in class_names]
     width = max(map(len, class_names))
@@ -31,6 +32,8 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
         f'mean confidence {100 * calibration["confidence"]:.2f} %, expected calibration error '
         f'{100 * calibration["ece"]:.2f} points ({len(calibration["bins"])} bins)'
     )
+    for member in more.get('members', ()):
+        lines.append(f'alone: accuracy {100 * member["accuracy"]:.2f} %, loss {member["loss"]:.4f}, {member["workdir"]}')
     if agreement := more.get('agreement'):
         lines += _agreement(agreement)
     if corruptions := more.get('corruptions'):

@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from commands_support import error_line, run
+from commands_support import TINY, error_line, run
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.data import load_dataset
@@ -96,3 +96,16 @@ def test_corruptions_are_tabulated_drawn_and_kept(tiny_run, tmp_path):
     assert f'mean corruption error {100 * found["mean_corruption_error"]:.2f} %' in done.stdout
     assert 'jpeg_compression' in done.stdout
     assert (workdir / 'plots' / 'corruptions.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_an_ensemble_of_runs(tiny_run, tmp_path):
+    other = tmp_path / 'other'
+    run('train.py', *TINY, '--config.seed=1', f'--workdir={other}')
+    done = json.loads(run('evaluate.py', '--ensemble', tiny_run[0], other, '--json').stdout)
+    alone = [json.loads((folder / 'result.json').read_text())['accuracy'] for folder in (tiny_run[0], other)]
+    assert [member['accuracy'] for member in done['members']] == alone
+    assert done['count'] == 360 and done['loss'] < max(member['loss'] for member in done['members'])
+    text = run('evaluate.py', '--ensemble', tiny_run[0], other).stdout
+    assert text.startswith('ensemble of 2 runs, digits test set') and text.count('alone: accuracy') == 2
+    assert 'two run folders or more' in error_line(run('evaluate.py', '--ensemble', tiny_run[0], code=2))
+    assert 'two run folders or more' in error_line(run('evaluate.py', '--ensemble', '--weights=a.pth', other, other, code=2))
