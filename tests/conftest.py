@@ -39,6 +39,16 @@ def _package_logger():
     package.propagate = True
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _forget_programs():
+    """Compiled programs would fill gigabytes, which Python's garbage collector would walk through again and again."""
+    yield
+    if 'jax' in sys.modules:
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture(scope='module')
 def quick_compilation():
     """Compiles in half the time, to slower programs: for the many small programs of a test module."""

@@ -93,6 +93,7 @@ def test_a_comparison_is_written_whoever_reads_its_name(tmp_path):
     assert (done.returncode, done.stderr) == (141, '') and '</html>' in out.read_text()
 
 
+@pytest.mark.slow
 def test_the_home_folder_in_paths(tmp_path):
     home = tmp_path / 'home'
     run_folder = write_folder(home / 'runs' / 'a')

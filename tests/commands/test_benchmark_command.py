@@ -11,6 +11,7 @@ from resnet_jax.config import TrainConfig
 TINY = '--config=configs/resnet20.py', '--config.model=resnet8', '--config.batch_size=8', '--config.eval_batch_size=8'
 
 
+@pytest.mark.slow
 def test_both_steps_are_timed_beside_torch(tmp_path):
     path = tmp_path / 'result.json'
     out = run('benchmark.py', *TINY, '--peer=torch', '--rounds=2', '--seconds=0.2', f'--json={path}').stdout

@@ -22,6 +22,7 @@ def get_study():
 """
 
 
+@pytest.mark.slow
 def test_a_study_is_made_reported_and_not_made_again(tmp_path):
     study, out = tmp_path / 'tiny.py', tmp_path / 'out'
     study.write_text(STUDY.replace('EPOCHS', '2'))

@@ -58,6 +58,7 @@ def test_a_learning_rate_that_is_far_too_large_from_one_epoch_on(interrupted):
     assert_only_finite(interrupted)
 
 
+@pytest.mark.slow
 def test_it_goes_back_and_retries_at_half_the_rate(tmp_path):
     workdir = tmp_path / 'run'
     done = train(workdir, '--config.divergence_retries=2', failpoint='image:25:nan')

@@ -113,7 +113,8 @@ def test_a_hessian_vector_product_is_that_of_the_whole_hessian():
     with jax.enable_x64(True):
         model = create_model('resnet8', num_classes=2, stage_sizes=(1,), num_filters=1, dtype='float64')
         images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 5, 1)))
-        variables = jax.tree.map(lambda a: a.astype(jnp.float64), model.init(jax.random.key(0), images, train=False))
+        init = jax.jit(functools.partial(model.init, train=False))
+        variables = jax.tree.map(lambda a: a.astype(jnp.float64), init(jax.random.key(0), images))
         flat, restore = ravel_pytree(variables['params'])
 
         def loss(flat):
@@ -134,8 +135,9 @@ def test_stochastic_depth_and_dropout_have_forward_derivatives():
         model = create_model(name, **kwargs, **more)
         rng = np.random.default_rng(0)
         images, direction = jnp.asarray(rng.normal(size=(2, 2, 8, 8, 3)), jnp.float32)
-        variables = model.init(jax.random.key(0), images, train=False)
+        variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
 
+        @jax.jit
         def logits(images, model=model, variables=variables):
             rngs = {'dropout': jax.random.key(1)}
             return model.apply(variables, images, train=True, mutable=['batch_stats'], rngs=rngs)[0]

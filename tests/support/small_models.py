@@ -6,7 +6,7 @@ from resnet_jax import create_model
 from resnet_jax.models import ResNet, SpeedrunNet, available_models
 
 # The fast tests take these, the slow ones every name.
-FEW = ('resnet20', 'preact_resnet18', 'speedrun94')
+FEW = ('preact_resnet18', 'speedrun94')
 CASES = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in available_models()]
 
 

@@ -243,6 +243,7 @@ def test_more_classes_than_the_file_are_refused(tmp_path):
         load_variables(save(tmp_path / 'model.pth', reference.state_dict()), 'resnet20', num_classes=10)
 
 
+@pytest.mark.slow
 def test_other_shortcuts_are_offered(tmp_path):
     reference = torch_reference.ResNet(torch_reference.BasicBlock, (3, 3, 3), 16, 'cifar', 'projection', 10)
     with pytest.raises(InputFileError, match=r'the nearest is resnet20 with shortcut=projection \((\d+) of \1 tensors fit\)'):
