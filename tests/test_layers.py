@@ -119,8 +119,10 @@ def test_imports_point_down(name):
     allowed = LAYERS[max((layer for layer in LAYERS if f'{name}.'.startswith(f'{layer}.')), key=len)]
     for imported in own_imports(MODULES[name]) - {'resnet_jax'}:
         assert imported.split('.')[1] in {*allowed, *BELOW_ALL}, f'{name} imports {imported}'
-        commands = name.startswith('resnet_jax.cli.')
-        assert commands or imported != 'resnet_jax.training.loop', f'{name} imports the loop, which only commands do'
+        callers = name.startswith('resnet_jax.cli.') or name == 'resnet_jax.training.seeds'  # many runs
+        assert callers or imported != 'resnet_jax.training.loop', (
+            f'{name} imports the loop, which only commands and several seeds do'
+        )
 
 
 def test_no_cycles():

@@ -6,6 +6,7 @@ folder. --init_config=FILE writes a config to start from.
 
 import os
 import re
+import statistics
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ FLAGS.define('bool', 'extend', False, 'Let a run go on to more epochs than it wa
 FLAGS.define(
     'bool', 'allow_changes', False, 'Let a run go on with another learning rate, schedule or weight decay; it is recorded.'
 )
+FLAGS.define('integer', 'seeds', 0, 'Train as many seeds, from config.seed on, each in a folder of the workdir.', 0)
 FLAGS.define('path', 'init_config', None, 'Write a config file to start from, and do nothing else.')
 FLAGS.define('bool', 'distributed', False, 'One of several processes; SLURM, MPI and Kubernetes are found.')
 FLAGS.define('string', 'coordinator_address', None, 'host:port of process 0, where none of these is found.')
@@ -93,11 +95,18 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
             raise _with_flags(error, 'coordinator_address', 'num_processes', 'process_id') from None
     from resnet_jax.runtime import signals
     from resnet_jax.training.loop import train_and_evaluate
+    from resnet_jax.training.seeds import train_seeds
 
     signals.GRACE_SECONDS = 5.0
-
+    options = {'extend': FLAGS.value('extend'), 'allow_changes': FLAGS.value('allow_changes')}
     try:
-        train_and_evaluate(checked, workdir, extend=FLAGS.value('extend'), allow_changes=FLAGS.value('allow_changes'))
+        if FLAGS.value('seeds'):
+            done = train_seeds(checked, workdir, FLAGS.value('seeds'), **options)
+            accuracies = [100 * each.result['accuracy'] for each in done]
+            spread = f' ± {statistics.stdev(accuracies):.2f}' if len(accuracies) > 1 else ''
+            print(f'{len(accuracies)} seeds in {workdir}: accuracy {statistics.mean(accuracies):.2f}{spread} % (mean ± sd)')
+        else:
+            train_and_evaluate(checked, workdir, **options)
     except ConfigError as error:
         if 'continue with' not in str(error):
             raise

@@ -35,8 +35,8 @@ def sample_images(image_shape: Sequence[int]) -> list[np.ndarray]:
 def check(classifier: Classifier, path: Path, reload: Callable[[Path, list[np.ndarray]], list[np.ndarray]]) -> float:
     """Reloads a file and compares its outputs with the network's; returns the largest absolute difference.
 
-    The network uses XLA's own operations, like the file: the C kernels round differently, which would use up to 17 % of the
-    tolerance for ResNet-18 and logits that span 20.
+    On a CPU the network uses the C kernels, which round differently from the file's operations: up to 17 % of the tolerance for
+    ResNet-18 and logits that span 20.
 
     Raises:
       ExportError: the outputs differ by more than rounding, or in shape or dtype. The file is removed.

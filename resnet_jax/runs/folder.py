@@ -7,6 +7,7 @@ import json
 import logging
 import logging.handlers
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,9 @@ class RunFolder:
             (self.path / 'failed.json').unlink(missing_ok=True)
             self._handler = _LogFile(self.path / 'run.log')
         self._handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
+        if threading.current_thread() is not threading.main_thread():  # another thread has a run of its own
+            thread = threading.get_ident()
+            self._handler.addFilter(lambda record: record.thread == thread)
         logging.getLogger('resnet_jax').addHandler(self._handler)
         if changes:
             logger.info('Changed in the config since the last start: %s.', changes)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+from rich.errors import LiveError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from resnet_jax.runtime.streams import silence
@@ -26,6 +27,8 @@ class _ConsoleHandler(logging.Handler):
         if stream is None:  # closed before Python started
             return
         text, encoding = printable(self.format(record)), getattr(stream, 'encoding', None) or 'utf-8'
+        if (record.threadName or '').startswith('seed '):  # of several runs at the same time
+            text = f'{record.threadName}: {text}'
         try:
             print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream, flush=True)
         except OSError:  # The reader has gone (`| head`, a lost terminal), or the disk is full: the run goes on.
@@ -89,7 +92,10 @@ class ProgressBar:
 
     def __enter__(self) -> 'ProgressBar':
         if self._bar:
-            self._bar.start()
+            try:
+                self._bar.start()
+            except LiveError:  # another run in this process has one
+                self._bar = None
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from resnet_jax import data
 from resnet_jax.classifier import load_run
 from resnet_jax.config import TrainConfig
+from resnet_jax.data import LazyDataset, Split
 from resnet_jax.errors import DivergedError, OutOfMemoryError
 from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
@@ -20,8 +21,9 @@ from resnet_jax.runtime.signals import StopSignal
 from resnet_jax.training.api import Callback, TrainingResult
 from resnet_jax.training.artifacts import leave_failed
 from resnet_jax.training.checkpointing import RunCheckpoints
-from resnet_jax.training.experiment import create_experiment
+from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.log import report_result
+from resnet_jax.training.program import Program, TrainingProgram
 from resnet_jax.training.trainer import Trainer
 from resnet_jax.typing import Json
 
@@ -63,21 +65,40 @@ def train_and_evaluate(
         folder = RunFolder(workdir, checked, extend=extend, allow_changes=allow_changes)
         with StopSignal() as stop, distributed.process_group(checked.to_dict(), folder.path, folder.newest_checkpoint), folder:
             distributed.assert_shared(folder.path / '.lock')
-            failpoints.reach('start')
-            result = folder.read_result()
-            if result is None:
-                dataset = source.dataset
-                distributed.assert_equal('data set', dataset.describe())
-                checkpoints = RunCheckpoints(experiment, dataset, folder, extend=extend, allow_changes=allow_changes)
-                try:
-                    result, classifier = Trainer(experiment, dataset, folder, checkpoints, stop, callbacks).train()
-                except (DivergedError, OutOfMemoryError) as error:
-                    leave_failed(folder, error)
-                    raise
-            else:
-                logger.info('%s is finished; nothing to do.', folder.path)
-                if folder.primary and not (folder.path / 'report.html').exists():  # killed before the report was written
-                    write_run_report(folder.path)
-                classifier = load_run(folder.path)
-            report_result(folder.path, result)
-            return TrainingResult(result, folder.read_metrics(), classifier)
+            return train_in_folder(experiment, source, folder, stop, callbacks, extend=extend, allow_changes=allow_changes)
+
+
+def train_in_folder(
+    experiment: Experiment,
+    source: LazyDataset,
+    folder: RunFolder,
+    stop: StopSignal,
+    callbacks: Sequence[Callback] = (),
+    create_program: Callable[[Experiment, Split], Program] = TrainingProgram,
+    *,
+    extend: bool,
+    allow_changes: bool,
+) -> TrainingResult:
+    """Trains in a folder that this process holds, unless the run there is finished; otherwise as `train_and_evaluate`.
+
+    Args:
+      create_program: makes the program that runs the training steps.
+    """
+    failpoints.reach('start')
+    result = folder.read_result()
+    if result is None:
+        dataset = source.dataset
+        distributed.assert_equal('data set', dataset.describe())
+        checkpoints = RunCheckpoints(experiment, dataset, folder, extend=extend, allow_changes=allow_changes)
+        try:
+            result, classifier = Trainer(experiment, dataset, folder, checkpoints, stop, callbacks, create_program).train()
+        except (DivergedError, OutOfMemoryError) as error:
+            leave_failed(folder, error)
+            raise
+    else:
+        logger.info('%s is finished; nothing to do.', folder.path)
+        if folder.primary and not (folder.path / 'report.html').exists():  # killed before the report was written
+            write_run_report(folder.path)
+        classifier = load_run(folder.path)
+    report_result(folder.path, result)
+    return TrainingResult(result, folder.read_metrics(), classifier)

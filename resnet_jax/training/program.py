@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +146,11 @@ def train_steps(
 
 def create_train_steps(experiment: Experiment) -> jax.stages.Wrapped:
     """Returns the `parallel_train_steps` of an experiment."""
+    return _in_parallel(steps_function(experiment))
+
+
+def steps_function(experiment: Experiment) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the `train_steps` of an experiment, a function of the arguments without default."""
     config = experiment.config
     lookahead_fn = None
     if config.lookahead_sync_period:
@@ -191,7 +196,7 @@ def create_train_steps(experiment: Experiment) -> jax.stages.Wrapped:
         mixup_alpha=config.mixup_alpha,
         label_smoothing=config.label_smoothing,
     )
-    return parallel_train_steps(step_fn, load_fn, per_layer_grad_norms=config.log_gradient_norms)
+    return functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=config.log_gradient_norms)
 
 
 def parallel_train_steps(
@@ -202,7 +207,19 @@ def parallel_train_steps(
 ) -> jax.stages.Wrapped:
     """Returns `train_steps` mapped over all devices; it takes and returns an unstacked, replicated state and donates it."""
     run = functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=per_layer_grad_norms)
+    return _in_parallel(run)
+
+
+def _in_parallel(run: Callable[..., tuple[TrainState, dict[str, jax.Array]]]) -> jax.stages.Wrapped:
     return parallel(run, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
+
+
+class Program(Protocol):
+    """What makes the training steps of a run: see `TrainingProgram`."""
+
+    def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped: ...
+
+    def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, list[dict[str, np.ndarray]]]: ...
 
 
 class TrainingProgram:

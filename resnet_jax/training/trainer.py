@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from resnet_jax.training.artifacts import plot, record
 from resnet_jax.training.checkpointing import RunCheckpoints
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.log import RunLog
-from resnet_jax.training.program import TrainingProgram
+from resnet_jax.training.program import Program, TrainingProgram
 from resnet_jax.typing import JsonDict, PyTree, Row, Variables
 
 logger = logging.getLogger(__name__)
@@ -41,10 +41,12 @@ class Trainer:
         checkpoints: RunCheckpoints,
         stop: StopSignal,
         callbacks: Sequence[Callback] = (),
+        create_program: Callable[[Experiment, Split], Program] = TrainingProgram,
     ):
         config = experiment.config
         self._experiment, self._config, self._dataset, self._folder = experiment, config, dataset, folder
         self._checkpoints, self._stop, self._callbacks = checkpoints, stop, callbacks
+        self._create_program = create_program
         self._train, validation = data.training_splits(dataset, config.validation_size, config.train_size, config.seed)
         self._split = 'validation' if validation else 'test'
         self._memory = memory.check_state_fits(jax.eval_shape(experiment.create_state), config.model)
@@ -120,7 +122,7 @@ class Trainer:
         return None
 
     def _run_steps(self) -> None:
-        program, dispatches = TrainingProgram(self._experiment, self._train), 0
+        program, dispatches = self._create_program(self._experiment, self._train), 0
         self._compile(program)
         with self.logger.bar:
             while self._progress.step < self._experiment.total_steps:
@@ -128,7 +130,7 @@ class Trainer:
                 self._stop.unsaved = True
                 failpoints.reach('dispatch')
                 self._state, metrics = program.run(self._state, self._progress.step, count)
-                self.logger.pace.measured(count, time.monotonic() - before)
+                self.logger.pace.measured(len(metrics), time.monotonic() - before)
                 self._take(metrics)
                 dispatches += 1
                 if dispatches == 2:
@@ -136,7 +138,7 @@ class Trainer:
                 self._evaluate_and_save()
                 self._stop_if_asked()
 
-    def _compile(self, program: TrainingProgram) -> None:
+    def _compile(self, program: Program) -> None:
         failpoints.reach('compile')
         before = time.monotonic()
         # Compile both programs now, while the state is saved: signals are not handled while XLA compiles.
