@@ -10,7 +10,7 @@ from resnet_jax.runtime.devices import AXIS
 from resnet_jax.training import program, step
 from resnet_jax.training.experiment import check_batch_size, create_experiment
 from resnet_jax.training.lookahead import pull
-from resnet_jax.training.program import create_train_steps, epoch_order
+from resnet_jax.training.program import epoch_order
 
 FIRST_OF_SEED_0 = [47848, 34552, 24994, 32827, 31943, 24289]
 FIRST_OF_EPOCH_1 = [12569, 42502, 35289, 26576, 22685, 6123]
@@ -205,14 +205,15 @@ def test_values_that_do_not_go_together(overrides, message):
         create(**overrides)
 
 
-def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
-    monkeypatch.setattr(program, 'parallel_train_steps', lambda *args, **kwargs: (*args, kwargs))
+def test_the_step_and_its_batches_get_what_the_config_says():
     options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': True, 'cutout_size': 5}
     options |= {'crop_mode': 'reflect', 'alternating_flip': True, 'brightness': 0.14, 'contrast': 0.13}
     options_of_step = {'accumulation': 2, 'ema_decay': 0.9, 'per_layer_grad_norms': True}
     experiment = create(**options, log_gradient_norms=True, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16')
-    step_fn, load_fn, more = create_train_steps(experiment)
-    assert more == {'per_layer_grad_norms': True}
+    run = program.steps_function(experiment)
+    assert run.func is program.train_steps
+    assert run.keywords['per_layer_grad_norms'] is True
+    step_fn, load_fn = run.keywords['step_fn'], run.keywords['load_fn']
     assert step_fn.func is step.train_step
     expected = {'model': experiment.model, 'tx': experiment.tx, 'lookahead_fn': None, 'select_fn': None, **options_of_step}
     assert step_fn.keywords == expected
@@ -221,10 +222,9 @@ def test_the_step_and_its_batches_get_what_the_config_says(monkeypatch):
     assert load_fn.keywords == {**options, **data}
 
 
-def test_lookahead_gets_what_the_config_says(monkeypatch):
-    monkeypatch.setattr(program, 'parallel_train_steps', lambda *args, **kwargs: (*args, kwargs))
+def test_lookahead_gets_what_the_config_says():
     experiment = create(lookahead_sync_period=3, lookahead_decay=0.5)
-    lookahead_fn = create_train_steps(experiment)[0].keywords['lookahead_fn']
+    lookahead_fn = program.steps_function(experiment).keywords['step_fn'].keywords['lookahead_fn']
     assert lookahead_fn.func is pull
     assert lookahead_fn.keywords == {'sync_period': 3, 'decay': 0.5, 'total_steps': 12}
     state = jax.eval_shape(experiment.create_state)
