@@ -1,4 +1,4 @@
-"""Data sets by name, as NumPy arrays: CIFAR-10, CIFAR-100, scikit-learn's digits, random data, and registered ones.
+"""Data sets as NumPy arrays: CIFAR-10, CIFAR-100, scikit-learn's digits, random data, your own images, and registered ones.
 
 Only this package uses tfds, and imports it only to prepare or decode a data set; decoded arrays are cached, so that later
 starts take less than a second. Only `augment` uses JAX.
@@ -7,10 +7,17 @@ starts take less than a second. Only `augment` uses JAX.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
+
+from resnet_jax.data.arrays import dataset_from_arrays, load_arrays_file, resize_split
 from resnet_jax.data.cifar import load_cifar
+from resnet_jax.data.decode import decode
 from resnet_jax.data.digits import DIGITS, load_digits
+from resnet_jax.data.folder import open_folder
+from resnet_jax.data.options import LoadOptions
 from resnet_jax.data.sources import SOURCES
 from resnet_jax.data.split import Dataset, DatasetInfo, Split, check_hold_out, hold_out, training_splits
 from resnet_jax.data.synthetic import SYNTHETIC, load_synthetic
@@ -20,6 +27,7 @@ __all__ = [
     'Dataset',
     'DatasetInfo',
     'LazyDataset',
+    'LoadOptions',
     'Split',
     'available_datasets',
     'check_hold_out',
@@ -37,34 +45,40 @@ Load = Callable[[OptionalPath, OptionalPath], Dataset]
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    load: Load
+    load: Callable[[LoadOptions], Dataset]
     info: DatasetInfo | None
 
 
 class LazyDataset:
     """A data set whose arrays are loaded when they are first asked for, and only once."""
 
-    def __init__(self, entry: _Entry, data_dir: OptionalPath, archive: OptionalPath):
-        self._entry, self._paths = entry, (data_dir or None, archive or None)
+    def __init__(self, load: Callable[[], Dataset], info: DatasetInfo | None = None):
+        self._load, self._info = load, info
 
     @functools.cached_property
     def info(self) -> DatasetInfo:
-        """The facts about it. Loads the arrays only if it was registered without them."""
-        return self._entry.info or self.dataset.info
+        """The facts about it. Loads the arrays only if the facts are not known without them."""
+        return self._info or self.dataset.info
 
     @functools.cached_property
     def dataset(self) -> Dataset:
         """The arrays."""
-        return self._entry.load(*self._paths)
+        return self._load()
 
 
-def _load_synthetic(name: str, data_dir: OptionalPath, archive: OptionalPath) -> Dataset:
-    return load_synthetic(name)
+def _load_folder(name: str, path: str, options: LoadOptions) -> Dataset:
+    return decode(open_folder(name, path, options), options)
 
+
+# By what stands before the colon of a name such as 'folder:PATH': called with the name, what is behind the colon, and options.
+_SCHEMES: dict[str, Callable[[str, str, LoadOptions], Dataset]] = {'folder': _load_folder, 'arrays': load_arrays_file}
 
 _DATASETS: dict[str, _Entry] = {  # in addition to SOURCES
-    'digits': _Entry(lambda data_dir, archive: load_digits(), DIGITS),
-    **{info.name: _Entry(functools.partial(_load_synthetic, info.name), info) for info in SYNTHETIC.values()},
+    'digits': _Entry(lambda options: load_digits(), DIGITS),
+    **{
+        info.name: _Entry(lambda options, name=info.name: load_synthetic(name), info)  # type: ignore[misc]
+        for info in SYNTHETIC.values()
+    },
 }
 
 
@@ -77,60 +91,107 @@ def register_dataset(name: str, load: Load, info: DatasetInfo | None = None) -> 
     """Registers a data set under a name, for every function and command that takes a data set's name.
 
     Args:
-        name: its name in configs; must be new.
+        name: its name in configs; must be new, and without a colon.
         load: called as `load(data_dir, archive)`, both from the config and None if empty; returns a `Dataset`.
         info: the info of the data set, if it is known without loading it.
 
     Raises:
-        ConfigError: the name is taken.
+        ConfigError: the name is taken, or has a colon.
     """
     if name in available_datasets():
         raise ConfigError(f"data set '{name}' exists already: expected a new name")
-    _DATASETS[name] = _Entry(load, info)
+    if ':' in name:
+        raise ConfigError(f"data set '{name}' has a colon: expected a name without, for a colon stands for a kind of source")
+    _DATASETS[name] = _Entry(lambda options: load(options.data_dir or None, options.data_archive or None), info)
 
 
-def find_dataset(name: str, data_dir: OptionalPath = None, archive: OptionalPath = None) -> LazyDataset:
-    """Returns a data set whose `info` is known at once and whose arrays are loaded on demand. Arguments as `load_dataset`.
+def find_dataset(name: str, options: LoadOptions = LoadOptions()) -> LazyDataset:
+    """Returns a data set whose arrays are loaded on demand. Arguments as `load_dataset`.
 
     Raises:
         ConfigError: the name is unknown. The properties raise what `load_dataset` does.
     """
-    return LazyDataset(_find(name), data_dir, archive)
+    scheme, colon, path = name.partition(':')
+    if colon and scheme in _SCHEMES:
+        if not path:
+            raise ConfigError(f"data set '{name}' has no path: expected one behind the colon, as {scheme}:PATH")
+        return LazyDataset(functools.partial(_SCHEMES[scheme], name, path, options))
+    entry = _find(name)
+    if not options.image_size or (entry.info and entry.info.image_shape[:2] == (options.image_size,) * 2):
+        return LazyDataset(functools.partial(entry.load, options), entry.info)
+    info = entry.info and dataclasses.replace(
+        entry.info, image_shape=(options.image_size, options.image_size, entry.info.image_shape[-1])
+    )
+    return LazyDataset(lambda: _resized(entry.load(options), options), info)
 
 
-def dataset_info(name: str, data_dir: OptionalPath = None, archive: OptionalPath = None) -> DatasetInfo:
-    """Returns the info of a data set; loads its arrays only if it was registered without info.
+def dataset_info(name: str, options: LoadOptions = LoadOptions()) -> DatasetInfo:
+    """Returns the info of a data set; loads its arrays only if the info is not known without them.
 
     Raises:
         ConfigError: the name is unknown; other errors are those of `load_dataset`.
     """
-    return find_dataset(name, data_dir, archive).info
+    return find_dataset(name, options).info
 
 
-def load_dataset(name: str, data_dir: OptionalPath = None, archive: OptionalPath = None) -> Dataset:
-    """Loads a data set by name.
+def load_dataset(
+    source: str | np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    test_images: np.ndarray | None = None,
+    test_labels: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    **options: Any,
+) -> Dataset:
+    """Loads a data set by name, or makes one of arrays.
 
-    Uses a folder prepared by tfds, `<root>/<name>/3.x.y` in array_record or tfrecord, as it is. If there is none, prepares it
-    from the official archive: `archive`, or a download. digits and synthetic_... need no files.
+    'folder:PATH' holds images in one folder per class (see `data.folder`), 'arrays:FILE.npz' arrays (see `data.arrays`). The
+    CIFAR sets are folders prepared by tfds, `<root>/<name>/3.x.y` in array_record or tfrecord; without one, it is prepared from
+    the official archive: `data_archive`, or a download. digits and synthetic_... need no files.
 
     Args:
-        name: one of `available_datasets()`.
-        data_dir: the tfds root; if empty, TFDS_DATA_DIR, and if that is empty, ~/tensorflow_datasets.
-        archive: path of the official archive, for machines without a network; may be empty.
+        source: a name; or images, uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 or 3 channels.
+        labels: with images: integers `[n]` from 0.
+        test_images, test_labels: with images: the test split; by default a share of each class.
+        class_names: with images: one for each class; by default '0', '1', ...
+        **options: see `LoadOptions`.
 
     Raises:
-        ConfigError: the name is unknown, or `data_dir` is not a root.
+        ConfigError: the name or an option is unknown, `data_dir` is not a root, or the arrays do not make a data set.
         InputFileError: a file is missing, damaged or of another data set; or there is no data and no internet.
         ResourceError: the root cannot be written.
     """
-    return find_dataset(name, data_dir, archive).dataset
+    if unknown := sorted(options.keys() - {field.name for field in dataclasses.fields(LoadOptions)}):
+        names = [field.name for field in dataclasses.fields(LoadOptions)]
+        raise ConfigError(f'unknown option {unknown[0]!r}{did_you_mean(unknown[0], names) or "; expected " + ", ".join(names)}')
+    checked = LoadOptions(**options)
+    if isinstance(source, str):
+        if not all(each is None for each in (labels, test_images, test_labels, class_names)):
+            raise ConfigError(f'labels, test images and class names belong to arrays, and {source!r} is a name')
+        return find_dataset(source, checked).dataset
+    if labels is None:
+        raise ConfigError('labels are missing: expected load_dataset(images, labels)')
+    return dataset_from_arrays(
+        source, labels, test_images=test_images, test_labels=test_labels, class_names=class_names, options=checked
+    )
+
+
+def _resized(dataset: Dataset, options: LoadOptions) -> Dataset:
+    """Returns a named data set with images of another size; mean and std stay those of the originals."""
+    train, test = resize_split(dataset.train, options), resize_split(dataset.test, options)
+    validation = resize_split(dataset.validation, options) if dataset.validation else None
+    return dataclasses.replace(
+        dataset, train=train, test=test, validation=validation, fingerprint=f'{dataset.fingerprint}-{options.image_size}'
+    )
 
 
 def _find(name: str) -> _Entry:
     if name in SOURCES:
         return _Entry(functools.partial(load_cifar, SOURCES[name]), SOURCES[name].info)
     if name not in _DATASETS:
-        names = available_datasets()
+        names = (*available_datasets(), *(f'{scheme}:PATH' for scheme in _SCHEMES))
         hint = did_you_mean(name, names) or '; change the name'
+        if os.path.isdir(name):  # noqa: PTH112 (a name is any text)
+            hint = f'; for a folder of images, folder:{name}'
         raise ConfigError(f"data set '{name}' is unknown: expected one of {', '.join(names)}{hint}")
     return _DATASETS[name]

@@ -1,82 +1,169 @@
 """Caches decoded arrays as memory-mapped .npy files, so that later starts read them at once.
 
-There is one folder per source fingerprint under `cache_folder.cache_dir()`. All of it can be deleted at any time; a damaged
-entry is created again.
+There is one folder per key under `cache_folder.cache_dir()`. All of it can be deleted at any time; a damaged entry is made
+again.
 """
 
+import contextlib
+import dataclasses
+import io
 import json
 import logging
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from resnet_jax.data.split import Split
 from resnet_jax.runtime.cache_folder import cache_dir, delete_leftovers
+from resnet_jax.typing import Json, JsonDict
 
 logger = logging.getLogger(__name__)
-_ARRAYS = ('train_image', 'train_label', 'test_image', 'test_label')
+
+# Larger arrays are not read as a whole at every start to compare their checksum.
+CHECKED_BYTES = 4 * 2**30
 
 
-def cached(key: str, decode: Callable[[], tuple[Split, Split]]) -> tuple[Split, Split]:
-    """Returns the (train, test) splits cached under `key`; decodes and caches them if they are missing or damaged.
+class ArrayWriter(Protocol):
+    """Where `make` of `cached` puts its arrays."""
 
-    Logs a warning if the cache cannot be written.
+    def write(self, name: str, blocks: Iterable[np.ndarray]) -> None:
+        """Writes an array in blocks along its first axis; there is at least one, and all have one dtype and shape otherwise."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached:
+    """What `make` wrote, read-only, and the facts that it returned."""
+
+    arrays: dict[str, np.ndarray]
+    facts: Json
+
+
+def cached(key: str, make: Callable[[ArrayWriter], JsonDict]) -> Cached:
+    """Returns the arrays cached under `key`; makes and caches them if they are missing or damaged.
+
+    Args:
+        make: writes arrays and returns facts about them, as JSON. Called again, to keep the arrays in memory, after a warning
+            that the cache cannot be written.
     """
     folder = cache_dir() / key
-    splits = _load(folder)
-    if splits is None:
-        splits = decode()
-        try:
-            if _load(folder) is None:  # another process may have been first
-                _store(folder, *splits)
-        except OSError as error:
-            logger.warning('cannot keep the decoded images in %s (%s): the next start decodes them again', folder, error)
-        # Read back, so that the first start returns the same kind of array as all others.
-        splits = _load(folder) or splits
-    return splits
+    result = _load(folder)
+    if result is not None:
+        return result
+    try:
+        _store(folder, make)
+    except _CannotWrite as error:
+        logger.warning('cannot keep the decoded images in %s (%s): the next start decodes them again', folder, error)
+    # Read back, so that the first start returns the same kind of array as all others.
+    result = _load(folder)
+    if result is not None:
+        return result
+    memory = _Memory({})
+    facts = make(memory)
+    return Cached(memory.arrays, facts)
 
 
-def _load(folder: Path) -> tuple[Split, Split] | None:
+class _CannotWrite(Exception):
+    """The cache cannot be written."""
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _CannotWrite(str(error)) from None
+
+
+def _load(folder: Path) -> Cached | None:
     if not folder.exists():
         return None
     try:
-        expected = json.loads((folder / 'arrays.json').read_text())
-        arrays = {name: np.load(folder / f'{name}.npy', mmap_mode='r', allow_pickle=False) for name in _ARRAYS}
-        for name, array in arrays.items():
-            if _describe(array) != expected[name]:
+        described = json.loads((folder / 'arrays.json').read_text())
+        arrays = {}
+        for name, (dtype, shape, checksum) in described['arrays'].items():
+            mapped = np.load(folder / f'{name}.npy', mmap_mode='r', allow_pickle=False)
+            if [mapped.dtype.str, list(mapped.shape)] != [dtype, shape] or not _is_sound(mapped, checksum):
                 raise ValueError(f'{name}.npy is not the array that was written')
+            arrays[name] = np.asarray(mapped)
+        return Cached(arrays, described['facts'])
     except Exception as error:  # whatever a damaged .npy or .json file raises
         logger.warning('the decoded images in %s are damaged (%s): making them again', folder, error)
         return None
-    train_image, train_label, test_image, test_label = (np.asarray(arrays[name]) for name in _ARRAYS)
-    return Split(train_image, train_label), Split(test_image, test_label)
 
 
-def _describe(array: np.ndarray) -> list[object]:
+def _is_sound(array: np.ndarray, checksum: int) -> bool:
     # CRC-32 runs at gigabytes per second, and reading brings the pages into memory.
-    return [array.dtype.str, list(array.shape), zlib.crc32(array.data)]
+    return array.nbytes > CHECKED_BYTES or zlib.crc32(array.data) == checksum
 
 
-def _store(folder: Path, train: Split, test: Split) -> None:
+class _Memory:
+    """Keeps arrays in memory."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self.arrays = arrays
+
+    def write(self, name: str, blocks: Iterable[np.ndarray]) -> None:
+        self.arrays[name] = np.concatenate(list(blocks))
+        self.arrays[name].flags.writeable = False
+
+
+class _Disk:
+    """Writes arrays as .npy files. Not through a memory map: a full disk would end the process with SIGBUS."""
+
+    def __init__(self, folder: Path):
+        self._folder, self.described = folder, dict[str, list[object]]()
+
+    def write(self, name: str, blocks: Iterable[np.ndarray]) -> None:
+        checksum, length, first = 0, 0, None
+        with contextlib.ExitStack() as stack:
+            with _writing():
+                file = stack.enter_context((self._folder / f'{name}.npy').open('wb'))
+            for block in blocks:
+                if first is None:
+                    first = block
+                    header = _header(first, 2**62)  # as long as the one that replaces it
+                    with _writing():
+                        file.write(header)
+                data = np.ascontiguousarray(block)
+                checksum, length = zlib.crc32(data.data, checksum), length + len(block)
+                with _writing():
+                    file.write(data.data)
+            assert first is not None
+            with _writing():
+                file.seek(0)
+                file.write(_header(first, length))
+                file.close()
+        self.described[name] = [first.dtype.str, [length, *first.shape[1:]], checksum]
+
+
+def _header(block: np.ndarray, length: int) -> bytes:
+    """Returns the header of an .npy file, of the same size for every length."""
+    file = io.BytesIO()
+    description = {'descr': block.dtype.str, 'fortran_order': False, 'shape': (length, *block.shape[1:])}
+    np.lib.format.write_array_header_1_0(file, description)
+    return file.getvalue()
+
+
+def _store(folder: Path, make: Callable[[ArrayWriter], JsonDict]) -> None:
     """Writes into a temporary folder and renames it, so that another process sees all of it or nothing."""
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    delete_leftovers(folder.parent, f'.{folder.name}.*')
-    temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    with _writing():
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        delete_leftovers(folder.parent, f'.{folder.name}.*')
+        temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
     try:
-        arrays = dict(zip(_ARRAYS, (train.image, train.label, test.image, test.label), strict=True))
-        for name, array in arrays.items():
-            np.save(temporary / f'{name}.npy', array, allow_pickle=False)
-        (temporary / 'arrays.json').write_text(json.dumps({name: _describe(array) for name, array in arrays.items()}))
-        if folder.exists():  # damaged
-            shutil.rmtree(folder)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.exists():  # it exists if another process was first
-                raise
+        disk = _Disk(temporary)
+        facts = make(disk)
+        with _writing():
+            (temporary / 'arrays.json').write_text(json.dumps({'arrays': disk.described, 'facts': facts}))
+            if folder.exists() and _load(folder) is None:  # damaged
+                shutil.rmtree(folder)
+            if not folder.exists():  # another process may have been first
+                with contextlib.suppress(FileExistsError):
+                    temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

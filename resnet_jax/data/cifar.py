@@ -1,35 +1,41 @@
 """Loads CIFAR-10 and CIFAR-100 from a tfds folder, which it prepares from the official archive if there is none."""
 
 import logging
-import os
 
 from resnet_jax.data import cache, tfds_folder
+from resnet_jax.data.options import LoadOptions
 from resnet_jax.data.sources import Source
-from resnet_jax.data.split import Dataset
+from resnet_jax.data.split import Dataset, Fingerprint, Split
+from resnet_jax.typing import JsonDict
 
 logger = logging.getLogger(__name__)
 
 
-def load_cifar(
-    source: Source, data_dir: str | os.PathLike[str] | None = None, archive: str | os.PathLike[str] | None = None
-) -> Dataset:
-    """Loads the data set; arguments and errors as in `resnet_jax.data.load_dataset`."""
-    root = tfds_folder.tfds_root(data_dir)
+def load_cifar(source: Source, options: LoadOptions = LoadOptions()) -> Dataset:
+    """Loads the data set; errors as in `resnet_jax.data.load_dataset`."""
+    root = tfds_folder.tfds_root(options.data_dir)
     folder = tfds_folder.find_folder(root, source.name)
     if folder is None:
         from resnet_jax.data.prepare import prepare_folder
 
-        folder = prepare_folder(source, root, archive)
-    elif archive:
-        logger.warning('%s is already prepared: it is used, and the archive %s is not read', folder, archive)
-    fingerprint = tfds_folder.fingerprint(folder)
-    train, test = cache.cached(f'{source.name}-{fingerprint[:32]}', lambda: tfds_folder.read_folder(folder, source))
+        folder = prepare_folder(source, root, options.data_archive)
+    elif options.data_archive:
+        logger.warning('%s is already prepared: it is used, and the archive %s is not read', folder, options.data_archive)
+
+    def decode(writer: cache.ArrayWriter) -> JsonDict:
+        splits = dict(zip(('train', 'test'), tfds_folder.read_folder(folder, source), strict=True))
+        for name, split in splits.items():
+            writer.write(f'{name}_image', [split.image])
+            writer.write(f'{name}_label', [split.label])
+        return {'fingerprint': Fingerprint.of(*splits.values())}
+
+    done = cache.cached(f'{source.name}-{tfds_folder.fingerprint(folder)[:32]}', decode)
     return Dataset(
         name=source.name,
-        train=train,
-        test=test,
+        train=Split(done.arrays['train_image'], done.arrays['train_label']),
+        test=Split(done.arrays['test_image'], done.arrays['test_label']),
         class_names=tfds_folder.class_names(folder, source.num_classes),
         mean=source.mean,
         std=source.std,
-        fingerprint=fingerprint,
+        fingerprint=done.facts['fingerprint'],
     )

@@ -1,62 +1,123 @@
 """Converts image files of any size and mode to the images a network was trained on."""
 
+import contextlib
+import functools
+import io
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT
 
 from resnet_jax.errors import InputFileError
 
-# Pillow's other readers are rarely used and less safe; the one for EPS starts Ghostscript.
-FORMATS = ('PNG', 'JPEG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM')
+# Without Pillow's readers that start another program (EPS: Ghostscript) and those of containers that hold no photographs.
+FORMATS = (
+    *('PNG', 'JPEG', 'MPO', 'GIF', 'BMP', 'DIB', 'TIFF', 'WEBP', 'PPM', 'AVIF', 'JPEG2000', 'TGA', 'PCX', 'PSD', 'SGI', 'ICO'),
+    *('ICNS', 'DDS', 'QOI', 'XBM', 'XPM', 'IM'),
+)
+EXPECTED = 'expected an image, such as PNG, JPEG, GIF, BMP, TIFF, WEBP or PPM'
 
 
-def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
-    """Reads the centre square of an image file, resized.
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Returns those of `FORMATS` that the installed Pillow can read."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def suffixes() -> frozenset[str]:
+    """Returns the suffixes of file names, in lower case and with the dot, that an image of `formats()` can have."""
+    known = formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
+
+
+def read_image(
+    source: str | Path | bytes, shape: Sequence[int], resize: str = 'crop', name: str | None = None
+) -> np.ndarray:
+    """Reads an image file, resized.
 
     Takes the first frame of an animation and puts transparent images on white. The type of the numbers decides what is white:
     255, 65535, the largest integer of the type, or 1.0.
 
     Args:
-      shape: (height, width, channels) with height = width and 1 channel (grey) or 3 (RGB).
+      source: a path, or the bytes of the file.
+      shape: (height, width, channels) with 1 channel (grey) or 3 (RGB).
+      resize: 'crop' for the centre with the proportions of `shape`, 'squash' for the whole image without its proportions, 'pad'
+        for the whole image between black bars.
+      name: what to call the file in errors; by default its path.
 
     Returns:
       uint8 of this shape.
 
     Raises:
-      InputFileError: the path is not a readable image file.
+      InputFileError: it is not a readable image file.
     """
-    path = Path(path)
     height, width, channels = shape
+    with _open(source, name) as file:
+        file.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
+        ImageOps.exif_transpose(file, in_place=True)
+        white = _white(file)
+        # Resize in the original mode: a converted copy of the largest image allowed takes 0.4 GB.
+        image = _resized(_resizable(file), (width, height), resize)
+        image = _to_mode(image, 'L' if channels == 1 else 'RGB', white)
+        return np.asarray(image, np.uint8).reshape(height, width, channels)
+
+
+def image_header(source: str | Path | bytes, name: str | None = None) -> tuple[int, int, int]:
+    """Returns (height, width, channels) of an image as it is shown, without decoding it; 1 channel if it is grey.
+
+    Raises:
+      InputFileError: it is not a readable image file.
+    """
+    with _open(source, name) as file:
+        width, height = file.size
+        if file.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
+            width, height = height, width
+        grey = file.mode in ('1', 'L', 'LA', 'La', 'F') or file.mode.startswith('I')
+        return height, width, 1 if grey else 3
+
+
+@contextlib.contextmanager
+def _open(source: str | Path | bytes, name: str | None) -> Iterator[Image.Image]:
+    """Opens an image; whatever fails in the body is an InputFileError."""
+    shown = name or ('the image' if isinstance(source, bytes) else str(source))
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputFileError(f'{path} is not a file; expected an image ({", ".join(FORMATS)})')
+        if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
+            raise InputFileError(f'{shown} is not a file; {EXPECTED}')
         with warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as file:
-                file.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
-                ImageOps.exif_transpose(file, in_place=True)
-                white = _white(file)
-                # Resize in the original mode: a converted copy of the largest image allowed takes 0.4 GB.
-                image = _resizable(file)
-                image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-                image = _to_mode(image, 'L' if channels == 1 else 'RGB', white)
-                return np.asarray(image, np.uint8).reshape(height, width, channels)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as file:
+                yield file
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputFileError(
-            f'{path} has too many pixels; expected at most {Image.MAX_IMAGE_PIXELS:,}: scale it down'
+            f'{shown} has too many pixels; expected at most {Image.MAX_IMAGE_PIXELS:,}: scale it down'
         ) from None
     except InputFileError:
         raise
     except FileNotFoundError:
-        raise InputFileError(f'{path} does not exist; expected an image file') from None
+        raise InputFileError(f'{shown} does not exist; expected an image file') from None
     except Exception as error:  # Pillow may raise anything on a damaged file
         reason = 'not an image' if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise InputFileError(f'{path} cannot be read ({reason}); expected an image ({", ".join(FORMATS)})') from None
+        raise InputFileError(f'{shown} cannot be read ({reason}); {EXPECTED}') from None
+
+
+def resize_array(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
+    """Returns a uint8 image `[height, width, channels]`, with 1 or 3 channels, in another size (height, width)."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return np.asarray(_resized(picture, size[::-1], resize)).reshape(*size, image.shape[-1])
+
+
+def _resized(image: Image.Image, size: tuple[int, int], resize: str) -> Image.Image:
+    if resize == 'crop':
+        return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+    if resize == 'squash':
+        return image.resize(size, Image.Resampling.BICUBIC)
+    black = {'RGBA': (0, 0, 0, 255), 'LA': (0, 255)}.get(image.mode)
+    return ImageOps.pad(image, size, Image.Resampling.BICUBIC, color=black)
 
 
 def _resizable(image: Image.Image) -> Image.Image:
@@ -75,10 +136,7 @@ def _white(image: Image.Image) -> float:
     if image.mode == 'F':
         values = np.asarray(image)
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-            raise InputFileError(
-                f'{getattr(image, "filename", "image")} has floating-point values that are not from 0 to 1: scale them, or '
-                'save 8 or 16 bits'
-            )
+            raise ValueError('its floating-point values are not from 0 to 1: scale them, or save 8 or 16 bits')
         return 1
     if image.mode == 'I' and isinstance(image, TiffImagePlugin.TiffImageFile):
         bits, signed = image.tag_v2.get(BITSPERSAMPLE, (32,))[0], image.tag_v2.get(SAMPLEFORMAT, (1,))[0] == 2

@@ -1,6 +1,7 @@
 """The data sets that the data package returns, and a deterministic split into training and held-out examples."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -45,7 +46,9 @@ class Dataset:
 
     Attributes:
         mean, std: per channel, of the training images scaled to [0, 1].
-        fingerprint: SHA-256 hex digest that identifies the source bytes, the same on every machine.
+        fingerprint: SHA-256 hex digest of the pixels and labels, the same on every machine and for every source of them.
+        validation: the split that selects the best epoch where a config holds out none; None if the data set has none.
+        notes: what a reader of the run should know, such as images that were left out.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    validation: Split | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -84,17 +89,47 @@ class Dataset:
         return height, width, channels
 
 
+class Fingerprint:
+    """The SHA-256 hex digest of the pixels and labels of some splits, in their order."""
+
+    def __init__(self) -> None:
+        self._all, self._pixels = hashlib.sha256(), hashlib.sha256()
+
+    def add_images(self, image: np.ndarray) -> None:
+        """Adds the next images of a split, uint8 `[n, height, width, channels]`."""
+        self._pixels.update(np.ascontiguousarray(image).data)
+
+    def end_split(self, label: np.ndarray, image_shape: tuple[int, ...]) -> None:
+        """Adds the labels of all images of a split, int32 `[n]`."""
+        self._all.update(f'{self._pixels.hexdigest()} {len(label)} {image_shape}'.encode())
+        self._all.update(np.ascontiguousarray(label, np.int32).data)
+        self._pixels = hashlib.sha256()
+
+    def hexdigest(self) -> str:
+        return self._all.hexdigest()
+
+    @classmethod
+    def of(cls, *splits: Split | None) -> str:
+        """Returns the digest of splits that are in memory."""
+        self = cls()
+        for split in splits:
+            if split is not None:
+                self.add_images(split.image)
+                self.end_split(split.label, split.image.shape[1:])
+        return self.hexdigest()
+
+
 def training_splits(dataset: Dataset, validation_size: int, train_size: int, seed: int) -> tuple[Split, Split | None]:
-    """Returns a run's training split and its validation split, which is None if nothing is held out.
+    """Returns a run's training split and its validation split, which may be None.
 
     Args:
-        validation_size: number of examples held out, selected by `seed`; 0 for none.
+        validation_size: number of examples held out, selected by `seed`; 0 for the data set's own validation split, if any.
         train_size: number of the remaining examples to train on, the same for every seed; 0 for all.
 
     Raises:
         ConfigError: there are not enough examples.
     """
-    train, validation = dataset.train, None
+    train, validation = dataset.train, dataset.validation
     if validation_size:
         train, validation = hold_out(train, validation_size, seed)
     if 0 < train_size < len(train.label):

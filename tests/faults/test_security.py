@@ -20,7 +20,7 @@ from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import sums_text
 from resnet_jax.runs.metadata import read_metadata
-from resnet_jax.runs.npz import read_npz
+from resnet_jax.runtime.npz import read_npz
 
 SOURCES = [path for folder in ('resnet_jax', 'bin', 'configs') for path in sorted((ROOT / folder).rglob('*.py'))]
 MODULES = {'pickle', '_pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'jsonpickle'}

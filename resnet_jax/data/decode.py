@@ -1,0 +1,191 @@
+"""Decodes and resizes encoded images into arrays of one shape, on all cores, and keeps them in the cache."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from resnet_jax.data import cache
+from resnet_jax.data.encoded import EncodedDataset, EncodedSplit
+from resnet_jax.data.images import image_header, read_image
+from resnet_jax.data.options import LoadOptions
+from resnet_jax.data.progress import progress
+from resnet_jax.data.split import Dataset, Fingerprint, Split
+from resnet_jax.data.statistics import ChannelHistogram
+from resnet_jax.errors import InputFileError, one_line
+from resnet_jax.typing import JsonDict
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar('T')
+
+DEFAULT_SIZE = 64  # height and width in pixels of images that differ in size, or are larger than this:
+LARGEST_OWN_SIZE = 256
+LISTED = 20  # broken images that are listed
+_FORMAT = 1  # of the arrays: counts the changes of what `decode` makes of the same source
+_BLOCK = 256  # images decoded before the next ones are begun, which bounds the memory
+
+
+def decode(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
+    """Returns the data set as arrays of one shape: images with 1 channel if all of them are grey, and otherwise 3.
+
+    Raises:
+        InputFileError: an image cannot be read, unless `options.broken_images` is 'skip' and each class keeps some; or the
+            source changed meanwhile.
+    """
+    size, resize, broken = options.image_size, options.resize, options.broken_images
+    key = json.dumps([_FORMAT, encoded.version, size, resize, broken])
+    splits = {'train': encoded.train, 'test': encoded.test}
+    if encoded.validation is not None:
+        splits['validation'] = encoded.validation
+    name = f'images-{hashlib.sha256(key.encode()).hexdigest()[:32]}'
+    done = cache.cached(name, lambda writer: _decode(encoded, splits, options, writer))
+    for note in done.facts['notes']:
+        logger.info('%s: %s', encoded.name, note)
+    train, test, *others = (Split(done.arrays[f'{part}_image'], done.arrays[f'{part}_label']) for part in splits)
+    return Dataset(
+        name=encoded.name,
+        train=train,
+        test=test,
+        class_names=encoded.class_names,
+        mean=tuple(done.facts['mean']),
+        std=tuple(done.facts['std']),
+        fingerprint=done.facts['fingerprint'],
+        validation=others[0] if others else None,
+        notes=tuple(done.facts['notes']),
+    )
+
+
+def _decode(
+    encoded: EncodedDataset, splits: dict[str, EncodedSplit], options: LoadOptions, writer: cache.ArrayWriter
+) -> JsonDict:
+    """Writes '<split>_image' and '<split>_label' of each split; returns the facts that `decode` needs."""
+    fingerprint, histogram = Fingerprint(), ChannelHistogram()
+    total = sum(len(split.label) for split in splits.values())
+    with ThreadPoolExecutor(_cores()) as pool:
+        readers = {part: _Reader(split, options, pool) for part, split in splits.items()}
+        with progress(f'Reading the headers of {encoded.name}', total, 'images') as advance:
+            headers = [header for reader in readers.values() for header in reader.read_headers(advance)]
+        shape = _shape(headers, options.image_size)
+        with progress(f'Decoding {encoded.name}', total, 'images') as advance:
+            for part, reader in readers.items():
+
+                def blocks(reader: _Reader = reader, part: str = part) -> Iterator[np.ndarray]:
+                    for block in reader.read_images(shape, advance):
+                        fingerprint.add_images(block)
+                        if part == 'train':
+                            histogram.add(block)
+                        yield block
+
+                writer.write(f'{part}_image', blocks())
+                label = reader.label
+                writer.write(f'{part}_label', [label])
+                fingerprint.end_split(label, shape)
+                _check_classes(encoded, part, label)
+    broken = [error for reader in readers.values() for error in reader.errors]
+    return {
+        'mean': histogram.mean,
+        'std': histogram.std,
+        'fingerprint': fingerprint.hexdigest(),
+        'notes': [*_describe_sizes(headers, shape, options.resize), *_describe_broken(broken)],
+    }
+
+
+class _Reader:
+    """Reads the images of a split, in order and on all cores, and remembers those that are broken."""
+
+    def __init__(self, split: EncodedSplit, options: LoadOptions, pool: ThreadPoolExecutor):
+        self._split, self._options, self._pool = split, options, pool
+        self._sound = np.ones(len(split.label), bool)
+        self.errors: list[str] = []
+
+    @property
+    def label(self) -> np.ndarray:
+        """The labels of the images that are not broken, int32 `[n]`."""
+        label: np.ndarray = self._split.label[self._sound]
+        return label
+
+    def read_headers(self, advance: Callable[[int], None]) -> Iterator[tuple[int, int, int]]:
+        """Yields (height, width, channels) of each image."""
+        yield from self._map(lambda index: image_header(self._split.read(index), self._split.describe(index)), advance)
+
+    def read_images(self, shape: tuple[int, int, int], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
+        """Yields the images in blocks, uint8 `[n, *shape]`; at least one block, which may be empty."""
+
+        def read(index: int) -> np.ndarray:
+            return read_image(self._split.read(index), shape, self._options.resize, self._split.describe(index))
+
+        block: list[np.ndarray] = []
+        for image in self._map(read, advance):
+            block.append(image)
+            if len(block) == _BLOCK:
+                yield np.stack(block)
+                block = []
+        yield np.stack(block) if block else np.zeros((0, *shape), np.uint8)
+
+    def _map(self, function: Callable[[int], T], advance: Callable[[int], None]) -> Iterator[T]:
+        """Yields the results for all sound images; images for which it fails are no longer sound."""
+
+        def attempt(index: int) -> T | InputFileError:
+            try:
+                return function(index)
+            except InputFileError as error:
+                return error
+
+        indices = np.flatnonzero(self._sound)
+        for start in range(0, len(indices), _BLOCK):
+            block = indices[start : start + _BLOCK].tolist()
+            for index, result in zip(block, self._pool.map(attempt, block), strict=True):
+                advance(1)
+                if not isinstance(result, InputFileError):
+                    yield result
+                elif self._options.broken_images == 'skip':
+                    self._sound[index] = False
+                    self.errors.append(one_line(result))
+                else:
+                    raise InputFileError(f"{result}. Or leave out such images: broken_images='skip'")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def _shape(headers: Sequence[tuple[int, int, int]], image_size: int) -> tuple[int, int, int]:
+    """Returns the shape of the arrays: see `LoadOptions.image_size`."""
+    channels = max((header[2] for header in headers), default=1)
+    if image_size:
+        return image_size, image_size, channels
+    sizes = {header[:2] for header in headers}
+    if len(sizes) == 1 and max(*sizes) <= (LARGEST_OWN_SIZE,) * 2:
+        height, width = sizes.pop()
+        return height, width, channels
+    return DEFAULT_SIZE, DEFAULT_SIZE, channels
+
+
+def _describe_sizes(headers: Sequence[tuple[int, int, int]], shape: tuple[int, int, int], resize: str) -> list[str]:
+    sizes = sorted({header[:2] for header in headers}, key=math.prod)
+    if sizes in ([], [shape[:2]]):
+        return []
+    (low, width), (high, last) = sizes[0], sizes[-1]
+    range_text = f'of {low} x {width}' if len(sizes) == 1 else f'from {low} x {width} to {high} x {last}'
+    return [f'images {range_text} pixels become {shape[0]} x {shape[1]} (image_size, resize={resize})']
+
+
+def _describe_broken(errors: Sequence[str]) -> list[str]:
+    if not errors:
+        return []
+    more = [f'and {len(errors) - LISTED:,} more'] if len(errors) > LISTED else []
+    return [f'{len(errors):,} broken image{"s" if len(errors) > 1 else ""} left out', *errors[:LISTED], *more]
+
+
+def _check_classes(encoded: EncodedDataset, part: str, label: np.ndarray) -> None:
+    counts = np.bincount(label, minlength=len(encoded.class_names))
+    if not counts.all():
+        name = encoded.class_names[int(counts.argmin())]
+        raise InputFileError(f'{encoded.name}: every {part} image of class {name[:80]!r} is broken; expected one at least')

@@ -1,0 +1,93 @@
+"""Encoded images with labels, as a folder, a table or a tfds data set holds them; `decode` makes arrays of them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from resnet_jax.errors import InputFileError
+
+
+class EncodedSplit(Protocol):
+    """Encoded images in a fixed order, read one at a time and from several threads.
+
+    Attributes:
+        label: int32 [n], each in [0, num_classes).
+    """
+
+    label: np.ndarray
+
+    def read(self, index: int) -> bytes:
+        """Returns the bytes of an image file: PNG, JPEG, ...
+
+        Raises:
+            InputFileError: it cannot be read, or it has changed since the data set was opened.
+        """
+        ...
+
+    def describe(self, index: int) -> str:
+        """Returns where an image is, for messages: a path, or a file and a row."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedDataset:
+    """A data set whose images are not decoded yet.
+
+    Attributes:
+        name: its name in a config, such as 'folder:pictures'.
+        validation: for the selection of the best epoch; None if the source has no such split.
+        class_names: one for each label.
+        version: any text that differs if an image, a label or the order differs; found without reading the images.
+    """
+
+    name: str
+    train: EncodedSplit
+    test: EncodedSplit
+    class_names: tuple[str, ...]
+    version: str
+    validation: EncodedSplit | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some of the images of a split, in their order there."""
+
+    split: EncodedSplit
+    indices: np.ndarray
+
+    @property
+    def label(self) -> np.ndarray:
+        label: np.ndarray = self.split.label[self.indices]
+        return label
+
+    def read(self, index: int) -> bytes:
+        return self.split.read(int(self.indices[index]))
+
+    def describe(self, index: int) -> str:
+        return self.split.describe(int(self.indices[index]))
+
+
+def split_by_class(label: np.ndarray, test_fraction: float, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Divides examples into a training and a test part: `test_fraction` of each class, and at least one example, is test.
+
+    The selection depends only on the labels and the fraction.
+
+    Returns:
+        The indices of the training and of the test examples, each ascending.
+
+    Raises:
+        InputFileError: a class has fewer than two examples.
+    """
+    shuffled = np.argsort(np.random.Philox(key=np.array([0, 2**64 - 2], np.uint64)).random_raw(len(label)), kind='stable')
+    test = np.zeros(len(label), bool)
+    for number, name in enumerate(class_names):
+        of_class = shuffled[label[shuffled] == number]
+        if len(of_class) < 2:
+            raise InputFileError(
+                f'class {name[:80]!r} has {len(of_class)} image{"" if len(of_class) == 1 else "s"}: expected two or more, '
+                'one to train and one to test with; add some, or remove the class'
+            )
+        test[of_class[: min(max(round(test_fraction * len(of_class)), 1), len(of_class) - 1)]] = True
+    return np.flatnonzero(~test), np.flatnonzero(test)

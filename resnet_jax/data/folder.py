@@ -1,0 +1,183 @@
+"""`folder:PATH`: images in one folder per class, with train/ and val/ or test/ above them or without."""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from resnet_jax.data.encoded import EncodedDataset, Subset, split_by_class
+from resnet_jax.data.images import suffixes
+from resnet_jax.data.options import LoadOptions
+from resnet_jax.errors import InputFileError
+
+logger = logging.getLogger(__name__)
+
+_TRAIN, _VALIDATION, _TEST = ('train',), ('val', 'valid', 'validation'), ('test',)
+_LAYOUT = 'expected one folder of images for each class, such as PATH/cat/1.jpg, or PATH/train/cat/1.jpg and PATH/val/cat/2.jpg'
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """An image file: where it is, its class, and what it was when the folder was read."""
+
+    path: str
+    within_class: str
+    class_name: str
+    size: int
+    modified: int  # nanoseconds
+
+
+class _Files:
+    """The image files of a split: see `EncodedSplit`."""
+
+    def __init__(self, files: list[_File], class_names: tuple[str, ...]):
+        # By name first: files numbered through all classes, as exported data sets often are, keep their order.
+        self.files = sorted(files, key=lambda file: (file.within_class, file.class_name))
+        number = {name: i for i, name in enumerate(class_names)}
+        self.label = np.array([number[file.class_name] for file in self.files], np.int32)
+
+    def read(self, index: int) -> bytes:
+        file = self.files[index]
+        try:
+            with open(file.path, 'rb') as opened:  # noqa: PTH123 (a Path for each of a million files takes long)
+                status = os.fstat(opened.fileno())
+                data = opened.read(file.size + 1)
+        except OSError as error:
+            raise InputFileError(f'{file.path} cannot be read: {error.strerror}; expected an image') from None
+        if (status.st_size, status.st_mtime_ns, len(data)) != (file.size, file.modified, file.size):
+            raise InputFileError(f'{file.path} was changed while the data set was read; start again when nothing writes to it')
+        return data
+
+    def describe(self, index: int) -> str:
+        return self.files[index].path
+
+
+def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
+    """Lists the images of a folder. Files that are hidden, or not images by their suffix, are left out and counted in a log line.
+
+    The name of a class is the name of its folder, whose own folders belong to it. With `train/`, the test split is `test/`; or
+    `val/`, if there is no `test/`; with both, `val/` is the validation split. Without `train/`, a share of each class becomes
+    the test split. Classes are sorted by name, and images by their path within the class, so that the order is the same on
+    every machine.
+
+    Args:
+        name: the name of the data set.
+
+    Raises:
+        InputFileError: there is no such folder; there are fewer than two classes; a class has no images, or a split lacks it.
+    """
+    root = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where there is no home)
+    if not root.is_dir():
+        raise InputFileError(f'{root} is not a folder; {_LAYOUT}')
+    walk = _Walk(root, options.follow_links)
+    folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
+    parts = {
+        part: [folders[name] for name in names if name in folders]
+        for part, names in (('train', _TRAIN), ('val', _VALIDATION), ('test', _TEST))
+    }
+    if parts['train'] and (parts['val'] or parts['test']):
+        splits = {paths[0].name: walk.classes(paths[0]) for paths in parts.values() if paths}
+    else:
+        splits = {'': walk.classes(root)}
+    class_names = _class_names(root, splits)
+    if walk.skipped:
+        counts = ', '.join(f'{count:,} {kind}' for kind, count in walk.skipped.most_common())
+        logger.info('%s: %s left out', root, counts)
+    version = hashlib.sha256()
+    files = {part: _Files([file for files in classes.values() for file in files], class_names) for part, classes in splits.items()}
+    for part, split in files.items():
+        for file in split.files:
+            entry = (part, file.class_name, file.within_class, str(file.size), str(file.modified))
+            version.update(os.fsencode('\0'.join(entry) + '\n'))
+    if '' in files:
+        version.update(f'test_fraction {options.test_fraction}'.encode())
+        train, test = (Subset(files[''], part) for part in split_by_class(files[''].label, options.test_fraction, class_names))
+        return EncodedDataset(name, train, test, class_names, version.hexdigest())
+    train_files, *others = files.values()  # in the order of `parts`
+    validation = others[0] if len(others) > 1 else None
+    return EncodedDataset(name, train_files, others[-1], class_names, version.hexdigest(), validation)
+
+
+def _class_names(root: Path, splits: dict[str, dict[str, list[_File]]]) -> tuple[str, ...]:
+    """Returns the sorted names of the classes, which all splits must have."""
+    names = sorted({name for classes in splits.values() for name in classes})
+    for part, classes in splits.items():
+        for name in names:
+            if not classes.get(name):
+                raise InputFileError(
+                    f'{str(root / part / name)!r} holds no images: expected some of each class'
+                    f'{" in each split" if part else ""}; add some, or remove the class'
+                )
+    if len(names) < 2:
+        kind = f'one class, {names[0][:80]!r}' if names else 'no images'
+        raise InputFileError(f'{root} holds {kind}; {_LAYOUT}')
+    return tuple(names)
+
+
+class _Walk:
+    """Lists folders below a root, and counts what it leaves out."""
+
+    def __init__(self, root: Path, follow_links: bool):
+        self._root, self._follow_links = os.path.realpath(root), follow_links
+        self._suffixes = suffixes()
+        self.skipped: Counter[str] = Counter()
+
+    def classes(self, folder: Path) -> dict[str, list[_File]]:
+        """Returns the image files below each folder in a folder."""
+        result = {}
+        for entry in self._entries(folder):
+            if entry.is_dir():
+                result[entry.name] = list(self._files(folder / entry.name, entry.name, '', ()))
+            else:
+                self.skipped['outside the folders of classes' if self._is_image(entry.name) else 'not images'] += 1
+        return result
+
+    def _files(self, folder: Path, class_name: str, within: str, above: tuple[str, ...]) -> Iterator[_File]:
+        real = os.path.realpath(folder)
+        if real in above:  # a link to a folder above it
+            return
+        for entry in self._entries(folder):
+            name = f'{within}{entry.name}'
+            if entry.is_dir():
+                yield from self._files(folder / entry.name, class_name, f'{name}/', (*above, real))
+                continue
+            if not self._is_image(entry.name):
+                self.skipped['not images'] += 1
+                continue
+            status = entry.stat()
+            if not stat.S_ISREG(status.st_mode):
+                self.skipped['not files'] += 1
+                continue
+            yield _File(entry.path, name, class_name, status.st_size, status.st_mtime_ns)
+
+    def _is_image(self, name: str) -> bool:
+        return os.path.splitext(name)[1].lower() in self._suffixes  # noqa: PTH122 (see above)
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """Returns what is in a folder, sorted, without hidden entries, broken links and links out of the root."""
+        try:
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            raise InputFileError(f'cannot read {folder}: {error.strerror}; change its permissions') from None
+        return [entry for entry in entries if self._counts(entry)]
+
+    def _counts(self, entry: os.DirEntry[str]) -> bool:
+        if entry.name.startswith(('.', '__MACOSX')):
+            self.skipped['hidden'] += 1
+            return False
+        if entry.is_symlink():
+            real = os.path.realpath(entry.path)
+            if not os.path.exists(real):  # noqa: PTH110
+                self.skipped['broken links'] += 1
+                return False
+            if not self._follow_links and os.path.commonpath([real, self._root]) != self._root:
+                self.skipped['links out of the folder (follow_links=True follows them)'] += 1
+                return False
+        return True

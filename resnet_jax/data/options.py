@@ -1,0 +1,35 @@
+"""How a data set is loaded: the config fields that the loaders of all data sets take."""
+
+import dataclasses
+from typing import Self
+
+RESIZE = ('crop', 'squash', 'pad')
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadOptions:
+    """The fields of a config with the same names, with their defaults.
+
+    Attributes:
+        data_dir: the tfds root; if empty, TFDS_DATA_DIR, and if that is empty, ~/tensorflow_datasets.
+        data_archive: path of the official archive of a CIFAR data set, for machines without a network; may be empty.
+        image_size: height and width in pixels; 0 for the size that all images have or, if they differ, 64.
+        resize: 'crop' for the centre square, 'squash' for the whole image without its proportions, 'pad' for the whole image
+            between black bars.
+        test_fraction: share of each class that becomes the test split of a data set that has none.
+        broken_images: 'stop' to raise an error for an image that cannot be read, 'skip' to leave it out.
+        follow_links: whether links that lead out of a folder of images are followed.
+    """
+
+    data_dir: str = ''
+    data_archive: str = ''
+    image_size: int = 0
+    resize: str = 'crop'
+    test_fraction: float = 0.2
+    broken_images: str = 'stop'
+    follow_links: bool = False
+
+    @classmethod
+    def of(cls, config: object) -> Self:
+        """Returns the options in a config."""
+        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
