@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import plugins
-from resnet_jax.config import TrainConfig
+from resnet_jax.config import RESIZE, TrainConfig
 from resnet_jax.data.augment import TTA, normalize, tta_logits
 from resnet_jax.data.images import read_image
 from resnet_jax.data.normalization import find_normalization
@@ -30,6 +30,8 @@ from resnet_jax.typing import Json, JsonDict, Variables
 from resnet_jax.weights import load_variables, save_safetensors, save_torch
 
 Images = Sequence[str | Path] | np.ndarray | jax.Array
+
+LARGEST_FOR_CIFAR_STEM = 64  # height or width in pixels
 
 _WEIGHTS = ('.safetensors', '.pth', '.pt', '.th')
 
@@ -69,7 +71,7 @@ class Origin:
 class Classifier:
     """A trained network with its preprocessing and its classes.
 
-    Its methods take image files of any size, whose resized centre square they use (see `data.images.read_image`), or a uint8
+    Its methods take image files of any size, which they resize, or a uint8
     array `[n, height, width, channels]`, and normalise the images. Logits, probabilities and predictions come from one
     compiled program, which evaluation uses too: averaged over the views of `tta`, with the C kernels on a CPU.
 
@@ -83,6 +85,7 @@ class Classifier:
         network's input is then the scaled pixels.
       dtype: dtype of the network's input.
       tta: test-time augmentation, 'none', 'mirror' or 'mirror_translate': see `data.augment.tta_logits`.
+      resize: how image files get this size, 'crop', 'squash' or 'pad': see `data.images.read_image`.
       origin: where it comes from.
 
     Raises:
@@ -97,10 +100,12 @@ class Classifier:
     std: tuple[float, ...] | None
     dtype: np.dtype = dataclasses.field(default_factory=lambda: np.dtype(np.float32))
     tta: str = 'none'
+    resize: str = 'crop'
     origin: Origin = Origin('', {})
 
     def __post_init__(self) -> None:
         check_choice('tta', self.tta, tuple(TTA))
+        check_choice('resize', self.resize, RESIZE)
         num_classes, channels = getattr(self.model, 'num_classes', len(self.class_names)), self.image_shape[-1]
         if num_classes != len(self.class_names):
             raise ConfigError(f'{len(self.class_names)} class names for {num_classes} classes; expected one for each')
@@ -165,6 +170,7 @@ class Classifier:
                 std=tuple(facts['std']) if 'std' in facts else None,
                 dtype=dtype,
                 tta=facts.get('tta', 'none'),
+                resize=facts.get('resize', 'crop'),
                 origin=Origin(facts['model'], facts['model_kwargs'], str(path), facts.get('dataset', '')),
             )
         except ConfigError as error:
@@ -177,13 +183,13 @@ class Classifier:
 
         Raises:
           ConfigError: there are no members, or they differ in what they take or return: image_shape, class_names, mean, std,
-            dtype or tta.
+            dtype, tta or resize.
         """
         if not members:
             raise ConfigError('the ensemble has no members; expected at least one classifier')
         first = members[0]
         for number, member in enumerate(members[1:], 2):
-            for name in ('image_shape', 'class_names', 'mean', 'std', 'dtype', 'tta'):
+            for name in ('image_shape', 'class_names', 'mean', 'std', 'dtype', 'tta', 'resize'):
                 ours, theirs = getattr(first, name), getattr(member, name)
                 if ours != theirs:
                     raise ConfigError(
@@ -234,6 +240,7 @@ class Classifier:
             'class_names': list(self.class_names),
             'dtype': np.dtype(self.dtype).name,
             'tta': self.tta,
+            'resize': self.resize,
             **({'mean': list(self.mean), 'std': list(self.std)} if self.mean and self.std else {}),
             **({'dataset': self.origin.dataset} if self.origin.dataset else {}),
         }
@@ -290,7 +297,7 @@ class Classifier:
         paths = [] if isinstance(images, str | Path) else list(images)
         if isinstance(images, str | Path) or not all(isinstance(path, str | Path) for path in paths):
             raise ConfigError(f'images are {str(images)[:80]!r}; expected a list of image files or a uint8 array')
-        files = [read_image(path, self.image_shape) for path in paths]
+        files = [read_image(path, self.image_shape, self.resize) for path in paths]
         return np.stack(files) if files else np.zeros((0, *self.image_shape), np.uint8)
 
     @our_settings()
@@ -351,14 +358,27 @@ def forward(
     return tta_logits(apply, normalize(images, mean, std, dtype), tta)
 
 
-def build_model(config: TrainConfig, num_classes: int, prefix: str = '') -> nn.Module:
-    """Returns the config's network, or its proxy if `prefix` is 'proxy_'.
+def model_kwargs(config: TrainConfig, image_shape: Sequence[int], prefix: str = '') -> JsonDict:
+    """Returns the keyword arguments of the config's network, or its proxy if `prefix` is 'proxy_', for images of a shape.
+
+    If images are larger than 64 pixels and the config names no stem, a network with that for CIFAR gets that for ImageNet.
+    """
+    name, kwargs = (config.proxy_model, config.proxy_model_kwargs) if prefix else (config.model, config.model_kwargs)
+    large = max(image_shape[:2]) > LARGEST_FOR_CIFAR_STEM and 'stem' not in kwargs
+    if large and getattr(create_model(name, num_classes=2), 'stem', '') == 'cifar':
+        return {**kwargs, 'stem': 'imagenet'}
+    return dict(kwargs)
+
+
+def build_model(config: TrainConfig, num_classes: int, image_shape: Sequence[int], prefix: str = '') -> nn.Module:
+    """Returns the config's network, or its proxy if `prefix` is 'proxy_', for images `(height, width, channels)`.
 
     Raises:
       ConfigError: see `create_model`; or `model_kwargs` holds what another field sets, or cross_device_batch_norm is set
         for a network without BatchNorm.
     """
-    name, kwargs = (config.proxy_model, config.proxy_model_kwargs) if prefix else (config.model, config.model_kwargs)
+    name = config.proxy_model if prefix else config.model
+    kwargs = model_kwargs(config, image_shape, prefix)
     elsewhere = {'name': f'{prefix}model', 'num_classes': 'dataset', 'dtype': 'dtype', 'axis_name': 'cross_device_batch_norm'}
     for field in kwargs:
         if field in elsewhere:
@@ -393,7 +413,7 @@ def load_run(workdir: str | Path, *, ema: bool = False) -> Classifier:
     if ema and not config.ema_decay:
         raise ConfigError(f'the run in {workdir} has no averaged parameters; expected a run with an ema_decay, or ema=False')
     try:
-        model = build_model(config, len(dataset['class_names']))
+        model = build_model(config, len(dataset['class_names']), dataset['image_shape'])
     except ConfigError as error:
         plugins.check_imported(metadata.environment.get('imports', []), str(workdir), error)
         raise
@@ -438,5 +458,15 @@ def create_classifier(
         std=tuple(dataset['std']),
         dtype=np.dtype(config.dtype),
         tta=config.tta,
-        origin=Origin(config.model, config.model_kwargs, path, dataset['name'], dataset['fingerprint'], step, config, ema),
+        resize=config.resize,
+        origin=Origin(
+            config.model,
+            model_kwargs(config, dataset['image_shape']),
+            path,
+            dataset['name'],
+            dataset['fingerprint'],
+            step,
+            config,
+            ema,
+        ),
     )

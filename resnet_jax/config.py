@@ -21,6 +21,9 @@ Changes = Literal['never', 'on_request', 'freely']
 # `register_optimizer` appends to it.
 OPTIMIZERS = ['sgd', 'adam', 'adamw', 'muon']
 
+# How images get another size: see `data.images.read_image`.
+RESIZE = ('crop', 'squash', 'pad')
+
 _LARGEST_INTEGER = 2**31 - 1
 
 
@@ -124,13 +127,44 @@ class TrainConfig:
         section='Randomness',
     )
 
-    dataset: str = _field('cifar10', _NAME, 'cifar10, cifar100, digits, or a registered name.', section='Data')
+    dataset: str = _field(
+        'cifar10',
+        _NAME,
+        'cifar10, cifar100, digits, folder:PATH (images in one folder per class), arrays:FILE.npz, or a registered name.',
+        changes='on_request',
+        section='Data',
+    )
     data_dir: str = _field(
         '', _PATH, "Root folder prepared by tensorflow-datasets; '' for TFDS_DATA_DIR, else its default.", changes='freely'
     )
     data_archive: str = _field('', _PATH, 'Official archive to prepare the data from, instead of a download.', changes='freely')
+    test_fraction: float = _field(
+        0.2,
+        _number(0, 1, above=True, below=True),
+        'Share of each class that becomes the test split of a folder or file that has none.',
+    )
+    image_size: int = _field(
+        0,
+        _integer(0, 4096),
+        'Height and width in pixels that images are resized to; 0 for the size that all of them have, or else 64.',
+    )
+    resize: str = _field(
+        'crop',
+        _one_of(RESIZE),
+        'crop: the centre square; squash: the whole image, without its proportions; pad: the whole image between black bars.',
+    )
+    normalization: str = _field(
+        '',
+        _OPTIONAL_NAME,
+        "Mean and std of the network's input by name, such as imagenet or none; '' for those of the training images.",
+    )
+    broken_images: str = _field('stop', _one_of(('stop', 'skip')), 'An image that cannot be read: stop, or skip it.')
+    follow_links: bool = _field(False, _FLAG, 'Follow links that lead out of a folder of images.')
     validation_size: int = _field(
-        0, _integer(0), 'Training images held out; the result is then that of the epoch with the best accuracy on them.'
+        0,
+        _integer(0),
+        'Training images held out; the result is then that of the epoch with the best accuracy on them. 0 for none, or for '
+        "the data set's own validation split.",
     )
     train_size: int = _field(
         0, _integer(0), 'Train on this many of the other images, stratified by class and the same for every seed; 0 for all.'

@@ -38,7 +38,7 @@ def test_config_is_valid_and_fits_its_network_and_data(path):
     info = dataset_info(checked.dataset)
     for devices in (1, 2, 4, 8):
         check_batch_size(checked.batch_size, devices, checked.gradient_accumulation_steps, info.num_train)
-    model = build_model(checked, info.num_classes)
+    model = build_model(checked, info.num_classes, info.image_shape)
     images = jnp.zeros((1, *info.image_shape))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     assert variables['params']

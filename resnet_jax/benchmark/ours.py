@@ -54,7 +54,7 @@ class Subject:
         jax.monitoring.register_event_listener(self._count_event)
         self._events: dict[str, int] = {}
         checked = TrainConfig.from_mapping(config)
-        dataset = data.load_dataset(checked.dataset, checked.data_dir, checked.data_archive)
+        dataset = data.find_dataset(checked.dataset, data.LoadOptions.of(checked)).dataset
         self._experiment = experiment = create_experiment(checked, dataset.info)
         train, _ = data.training_splits(dataset, checked.validation_size, checked.train_size, checked.seed)
         self._state = replicate(experiment.create_state(experiment.whitening_kernel(train.image)))

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from resnet_jax.benchmark.torch_networks import create_torch_model
-from resnet_jax.data import load_dataset
+from resnet_jax.config import TrainConfig
+from resnet_jax.data import LoadOptions, find_dataset
 from resnet_jax.errors import ConfigError
 from resnet_jax.typing import Json, JsonDict
 
@@ -35,7 +36,7 @@ class Subject:
         if device == 'cuda' and not torch.cuda.is_available():
             raise ConfigError('jax uses a GPU and this torch cannot; install a torch with CUDA to compare with')
         self._config, self._device = config, device
-        self._dataset = load_dataset(config['dataset'], config['data_dir'] or None, config['data_archive'] or None)
+        self._dataset = find_dataset(config['dataset'], LoadOptions.of(TrainConfig.from_mapping(config))).dataset
         if self._dataset.image_shape[-1] != 3:
             raise ConfigError('the PyTorch networks take images of 3 channels; expected dataset=synthetic_cifar10')
         create_torch_model(config['model'], self._dataset.num_classes, config['model_kwargs'])  # reports a wrong model now

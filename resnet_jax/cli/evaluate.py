@@ -44,7 +44,8 @@ FLAGS.define(
     ['none', 'mirror', 'mirror_translate'],
     "Test-time augmentation: what the logits are averaged over; by default as the run's config or the file says, or none.",
 )
-FLAGS.define('string', 'dataset', 'cifar10', 'With --weights: cifar10, cifar100, digits or your own.')
+FLAGS.define('string', 'dataset', None, "Data set; by default the run's, or cifar10. folder:PATH for images in class folders.")
+FLAGS.define('integer', 'image_size', 0, 'With --weights: height and width to resize images to.', lower_bound=0)
 FLAGS.define(
     'string',
     'normalization',
@@ -105,13 +106,14 @@ def main(arguments: Sequence[str]) -> None:
 
 def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':
     from resnet_jax.classifier import load_run
-    from resnet_jax.data import load_dataset
+    from resnet_jax.data import LoadOptions, find_dataset
 
     classifier = load_run(workdir, ema=FLAGS.value('ema'))
     config = classifier.origin.config
     assert config is not None
     try:
-        dataset = load_dataset(config.dataset, FLAGS.value('data_dir') or config.data_dir, config.data_archive)
+        options = dataclasses.replace(LoadOptions.of(config), data_dir=FLAGS.value('data_dir') or config.data_dir)
+        dataset = find_dataset(FLAGS.value('dataset') or config.dataset, options).dataset
     except ConfigError as error:
         plugins.check_imported(plugins.modules_of_run(workdir), workdir, error)
         raise
@@ -141,7 +143,8 @@ def _weights(path: str) -> 'tuple[Classifier, Dataset, JsonDict]':
     from resnet_jax.data import load_dataset
 
     kwargs = parse_assignments(FLAGS.value('model_kwargs'))
-    dataset = load_dataset(FLAGS.value('dataset'), FLAGS.value('data_dir'))
+    options = {'data_dir': FLAGS.value('data_dir') or '', 'image_size': FLAGS.value('image_size')}
+    dataset = load_dataset(FLAGS.value('dataset') or 'cifar10', **options)
     classifier = Classifier.load(
         Path(path),
         model=FLAGS.value('model'),

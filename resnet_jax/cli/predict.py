@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     images, good, bad = [], [], []
     for path in arguments:
         try:
-            images.append(read_image(path, classifier.image_shape))
+            images.append(read_image(path, classifier.image_shape, classifier.resize))
             good.append(path)
         except InputFileError as error:
             bad.append(error)

@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.data.arrays import dataset_from_arrays, load_arrays_file, resize_split
 from resnet_jax.data.cifar import load_cifar
-from resnet_jax.data.decode import decode
 from resnet_jax.data.digits import DIGITS, load_digits
-from resnet_jax.data.folder import open_folder
-from resnet_jax.data.options import LoadOptions
+from resnet_jax.data.normalization import find_normalization
+from resnet_jax.data.options import DEFAULTS, LoadOptions
 from resnet_jax.data.sources import SOURCES
 from resnet_jax.data.split import Dataset, DatasetInfo, Split, check_hold_out, hold_out, training_splits
 from resnet_jax.data.synthetic import SYNTHETIC, load_synthetic
@@ -50,15 +48,19 @@ class _Entry:
 
 
 class LazyDataset:
-    """A data set whose arrays are loaded when they are first asked for, and only once."""
+    """A data set whose arrays are loaded when they are first asked for, and only once.
+
+    Attributes:
+        known_info: the facts about it that are known without its arrays, or None.
+    """
 
     def __init__(self, load: Callable[[], Dataset], info: DatasetInfo | None = None):
-        self._load, self._info = load, info
+        self._load, self.known_info = load, info
 
     @functools.cached_property
     def info(self) -> DatasetInfo:
         """The facts about it. Loads the arrays only if the facts are not known without them."""
-        return self._info or self.dataset.info
+        return self.known_info or self.dataset.info
 
     @functools.cached_property
     def dataset(self) -> Dataset:
@@ -66,12 +68,22 @@ class LazyDataset:
         return self._load()
 
 
+# Pillow takes a while to import, and named data sets that are cached do not need it.
 def _load_folder(name: str, path: str, options: LoadOptions) -> Dataset:
+    from resnet_jax.data.decode import decode
+    from resnet_jax.data.folder import open_folder
+
     return decode(open_folder(name, path, options), options)
 
 
+def _load_arrays(name: str, path: str, options: LoadOptions) -> Dataset:
+    from resnet_jax.data.arrays import load_arrays_file
+
+    return load_arrays_file(name, path, options)
+
+
 # By what stands before the colon of a name such as 'folder:PATH': called with the name, what is behind the colon, and options.
-_SCHEMES: dict[str, Callable[[str, str, LoadOptions], Dataset]] = {'folder': _load_folder, 'arrays': load_arrays_file}
+_SCHEMES: dict[str, Callable[[str, str, LoadOptions], Dataset]] = {'folder': _load_folder, 'arrays': _load_arrays}
 
 _DATASETS: dict[str, _Entry] = {  # in addition to SOURCES
     'digits': _Entry(lambda options: load_digits(), DIGITS),
@@ -105,27 +117,28 @@ def register_dataset(name: str, load: Load, info: DatasetInfo | None = None) -> 
     _DATASETS[name] = _Entry(lambda options: load(options.data_dir or None, options.data_archive or None), info)
 
 
-def find_dataset(name: str, options: LoadOptions = LoadOptions()) -> LazyDataset:
+def find_dataset(name: str, options: LoadOptions = DEFAULTS) -> LazyDataset:
     """Returns a data set whose arrays are loaded on demand. Arguments as `load_dataset`.
 
     Raises:
         ConfigError: the name is unknown. The properties raise what `load_dataset` does.
     """
     scheme, colon, path = name.partition(':')
-    if colon and scheme in _SCHEMES:
-        if not path:
-            raise ConfigError(f"data set '{name}' has no path: expected one behind the colon, as {scheme}:PATH")
-        return LazyDataset(functools.partial(_SCHEMES[scheme], name, path, options))
-    entry = _find(name)
-    if not options.image_size or (entry.info and entry.info.image_shape[:2] == (options.image_size,) * 2):
-        return LazyDataset(functools.partial(entry.load, options), entry.info)
-    info = entry.info and dataclasses.replace(
-        entry.info, image_shape=(options.image_size, options.image_size, entry.info.image_shape[-1])
-    )
-    return LazyDataset(lambda: _resized(entry.load(options), options), info)
+    if not colon or scheme not in _SCHEMES:
+        entry = _find(name)
+        source = _resized(LazyDataset(functools.partial(entry.load, options), entry.info), options)
+    elif path:
+        source = LazyDataset(functools.partial(_SCHEMES[scheme], name, path, options))
+    else:
+        raise ConfigError(f"data set '{name}' has no path: expected one behind the colon, as {scheme}:PATH")
+    if not options.normalization:
+        return source
+    mean, std = find_normalization(options.normalization)
+    info = source.known_info and dataclasses.replace(source.known_info, mean=mean, std=std)
+    return LazyDataset(lambda: dataclasses.replace(source.dataset, mean=mean, std=std), info)
 
 
-def dataset_info(name: str, options: LoadOptions = LoadOptions()) -> DatasetInfo:
+def dataset_info(name: str, options: LoadOptions = DEFAULTS) -> DatasetInfo:
     """Returns the info of a data set; loads its arrays only if the info is not known without them.
 
     Raises:
@@ -171,18 +184,28 @@ def load_dataset(
         return find_dataset(source, checked).dataset
     if labels is None:
         raise ConfigError('labels are missing: expected load_dataset(images, labels)')
+    from resnet_jax.data.arrays import dataset_from_arrays
+
     return dataset_from_arrays(
         source, labels, test_images=test_images, test_labels=test_labels, class_names=class_names, options=checked
     )
 
 
-def _resized(dataset: Dataset, options: LoadOptions) -> Dataset:
-    """Returns a named data set with images of another size; mean and std stay those of the originals."""
-    train, test = resize_split(dataset.train, options), resize_split(dataset.test, options)
-    validation = resize_split(dataset.validation, options) if dataset.validation else None
-    return dataclasses.replace(
-        dataset, train=train, test=test, validation=validation, fingerprint=f'{dataset.fingerprint}-{options.image_size}'
-    )
+def _resized(source: LazyDataset, options: LoadOptions) -> LazyDataset:
+    """Returns a named data set with images of the size of the options; mean and std stay those of the originals."""
+    size, info = options.image_size, source.known_info
+    if not size or (info and info.image_shape[:2] == (size, size)):
+        return source
+    from resnet_jax.data.arrays import resize_split
+
+    def load() -> Dataset:
+        dataset = source.dataset
+        train, test = resize_split(dataset.train, options), resize_split(dataset.test, options)
+        validation = resize_split(dataset.validation, options) if dataset.validation else None
+        name = f'{dataset.fingerprint}, {options.resize} {size}'
+        return dataclasses.replace(dataset, train=train, test=test, validation=validation, fingerprint=name)
+
+    return LazyDataset(load, info and dataclasses.replace(info, image_shape=(size, size, info.image_shape[-1])))
 
 
 def _find(name: str) -> _Entry:

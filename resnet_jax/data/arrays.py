@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.encoded import split_by_class
-from resnet_jax.data.options import LoadOptions
 from resnet_jax.data.images import resize_array
+from resnet_jax.data.options import DEFAULTS, LoadOptions
 from resnet_jax.data.split import Dataset, Fingerprint, Split
 from resnet_jax.data.statistics import ChannelHistogram
 from resnet_jax.errors import ConfigError, InputFileError
@@ -58,7 +58,7 @@ def dataset_from_arrays(
     test_labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     name: str = 'arrays',
-    options: LoadOptions = LoadOptions(),
+    options: LoadOptions = DEFAULTS,
 ) -> Dataset:
     """Returns a data set of arrays.
 
@@ -74,7 +74,9 @@ def dataset_from_arrays(
     if (test_images is None) != (test_labels is None):
         raise ConfigError('test images or test labels are missing: expected both or neither')
     train = _split(images, labels, 'images', 'labels')
-    test = None if test_images is None or test_labels is None else _split(test_images, test_labels, 'test images', 'test labels')
+    test = (
+        None if test_images is None or test_labels is None else _split(test_images, test_labels, 'test images', 'test labels')
+    )
     every = [train] if test is None else [train, test]
     largest = max(int(split.label.max()) for split in every)
     if largest >= sum(len(split.label) for split in every):
@@ -92,7 +94,9 @@ def dataset_from_arrays(
             raise ConfigError(str(error)) from None
         train, test = (Split(train.image[part], train.label[part]) for part in (first, second))
     if train.image.shape[1:] != test.image.shape[1:]:
-        raise ConfigError(f'training images are {train.image.shape[1:]} and test images {test.image.shape[1:]}: expected one shape')
+        raise ConfigError(
+            f'training images are {train.image.shape[1:]} and test images {test.image.shape[1:]}: expected one shape'
+        )
     for part, split in (('training', train), ('test', test)):
         counts = np.bincount(split.label, minlength=len(names))
         if not counts.all():

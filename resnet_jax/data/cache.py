@@ -12,7 +12,7 @@ import logging
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -56,7 +56,7 @@ def cached(key: str, make: Callable[[ArrayWriter], JsonDict]) -> Cached:
         return result
     try:
         _store(folder, make)
-    except _CannotWrite as error:
+    except OSError as error:
         logger.warning('cannot keep the decoded images in %s (%s): the next start decodes them again', folder, error)
     # Read back, so that the first start returns the same kind of array as all others.
     result = _load(folder)
@@ -65,18 +65,6 @@ def cached(key: str, make: Callable[[ArrayWriter], JsonDict]) -> Cached:
     memory = _Memory({})
     facts = make(memory)
     return Cached(memory.arrays, facts)
-
-
-class _CannotWrite(Exception):
-    """The cache cannot be written."""
-
-
-@contextlib.contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _CannotWrite(str(error)) from None
 
 
 def _load(folder: Path) -> Cached | None:
@@ -120,24 +108,17 @@ class _Disk:
 
     def write(self, name: str, blocks: Iterable[np.ndarray]) -> None:
         checksum, length, first = 0, 0, None
-        with contextlib.ExitStack() as stack:
-            with _writing():
-                file = stack.enter_context((self._folder / f'{name}.npy').open('wb'))
+        with (self._folder / f'{name}.npy').open('wb') as file:
             for block in blocks:
                 if first is None:
                     first = block
-                    header = _header(first, 2**62)  # as long as the one that replaces it
-                    with _writing():
-                        file.write(header)
+                    file.write(_header(first, 2**62))  # as long as the one that replaces it
                 data = np.ascontiguousarray(block)
                 checksum, length = zlib.crc32(data.data, checksum), length + len(block)
-                with _writing():
-                    file.write(data.data)
+                file.write(data.data)
             assert first is not None
-            with _writing():
-                file.seek(0)
-                file.write(_header(first, length))
-                file.close()
+            file.seek(0)
+            file.write(_header(first, length))
         self.described[name] = [first.dtype.str, [length, *first.shape[1:]], checksum]
 
 
@@ -151,19 +132,16 @@ def _header(block: np.ndarray, length: int) -> bytes:
 
 def _store(folder: Path, make: Callable[[ArrayWriter], JsonDict]) -> None:
     """Writes into a temporary folder and renames it, so that another process sees all of it or nothing."""
-    with _writing():
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        delete_leftovers(folder.parent, f'.{folder.name}.*')
-        temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    delete_leftovers(folder.parent, f'.{folder.name}.*')
+    temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
     try:
         disk = _Disk(temporary)
         facts = make(disk)
-        with _writing():
-            (temporary / 'arrays.json').write_text(json.dumps({'arrays': disk.described, 'facts': facts}))
-            if folder.exists() and _load(folder) is None:  # damaged
-                shutil.rmtree(folder)
-            if not folder.exists():  # another process may have been first
-                with contextlib.suppress(FileExistsError):
-                    temporary.rename(folder)
+        (temporary / 'arrays.json').write_text(json.dumps({'arrays': disk.described, 'facts': facts}))
+        if _load(folder) is None:  # another process may have been first
+            shutil.rmtree(folder, ignore_errors=True)  # damaged
+            with contextlib.suppress(FileExistsError):
+                temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

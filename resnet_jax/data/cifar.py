@@ -3,7 +3,7 @@
 import logging
 
 from resnet_jax.data import cache, tfds_folder
-from resnet_jax.data.options import LoadOptions
+from resnet_jax.data.options import DEFAULTS, LoadOptions
 from resnet_jax.data.sources import Source
 from resnet_jax.data.split import Dataset, Fingerprint, Split
 from resnet_jax.typing import JsonDict
@@ -11,7 +11,7 @@ from resnet_jax.typing import JsonDict
 logger = logging.getLogger(__name__)
 
 
-def load_cifar(source: Source, options: LoadOptions = LoadOptions()) -> Dataset:
+def load_cifar(source: Source, options: LoadOptions = DEFAULTS) -> Dataset:
     """Loads the data set; errors as in `resnet_jax.data.load_dataset`."""
     root = tfds_folder.tfds_root(options.data_dir)
     folder = tfds_folder.find_folder(root, source.name)

@@ -10,13 +10,12 @@ from resnet_jax.errors import InputFileError
 
 
 class EncodedSplit(Protocol):
-    """Encoded images in a fixed order, read one at a time and from several threads.
+    """Encoded images in a fixed order, read one at a time and from several threads."""
 
-    Attributes:
-        label: int32 [n], each in [0, num_classes).
-    """
-
-    label: np.ndarray
+    @property
+    def label(self) -> np.ndarray:
+        """int32 [n], each in [0, num_classes)."""
+        ...
 
     def read(self, index: int) -> bytes:
         """Returns the bytes of an image file: PNG, JPEG, ...

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 import os
 import stat
@@ -59,7 +60,7 @@ class _Files:
 
 
 def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
-    """Lists the images of a folder. Files that are hidden, or not images by their suffix, are left out and counted in a log line.
+    """Lists the images of a folder. Hidden files, and those that are not images by their suffix, are left out and counted.
 
     The name of a class is the name of its folder, whose own folders belong to it. With `train/`, the test split is `test/`; or
     `val/`, if there is no `test/`; with both, `val/` is the validation split. Without `train/`, a share of each class becomes
@@ -90,7 +91,7 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         counts = ', '.join(f'{count:,} {kind}' for kind, count in walk.skipped.most_common())
         logger.info('%s: %s left out', root, counts)
     version = hashlib.sha256()
-    files = {part: _Files([file for files in classes.values() for file in files], class_names) for part, classes in splits.items()}
+    files = {part: _Files([*itertools.chain(*classes.values())], class_names) for part, classes in splits.items()}
     for part, split in files.items():
         for file in split.files:
             entry = (part, file.class_name, file.within_class, str(file.size), str(file.modified))

@@ -35,9 +35,7 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
-def read_image(
-    source: str | Path | bytes, shape: Sequence[int], resize: str = 'crop', name: str | None = None
-) -> np.ndarray:
+def read_image(source: str | Path | bytes, shape: Sequence[int], resize: str = 'crop', name: str | None = None) -> np.ndarray:
     """Reads an image file, resized.
 
     Takes the first frame of an animation and puts transparent images on white. The type of the numbers decides what is white:

@@ -1,9 +1,8 @@
 """How a data set is loaded: the config fields that the loaders of all data sets take."""
 
 import dataclasses
+import os
 from typing import Self
-
-RESIZE = ('crop', 'squash', 'pad')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,14 +17,16 @@ class LoadOptions:
             between black bars.
         test_fraction: share of each class that becomes the test split of a data set that has none.
         broken_images: 'stop' to raise an error for an image that cannot be read, 'skip' to leave it out.
+        normalization: mean and std by name, see `data.normalization`; if empty, those of the training images.
         follow_links: whether links that lead out of a folder of images are followed.
     """
 
-    data_dir: str = ''
-    data_archive: str = ''
+    data_dir: str | os.PathLike[str] = ''
+    data_archive: str | os.PathLike[str] = ''
     image_size: int = 0
     resize: str = 'crop'
     test_fraction: float = 0.2
+    normalization: str = ''
     broken_images: str = 'stop'
     follow_links: bool = False
 
@@ -33,3 +34,6 @@ class LoadOptions:
     def of(cls, config: object) -> Self:
         """Returns the options in a config."""
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
+
+
+DEFAULTS = LoadOptions()

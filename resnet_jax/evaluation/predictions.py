@@ -9,8 +9,8 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.data import Dataset
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.metrics import describe
-from resnet_jax.runtime.npz import read_npz
 from resnet_jax.runtime.files import write_atomically
+from resnet_jax.runtime.npz import read_npz
 from resnet_jax.typing import JsonDict
 
 FILE = 'predictions.npz'

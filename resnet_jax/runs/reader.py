@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.errors import ConfigError, InputFileError
-from resnet_jax.runtime.npz import read_npz
 from resnet_jax.runs.progress import ConfigChange, read_changes
+from resnet_jax.runtime.npz import read_npz
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict, Row
 

@@ -13,7 +13,7 @@ from resnet_jax import plugins
 from resnet_jax.benchmark.measure import on_random_data
 from resnet_jax.benchmark.ours import Subject
 from resnet_jax.config import TrainConfig
-from resnet_jax.data import dataset_info
+from resnet_jax.data import LoadOptions, dataset_info
 from resnet_jax.errors import ResourceError
 from resnet_jax.evaluation.record import describe_model
 from resnet_jax.runs.reader import read_run
@@ -43,7 +43,7 @@ def work(config: Json) -> int:
 
 def _experiment(config: Json) -> Experiment:
     checked = TrainConfig.from_mapping(config)
-    return create_experiment(checked, dataset_info(checked.dataset, checked.data_dir, checked.data_archive))
+    return create_experiment(checked, dataset_info(checked.dataset, LoadOptions.of(checked)))
 
 
 def _multiply_adds(experiment: Experiment) -> int:

@@ -100,8 +100,8 @@ def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_s
     Raises:
       ConfigError: a name is unknown, the batch does not divide over the devices, or values conflict.
     """
-    model = build_model(config, info.num_classes)
-    proxy_model = build_model(config, info.num_classes, 'proxy_') if config.proxy_model else None
+    model = build_model(config, info.num_classes, info.image_shape)
+    proxy_model = build_model(config, info.num_classes, info.image_shape, 'proxy_') if config.proxy_model else None
     num_examples = _num_examples(config, info.num_train)
     devices, batch_size, accumulation = jax.device_count(), config.batch_size, config.gradient_accumulation_steps
     check_batch_size(batch_size, devices, accumulation, num_examples)

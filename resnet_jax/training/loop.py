@@ -60,7 +60,7 @@ def train_and_evaluate(
         stack.callback(console.log_to_console())
         if checked.deterministic:
             check_deterministic()
-        source = data.find_dataset(checked.dataset, checked.data_dir, checked.data_archive)
+        source = data.find_dataset(checked.dataset, data.LoadOptions.of(checked))
         experiment = create_experiment(checked, source.info)  # before the folder is created
         folder = RunFolder(workdir, checked, extend=extend, allow_changes=allow_changes)
         with StopSignal() as stop, distributed.process_group(checked.to_dict(), folder.path, folder.newest_checkpoint), folder:

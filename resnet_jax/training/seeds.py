@@ -88,7 +88,7 @@ def _train_together(
         first = configs[0]
         if first.deterministic:
             check_deterministic()
-        source = data.find_dataset(first.dataset, first.data_dir, first.data_archive)
+        source = data.find_dataset(first.dataset, data.LoadOptions.of(first))
         experiment = create_experiment(first, source.info)
         state = jax.eval_shape(experiment.create_state)
         several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(configs), *leaf.shape), leaf.dtype), state)

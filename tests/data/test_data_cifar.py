@@ -24,9 +24,9 @@ def _never(*args):
 
 
 def test_second_load_is_equal_and_decodes_nothing(prepared, monkeypatch):
-    first = load_dataset('cifar10', prepared)
+    first = load_dataset('cifar10', data_dir=prepared)
     monkeypatch.setattr(tfds_folder, 'read_folder', _never)
-    second = load_dataset('cifar10', prepared)
+    second = load_dataset('cifar10', data_dir=prepared)
     assert first.fingerprint == second.fingerprint
     for split in ('train', 'test'):
         assert getattr(first, split).image.tobytes() == getattr(second, split).image.tobytes()
@@ -37,27 +37,28 @@ def test_second_load_is_equal_and_decodes_nothing(prepared, monkeypatch):
 
 
 def test_a_copy_elsewhere_is_the_same_data(prepared, tmp_path, monkeypatch):
-    first = load_dataset('cifar10', prepared)
+    first = load_dataset('cifar10', data_dir=prepared)
     shutil.copytree(prepared, tmp_path / 'copy', copy_function=shutil.copyfile)
     monkeypatch.setattr(tfds_folder, 'read_folder', _never)
-    assert load_dataset('cifar10', tmp_path / 'copy').fingerprint == first.fingerprint
+    assert load_dataset('cifar10', data_dir=tmp_path / 'copy').fingerprint == first.fingerprint
 
 
 def test_damage_after_the_first_load_is_noticed(prepared):
-    load_dataset('cifar10', prepared)
+    load_dataset('cifar10', data_dir=prepared)
     path = next((prepared / 'cifar10' / '3.0.2').glob('cifar10-train*'))
     data = bytearray(path.read_bytes())
     data[10_000] ^= 1  # the end of so small a file is padding
     path.write_bytes(data)
     with pytest.raises(InputFileError, match='damaged'):
-        load_dataset('cifar10', prepared)
+        load_dataset('cifar10', data_dir=prepared)
 
 
 def test_data_dir_before_environment_before_default(prepared, tmp_path, monkeypatch):
     def prints(root):
-        monkeypatch.setattr(cache, 'cached', lambda key, decode: (None, None))
-        monkeypatch.setattr(tfds_folder, 'fingerprint', lambda folder: str(folder))
-        return load_dataset('cifar10', root).fingerprint
+        folders = []
+        monkeypatch.setattr(tfds_folder, 'fingerprint', lambda folder: folders.append(str(folder)) or str(len(folders)))
+        load_dataset('cifar10', data_dir=root)
+        return folders[-1]
 
     folder = 'cifar10/3.0.2'
     default = shutil.copytree(prepared, tmp_path / 'home' / 'tensorflow_datasets')
@@ -70,7 +71,7 @@ def test_data_dir_before_environment_before_default(prepared, tmp_path, monkeypa
 
 def test_a_prepared_folder_goes_before_an_archive(prepared, tiny, caplog):
     with caplog.at_level(logging.WARNING):
-        load_dataset('cifar10', prepared, '/nowhere/archive.tar.gz')
+        load_dataset('cifar10', data_dir=prepared, data_archive='/nowhere/archive.tar.gz')
     assert 'already prepared' in caplog.text
 
 
@@ -82,7 +83,7 @@ def test_no_network_and_no_data(tmp_path, tiny, monkeypatch):
     attempts = mock.Mock(wraps=urllib.request.urlopen)
     monkeypatch.setattr(urllib.request, 'urlopen', attempts)
     with pytest.raises(InputFileError) as error:
-        load_dataset('cifar10', tmp_path / 'root')
+        load_dataset('cifar10', data_dir=tmp_path / 'root')
     assert attempts.call_count == 1  # tfds would try again for minutes
     message = str(error.value)
     for part in (url, 'run the same command again', 'data_archive=FILE', 'data_dir=DIR', 'TFDS_DATA_DIR'):
@@ -122,7 +123,7 @@ def test_import_is_cheap():
     reason='TFDS_DATA_DIR does not name a tfds root that holds cifar10',
 )
 def test_the_real_cifar10():
-    first = load_dataset('cifar10', REAL_ROOT)
+    first = load_dataset('cifar10', data_dir=REAL_ROOT)
     assert first.train.image.shape == (50_000, 32, 32, 3) and first.test.image.shape == (10_000, 32, 32, 3)
     assert np.bincount(first.train.label).tolist() == [5_000] * 10
     assert np.bincount(first.test.label).tolist() == [1_000] * 10
@@ -130,7 +131,7 @@ def test_the_real_cifar10():
     np.testing.assert_allclose(scaled.mean(0, dtype=np.float64) / 255, first.mean, atol=0.001)
     code = (
         'import sys, time; start = time.process_time(); from resnet_jax.data import load_dataset; '
-        f'dataset = load_dataset("cifar10", {REAL_ROOT!r}); '
+        f'dataset = load_dataset("cifar10", data_dir={REAL_ROOT!r}); '
         'print(time.process_time() - start, dataset.fingerprint, "tensorflow_datasets" in sys.modules)'
     )
     seconds, fingerprint, imported = _python(code).split()

@@ -18,7 +18,7 @@ FIXTURES = {'cifar10': 'tiny', 'cifar100': 'tiny100'}
 @pytest.mark.parametrize('name', FIXTURES)
 def test_other_tfds_programs_can_read_it(name, tmp_path, request, capfd):
     tiny = request.getfixturevalue(FIXTURES[name])
-    dataset = load_dataset(name, tmp_path / 'root', tiny.path)
+    dataset = load_dataset(name, data_dir=tmp_path / 'root', data_archive=tiny.path)
     assert capfd.readouterr().out == ''
     assert dataset.num_classes == tiny.source.num_classes
     assert dataset.class_names == tuple(f'label_{i}' for i in range(dataset.num_classes))
@@ -59,7 +59,7 @@ def test_what_a_killed_preparation_left_is_deleted(tmp_path, tiny):
 def test_a_folder_that_is_there_is_left_alone(prepared, tiny):
     before = {path: path.stat().st_mtime_ns for path in prepared.rglob('*') if path.is_file()}
     tiny.path.unlink()
-    load_dataset('cifar10', prepared, tiny.path)
+    load_dataset('cifar10', data_dir=prepared, data_archive=tiny.path)
     assert {path: path.stat().st_mtime_ns for path in prepared.rglob('*') if path.is_file()} == before
 
 
@@ -75,7 +75,7 @@ def test_nothing_appears_on_a_full_disk(what, tmp_path, tiny, monkeypatch):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(ResourceError, match=r'No space left on device|File too large') as error:
-            load_dataset('cifar10', tmp_path / 'root', tiny.path)
+            load_dataset('cifar10', data_dir=tmp_path / 'root', data_archive=tiny.path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert '\n' not in str(error.value)
@@ -85,14 +85,14 @@ def test_nothing_appears_on_a_full_disk(what, tmp_path, tiny, monkeypatch):
 def test_a_bad_archive_leaves_no_root(tmp_path, tiny):
     tiny.path.write_bytes(b'x')
     with pytest.raises(InputFileError, match='expected'):
-        load_dataset('cifar10', tmp_path / 'root', tiny.path)
+        load_dataset('cifar10', data_dir=tmp_path / 'root', data_archive=tiny.path)
     assert not (tmp_path / 'root').exists()
 
 
 def test_a_root_that_cannot_be_written(tmp_path, tiny):
     (tmp_path / 'file').touch()
     with pytest.raises(ResourceError, match=r'cannot write .*file.*data_dir'):
-        load_dataset('cifar10', tmp_path / 'file' / 'root', tiny.path)
+        load_dataset('cifar10', data_dir=tmp_path / 'file' / 'root', data_archive=tiny.path)
 
 
 def test_the_second_process_waits_for_the_first(tmp_path, tiny, prepared_once, caplog):

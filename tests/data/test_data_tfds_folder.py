@@ -65,22 +65,22 @@ def _edit(folder, change):
 
 def _fails(prepared, match, file):
     with pytest.raises(InputFileError, match=match) as error:
-        load_dataset('cifar10', prepared)
+        load_dataset('cifar10', data_dir=prepared)
     assert str(file) in str(error.value) and '\n' not in str(error.value) and error.value.exit_code == 3
 
 
 def test_tfrecord_and_array_record_are_the_same_data(prepared, folder):
-    first = load_dataset('cifar10', prepared)
+    first = load_dataset('cifar10', data_dir=prepared)
     _to_tfrecord(folder)
-    second = load_dataset('cifar10', prepared)
-    assert first.fingerprint != second.fingerprint
+    second = load_dataset('cifar10', data_dir=prepared)
+    assert first.fingerprint == second.fingerprint
     for split in ('train', 'test'):
         np.testing.assert_array_equal(getattr(first, split).image, getattr(second, split).image)
         np.testing.assert_array_equal(getattr(first, split).label, getattr(second, split).label)
 
 
 def test_several_shards(prepared, folder):
-    expected = load_dataset('cifar10', prepared).train
+    expected = load_dataset('cifar10', data_dir=prepared).train
     path = _shard(folder)
     records = _records(path)
     for i, part in enumerate((records[:13], records[13:])):
@@ -89,7 +89,7 @@ def test_several_shards(prepared, folder):
         _rewrite(shard, part)
     path.unlink()
     _edit(folder, lambda info: info['splits'][0].update(shardLengths=['13', '7']))
-    np.testing.assert_array_equal(load_dataset('cifar10', prepared).train.image, expected.image)
+    np.testing.assert_array_equal(load_dataset('cifar10', data_dir=prepared).train.image, expected.image)
 
 
 def test_jpeg_copies_are_read(prepared, folder):
@@ -100,7 +100,7 @@ def test_jpeg_copies_are_read(prepared, folder):
     example.features.feature['label'].int64_list.value.append(4)
     path = _shard(folder)
     _rewrite(path, [*_records(path)[1:], example.SerializeToString()])
-    train = load_dataset('cifar10', prepared).train
+    train = load_dataset('cifar10', data_dir=prepared).train
     assert train.label[-1] == 4 and np.all(train.image[-1] == 77)
 
 
@@ -198,12 +198,12 @@ def test_features_of_something_else(prepared, folder):
 
 
 def test_class_names(prepared, folder):
-    load_dataset('cifar10', prepared)
+    load_dataset('cifar10', data_dir=prepared)
     path = folder / 'label.labels.txt'
     path.write_text('cat\ndog\n')
     _fails(prepared, 'names 2 classes: expected 10', path)
     path.unlink()
-    assert load_dataset('cifar10', prepared).class_names == tuple('0123456789')
+    assert load_dataset('cifar10', data_dir=prepared).class_names == tuple('0123456789')
 
 
 def test_empty_folder(prepared, folder):

@@ -61,7 +61,7 @@ def test_a_dark_image_of_sixteen_bits_stays_dark(tmp_path):
 def test_floats_that_are_no_brightness_are_refused(tmp_path, value):
     pixels = np.full((8, 8), 0.5, np.float32)
     pixels[3, 4] = value
-    with pytest.raises(InputFileError, match=r'a\.tif has floating-point values that are not from 0 to 1'):
+    with pytest.raises(InputFileError, match=r'a\.tif cannot be read \(its floating-point values are not from 0 to 1'):
         read_image(write_tiff(tmp_path / 'a.tif', pixels), (8, 8, 1))
 
 
