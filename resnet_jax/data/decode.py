@@ -162,8 +162,8 @@ def _shape(headers: Sequence[tuple[int, int, int]], image_size: int) -> tuple[in
     if image_size:
         return image_size, image_size, channels
     sizes = {header[:2] for header in headers}
-    if len(sizes) == 1 and max(*sizes) <= (LARGEST_OWN_SIZE,) * 2:
-        height, width = sizes.pop()
+    height, width = min(sizes, default=(DEFAULT_SIZE, DEFAULT_SIZE))
+    if len(sizes) == 1 and max(height, width) <= LARGEST_OWN_SIZE:
         return height, width, channels
     return DEFAULT_SIZE, DEFAULT_SIZE, channels
 

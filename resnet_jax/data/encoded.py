@@ -90,3 +90,20 @@ def split_by_class(label: np.ndarray, test_fraction: float, class_names: Sequenc
             )
         test[of_class[: min(max(round(test_fraction * len(of_class)), 1), len(of_class) - 1)]] = True
     return np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def require_every_class(dataset: EncodedDataset, where: str) -> None:
+    """Checks that each split has images of each class.
+
+    Raises:
+        InputFileError: a class is missing in a split; `where` is the source, for the message.
+    """
+    splits = {'training': dataset.train, 'test': dataset.test, 'validation': dataset.validation}
+    for part, split in splits.items():
+        if split is not None:
+            counts = np.bincount(split.label, minlength=len(dataset.class_names))
+            if not counts.all():
+                name = dataset.class_names[int(counts.argmin())]
+                raise InputFileError(
+                    f'{where}: class {name[:80]!r} has no {part} images: expected some of each class in each split'
+                )

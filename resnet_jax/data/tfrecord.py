@@ -78,7 +78,7 @@ def masked_crc32c(records: Sequence[bytes]) -> np.ndarray:
     crc = np.zeros(len(pieces), np.uint32)
     for column in np.ascontiguousarray(pieces.T):
         crc = _TABLE[(crc ^ column) & 0xFF] ^ (crc >> 8)
-    result = crc[ends - counts]
+    result: np.ndarray = crc[ends - counts]
     for i in range(1, int(counts.max())):
         longer = np.flatnonzero(counts > i)
         result[longer] = _after_piece(result[longer]) ^ crc[(ends - counts)[longer] + i]
@@ -102,7 +102,8 @@ def _masked(crc: int) -> int:
 def _after_piece(crc: np.ndarray) -> np.ndarray:
     """Returns what checksums, uint32 [n], become by as many zeros as a piece has bytes."""
     table = _piece_table()
-    return table[0][crc & 0xFF] ^ table[1][(crc >> 8) & 0xFF] ^ table[2][(crc >> 16) & 0xFF] ^ table[3][crc >> 24]
+    result: np.ndarray = table[0][crc & 0xFF] ^ table[1][(crc >> 8) & 0xFF] ^ table[2][(crc >> 16) & 0xFF] ^ table[3][crc >> 24]
+    return result
 
 
 @functools.cache
