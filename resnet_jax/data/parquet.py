@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from resnet_jax.data.encoded import EncodedDataset, EncodedSplit, Subset, requir
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.errors import InputFileError, one_line
 from resnet_jax.runtime.untrusted import parse_json, printable
+from resnet_jax.typing import Json
 
 logger = logging.getLogger(__name__)
 
@@ -177,11 +178,8 @@ def _open(path: Path) -> _File:
 
 def _columns(file: _File) -> _Columns:
     schema = pq.read_schema(file.path)
-    try:
-        described = parse_json((schema.metadata or {})[b'huggingface'].decode())['info']['features']
-        kinds = {key: value.get('_type') for key, value in described.items() if isinstance(value, dict)}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        described, kinds = {}, {}
+    described = _described(schema)
+    kinds = {key: value.get('_type') for key, value in described.items()}
     image = _choose(file, schema, 'image', [key for key in schema.names if kinds.get(key) == 'Image'], _IMAGES)
     label = _choose(file, schema, 'label', [key for key in schema.names if kinds.get(key) == 'ClassLabel'], _LABELS)
     kind = schema.field(image).type
@@ -191,8 +189,22 @@ def _columns(file: _File) -> _Columns:
         raise InputFileError(
             f'{file.path}: column {printable(image)!r} is {str(kind)[:80]}: expected bytes, or a struct with bytes'
         )
-    names = described.get(label, {}).get('names') if kinds.get(label) == 'ClassLabel' else None
-    return _Columns(image, label, tuple(map(str, names)) if isinstance(names, list) else None)
+    return _Columns(image, label, class_names(file, label))
+
+
+def class_names(file: _File, column: str) -> tuple[str, ...] | None:
+    """Returns the names of the classes of a column, from the metadata of `datasets`; None if they are not there."""
+    described = _described(pq.read_schema(file.path)).get(column, {})
+    names = described.get('names')
+    return tuple(map(str, names)) if described.get('_type') == 'ClassLabel' and isinstance(names, list) else None
+
+
+def _described(schema: Any) -> Mapping[str, Json]:
+    try:
+        features = parse_json((schema.metadata or {})[b'huggingface'].decode())['info']['features']
+        return {key: value for key, value in features.items() if isinstance(value, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
 
 
 def _choose(file: _File, schema: Any, what: str, typed: list[str], usual: Sequence[str]) -> str:

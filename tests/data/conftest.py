@@ -11,7 +11,7 @@ import pytest
 
 import resnet_jax.data
 from resnet_jax.data.prepare import prepare_folder
-from resnet_jax.data.sources import CIFAR10, CIFAR100
+from resnet_jax.data.sources import CIFAR10, CIFAR100, Copy, File
 
 NUM_TRAIN, NUM_TEST = 20, 8
 
@@ -36,25 +36,36 @@ class Tiny:
         for label in official.labels:
             names = [f'{label.key}_{i}' for i in range(label.num_classes)]
             self.members[label.names_file] = ('\n'.join(names) + '\n\n').encode()
-        self.path = folder / official.archive_name
-        self.source = dataclasses.replace(official, num_train=NUM_TRAIN, num_test=NUM_TEST)
+        (copy,) = [copy for copy in official.copies if copy.form == 'binary']
+        self.path, self.folder = folder / copy.files[0].name, copy.folder
+        md5 = {name: hashlib.md5(self.members[name]).hexdigest() for name in official.md5}
+        self.source = dataclasses.replace(official, num_train=NUM_TRAIN, num_test=NUM_TEST, md5=md5)
         self.write()
 
     def write(self, members=None, extra=()):
         """Writes the archive anew, from other members if given; returns the source with its right size and hash."""
         with tarfile.open(self.path, 'w:gz') as tar:
             for name, data in (self.members if members is None else members).items():
-                info = tarfile.TarInfo(f'{self.source.folder}/{name}')
+                info = tarfile.TarInfo(f'{self.folder}/{name}')
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
             for info in extra:
                 tar.addfile(info)
         return self.fit()
 
-    def fit(self):
-        data = self.path.read_bytes()
-        self.source = dataclasses.replace(self.source, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    def fit(self, urls=()):
+        """Takes what is there for official, and for the only copy."""
+        self.source = dataclasses.replace(self.source, copies=(Copy('binary', (official_file(self.path, urls),), self.folder),))
         return self.source
+
+    @property
+    def file(self):
+        return self.source.copies[0].files[0]
+
+
+def official_file(path, urls=()):
+    data = path.read_bytes()
+    return File(path.name, len(data), hashlib.sha256(data).hexdigest(), tuple(urls))
 
 
 @pytest.fixture(autouse=True)
