@@ -6,8 +6,7 @@ import numpy as np
 
 from resnet_jax.data.archive import Archive
 from resnet_jax.data.images import image_header, read_image
-from resnet_jax.data.options import LoadOptions
-from resnet_jax.data.parquet import class_names, find_tables, open_parquet, read_column
+from resnet_jax.data.parquet import Rows, class_names, find_columns, find_tables, read_column
 from resnet_jax.data.progress import progress
 from resnet_jax.data.sources import IMAGE_SHAPE, Source
 from resnet_jax.errors import InputFileError
@@ -19,15 +18,16 @@ def read_tables(path: Path, source: Source) -> Archive:
     Raises:
         InputFileError: a table is missing, damaged or of something else.
     """
-    encoded = open_parquet(source.name, str(path), LoadOptions())
     tables = find_tables(path)
+    column = find_columns(tables['train'][0]).image
     image: dict[str, np.ndarray] = {}
     labels: dict[str, dict[str, np.ndarray]] = {}
     names: dict[str, list[str]] = {}
     sizes = {'train': source.num_train, 'test': source.num_test}
-    for split, rows in (('train', encoded.train), ('test', encoded.test)):
-        if split not in tables or len(rows.label) != sizes[split]:
-            raise InputFileError(f'{path} has {len(rows.label)} {split} images: expected {sizes[split]} of {source.name}')
+    for split in sizes:
+        count = sum(sum(file.rows) for file in tables.get(split, []))
+        if count != sizes[split]:
+            raise InputFileError(f'{path} has {count} {split} images: expected {sizes[split]} of {source.name}')
         labels[split] = {}
         for label in source.labels:
             values = np.concatenate([read_column(file, label.column) for file in tables[split]])
@@ -37,6 +37,7 @@ def read_tables(path: Path, source: Source) -> Archive:
             labels[split][label.key] = values.astype(np.uint8)
             known = class_names(tables[split][0], label.column)
             names[label.key] = list(known or map(str, range(label.num_classes)))
+        rows = Rows(tables[split], column, labels[split]['label'])
         image[split] = np.empty((sizes[split], *IMAGE_SHAPE), np.uint8)
         with progress(f'Reading {source.name} {split}', sizes[split], 'images') as advance:
             for i in range(sizes[split]):

@@ -101,7 +101,7 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     else:
         root = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where there is no home)
     tables = find_tables(root)
-    columns = _columns(tables['train'][0])
+    columns = find_columns(tables['train'][0])
     values = {part: np.concatenate([read_column(file, columns.label) for file in files]) for part, files in tables.items()}
     labels, class_names = _labels(tables, columns, values)
     version = hashlib.sha256(f'{columns} {class_names}'.encode(errors='surrogatepass'))
@@ -176,7 +176,12 @@ def _open(path: Path) -> _File:
     return _File(str(path), status.st_size, status.st_mtime_ns, rows)
 
 
-def _columns(file: _File) -> _Columns:
+def find_columns(file: _File) -> _Columns:
+    """Returns which columns hold the image and the class.
+
+    Raises:
+        InputFileError: none do, or it is not clear which.
+    """
     schema = pq.read_schema(file.path)
     described = _described(schema)
     kinds = {key: value.get('_type') for key, value in described.items()}
