@@ -87,8 +87,27 @@ def _load_arrays(name: str, path: str, options: LoadOptions) -> Dataset:
     return load_arrays_file(name, path, options)
 
 
+def _load_tfds(name: str, path: str, options: LoadOptions) -> Dataset:
+    from resnet_jax.data.decode import decode
+    from resnet_jax.data.tfds_sets import open_tfds
+
+    return decode(open_tfds(name, path, options), options)
+
+
+def _load_parquet(name: str, path: str, options: LoadOptions) -> Dataset:
+    from resnet_jax.data.decode import decode
+    from resnet_jax.data.parquet import open_parquet
+
+    return decode(open_parquet(name, path, options), options)
+
+
 # By what stands before the colon of a name such as 'folder:PATH': called with the name, what is behind the colon, and options.
-_SCHEMES: dict[str, Callable[[str, str, LoadOptions], Dataset]] = {'folder': _load_folder, 'arrays': _load_arrays}
+_SCHEMES: dict[str, Callable[[str, str, LoadOptions], Dataset]] = {
+    'folder': _load_folder,
+    'arrays': _load_arrays,
+    'tfds': _load_tfds,
+    'parquet': _load_parquet,
+}
 
 _DATASETS: dict[str, _Entry] = {  # in addition to SOURCES
     'digits': _Entry(lambda options: load_digits(), DIGITS),

@@ -1,4 +1,4 @@
-"""Reads the official CIFAR archives (binary version) as a stream; nothing is ever extracted to disk."""
+"""Reads CIFAR from a copy in one of several formats. All give the same arrays, and nothing is ever extracted to disk."""
 
 import dataclasses
 import hashlib
@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.data.sources import IMAGE_SHAPE, Source
+from resnet_jax.data.sources import IMAGE_SHAPE, Copy, Source
 from resnet_jax.errors import InputFileError
 
 _IMAGE_BYTES = 3072
 _MAX_NAMES_BYTES = 1 << 16
 _MAX_OTHER_BYTES = 1 << 24  # of unread members: skipping them still means decompressing them
+_MAX_PYTHON_BYTES = 256  # of an image's labels and file name in a pickle
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """The contents of an archive.
+    """The contents of a copy, in the order of the .bin files.
 
     Attributes:
         image: {'train' | 'test': uint8 [n, 32, 32, 3]}.
@@ -31,35 +32,81 @@ class Archive:
     names: dict[str, list[str]]
 
 
-def verify_archive(path: Path, source: Source) -> None:
-    """Checks that the file is the official archive, byte for byte.
+def verify_archive(path: Path, source: Source) -> Copy:
+    """Returns which copy `path` is: an official archive, byte for byte; or a folder of tables, whose pixels prove it later.
 
     Raises:
-        InputFileError: the file cannot be read, or its size or SHA-256 differs.
+        InputFileError: the file cannot be read, or its size or SHA-256 is that of none.
     """
-    again = f'get {source.url} again'
+    tables = next((copy for copy in source.copies if copy.form == 'parquet'), None)
+    if tables is not None and path.is_dir():
+        return tables
+    archives = [copy for copy in source.copies if copy.form != 'parquet']
+    again = 'get it again' if len(archives) == 1 else f'get one of them, or a folder of parquet files, from {source.homepage}'
     try:
         size = path.stat().st_size
-        if size != source.size:
-            raise InputFileError(f'{path} has {size} bytes: expected {source.size}, the size of {source.archive_name}; {again}')
+        found = next((copy for copy in archives if copy.files[0].size == size), None)
+        if found is None:
+            expected = ' or '.join(f'{copy.files[0].size}, the size of {copy.files[0].name}' for copy in archives)
+            raise InputFileError(f'{path} has {size} bytes: expected {expected}; {again}')
         with path.open('rb') as file:
             digest = hashlib.file_digest(file, 'sha256').hexdigest()
     except OSError as error:
-        raise _unreadable(path, error, source) from error
-    if digest != source.sha256:
-        raise InputFileError(f'{path} has SHA-256 {digest}: expected {source.sha256}; {again}')
+        raise _unreadable(path, error, archives[0]) from error
+    if digest != found.files[0].sha256:
+        raise InputFileError(f'{path} has SHA-256 {digest}: expected {found.files[0].sha256}; {again}')
+    return found
 
 
-def read_archive(path: Path, source: Source) -> Archive:
+def read_archive(path: Path, copy: Copy, source: Source) -> Archive:
     """Reads all images and labels.
 
     Raises:
-        InputFileError: the archive is damaged, a member is missing or has the wrong size, or a label is out of range.
+        InputFileError: the copy is damaged, a part is missing or has the wrong size, a label is out of range, or tables hold
+            other pixels or labels than the official ones.
     """
+    if copy.form == 'parquet':
+        from resnet_jax.data.cifar_parquet import read_tables
+
+        return in_official_order(path, read_tables(path, source), source)
+    if copy.form == 'python':
+        return _read_python(path, copy, source)
+    return _read_binary(path, copy, source)
+
+
+def in_official_order(path: Path, archive: Archive, source: Source) -> Archive:
+    """Returns the images in the order of the .bin files, each found by its hash: tables may have these parts in another order.
+
+    Raises:
+        InputFileError: an image or a label differs from the official ones, or the order differs within a file.
+    """
+    image: dict[str, np.ndarray] = {}
+    labels: dict[str, dict[str, np.ndarray]] = {}
+    for split, files in (('train', source.train_files), ('test', source.test_files)):
+        indices = np.split(np.arange(len(archive.image[split])), len(files))
+        blocks = {}
+        for block in indices:
+            planes = archive.image[split][block].transpose(0, 3, 1, 2).reshape(len(block), -1)
+            columns = [archive.label[split][label.key][block, None] for label in source.labels]
+            records = np.concatenate([*columns, planes], axis=1)
+            blocks[hashlib.md5(records.data, usedforsecurity=False).hexdigest()] = block
+        if missing := [name for name in files if source.md5[name] not in blocks]:
+            raise InputFileError(
+                f'{path}: the {split} images and labels are not those of {source.name} ({len(missing)} of {len(files)} parts '
+                f'differ from the official ones by their hash): expected an exact copy; get it from {source.homepage}'
+            )
+        order = np.concatenate([blocks[source.md5[name]] for name in files])
+        image[split] = archive.image[split][order]
+        labels[split] = {key: values[order] for key, values in archive.label[split].items()}
+    return Archive(image, labels, archive.names)
+
+
+def _read_binary(path: Path, copy: Copy, source: Source) -> Archive:
     record_bytes = len(source.labels) + _IMAGE_BYTES
     splits = {'train': (source.train_files, source.num_train), 'test': (source.test_files, source.num_test)}
     sizes = {name: total // len(files) * record_bytes for files, total in splits.values() for name in files}
-    members = _read_members(path, source, sizes)
+    texts = {label.names_file for label in source.labels}
+    members = _read_members(path, copy, source, sizes, dict.fromkeys(texts, _MAX_NAMES_BYTES))
     names = {}
     for label in source.labels:
         lines = members[label.names_file].decode('utf-8', 'replace').splitlines()
@@ -67,16 +114,54 @@ def read_archive(path: Path, source: Source) -> Archive:
         if len(names[label.key]) != label.num_classes:
             raise _wrong(path, label.names_file, f'{len(names[label.key])} class names', label.num_classes)
     image, labels = {}, {}
-    height, width, channels = IMAGE_SHAPE
     for split, (files, _) in splits.items():
         records = {name: np.frombuffer(members[name], np.uint8).reshape(-1, record_bytes) for name in files}
         for name in files:
             _check_labels(path, name, records[name], source)
         rows = np.concatenate(list(records.values()))
-        planes = rows[:, len(source.labels) :].reshape(-1, channels, height, width)
-        image[split] = planes.transpose(0, 2, 3, 1)
+        image[split] = _from_planes(rows[:, len(source.labels) :])
         labels[split] = {label.key: rows[:, i] for i, label in enumerate(source.labels)}
     return Archive(image, labels, names)
+
+
+def _read_python(path: Path, copy: Copy, source: Source) -> Archive:
+    from resnet_jax.data.pickled import NotCifarError, read_batch, read_names
+
+    splits = {
+        'train': (source.python_train_files, source.num_train),
+        'test': (source.python_test_files, source.num_test),
+    }
+    most = {
+        name: total // len(files) * (_IMAGE_BYTES + _MAX_PYTHON_BYTES) + _MAX_NAMES_BYTES
+        for files, total in splits.values()
+        for name in files
+    } | {source.python_names_file: _MAX_NAMES_BYTES}
+    members = _read_members(path, copy, source, {}, most)
+    name = source.python_names_file
+    try:
+        names = read_names(members[name], {label.key: label.python_names for label in source.labels})
+        for label in source.labels:
+            if len(names[label.key]) != label.num_classes:
+                raise _wrong(path, name, f'{len(names[label.key])} class names', label.num_classes)
+        image, labels = {}, {}
+        for split, (files, total) in splits.items():
+            batches = []
+            for name in files:
+                keys = [label.python_key for label in source.labels]
+                batch = read_batch(members.pop(name), keys, total // len(files))
+                _check_labels(path, name, batch, source)
+                batches.append(batch)
+            rows = np.concatenate(batches)
+            image[split] = _from_planes(rows[:, len(source.labels) :])
+            labels[split] = {label.key: rows[:, i] for i, label in enumerate(source.labels)}
+    except NotCifarError as error:
+        raise _wrong(path, name, str(error), 'a pickle of CIFAR') from None
+    return Archive(image, labels, names)
+
+
+def _from_planes(planes: np.ndarray) -> np.ndarray:
+    height, width, channels = IMAGE_SHAPE
+    return planes.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
 
 
 def _check_labels(path: Path, name: str, records: np.ndarray, source: Source) -> None:
@@ -87,39 +172,40 @@ def _check_labels(path: Path, name: str, records: np.ndarray, source: Source) ->
             raise _wrong(path, name, label_text, f'0 to {label.num_classes - 1}')
 
 
-def _read_members(path: Path, source: Source, sizes: dict[str, int]) -> dict[str, bytes]:
-    """Returns {file name: contents} of the .bin files, which must have the given sizes, and of the class name files."""
-    texts = {label.names_file for label in source.labels}
+def _read_members(path: Path, copy: Copy, source: Source, sizes: dict[str, int], most: dict[str, int]) -> dict[str, bytes]:
+    """Returns {file name: contents} of files that must have the given sizes, and of others that have at most so many bytes."""
     members = {}
-    most = sum(sizes.values()) + _MAX_OTHER_BYTES
+    total = sum(sizes.values()) + sum(most.values()) + _MAX_OTHER_BYTES
     try:
         with tarfile.open(path, 'r|gz') as tar:
             for member in tar:
-                if member.offset_data + member.size > most:
-                    raise _wrong(path, member.name[-80:], f'{member.size} bytes', f'at most {most} in all members together')
+                if member.offset_data + member.size > total:
+                    raise _wrong(path, member.name[-80:], f'{member.size} bytes', f'at most {total} in all members together')
                 if member.name.startswith('/') or '..' in member.name.split('/'):
-                    raise _wrong(path, member.name[-80:], 'a path out of the archive', f'names in {source.folder}')
+                    raise _wrong(path, member.name[-80:], 'a path out of the archive', f'names in {copy.folder}')
                 folder, _, name = member.name.removeprefix('./').rpartition('/')
-                if folder != source.folder or name not in sizes.keys() | texts:
+                if folder != copy.folder or name not in sizes.keys() | most.keys():
                     continue
                 file = tar.extractfile(member) if member.isreg() else None
                 if file is None or name in members:
                     raise _wrong(path, name, 'a link, a folder or a second copy', 'one regular file')
-                if member.size != sizes.get(name, member.size) or member.size > max(sizes.get(name, 0), _MAX_NAMES_BYTES):
-                    raise _wrong(path, name, f'{member.size} bytes', sizes.get(name, f'at most {_MAX_NAMES_BYTES}'))
+                if member.size != sizes.get(name, member.size) or member.size > most.get(name, member.size):
+                    raise _wrong(path, name, f'{member.size} bytes', sizes.get(name, f'at most {most.get(name)}'))
                 members[name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno:  # damaged contents raise an OSError without errno
-            raise _unreadable(path, error, source) from error
-        raise InputFileError(f'{path} is damaged: {error}; expected {source.archive_name}; get {source.url} again') from error
-    missing = sorted((sizes.keys() | texts) - members.keys())
+            raise _unreadable(path, error, copy) from error
+        raise InputFileError(
+            f'{path} is damaged: {error}; expected {copy.files[0].name}; get it again from {source.homepage}'
+        ) from error
+    missing = sorted((sizes.keys() | most.keys()) - members.keys())
     if missing:
-        raise _wrong(path, missing[0], 'no such member', f'{source.folder}/{missing[0]}')
+        raise _wrong(path, missing[0], 'no such member', f'{copy.folder}/{missing[0]}')
     return members
 
 
-def _unreadable(path: Path, error: OSError, source: Source) -> InputFileError:
-    return InputFileError(f'cannot read {path}: {error.strerror}; expected the file {source.archive_name}')
+def _unreadable(path: Path, error: OSError, copy: Copy) -> InputFileError:
+    return InputFileError(f'cannot read {path}: {error.strerror}; expected the file {copy.files[0].name}')
 
 
 def _wrong(path: Path, name: str, actual: str, expected: object) -> InputFileError:

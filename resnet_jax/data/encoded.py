@@ -93,3 +93,20 @@ def split_by_class(label: np.ndarray, test_fraction: float, class_names: Sequenc
     test = np.zeros(len(label), bool)
     test[by_class] = rank < tests[label[by_class]]
     return np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def require_every_class(dataset: EncodedDataset, where: str) -> None:
+    """Checks that each split has images of each class.
+
+    Raises:
+        InputFileError: a class is missing in a split; `where` is the source, for the message.
+    """
+    splits = {'training': dataset.train, 'test': dataset.test, 'validation': dataset.validation}
+    for part, split in splits.items():
+        if split is not None:
+            counts = np.bincount(split.label, minlength=len(dataset.class_names))
+            if not counts.all():
+                name = dataset.class_names[int(counts.argmin())]
+                raise InputFileError(
+                    f'{where}: class {name[:80]!r} has no {part} images: expected some of each class in each split'
+                )

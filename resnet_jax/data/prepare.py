@@ -1,4 +1,4 @@
-"""Turns an official archive into a folder in tfds's own layout, which every tfds program can read.
+"""Turns a copy of CIFAR in another format into a folder in tfds's own layout, which every tfds program can read.
 
 tfds itself needs TensorFlow for this: its extractor, CIFAR reader and PNG encoder call it. Our own builder, with the same
 name, version and features but fed with arrays, does not.
@@ -29,28 +29,35 @@ def prepare_folder(source: Source, root: Path, archive: str | os.PathLike[str] |
 
     Processes that share the root prepare it only once. The folder appears atomically.
 
+    Args:
+        archive: an official archive in binary or python form, or a folder of tables with the official images and labels.
+
     Raises:
         InputFileError: the archive is missing, damaged or cannot be downloaded.
         ResourceError: the root cannot be written.
     """
     downloads = root / 'downloads'
-    path = Path(os.path.expanduser(archive)) if archive else downloads / source.archive_name  # noqa: PTH111 (as in tfds_root)
-    if archive or path.exists():
-        verify_archive(path, source)
-    else:  # before anything is written
+    given = Path(os.path.expanduser(archive)) if archive else _downloaded(source, downloads)  # noqa: PTH111 (as in tfds_root)
+    found = (given, verify_archive(given, source)) if given else None
+    if not found:  # before anything is written
         require_reachable(source, root)
     with writing(root):
         downloads.mkdir(parents=True, exist_ok=True)
     with _one_process(downloads / f'{source.name}.lock'):
         if folder := find_folder(root, source.name):
             return folder
-        if not path.exists():
-            download(source, root, path)
-        contents = read_archive(path, source)
+        path, copy = found or download(source, root, downloads)
+        contents = read_archive(path, copy, source)
         with writing(root):
             delete_leftovers(root / source.name, f'incomplete.*_{VERSION}')  # left by tfds
             _write(source, root, contents)
     return root / source.name / VERSION
+
+
+def _downloaded(source: Source, downloads: Path) -> Path | None:
+    """Returns an archive that an earlier command downloaded."""
+    paths = [downloads / copy.files[0].name for copy in source.copies if copy.form != 'parquet']
+    return next((path for path in paths if path.exists()), None)
 
 
 @contextlib.contextmanager
@@ -91,7 +98,7 @@ def _write(source: Source, root: Path, contents: Archive) -> None:
                     description=f'{source.name}, the official images and labels.',
                     features=tfds.features.FeaturesDict(features),
                     supervised_keys=('image', 'label'),
-                    homepage='https://www.cs.toronto.edu/~kriz/cifar.html',
+                    homepage=source.homepage,
                 )
 
             def _split_generators(self, _: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, Example]]]:

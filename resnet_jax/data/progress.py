@@ -1,5 +1,6 @@
 """Progress of long work, on stderr: a bar on a terminal, a plain line every few seconds elsewhere."""
 
+import collections
 import contextlib
 import sys
 import time
@@ -9,18 +10,22 @@ from resnet_jax.runtime.streams import tell
 
 SECONDS_PER_LINE = 5.0
 _SECONDS_PER_FRAME = 0.1
+_SAMPLES = 20  # of the bytes that came, over about SECONDS_PER_LINE
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Shows how much of `total` is done; the body calls the yielded `advance(count)` as often as it likes.
 
-    `unit` is 'images' or 'MB' (then `total` and the counts are bytes).
+    Args:
+        unit: 'images' or 'MB'; with 'MB', `total` and the counts are bytes, and the rate and the time that is left are shown.
+        done: what was done before.
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     interval = _SECONDS_PER_FRAME if terminal else SECONDS_PER_LINE
     scale = 1e6 if unit == 'MB' else 1
-    done, shown = 0, time.monotonic()
+    shown = time.monotonic()
+    rate = _Rate(total, done)
     with _bar(description, total, scale, unit) if terminal else _lines(description, total, scale, unit) as show:
 
         def advance(count: int) -> None:
@@ -28,31 +33,49 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
             done += count
             if time.monotonic() - shown >= interval:
                 shown = time.monotonic()
-                show(done)
+                show(done, rate.describe(done) if unit == 'MB' else '')
 
         yield advance
-        show(done)
+        show(done, '')
+
+
+class _Rate:
+    """How many bytes a second came in the last seconds, and how long the rest takes at this rate."""
+
+    def __init__(self, total: int, done: int):
+        self._total, self._samples = total, collections.deque([(time.monotonic(), done)], maxlen=_SAMPLES)
+
+    def describe(self, done: int) -> str:
+        now = time.monotonic()
+        if now - self._samples[-1][0] >= SECONDS_PER_LINE / _SAMPLES:
+            self._samples.append((now, done))
+        since, before = self._samples[0]
+        if now <= since or done <= before:
+            return ''
+        rate = (done - before) / (now - since)
+        left = (self._total - done) / rate
+        return f', {rate / 1e6:,.2f} MB/s, {f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"} left'
 
 
 @contextlib.contextmanager
-def _lines(description: str, total: int, scale: float, unit: str) -> Iterator[Callable[[int], None]]:
-    def show(done: int) -> None:
-        tell(f'{description}: {done / scale:,.0f} of {total / scale:,.0f} {unit}')
+def _lines(description: str, total: int, scale: float, unit: str) -> Iterator[Callable[[int, str], None]]:
+    def show(done: int, more: str) -> None:
+        tell(f'{description}: {done / scale:,.0f} of {total / scale:,.0f} {unit}{more}')
 
     yield show
 
 
 @contextlib.contextmanager
-def _bar(description: str, total: int, scale: float, unit: str) -> Iterator[Callable[[int], None]]:
+def _bar(description: str, total: int, scale: float, unit: str) -> Iterator[Callable[[int, str], None]]:
     from rich import progress as rich_progress
     from rich.console import Console
 
     columns = (
-        rich_progress.TextColumn('{task.description}'),
+        rich_progress.TextColumn('{task.description}', markup=False),
         rich_progress.BarColumn(),
-        rich_progress.TextColumn('{task.completed:,.0f} of {task.total:,.0f} ' + unit),
-        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn('{task.completed:,.0f} of {task.total:,.0f} ' + unit + '{task.fields[more]}', markup=False),
+        *(() if unit == 'MB' else (rich_progress.TimeRemainingColumn(),)),
     )
     with rich_progress.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total / scale)
-        yield lambda done: bar.update(task, completed=done / scale)
+        task = bar.add_task(description, total=total / scale, more='')
+        yield lambda done, more: bar.update(task, completed=done / scale, more=more)

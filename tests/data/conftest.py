@@ -1,60 +1,13 @@
-"""Tiny archives and folders in the official formats; nothing here touches the network or the user's own folders."""
+"""Tiny copies of CIFAR; nothing here touches the network or the user's own folders."""
 
-import dataclasses
-import hashlib
-import io
 import shutil
-import tarfile
 
-import numpy as np
 import pytest
+from cifar_copies import Tiny
 
 import resnet_jax.data
 from resnet_jax.data.prepare import prepare_folder
 from resnet_jax.data.sources import CIFAR10, CIFAR100
-
-NUM_TRAIN, NUM_TEST = 20, 8
-
-
-class Tiny:
-    """A small official-format archive, its contents, and a `Source` that describes it."""
-
-    def __init__(self, official, folder):
-        rng = np.random.default_rng(len(official.labels))
-        self.image, self.label, self.members = {}, {}, {}
-        for split, files, total in (
-            ('train', official.train_files, NUM_TRAIN),
-            ('test', official.test_files, NUM_TEST),
-        ):
-            image = rng.integers(0, 256, (total, 32, 32, 3), np.uint8)
-            labels = [rng.integers(0, label.num_classes, total).astype(np.uint8) for label in official.labels]
-            rows = np.concatenate([np.stack(labels, 1), image.transpose(0, 3, 1, 2).reshape(total, -1)], axis=1)
-            self.image[split] = image
-            self.label[split] = dict(zip([label.key for label in official.labels], labels, strict=True))
-            for name, block in zip(files, np.split(rows, len(files)), strict=True):
-                self.members[name] = block.tobytes()
-        for label in official.labels:
-            names = [f'{label.key}_{i}' for i in range(label.num_classes)]
-            self.members[label.names_file] = ('\n'.join(names) + '\n\n').encode()
-        self.path = folder / official.archive_name
-        self.source = dataclasses.replace(official, num_train=NUM_TRAIN, num_test=NUM_TEST)
-        self.write()
-
-    def write(self, members=None, extra=()):
-        """Writes the archive anew, from other members if given; returns the source with its right size and hash."""
-        with tarfile.open(self.path, 'w:gz') as tar:
-            for name, data in (self.members if members is None else members).items():
-                info = tarfile.TarInfo(f'{self.source.folder}/{name}')
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-            for info in extra:
-                tar.addfile(info)
-        return self.fit()
-
-    def fit(self):
-        data = self.path.read_bytes()
-        self.source = dataclasses.replace(self.source, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-        return self.source
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,7 @@ from resnet_jax.errors import InputFileError
 @pytest.mark.parametrize('fixture', ['tiny', 'tiny100'])
 def test_reads_images_labels_and_names(fixture, request):
     tiny = request.getfixturevalue(fixture)
-    verify_archive(tiny.path, tiny.source)
-    contents = read_archive(tiny.path, tiny.source)
+    contents = read_archive(tiny.path, verify_archive(tiny.path, tiny.source), tiny.source)
     for split in ('train', 'test'):
         np.testing.assert_array_equal(contents.image[split], tiny.image[split])
         assert contents.label[split].keys() == tiny.label[split].keys()
@@ -23,8 +22,7 @@ def test_reads_images_labels_and_names(fixture, request):
 
 def _fails(tiny, match):
     with pytest.raises(InputFileError, match=match) as error:
-        verify_archive(tiny.path, tiny.source)
-        read_archive(tiny.path, tiny.source)
+        read_archive(tiny.path, verify_archive(tiny.path, tiny.source), tiny.source)
     assert str(tiny.path) in str(error.value) and '\n' not in str(error.value)
 
 
@@ -35,14 +33,14 @@ def test_missing_file(tiny):
 
 def test_truncated_file(tiny):
     tiny.path.write_bytes(tiny.path.read_bytes()[:-100])
-    _fails(tiny, f'expected {tiny.source.size}')
+    _fails(tiny, f'expected {tiny.file.size}')
 
 
 def test_other_bytes_of_the_same_size(tiny):
     data = bytearray(tiny.path.read_bytes())
     data[1000] ^= 1
     tiny.path.write_bytes(data)
-    _fails(tiny, f'has SHA-256 [0-9a-f]{{64}}: expected {tiny.source.sha256}')
+    _fails(tiny, f'has SHA-256 [0-9a-f]{{64}}: expected {tiny.file.sha256}')
 
 
 def test_truncated_inside(tiny):
@@ -89,18 +87,18 @@ def test_missing_member(tiny):
 
 
 def test_links_are_refused(tiny):
-    link = tarfile.TarInfo(f'{tiny.source.folder}/test_batch.bin')
+    link = tarfile.TarInfo(f'{tiny.folder}/test_batch.bin')
     link.type, link.linkname = tarfile.SYMTYPE, '/etc/passwd'
     tiny.write({name: data for name, data in tiny.members.items() if name != 'test_batch.bin'}, [link])
     _fails(tiny, 'test_batch.bin: found a link')
 
 
 def test_nothing_is_extracted(tiny, tmp_path):
-    tiny.write(extra=[tarfile.TarInfo('notes'), tarfile.TarInfo(f'{tiny.source.folder}/more')])
+    tiny.write(extra=[tarfile.TarInfo('notes'), tarfile.TarInfo(f'{tiny.folder}/more')])
     before = sorted(tmp_path.rglob('*'))
-    read_archive(tiny.path, tiny.source)
-    for name in ('../outside', '/outside', f'{tiny.source.folder}/../../outside'):
+    read_archive(tiny.path, tiny.source.copies[0], tiny.source)
+    for name in ('../outside', '/outside', f'{tiny.folder}/../../outside'):
         tiny.write(extra=[tarfile.TarInfo(name)])
         with pytest.raises(InputFileError, match='outside: found a path out of the archive'):
-            read_archive(tiny.path, tiny.source)
+            read_archive(tiny.path, tiny.source.copies[0], tiny.source)
     assert sorted(tmp_path.rglob('*')) == before

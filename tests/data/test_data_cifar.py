@@ -1,4 +1,3 @@
-import dataclasses
 import logging
 import os
 import shutil
@@ -78,15 +77,15 @@ def test_a_prepared_folder_goes_before_an_archive(prepared, tiny, caplog):
 def test_no_network_and_no_data(tmp_path, tiny, monkeypatch):
     with socket.socket() as unused:
         unused.bind(('127.0.0.1', 0))
-        url = f'http://127.0.0.1:{unused.getsockname()[1]}/cifar-10-binary.tar.gz'
-    monkeypatch.setitem(resnet_jax.data.SOURCES, 'cifar10', dataclasses.replace(tiny.source, url=url))
+        host = f'127.0.0.1:{unused.getsockname()[1]}'
+    monkeypatch.setitem(resnet_jax.data.SOURCES, 'cifar10', tiny.fit([f'http://{host}/cifar-10-binary.tar.gz']))
     attempts = mock.Mock(wraps=urllib.request.urlopen)
     monkeypatch.setattr(urllib.request, 'urlopen', attempts)
     with pytest.raises(InputFileError) as error:
         load_dataset('cifar10', data_dir=tmp_path / 'root')
     assert attempts.call_count == 1  # tfds would try again for minutes
     message = str(error.value)
-    for part in (url, 'run the same command again', 'data_archive=FILE', 'data_dir=DIR', 'TFDS_DATA_DIR'):
+    for part in (host, 'run the same command again', 'data_archive=FILE', 'data_dir=DIR', 'TFDS_DATA_DIR'):
         assert part in message
     assert 'the config quickstart' in message and 'dataset=synthetic_cifar10' in message
     assert '\n' not in message and not (tmp_path / 'root').exists()

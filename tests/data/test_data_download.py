@@ -1,11 +1,14 @@
+import dataclasses
 import http.server
 import threading
 import time
 
 import pytest
+from cifar_copies import official_file
 
 from resnet_jax.data import download as download_module
 from resnet_jax.data.download import download, require_reachable
+from resnet_jax.data.sources import Copy
 from resnet_jax.errors import InputFileError, ResourceError
 
 
@@ -13,7 +16,7 @@ class Server:
     """Serves `body`, and for the first requests whatever `script` says: 'cut', 503, 'html', ..."""
 
     def __init__(self, body):
-        self.body, self.script, self.ranges, self.honour_range = body, [], [], True
+        self.body, self.script, self.ranges, self.paths, self.honour_range = body, [], [], [], True
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -30,6 +33,7 @@ class Server:
     def answer(self, request):
         wanted = request.headers.get('Range')
         self.ranges.append(wanted)
+        self.paths.append(request.path)
         action = self.script.pop(0) if self.script else None
         if isinstance(action, int):
             return request.send_error(action)
@@ -54,6 +58,10 @@ class Server:
         if action == 'stall':
             time.sleep(1)
         body = body[start:]
+        while action == 'throttled' and body:  # 80 kB/s
+            request.wfile.write(body[:1600])
+            body = body[1600:]
+            time.sleep(0.02)
         while action == 'slow' and body:  # until the client has gone
             request.wfile.write(body[:1])
             body = body[1:]
@@ -65,15 +73,29 @@ class Server:
 def server(tiny, monkeypatch):
     monkeypatch.setattr(download_module, 'BACKOFF_SECONDS', 0)
     server = Server(tiny.path.read_bytes())
-    object.__setattr__(tiny.source, 'url', server.url)
+    tiny.fit([server.url])
     yield server
     server.http.shutdown()
     server.http.server_close()
 
 
 @pytest.fixture
+def mirrors(tiny, monkeypatch):
+    """Three servers with the same file. A server is slow after 0.3 seconds below 400 kB/s."""
+    monkeypatch.setattr(download_module, 'BACKOFF_SECONDS', 0)
+    monkeypatch.setattr(download_module, 'TIMEOUT_SECONDS', 0.3)
+    servers = [Server(tiny.path.read_bytes()) for _ in range(3)]
+    tiny.fit([server.url for server in servers])
+    yield servers
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
+
+
+@pytest.fixture
 def path(tmp_path):
-    return tmp_path / 'downloaded.tar.gz'
+    (tmp_path / 'downloads').mkdir()
+    return tmp_path / 'downloads' / 'cifar-10-binary.tar.gz'
 
 
 def _part(path):
@@ -81,14 +103,14 @@ def _part(path):
 
 
 def _fetch(tiny, path):
-    download(tiny.source, path.parent, path)
+    assert download(tiny.source, path.parent, path.parent) == (path, tiny.source.copies[0])
     assert path.read_bytes() == tiny.path.read_bytes() and not _part(path).exists()
 
 
 def _fails(tiny, path, match):
     with pytest.raises(InputFileError, match=match) as error:
-        download(tiny.source, path.parent, path)
-    assert not path.exists() and tiny.source.url in str(error.value) and '\n' not in str(error.value)
+        download(tiny.source, path.parent, path.parent)
+    assert not path.exists() and '127.0.0.1:' in str(error.value) and '\n' not in str(error.value)
     return str(error.value)
 
 
@@ -102,7 +124,7 @@ def test_download(script, tiny, server, path, capsys):
 def test_goes_on_where_it_was_cut(tiny, server, path):
     server.script = ['cut', 'cut']
     _fetch(tiny, path)
-    size = tiny.source.size
+    size = tiny.file.size
     assert server.ranges == [None, f'bytes={size // 2}-', f'bytes={size // 2 + (size - size // 2) // 2}-']
 
 
@@ -181,13 +203,13 @@ def test_sent_to_an_address_that_is_none(address, tiny, server, path):
 
 def test_wrong_hash(tiny, server, path):
     server.body = server.body[:-1] + b'x'
-    _fails(tiny, path, f'SHA-256 [0-9a-f]{{64}}: expected {tiny.source.sha256}')
+    _fails(tiny, path, f'SHA-256 [0-9a-f]{{64}}: expected {tiny.file.sha256}')
     assert not _part(path).exists() and len(server.ranges) == 1
 
 
 def test_html_instead_of_an_archive(tiny, server, path):
     server.script = ['html'] * 9
-    _fails(tiny, path, f'text/html: expected an archive of {tiny.source.size} bytes')
+    _fails(tiny, path, f'text/html: expected an archive of {tiny.file.size} bytes')
     assert not _part(path).exists()
 
 
@@ -200,13 +222,13 @@ def test_not_found(tiny, server, path):
 def test_gives_up_in_the_end(tiny, server, path):
     server.script = ['cut'] * 99
     message = _fails(tiny, path, 'closed after .* 5 attempts.*run the same command again')
-    assert 'TFDS_DATA_DIR' in message and _part(path).stat().st_size < tiny.source.size
+    assert 'TFDS_DATA_DIR' in message and _part(path).stat().st_size < tiny.file.size
 
 
 def test_full_disk(tiny, server, path):
     _part(path).mkdir()
     with pytest.raises(ResourceError, match='cannot write'):
-        download(tiny.source, path.parent, path)
+        download(tiny.source, path.parent, path.parent)
 
 
 @pytest.mark.parametrize('answer', [None, 404, 503, 'html'])
@@ -223,9 +245,80 @@ def test_unreachable(tiny, server, path):
 
 
 def test_a_name_lookup_that_hangs(tiny, path, monkeypatch):
+    tiny.fit(['http://one/a.tar.gz', 'http://two/a.tar.gz'])
     answered = threading.Event()
     monkeypatch.setattr(download_module.urllib.request, 'urlopen', lambda *args, **kwargs: answered.wait(120))
     monkeypatch.setattr(download_module, 'TIMEOUT_SECONDS', 0.1)
-    with pytest.raises(InputFileError, match=r'no answer in 0\.1 s'):
+    with pytest.raises(InputFileError, match=r'one, two: no answer in 0\.1 s|two, one: no'):
         require_reachable(tiny.source, path.parent)
     answered.set()
+
+
+def _starts(server):
+    return [int(wanted.removeprefix('bytes=').removesuffix('-')) if wanted else 0 for wanted in server.ranges]
+
+
+def test_a_throttled_server_is_left_for_the_next_which_goes_on_with_its_part(tiny, mirrors, path, caplog):
+    mirrors[0].script = ['throttled']
+    _fetch(tiny, path)
+    assert _starts(mirrors[0]) == [0] and len(_starts(mirrors[1])) == 1 and _starts(mirrors[2]) == []
+    assert 1600 <= _starts(mirrors[1])[0] < tiny.file.size
+    assert 'kB/s: trying another server' in caplog.text
+
+
+@pytest.mark.parametrize('action', [404, 503, 'stall', 'html', 'closed'])
+def test_a_dead_server_is_left_for_the_next_at_once(action, tiny, mirrors, path):
+    if action == 'closed':
+        mirrors[0].http.server_close()
+    mirrors[0].script = [action]
+    _fetch(tiny, path)
+    assert len(mirrors[0].ranges) == (action != 'closed') and mirrors[1].ranges == [None] and mirrors[2].ranges == []
+
+
+def test_if_all_are_slow_the_fastest_goes_on(tiny, mirrors, path, monkeypatch):
+    monkeypatch.setattr(download_module, 'LEAST', 1)
+    for server, action in zip(mirrors, ('slow', 'throttled', 'slow'), strict=True):
+        server.script = [action] * 9
+    _fetch(tiny, path)
+    asked = [_starts(server) for server in mirrors]
+    assert [len(starts) for starts in asked] == [1, 2, 1]
+    assert 0 < asked[1][0] < asked[2][0] < asked[1][1]  # each went on where the one before had come
+
+
+def test_a_server_that_breaks_off_is_asked_again_before_another_one(tiny, mirrors, path):
+    mirrors[0].script = ['cut']
+    _fetch(tiny, path)
+    assert _starts(mirrors[0]) == [0, tiny.file.size // 2] and mirrors[1].ranges == []
+
+
+def test_a_server_with_another_file_of_the_same_size_does_not_spoil_the_rest(tiny, mirrors, path):
+    mirrors[0].body = bytes(len(mirrors[0].body))
+    _fetch(tiny, path)
+    assert _starts(mirrors[1]) == [0]
+
+
+def test_the_other_format_is_taken_where_no_server_has_the_first(tiny, mirrors, path, tmp_path):
+    for server in mirrors[:2]:
+        server.script = [404]
+    other = tmp_path / 'cifar-10-python.tar.gz'
+    other.write_bytes(mirrors[2].body[::-1])
+    mirrors[2].body = other.read_bytes()
+    first = Copy('binary', (official_file(tiny.path, [server.url for server in mirrors[:2]]),), tiny.folder)
+    second = Copy('python', (official_file(other, [mirrors[2].url]),), 'cifar-10-batches-py')
+    source = dataclasses.replace(tiny.source, copies=(first, second))
+    assert download(source, path.parent, path.parent) == (path.with_name(other.name), second)
+
+
+def test_every_server_is_named_with_its_reason(tiny, mirrors, path):
+    for server, action in zip(mirrors, (404, 404, 'html'), strict=True):
+        server.script = [action] * 9
+    hosts = [server.url.split('/')[2] for server in mirrors]
+    message = _fails(tiny, path, f'{hosts[0]}, {hosts[1]}: the server answered 404 Not Found; {hosts[2]}: .* of text/html')
+    assert 'data_archive=FILE' in message
+
+
+def test_files_of_the_hub_come_from_its_endpoint(tiny, server, path, monkeypatch):
+    monkeypatch.setenv('HF_ENDPOINT', server.url.rpartition('/')[0] + '/')
+    tiny.fit(['https://huggingface.co/datasets/owner/name/resolve/main/archive.tar.gz'])
+    _fetch(tiny, path)
+    assert server.paths == ['/datasets/owner/name/resolve/main/archive.tar.gz']

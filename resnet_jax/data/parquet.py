@@ -1,0 +1,296 @@
+"""`parquet:PATH`: tables of images and labels in the layout of Hugging Face, from local files or from its hub by name."""
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from resnet_jax.data.encoded import EncodedDataset, EncodedSplit, Subset, require_every_class, split_by_class
+from resnet_jax.data.options import LoadOptions
+from resnet_jax.errors import InputFileError, one_line
+from resnet_jax.runtime.untrusted import parse_json, printable
+from resnet_jax.typing import Json
+
+logger = logging.getLogger(__name__)
+
+_TRAIN, _VALIDATION, _TEST = ('train', 'training'), ('validation', 'valid', 'val', 'dev'), ('test',)
+_PARTS = {name: part for part, names in (('train', _TRAIN), ('validation', _VALIDATION), ('test', _TEST)) for name in names}
+_IMAGES, _LABELS = ('image', 'img'), ('label', 'labels', 'fine_label')
+_LARGEST_GROUP = 2**31  # bytes of images in a row group, which is read as a whole
+_LAYOUT = 'expected a .parquet file, or a folder of them such as PATH/train-00000-of-00001.parquet and PATH/test-...'
+_AGAIN = 'copy or write the file again'
+_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError)  # of a damaged file
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A table, and what it was when the data set was opened."""
+
+    path: str
+    size: int
+    modified: int  # nanoseconds
+    rows: tuple[int, ...]  # of each row group
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """Which columns hold the image and the class, and the names of the classes if the schema has them."""
+
+    image: str
+    label: str
+    class_names: tuple[str, ...] | None
+
+
+class Rows:
+    """The rows of some files: see `EncodedSplit`."""
+
+    def __init__(self, files: Sequence[_File], column: str, label: np.ndarray):
+        self._files, self._column, self.label = list(files), column, label
+        self._groups = [(file, group) for file in files for group in range(len(file.rows))]
+        self._starts = np.cumsum([0, *(rows for file in files for rows in file.rows)])
+
+    def read(self, index: int) -> bytes:
+        file, group, row = self._find(index)
+        with _lock:  # a group is read once for all threads that need it
+            values = _images(file, group, self._column)
+        data = values[row].as_py()
+        if not isinstance(data, bytes):
+            raise InputFileError(f'{self.describe(index)} has no image: expected the bytes of one; {_AGAIN}')
+        return data
+
+    def describe(self, index: int) -> str:
+        file, group, row = self._find(index)
+        return f'{file.path}: row {sum(file.rows[:group]) + row}'
+
+    def _find(self, index: int) -> tuple[_File, int, int]:
+        position = int(np.searchsorted(self._starts, index, side='right')) - 1
+        return *self._groups[position], index - int(self._starts[position])
+
+
+def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
+    """Opens the tables of a data set. Images are read one row group at a time.
+
+    The files whose names begin with train, validation or test, or that lie in folders of these names, are its splits. With
+    'train' and 'test', 'validation' is the validation split; without 'test', it is the test split; with 'train' alone, or
+    with files of other names, a share of each class is the test split. The image is the column of type Image in the metadata
+    of `datasets`, or the one named 'image' or 'img'; its values are bytes, or structs with a field 'bytes'. The class is the
+    column of type ClassLabel, or the one named 'label', 'labels' or 'fine_label'; its values are integers or text.
+
+    Args:
+        name: the name of the data set.
+        path: a file, a folder, or hf://datasets/OWNER/NAME[@REVISION][/FOLDER], which `huggingface_hub` brings to its cache.
+
+    Raises:
+        InputFileError: there are no such files, or one is damaged, or they are no set of images with a class each.
+        ConfigError: the name on the hub is none, or `huggingface_hub` is not installed.
+    """
+    if path.startswith('hf://'):
+        from resnet_jax.data.hub import fetch_tables
+
+        root = fetch_tables(path)
+    else:
+        root = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where there is no home)
+    tables = find_tables(root)
+    columns = find_columns(tables['train'][0])
+    values = {part: np.concatenate([read_column(file, columns.label) for file in files]) for part, files in tables.items()}
+    labels, class_names = _labels(tables, columns, values)
+    version = hashlib.sha256(f'{columns} {class_names}'.encode(errors='surrogatepass'))
+    for part, files in tables.items():
+        for file in files:
+            version.update(os.fsencode(f'{part} {os.path.relpath(file.path, root)} {file.size} {file.modified}\n'))
+    splits: dict[str, EncodedSplit] = {part: Rows(files, columns.image, labels[part]) for part, files in tables.items()}
+    if len(splits) == 1:
+        version.update(f'test_fraction {options.test_fraction}'.encode())
+        parts = split_by_class(labels['train'], options.test_fraction, class_names)
+        train, test = (Subset(splits['train'], part) for part in parts)
+        return EncodedDataset(name, train, test, class_names, version.hexdigest())
+    validation = splits.get('validation') if 'test' in splits else None
+    test_split = splits['test' if 'test' in splits else 'validation']
+    dataset = EncodedDataset(name, splits['train'], test_split, class_names, version.hexdigest(), validation)
+    require_every_class(dataset, str(root))
+    return dataset
+
+
+def find_tables(root: Path) -> dict[str, list[_File]]:
+    """Returns {'train' and, if there are any, 'validation', 'test': files}, in the order of their paths.
+
+    Raises:
+        InputFileError: there are none, or they belong to several data sets, or one is damaged.
+    """
+    if root.is_dir():
+        paths = sorted(path for path in root.rglob('*.parquet') if not _hidden(path.relative_to(root)))
+    else:
+        paths = [root] if root.is_file() else []
+    if not paths:
+        raise InputFileError(f'{root} {"holds no .parquet files" if root.is_dir() else "does not exist"}; {_LAYOUT}')
+    found: dict[tuple[Path, str], list[Path]] = {}
+    for path in paths:
+        found.setdefault(_part(path, root), []).append(path)
+    known = {key: files for key, files in found.items() if key[1]}
+    if not known or not root.is_dir():
+        return {'train': [_open(path) for path in paths]}
+    if len(folders := sorted({str(folder) for folder, _ in known})) > 1:
+        raise InputFileError(
+            f'{root} holds several data sets, in {printable(", ".join(folders))[:300]}: expected one; add a folder to the path'
+        )
+    if others := sum(len(files) for key, files in found.items() if not key[1]):
+        logger.info('%s: %d .parquet files of other splits left out', root, others)
+    tables = {part: [_open(path) for path in files] for (_, part), files in known.items()}
+    if 'train' not in tables:
+        raise InputFileError(f'{root} holds no training split, only {", ".join(sorted(tables))}; {_LAYOUT}')
+    return {part: tables[part] for part in ('train', 'validation', 'test') if part in tables}
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(('.', '__')) for part in path.parts)
+
+
+def _part(path: Path, root: Path) -> tuple[Path, str]:
+    """Returns the folder that holds the data set, and the split that a file belongs to or ''."""
+    word = re.split(r'[-_.]', path.stem.lower(), maxsplit=1)[0]
+    if word in _PARTS:
+        return path.parent, _PARTS[word]
+    if path.parent != root and path.parent.name.lower() in _PARTS:
+        return path.parent.parent, _PARTS[path.parent.name.lower()]
+    return path.parent, ''
+
+
+def _open(path: Path) -> _File:
+    try:
+        status = path.stat()
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
+            rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    except _ERRORS as error:
+        raise InputFileError(f'{path} cannot be read: {_reason(error)}; expected a table in parquet; {_AGAIN}') from None
+    return _File(str(path), status.st_size, status.st_mtime_ns, rows)
+
+
+def find_columns(file: _File) -> _Columns:
+    """Returns which columns hold the image and the class.
+
+    Raises:
+        InputFileError: none do, or it is not clear which.
+    """
+    schema = pq.read_schema(file.path)
+    described = _described(schema)
+    kinds = {key: value.get('_type') for key, value in described.items()}
+    image = _choose(file, schema, 'image', [key for key in schema.names if kinds.get(key) == 'Image'], _IMAGES)
+    label = _choose(file, schema, 'label', [key for key in schema.names if kinds.get(key) == 'ClassLabel'], _LABELS)
+    kind = schema.field(image).type
+    if pa.types.is_struct(kind) and kind.get_field_index('bytes') >= 0:
+        image = f'{image}.bytes'
+    elif not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise InputFileError(
+            f'{file.path}: column {printable(image)!r} is {str(kind)[:80]}: expected bytes, or a struct with bytes'
+        )
+    return _Columns(image, label, class_names(file, label))
+
+
+def class_names(file: _File, column: str) -> tuple[str, ...] | None:
+    """Returns the names of the classes of a column, from the metadata of `datasets`; None if they are not there."""
+    described = _described(pq.read_schema(file.path)).get(column, {})
+    names = described.get('names')
+    return tuple(map(str, names)) if described.get('_type') == 'ClassLabel' and isinstance(names, list) else None
+
+
+def _described(schema: Any) -> Mapping[str, Json]:
+    try:
+        features = parse_json((schema.metadata or {})[b'huggingface'].decode())['info']['features']
+        return {key: value for key, value in features.items() if isinstance(value, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _choose(file: _File, schema: Any, what: str, typed: list[str], usual: Sequence[str]) -> str:
+    candidates = [key for key in usual if key in (typed or schema.names)]
+    if not candidates and len(typed) != 1:
+        columns = ', '.join(f'{field.name}: {field.type}' for field in schema)
+        raise InputFileError(
+            f'{file.path} has the columns {printable(columns)[:300]}: expected one for the {what}, named {" or ".join(usual)}'
+        )
+    name: str = (candidates or typed)[0]
+    return name
+
+
+def read_column(file: _File, column: str) -> np.ndarray:
+    """Returns a column of integers, int64 `[n]`, or of text, objects `[n]`.
+
+    Raises:
+        InputFileError: there is no such column, it is of another type, a value is missing, or the file is damaged.
+    """
+    try:
+        with pq.ParquetFile(file.path, page_checksum_verification=True) as table:
+            values = table.read([column]).column(column)
+    except _ERRORS as error:
+        raise InputFileError(f'{file.path}: column {printable(column)!r} cannot be read: {_reason(error)}; {_AGAIN}') from None
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if not (pa.types.is_integer(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise InputFileError(f'{file.path}: column {printable(column)!r} is {str(values.type)[:80]}: expected integers or text')
+    if values.null_count:
+        row = values.is_null().to_pylist().index(True)
+        raise InputFileError(f'{file.path}: row {row} has no {printable(column)!r}: expected a class; remove the row')
+    array: np.ndarray = values.to_numpy()
+    return array.astype(np.int64) if array.dtype.kind in 'iu' else array
+
+
+def _labels(
+    tables: dict[str, list[_File]], columns: _Columns, values: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Returns int32 labels of each split and the names of the classes: those in the schema, or else the values, sorted."""
+    if len({array.dtype.kind for array in values.values()}) > 1:
+        raise InputFileError(f'{tables["train"][0].path}: column {printable(columns.label)!r} has other types in other files')
+    if columns.class_names is None or values['train'].dtype.kind not in 'iu':
+        distinct = sorted(set(np.concatenate(list(values.values())).tolist()))
+        names = tuple(map(str, distinct))
+        values = {part: np.searchsorted(np.array(distinct, array.dtype), array) for part, array in values.items()}
+    else:
+        names = columns.class_names
+        for part, array in values.items():
+            bad = np.flatnonzero((array < 0) | (array >= len(names)))
+            if bad.size:
+                where = Rows(tables[part], columns.image, array).describe(int(bad[0]))
+                raise InputFileError(f'{where}: label {array[bad[0]]}: expected 0 to {len(names) - 1}; {_AGAIN}')
+    if len(names) < 2:
+        raise InputFileError(f'{tables["train"][0].path} has {len(names)} class: expected two or more')
+    return {part: array.astype(np.int32) for part, array in values.items()}, names
+
+
+_lock = threading.Lock()
+
+
+@functools.lru_cache(maxsize=3)  # of the current split two, where a block of images reaches from one group into the next
+def _images(file: _File, group: int, column: str) -> Any:
+    """Returns a column of a row group, an array of pyarrow."""
+    try:
+        status = Path(file.path).stat()
+        if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
+            raise InputFileError(f'{file.path} was changed while the data set was read; start again when nothing writes to it')
+        with pq.ParquetFile(file.path, page_checksum_verification=True) as table:
+            chunks = table.metadata.row_group(group)
+            size = sum(chunks.column(i).total_uncompressed_size for i in range(chunks.num_columns))
+            if size > _LARGEST_GROUP:
+                raise InputFileError(
+                    f'{file.path}: row group {group} has {size / 2**30:.1f} GiB: expected at most {_LARGEST_GROUP >> 30} GiB, '
+                    'for it is read as a whole; write the table again with smaller groups, such as row_group_size=1000'
+                )
+            values = table.read_row_group(group, [column]).column(0)
+    except _ERRORS as error:
+        raise InputFileError(f'{file.path}: row group {group} cannot be read: {_reason(error)}; {_AGAIN}') from None
+    values = values.combine_chunks()
+    return values.field('bytes') if pa.types.is_struct(values.type) else values
+
+
+def _reason(error: BaseException) -> str:
+    return printable(getattr(error, 'strerror', None) or one_line(error))[:200]
