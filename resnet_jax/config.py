@@ -89,9 +89,7 @@ _NAME = Check('a name', lambda value: isinstance(value, str) and bool(value))
 _OPTIONAL_NAME = Check("a name, or '' for none", lambda value: isinstance(value, str))
 _PATH = Check("a path, or '' for none", lambda value: isinstance(value, str))
 _FRACTIONS = Check('increasing fractions of the run, such as (0.5, 0.75)', _are_fractions)
-_CLASS_WEIGHTS = Check(
-    "'' for none, 'balanced', or a number above 0 for each class, such as (1.0, 2.5)", _are_class_weights
-)
+_CLASS_WEIGHTS = Check("'' for none, 'balanced', or a number above 0 for each class, such as (1.0, 2.5)", _are_class_weights)
 _KEYWORDS = Check(
     'a dict of keyword arguments: numbers, strings, lists, True or False as keyword arguments, which config.json can hold',
     _is_json,

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from resnet_jax.data import Split
-from resnet_jax.data.augment import augment, mirrored_in_epoch, mix
+from resnet_jax.data.augment import augment, mirrored_in_epoch, mix, random_mixing
 from resnet_jax.runtime import failpoints
 from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, put, replicate
 from resnet_jax.training import lookahead
@@ -68,8 +68,8 @@ def load_batch(
       order: int32 `[batch_size]`: the examples of the global batch.
       positions: int32 `[batch]`: this device's positions in it.
       weights: float32 `[num_classes]`: the weights of the classes in the loss, if they differ.
-      mixup_alpha, cutmix_alpha: see `mix`. The i-th example of the global batch, which is in random order, is mixed with the
-        i-th from the end.
+      mixup_alpha, cutmix_alpha: see `random_mixing`. The i-th example of the global batch, which is in random order, is mixed
+        with the i-th from the end.
       alternating_flip, steps_per_epoch: see `mirrored_in_epoch`; the epoch is `step // steps_per_epoch`.
       augmentation: see `augment`.
 
@@ -93,7 +93,9 @@ def load_batch(
     batch = load(positions)
     if mixup_alpha or cutmix_alpha:
         mixing_key = jax.random.fold_in(jax.random.fold_in(key, _MIXING), step)
-        batch = mix(mixing_key, batch, load(order.shape[0] - 1 - positions), mixup_alpha, cutmix_alpha)
+        height, width = images.shape[1:3]
+        mixing = random_mixing(mixing_key, height, width, mixup_alpha, cutmix_alpha)
+        batch = mix(batch, load(order.shape[0] - 1 - positions), mixing)
     return batch
 
 
@@ -219,7 +221,7 @@ def load_function(experiment: Experiment) -> Callable[..., dict[str, jax.Array]]
     )
 
 
-def device_data(experiment: Experiment, train: Split) -> dict[str, jax.Array]:
+def device_data(experiment: Experiment, train: Split) -> dict[str, Any]:
     """Places a training set on every device: 'image', 'label' and, if the config has any, 'class_weights'.
 
     Raises:

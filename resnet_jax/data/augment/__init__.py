@@ -12,13 +12,14 @@ from resnet_jax.data.augment.basic import (
     random_crop,
     random_flip,
 )
-from resnet_jax.data.augment.mixing import mix
+from resnet_jax.data.augment.mixing import Mixing, mix, random_mixing
 from resnet_jax.data.augment.pipeline import augment
 from resnet_jax.data.augment.rectangles import random_erasing, random_resized_crop
 from resnet_jax.data.augment.views import TTA, tta_logits
 
 __all__ = [
     'TTA',
+    'Mixing',
     'augment',
     'color_jitter',
     'cutout',
@@ -28,6 +29,7 @@ __all__ = [
     'random_crop',
     'random_erasing',
     'random_flip',
+    'random_mixing',
     'random_resized_crop',
     'tta_logits',
 ]

@@ -40,11 +40,10 @@ def rgb_to_hsv(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     sixths = jnp.where(
         red == high,
         from_blue - from_green,
-        jnp.where(green == high, 2.0 + from_red - from_blue, 4.0 + from_green - from_red),
+        jnp.where(green == high, 2.0 + (from_red - from_blue), 4.0 + (from_green - from_red)),
     )
-    sixths = jnp.where(sixths < 0, sixths + 6.0, sixths)
-    # In float64, 2/6 and 4/6 times 255 come out just below the integers 85 and 170, and Pillow rounds down.
-    hue = jnp.floor(sixths * 42.5).astype(jnp.int32) - ((sixths == 2.0) | (sixths == 4.0))
+    turns = jnp.where(sixths < 0, sixths / 6.0 + 1.0, sixths / 6.0)
+    hue = jnp.floor(turns * 255.0).astype(jnp.int32)
     saturation = jnp.floor((high - low) / jnp.maximum(high, 1.0) * 255.0).astype(jnp.int32)
     return jnp.where(high > low, hue, 0), saturation, high.astype(jnp.int32)
 

@@ -63,7 +63,7 @@ def rotation(degrees: float, height: int, width: int) -> Matrix:
 
 def operation(kind: int = IDENTITY, value: float = 0.0, matrix: Matrix = _UNMOVED) -> Operation:
     """Returns an operation as NumPy values."""
-    return Operation(affine(matrix), np.int32(kind), np.float32(value))
+    return Operation(affine(matrix), np.array(kind, np.int32), np.array(value, np.float32))
 
 
 def transform(image: jax.Array, operation: Operation) -> jax.Array:
@@ -78,11 +78,12 @@ def transform(image: jax.Array, operation: Operation) -> jax.Array:
     Returns:
       uint8 `[height, width, channels]`; what was outside the image is black.
     """
-    moved = _gather(image, operation.matrix)
-    by_level = _look_up(_levels(moved, operation), moved)
-    mixes = (operation.kind == COLOR) | (operation.kind == SHARPNESS)
-    other = jnp.where(operation.kind == COLOR, jnp.broadcast_to(_grey(moved)[..., None], moved.shape), _smooth(moved))
-    return jnp.where(mixes, blend(other, moved, operation.value), by_level)
+    matrix, kind, value = map(jnp.asarray, operation)
+    moved = _gather(image, matrix)
+    by_level = _look_up(_levels(moved, kind, value), moved)
+    mixes = (kind == COLOR) | (kind == SHARPNESS)
+    other = jnp.where(kind == COLOR, jnp.broadcast_to(_grey(moved)[..., None], moved.shape), _smooth(moved))
+    return jnp.where(mixes, blend(other, moved, value), by_level)
 
 
 def blend(start: jax.Array, end: jax.Array, factor: jax.Array) -> jax.Array:
@@ -100,7 +101,7 @@ def _to_uint8(values: jax.Array) -> jax.Array:
     return jnp.clip(values, 0, 255).astype(jnp.uint8)
 
 
-def _gather(image: jax.Array, matrix: jax.Array | np.ndarray) -> jax.Array:
+def _gather(image: jax.Array, matrix: jax.Array) -> jax.Array:
     """Returns the nearest input pixel for each output pixel."""
     height, width, channels = image.shape
     x, y = jnp.arange(width, dtype=jnp.int32)[None, :], jnp.arange(height, dtype=jnp.int32)[:, None]
@@ -131,9 +132,9 @@ def _smooth(image: jax.Array) -> jax.Array:
     return jnp.where(inner[..., None], (2 * total + 13) // 26, image.astype(jnp.int32))
 
 
-def _levels(image: jax.Array, operation: Operation) -> jax.Array:
+def _levels(image: jax.Array, kind: jax.Array, value: jax.Array) -> jax.Array:
     """Returns the table of an operation on single values, uint8 `[256, channels]`; the identity for the others."""
-    kind, value, channels = operation.kind, operation.value, image.shape[-1]
+    channels = image.shape[-1]
     level = jnp.arange(256, dtype=jnp.int32)
     grey = _grey(image)
     total, pixels = jnp.sum(grey, dtype=jnp.uint32), grey.size

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax.data.augment.basic import color_jitter, cutout, normalize, random_crop, random_flip
 from resnet_jax.data.augment.color import random_hue, random_saturation
-from resnet_jax.data.augment.policies import random_operations, randaugment, trivialaugment
+from resnet_jax.data.augment.policies import randaugment, random_operations, trivialaugment
 from resnet_jax.data.augment.rectangles import random_erasing, random_resized_crop
 
 # Random streams of an image beside crop, flip and cutout, whose keys are a split: a fourth key would change the other three.

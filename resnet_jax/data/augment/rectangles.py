@@ -52,7 +52,7 @@ def resized_crop_box(
     central = Box(
         *map(jnp.int32, ((height - central_height) // 2, (width - central_width) // 2, central_height, central_width))
     )
-    return jax.tree.map(lambda a, b: jnp.where(found, a, b), box, central)
+    return Box(*(jnp.where(found, a, b) for a, b in zip(box, central, strict=True)))
 
 
 def resize(image: jax.Array, box: Box) -> jax.Array:
