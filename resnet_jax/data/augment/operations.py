@@ -1,7 +1,7 @@
 """The image operations of AutoAugment and its successors, with Pillow's arithmetic on uint8 images.
 
 An `Operation` is a row of numbers, so that under vmap every image has its own: all images pass through one nearest-neighbour
-gather, one table of 256 levels and one blend, whichever operation each of them is given.
+gather, one blend and one histogram, whichever operation each of them is given.
 """
 
 import math
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-IDENTITY, BRIGHTNESS, CONTRAST, POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE, COLOR, SHARPNESS = range(9)
+MOVE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS, POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE = range(9)
 
 Matrix = tuple[float, float, float, float, float, float]
 _UNMOVED: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -21,7 +21,7 @@ class Operation(NamedTuple):
     """What `transform` does to an image; in a table of operations the leaves have a leading axis.
 
     Attributes:
-      matrix: int32 `[6]`, in units of 1/65536 pixel: output pixel (x, y) shows input pixel
+      matrix: int32 `[6]`, in units of 1/65536 pixel, for MOVE: output pixel (x, y) shows input pixel
         (m[0] x + m[1] y + m[2], m[3] x + m[4] y + m[5]), as `affine` returns it.
       kind: int32 scalar, one of this module's constants.
       value: float32 scalar: factor of BRIGHTNESS, CONTRAST, COLOR and SHARPNESS (1 leaves the image as it is), bits kept by
@@ -61,7 +61,7 @@ def rotation(degrees: float, height: int, width: int) -> Matrix:
     return cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y
 
 
-def operation(kind: int = IDENTITY, value: float = 0.0, matrix: Matrix = _UNMOVED) -> Operation:
+def operation(kind: int = MOVE, value: float = 0.0, matrix: Matrix = _UNMOVED) -> Operation:
     """Returns an operation as NumPy values."""
     return Operation(affine(matrix), np.array(kind, np.int32), np.array(value, np.float32))
 
@@ -70,7 +70,7 @@ def transform(image: jax.Array, operation: Operation) -> jax.Array:
     """Applies an operation to an image.
 
     Equal to Pillow's functions on the same image, but for AUTOCONTRAST, whose levels Pillow computes in float64 and rounds
-    down: it may be lower by 1 there.
+    down: they may be lower by 1 there.
 
     Args:
       image: uint8 `[height, width, channels]`, with 1 (grey) or 3 channels (RGB).
@@ -79,11 +79,12 @@ def transform(image: jax.Array, operation: Operation) -> jax.Array:
       uint8 `[height, width, channels]`; what was outside the image is black.
     """
     matrix, kind, value = map(jnp.asarray, operation)
-    moved = _gather(image, matrix)
-    by_level = _look_up(_levels(moved, kind, value), moved)
-    mixes = (kind == COLOR) | (kind == SHARPNESS)
-    other = jnp.where(kind == COLOR, jnp.broadcast_to(_grey(moved)[..., None], moved.shape), _smooth(moved))
-    return jnp.where(mixes, blend(other, moved, value), by_level)
+    # All from the image itself: were a result moved, or a moved image smoothed, XLA would compute the first once per use.
+    blended = blend(_counterpart(image, kind), image, value)
+    by_level = jnp.select([kind == kinds for kinds in (POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE)], [
+        _posterize(image, value), _solarize(image, value), _stretch(image), _equalize(image)
+    ], _gather(image, matrix))  # fmt: skip
+    return jnp.where((kind >= BRIGHTNESS) & (kind <= SHARPNESS), blended, by_level)
 
 
 def blend(start: jax.Array, end: jax.Array, factor: jax.Array) -> jax.Array:
@@ -124,49 +125,53 @@ def _grey(image: jax.Array) -> jax.Array:
 def _smooth(image: jax.Array) -> jax.Array:
     """PIL.ImageFilter.SMOOTH: the mean over 3 x 3 pixels, the middle one counted five times; the edge stays as it is."""
     height, width, _ = image.shape
-    padded = jnp.pad(image.astype(jnp.int32), ((1, 1), (1, 1), (0, 0)))
+    values = image.astype(jnp.float32)
+    padded = jnp.pad(values, ((1, 1), (1, 1), (0, 0)))
     rows = padded[:-2] + padded[1:-1] + padded[2:]
-    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * image.astype(jnp.int32)
-    x, y = jnp.arange(width)[None, :], jnp.arange(height)[:, None]
-    inner = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
-    return jnp.where(inner[..., None], (2 * total + 13) // 26, image.astype(jnp.int32))
+    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4.0 * values
+    y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    inner = (y > 0) & (y < height - 1) & (x > 0) & (x < width - 1)
+    # The product is exact enough: a sum of integers is never within 1/26 of the edge of two levels.
+    return jnp.where(inner[..., None], (total + 6.5) * (1.0 / 13.0), values).astype(jnp.uint8)
 
 
-def _levels(image: jax.Array, kind: jax.Array, value: jax.Array) -> jax.Array:
-    """Returns the table of an operation on single values, uint8 `[256, channels]`; the identity for the others."""
-    channels = image.shape[-1]
-    level = jnp.arange(256, dtype=jnp.int32)
+def _counterpart(image: jax.Array, kind: jax.Array) -> jax.Array:
+    """Returns what a blend moves away from: black, the grey image, its mean, or the smooth image; uint8."""
     grey = _grey(image)
     total, pixels = jnp.sum(grey, dtype=jnp.uint32), grey.size
-    mean = (total // pixels + (2 * (total % pixels) >= pixels)).astype(jnp.int32)  # rounded half up, without overflow
-    spare = jnp.clip(8 - value, 0, 8).astype(jnp.int32)
-    same_for_all = jnp.select(
-        [kind == BRIGHTNESS, kind == CONTRAST, kind == POSTERIZE, kind == SOLARIZE],
-        [
-            _to_uint8(value * level.astype(jnp.float32)).astype(jnp.int32),
-            blend(jnp.broadcast_to(mean, level.shape), level, value).astype(jnp.int32),
-            level >> spare << spare,
-            jnp.where(level.astype(jnp.float32) < value, level, 255 - level),
-        ],
-        level,
-    )
-    low, high = (reduce(image, axis=(0, 1)).astype(jnp.int32)[None, :] for reduce in (jnp.min, jnp.max))
-    columns = jnp.broadcast_to(level[:, None], (256, channels))
-    stretched = jnp.clip((columns - low) * 255 // jnp.maximum(high - low, 1), 0, 255)
-    table = jnp.broadcast_to(same_for_all[:, None], (256, channels))
-    table = jnp.where((kind == AUTOCONTRAST) & (high > low), stretched, table)
-    table = jnp.where(kind == EQUALIZE, _equalizing(image, high), table)
-    return table.astype(jnp.uint8)
+    mean = total // pixels + (2 * (total % pixels) >= pixels)  # rounded half up, without overflow
+    flat = jnp.where(kind == BRIGHTNESS, 0, jnp.where(kind == CONTRAST, mean.astype(jnp.int32), grey))
+    return jnp.where(kind == SHARPNESS, _smooth(image), jnp.broadcast_to(flat[..., None], image.shape).astype(jnp.uint8))
 
 
-def _equalizing(image: jax.Array, high: jax.Array) -> jax.Array:
-    """Returns the table of PIL.ImageOps.equalize, int32 `[256, channels]`, given the largest value of each channel."""
-    level = jnp.arange(256, dtype=jnp.int32)[:, None]
+def _posterize(image: jax.Array, bits: jax.Array) -> jax.Array:
+    spare = jnp.clip(8 - bits, 0, 8).astype(jnp.int32)
+    return (image.astype(jnp.int32) >> spare << spare).astype(jnp.uint8)
+
+
+def _solarize(image: jax.Array, threshold: jax.Array) -> jax.Array:
+    return jnp.where(image.astype(jnp.float32) < threshold, image, 255 - image)
+
+
+def _stretch(image: jax.Array) -> jax.Array:
+    """PIL.ImageOps.autocontrast: each channel stretched to 0 to 255; a channel of one value stays as it is."""
+    low, high = (reduce(image, axis=(0, 1), keepdims=True).astype(jnp.int32) for reduce in (jnp.min, jnp.max))
+    scaled = 255 * (image.astype(jnp.int32) - low)
+    # Half of the numerator's unit keeps the float32 quotient off the edges of levels.
+    level = (scaled.astype(jnp.float32) + 0.5) * (1.0 / jnp.maximum(high - low, 1).astype(jnp.float32))
+    return jnp.where(high > low, level.astype(jnp.uint8), image)
+
+
+def _equalize(image: jax.Array) -> jax.Array:
+    """PIL.ImageOps.equalize: levels by the number of pixels below them, for each channel."""
+    channels = image.shape[-1]
     below = jax.lax.platform_dependent(image, cpu=_counts_below_by_scatter, default=_counts_below_by_sort)
     # All pixels but those of the largest value; with a single value there are none, and the step is 0.
-    step = jnp.sum(jnp.where(level == high, below, 0), axis=0, keepdims=True) // 255
-    table = (step // 2 + below) // jnp.maximum(step, 1)
-    return jnp.where(step > 0, jnp.minimum(table, 255), level)
+    step = jnp.max(jnp.where(below < image.size // channels, below, 0), axis=0, keepdims=True) // 255
+    values = image.reshape(-1, channels)
+    counts = jnp.take_along_axis(below, values.astype(jnp.int32), axis=0, mode='promise_in_bounds')
+    levels = jnp.minimum(jax.lax.div(step // 2 + counts, jnp.broadcast_to(jnp.maximum(step, 1), counts.shape)), 255)
+    return jnp.where(step > 0, levels.astype(jnp.uint8), values).reshape(image.shape)
 
 
 def _counts_below_by_sort(image: jax.Array) -> jax.Array:
@@ -183,9 +188,3 @@ def _counts_below_by_scatter(image: jax.Array) -> jax.Array:
     counts = jnp.zeros(256 * channels, jnp.int32).at[places.reshape(-1)].add(1, mode='promise_in_bounds')
     counts = counts.reshape(256, channels)
     return jnp.cumsum(counts, axis=0) - counts
-
-
-def _look_up(table: jax.Array, image: jax.Array) -> jax.Array:
-    channels = image.shape[-1]
-    values = image.reshape(-1, channels).astype(jnp.int32)
-    return jnp.take_along_axis(table, values, axis=0, mode='promise_in_bounds').reshape(image.shape)

@@ -76,7 +76,7 @@ def _space(
         return [(operation(kind, value),) * 2 for value in (np.zeros(MAGNITUDES) if values is None else values)]
 
     return [
-        without_direction(operations.IDENTITY),
+        without_direction(operations.MOVE),
         moves(shears, lambda m: shear(x=m)),
         moves(shears, lambda m: shear(y=m)),
         moves(shifts[0], lambda m: translation(x=int(m))),
