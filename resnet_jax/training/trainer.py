@@ -212,7 +212,13 @@ class Trainer:
 
     def _create_evaluator(self, split: Split) -> Evaluator:
         experiment, batch_size = self._experiment, self._config.eval_batch_size
-        return Evaluator(experiment.logits_fn, split, batch_size=batch_size, num_classes=experiment.info.num_classes)
+        return Evaluator(
+            experiment.logits_fn,
+            split,
+            batch_size=batch_size,
+            num_classes=experiment.info.num_classes,
+            device_data_gib=self._config.device_data_gib,
+        )
 
     def _evaluate(self, evaluator: Evaluator, variables: Variables, ema: PyTree) -> Row:
         failpoints.reach('evaluate')
