@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from resnet_jax.errors import ConfigError, did_you_mean
 from resnet_jax.typing import Json, JsonDict
@@ -80,11 +80,19 @@ def _are_fractions(value: object) -> bool:
     return list(value) == sorted(value)
 
 
+def _are_class_weights(value: object) -> bool:
+    if isinstance(value, str):
+        return value in ('', 'balanced')
+    positive = _number(0, above=True)
+    return isinstance(value, tuple | list) and len(value) > 0 and all(positive.accepts(weight) for weight in value)
+
+
 _FLAG = Check('True or False', lambda value: isinstance(value, bool))
 _NAME = Check('a name', lambda value: isinstance(value, str) and bool(value))
 _OPTIONAL_NAME = Check("a name, or '' for none", lambda value: isinstance(value, str))
 _PATH = Check("a path, or '' for none", lambda value: isinstance(value, str))
 _FRACTIONS = Check('increasing fractions of the run, such as (0.5, 0.75)', _are_fractions)
+_CLASS_WEIGHTS = Check("'' for none, 'balanced', or a number above 0 for each class, such as (1.0, 2.5)", _are_class_weights)
 _KEYWORDS = Check(
     'a dict of keyword arguments: numbers, strings, lists, True or False as keyword arguments, which config.json can hold',
     _is_json,
@@ -201,10 +209,27 @@ class TrainConfig:
         _one_of(('constant', 'reflect')),
         'Pixels that are added: constant (zeros) or reflect (the image mirrored at its edges).',
     )
+    resized_crop_area: float = _field(
+        0.0,
+        _number(0, 1),
+        'Smallest share of the image that a random crop shows, resized to the whole, instead of the padded one; 0 for none, '
+        '0.08 in recipes for ImageNet.',
+    )
     flip: bool = _field(True, _FLAG, 'Flip images left to right at random.')
     alternating_flip: bool = _field(
         False, _FLAG, 'Flip each image at random in the first epoch, then alternate every epoch (arXiv:2404.00498).'
     )
+    saturation: float = _field(
+        0.0, _number(0), 'Change the saturation by a random factor from 1 - this (at least 0) to 1 + this.'
+    )
+    hue: float = _field(0.0, _number(0, 0.5), 'Turn the hue by a random share of the circle within +- this.')
+    auto_augment: str = _field(
+        'none',
+        _one_of(('none', 'randaugment', 'trivialaugment')),
+        'Random operations on each image (Cubuk et al. 2020; Müller and Hutter 2021); see docs/augmentation.md.',
+    )
+    randaugment_num_ops: int = _field(2, _integer(1, 16), 'randaugment: operations, one after the other.')
+    randaugment_magnitude: int = _field(9, _integer(0, 30), 'randaugment: their magnitude, of 30.')
     brightness: float = _field(
         0.0, _number(0), 'Add a random number within +- this to a normalised image; a recipe for 94 % uses 0.14.'
     )
@@ -212,8 +237,22 @@ class TrainConfig:
         0.0, _number(0, 1), 'Then multiply by a random number from 1 - contrast to 1 + contrast; the same recipe uses 0.13.'
     )
     cutout_size: int = _field(0, _integer(0), 'Side in pixels of a square set to the mean (DeVries and Taylor 2017).')
+    random_erasing_prob: float = _field(
+        0.0, _number(0, 1), 'Probability that a rectangle is set to the mean (Zhong et al. 2020).'
+    )
     mixup_alpha: float = _field(0.0, _number(0), 'Parameter of the beta distribution of mixup (Zhang et al. 2018).')
+    cutmix_alpha: float = _field(
+        0.0,
+        _number(0),
+        'The same for CutMix (Yun et al. 2019); with both, each step uses one of them, with probability 1/2.',
+    )
     label_smoothing: float = _field(0.0, _number(0, 1, below=True), 'Share of each label spread over all classes.')
+    class_weights: str | tuple[float, ...] = _field(
+        '',
+        _CLASS_WEIGHTS,
+        "Weights of the classes in the training loss: '' for none, balanced for examples / (classes * examples of the class), "
+        'or a number for each.',
+    )
 
     proxy_model: str = _field(
         '',
@@ -340,6 +379,8 @@ class TrainConfig:
             if isinstance(value, Mapping):  # as config.json reads it back
                 object.__setattr__(self, field.name, json.loads(json.dumps(value)))
         object.__setattr__(self, 'milestones', tuple(self.milestones))
+        if not isinstance(self.class_weights, str):
+            object.__setattr__(self, 'class_weights', tuple(map(float, self.class_weights)))
         if self.schedule != 'one_cycle' and self.warmup_epochs >= self.num_epochs:
             raise ConfigError(
                 f'the warm-up takes {self.warmup_epochs:g} epochs and the whole run {self.num_epochs}; '
@@ -347,6 +388,8 @@ class TrainConfig:
             )
         if self.alternating_flip and not self.flip:
             raise ConfigError('alternating_flip is a way to flip, and flip is False; expected flip=True with it')
+        if self.class_weights and self.proxy_model:
+            raise ConfigError('class_weights do not reach a proxy; expected one of class_weights and proxy_model, not both')
 
     @classmethod
     def from_mapping(cls, values: Json | ConfigDict) -> 'TrainConfig':
@@ -381,6 +424,7 @@ def fields() -> Iterator[dataclasses.Field[Any]]:
 def default_config() -> ConfigDict:
     """Returns a config with every field at its default, for a config file to change and return."""
     values = {field.name: getattr(TrainConfig(), field.name) for field in fields()}
+    values['class_weights'] = FieldReference('', field_type=object)  # takes a tuple as well as a string
     return ConfigDict({name: ConfigDict(value) if isinstance(value, dict) else value for name, value in values.items()})
 
 

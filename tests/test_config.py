@@ -133,6 +133,13 @@ def test_unknown_field_like_no_other_lists_all():
         ('proxy_update_every', 0, 'an integer of at least 1'),
         ('tta', 'mirrors', r"one of none, mirror, mirror_translate \(did you mean 'mirror'\?\)"),
         ('contrast', 1.5, 'a number of at least 0 and at most 1'),
+        ('hue', 0.6, 'a number of at least 0 and at most 0.5'),
+        ('auto_augment', 'rand_augment', r"one of none, randaugment, trivialaugment \(did you mean 'randaugment'\?\)"),
+        ('randaugment_magnitude', 31, 'an integer of at least 0 and at most 30'),
+        ('class_weights', 'balance', "'' for none, 'balanced', or a number above 0 for each class"),
+        ('class_weights', (1.0, 0.0), "'' for none, 'balanced', or a number above 0 for each class"),
+        ('class_weights', (), "'' for none, 'balanced', or a number above 0 for each class"),
+        ('class_weights', None, "'' for none, 'balanced', or a number above 0 for each class"),
         ('dataset', '', 'a name'),
         ('model', 3, 'a name'),
         ('data_dir', None, "a path, or '' for none"),
@@ -175,6 +182,17 @@ def test_alternating_flip_needs_flip():
         validate(changed(alternating_flip=True, flip=False))
 
 
+def test_class_weights_are_a_word_or_numbers_in_a_config_file_and_in_config_json():
+    for value, kept in (('balanced', 'balanced'), ((1, 2.5), (1.0, 2.5)), ([1, 2], (1.0, 2.0)), (np.array([1, 2]), (1.0, 2.0))):
+        config = default_config()
+        config.class_weights = value
+        checked = TrainConfig.from_mapping(config)
+        assert checked.class_weights == kept
+        assert TrainConfig.from_mapping(json.loads(json.dumps(checked.to_dict()))) == checked
+    with pytest.raises(ConfigError, match=r'^class_weights .*expected one of class_weights and proxy_model, not both'):
+        validate(changed(class_weights='balanced', proxy_model='resnet8'))
+
+
 def test_boundaries_are_allowed():
     validate(changed(seed=0, validation_size=0, momentum=0.0, step_factor=1.0, warmup_epochs=0, milestones=[], weight_decay=0))
     validate(changed(base_batch_size=0, label_smoothing=0.999, learning_rate=1, model_kwargs=ConfigDict({'num_filters': 4})))
@@ -213,11 +231,20 @@ OTHER = {
     'crop_mode': 'reflect',
     'flip': False,
     'alternating_flip': True,
+    'resized_crop_area': 0.08,
+    'saturation': 0.4,
+    'hue': 0.1,
+    'auto_augment': 'randaugment',
+    'randaugment_num_ops': 3,
+    'randaugment_magnitude': 12,
     'brightness': 0.1,
     'contrast': 0.1,
     'cutout_size': 8,
+    'random_erasing_prob': 0.25,
     'mixup_alpha': 0.2,
+    'cutmix_alpha': 1.0,
     'label_smoothing': 0.1,
+    'class_weights': (1.0, 2.5),
     'proxy_model': 'resnet8',
     'proxy_model_kwargs': {'num_filters': 8},
     'selected_fraction': 0.25,

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.classifier import build_model
 from resnet_jax.config import TrainConfig
-from resnet_jax.data import dataset_info
+from resnet_jax.data import DatasetInfo, dataset_info
 from resnet_jax.models import available_models
 from resnet_jax.training.experiment import check_batch_size
 
@@ -35,7 +35,10 @@ def test_config_is_valid_and_fits_its_network_and_data(path):
     assert isinstance(config, ConfigDict)
     checked = TrainConfig.from_mapping(config)
     assert checked.model in available_models()
-    info = dataset_info(checked.dataset)
+    if checked.dataset.startswith('folder:'):  # pictures of the user's own
+        info = DatasetInfo(checked.dataset, (checked.image_size, checked.image_size, 3), 2, 245, 153, (0.5,) * 3, (0.2,) * 3)
+    else:
+        info = dataset_info(checked.dataset)
     for devices in (1, 2, 4, 8):
         check_batch_size(checked.batch_size, devices, checked.gradient_accumulation_steps, info.num_train)
     model = build_model(checked, info.num_classes, info.image_shape)

@@ -25,6 +25,7 @@ from resnet_jax.runtime.jax_settings import why_jax_does_not_start
 _SUBJECTS = {
     'ours': ('resnet_jax.benchmark.ours', 'Subject'),
     'layers': ('resnet_jax.benchmark.ours', 'Layers'),
+    'augmentations': ('resnet_jax.benchmark.augmentation', 'Augmentations'),
     'torch': ('resnet_jax.benchmark.peer', 'Subject'),
     'torch_layers': ('resnet_jax.benchmark.peer', 'Layers'),
 }
@@ -116,7 +117,7 @@ def _serve(side: str) -> None:
         except Exception as error:
             if is_out_of_memory(error):
                 reply.update(error='out of device memory; expected less at once: lower batch_size', exit_code=5)
-            elif side in ('ours', 'layers') and (found := why_jax_does_not_start()):
+            elif 'torch' not in side and (found := why_jax_does_not_start()):
                 reply.update(error=str(found), exit_code=found.exit_code)
             else:
                 traceback.print_exc()

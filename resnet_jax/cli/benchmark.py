@@ -5,6 +5,7 @@ Times the train command's training and evaluation steps, on random data of the s
 {name} --suite=cpu --json=cpu.json            # six networks and PyTorch's; continues an existing file
 {name} --suite=gpu --json=gpu.json            # training step, start-up and speedruns on a GPU, within --minutes
 {name} --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a built-in list
+{name} --augmentations=all --config=resnet18  # what each augmentation costs per image
 """
 
 import functools
@@ -41,9 +42,10 @@ _RECIPES = ['speedrun94', 'speedrun96']
 _SPEEDRUNS = FLAGS.define('list', 'speedruns', _RECIPES, 'With --suite=gpu: configs to train with several seeds.')
 _MINUTES = FLAGS.define('float', 'minutes', 8.5, 'With --suite=gpu: the time for everything.', lower_bound=0.1)
 _LAYERS = FLAGS.define('list', 'layers', None, 'Shapes of convolutions, HEIGHTxINxOUT[xKERNEL[xSTRIDE]], or all.')
+_AUGMENTATIONS = FLAGS.define('list', 'augmentations', None, 'Augmentations, such as randaugment,cutmix, or all.')
 _JSON = FLAGS.define('path', 'json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
 _say = functools.partial(print, flush=True)
-_ALL = _PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS, _LAYERS, _JSON
+_ALL = _PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS, _LAYERS, _AUGMENTATIONS, _JSON
 for _flag in (_SECONDS, _MINUTES):
     flags.register_validator(_flag, lambda value: value <= 10_000, message='expected a number of at most 10,000')
 
@@ -76,6 +78,14 @@ def main(arguments: Sequence[str]) -> None:
         report.save(_JSON.value, rows)
         print('\n' + table(rows))
         return
+    elif _AUGMENTATIONS.value:
+        from resnet_jax.benchmark.augmentation import measure_augmentations, parse_augmentations, table
+
+        values = {**_config()[1], **({'batch_size': sizes[0]} if sizes else {})}
+        rows = measure_augmentations(parse_augmentations(_AUGMENTATIONS.value), values, effort, _say)
+        report.save(_JSON.value, rows)
+        print('\n' + table(rows))
+        return
     else:
         rows = _measure(effort, parse_counts('devices', _DEVICES.value), sizes)
         print('\n' + report.details(rows[-1]))
@@ -86,11 +96,14 @@ def _check_flags() -> None:
     """Checks the flags before anything is measured.
 
     Raises:
-      ConfigError: --suite or --layers would ignore a flag, or the file of --json cannot be written.
+      ConfigError: --suite, --layers or --augmentations would ignore a flag, or the file of --json cannot be written.
     """
     given = {flag.name: flag.value for flag in _ALL}
     suite, path = given['suite'], given['json']
-    reason = f'with --suite={suite}' if suite else 'with --layers' if given['layers'] else ''
+    parts = [f'suite={suite}'] if suite else [name for name in ('layers', 'augmentations') if given[name]]
+    reason = f'with --{parts[0]}' if parts else ''
+    if len(parts) > 1:
+        raise ConfigError('--layers and --augmentations together; expected one of them')
     alone = ['devices', 'startup', 'peer', 'variants', *(['batch_sizes'] if suite == 'gpu' else [])]
     unused = [(name, reason) for name in alone if reason and given[name]]
     if given['networks'] and suite != 'cpu':

@@ -8,6 +8,7 @@
   compare    report on runs side by side
   study      make every run of a study, and its report
   benchmark  measure speed
+  data       prepare, check and describe a data set
   models     list the networks, or the layers of one
 
 `resnet-jax COMMAND --help` lists the flags of a command.
@@ -18,7 +19,7 @@ import sys
 
 from resnet_jax.runtime import streams
 
-COMMANDS = ('train', 'evaluate', 'predict', 'convert', 'export', 'compare', 'study', 'benchmark', 'models')
+COMMANDS = ('train', 'evaluate', 'predict', 'convert', 'export', 'compare', 'study', 'benchmark', 'data', 'models')
 
 
 def main(verb: str | None = None) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from resnet_jax.data.digits import DIGITS, load_digits
 from resnet_jax.data.normalization import find_normalization
 from resnet_jax.data.options import DEFAULTS, LoadOptions
 from resnet_jax.data.sources import SOURCES
-from resnet_jax.data.split import Dataset, DatasetInfo, Split, check_hold_out, hold_out, training_splits
+from resnet_jax.data.split import ARRAYS, Dataset, DatasetInfo, Split, check_hold_out, hold_out, training_splits
 from resnet_jax.data.synthetic import SYNTHETIC, load_synthetic
 from resnet_jax.errors import ConfigError, did_you_mean
 
@@ -56,6 +56,11 @@ class LazyDataset:
 
     def __init__(self, load: Callable[[], Dataset], info: DatasetInfo | None = None):
         self._load, self.known_info = load, info
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Self:
+        """Returns a data set that is loaded already."""
+        return cls(lambda: dataset, dataset.info)
 
     @functools.cached_property
     def info(self) -> DatasetInfo:
@@ -150,6 +155,10 @@ def find_dataset(name: str, options: LoadOptions = DEFAULTS) -> LazyDataset:
         source = LazyDataset(functools.partial(_SCHEMES[scheme], name, path, options))
     else:
         raise ConfigError(f"data set '{name}' has no path: expected one behind the colon, as {scheme}:PATH")
+    return _normalized(source, options)
+
+
+def _normalized(source: LazyDataset, options: LoadOptions) -> LazyDataset:
     if not options.normalization:
         return source
     mean, std = find_normalization(options.normalization)
@@ -205,9 +214,10 @@ def load_dataset(
         raise ConfigError('labels are missing: expected load_dataset(images, labels)')
     from resnet_jax.data.arrays import dataset_from_arrays
 
-    return dataset_from_arrays(
+    dataset = dataset_from_arrays(
         source, labels, test_images=test_images, test_labels=test_labels, class_names=class_names, options=checked
     )
+    return _normalized(LazyDataset.of(dataset), checked).dataset
 
 
 def _resized(source: LazyDataset, options: LoadOptions) -> LazyDataset:
@@ -235,5 +245,7 @@ def _find(name: str) -> _Entry:
         hint = did_you_mean(name, names) or '; change the name'
         if os.path.isdir(name):  # noqa: PTH112 (a name is any text)
             hint = f'; for a folder of images, folder:{name}'
+        if name == ARRAYS:
+            hint = '; these arrays were given from Python: save them as an .npz file, and name that, as arrays:FILE.npz'
         raise ConfigError(f"data set '{name}' is unknown: expected one of {', '.join(names)}{hint}")
     return _DATASETS[name]

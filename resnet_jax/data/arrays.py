@@ -9,7 +9,7 @@ import numpy as np
 from resnet_jax.data.encoded import split_by_class
 from resnet_jax.data.images import resize_array
 from resnet_jax.data.options import DEFAULTS, LoadOptions
-from resnet_jax.data.split import Dataset, Fingerprint, Split
+from resnet_jax.data.split import ARRAYS, Dataset, Fingerprint, Split
 from resnet_jax.data.statistics import ChannelHistogram
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runtime.npz import read_npz
@@ -57,7 +57,7 @@ def dataset_from_arrays(
     test_images: np.ndarray | None = None,
     test_labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
-    name: str = 'arrays',
+    name: str = ARRAYS,
     options: LoadOptions = DEFAULTS,
 ) -> Dataset:
     """Returns a data set of arrays.

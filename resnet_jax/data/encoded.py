@@ -79,16 +79,19 @@ def split_by_class(label: np.ndarray, test_fraction: float, class_names: Sequenc
     Raises:
         InputFileError: a class has fewer than two examples.
     """
+    count = np.bincount(label, minlength=len(class_names))
+    if count.min() < 2:
+        name, number = class_names[int(count.argmin())], count.min()
+        raise InputFileError(
+            f'class {name[:80]!r} has {number} image{"" if number == 1 else "s"}: expected two or more, one to train and '
+            'one to test with; add some, or remove the class'
+        )
     shuffled = np.argsort(np.random.Philox(key=np.array([0, 2**64 - 2], np.uint64)).random_raw(len(label)), kind='stable')
+    by_class = shuffled[np.argsort(label[shuffled], kind='stable')]
+    rank = np.arange(len(label)) - (np.cumsum(count) - count)[label[by_class]]
+    tests = np.clip(np.round(test_fraction * count), 1, count - 1)
     test = np.zeros(len(label), bool)
-    for number, name in enumerate(class_names):
-        of_class = shuffled[label[shuffled] == number]
-        if len(of_class) < 2:
-            raise InputFileError(
-                f'class {name[:80]!r} has {len(of_class)} image{"" if len(of_class) == 1 else "s"}: expected two or more, '
-                'one to train and one to test with; add some, or remove the class'
-            )
-        test[of_class[: min(max(round(test_fraction * len(of_class)), 1), len(of_class) - 1)]] = True
+    test[by_class] = rank < tests[label[by_class]]
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 

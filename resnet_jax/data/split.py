@@ -7,6 +7,8 @@ import numpy as np
 
 from resnet_jax.errors import ConfigError
 
+ARRAYS = 'arrays'  # the name of a data set that was made of arrays in Python
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

@@ -9,23 +9,27 @@ CALIBRATION_BINS = 15
 
 
 def summarize(loss_sum: float, confusion: np.ndarray) -> JsonDict:
-    """Returns mean loss, accuracy and count, and the accuracy of each class.
+    """Returns mean loss, accuracy and count, and accuracy and count of each class.
 
     Args:
       loss_sum: cross entropy summed over the examples, in nats.
       confusion: int `[num_classes, num_classes]`, counts by label (row) and prediction (column).
 
     Returns:
-      'loss' and 'accuracy' (floats), 'count' (int) and 'per_class_accuracy', a list of floats, None for a class without
-      examples.
+      'loss' and 'accuracy' (floats), 'balanced_accuracy', the mean over the classes that have examples of the accuracy of each,
+      'count' (int), 'per_class_accuracy', a list of floats, None for a class without examples, and 'per_class_count'.
     """
     counts = confusion.sum(axis=1)
     total = int(counts.sum())
+    shares = _shares(np.diag(confusion), counts)
+    known = [share for share in shares if share is not None]
     return {
         'loss': float(loss_sum) / total,
         'accuracy': int(np.trace(confusion)) / total,
+        'balanced_accuracy': sum(known) / len(known),
         'count': total,
-        'per_class_accuracy': _shares(np.diag(confusion), counts),
+        'per_class_accuracy': shares,
+        'per_class_count': counts.tolist(),
     }
 
 

@@ -10,26 +10,35 @@ from resnet_jax.report.markup import Charts, Runs, Section, chart, data_uri, eac
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.typing import JsonDict
 
+_BALANCED = 'balanced accuracy'
+
 
 def classes(runs: Runs) -> Section:
     known = [run for run in runs if run.evaluation.get('per_class_accuracy')]
     if len(known) == 1:
         evaluation = known[0].evaluation
         rows = []
-        zipped = zip(
-            *(evaluation.get(k, []) for k in ('class_names', 'per_class_accuracy', 'per_class_precision')), strict=False
-        )
-        for name, accuracy, precision in zipped:
-            rows.append([name, *(_percent(value) for value in (accuracy, precision)), parts.bar(accuracy or 0)])
-        content: str = parts.table(['class', 'accuracy', 'precision', ''], rows, 'bars')
+        names = evaluation.get('class_names', [])
+        counts = evaluation.get('per_class_count') or [None] * len(names)  # older runs have none
+        shares = (evaluation.get(key, []) for key in ('per_class_accuracy', 'per_class_precision'))
+        for name, count, accuracy, precision in zip(names, counts, *shares, strict=False):
+            rows.append([name, number(count), _percent(accuracy), _percent(precision), parts.bar(accuracy or 0)])
+        if balanced := evaluation.get('balanced_accuracy'):
+            rows.append([_BALANCED, number(evaluation.get('count')), _percent(balanced), '', ''])
+        content: str = parts.table(['class', 'test images', 'accuracy', 'precision', ''], rows, 'bars')
     else:
         shares = [
             dict(zip(map(str, run.evaluation.get('class_names', [])), run.evaluation['per_class_accuracy'], strict=False))
             for run in known
         ]
         rows = [[name, *(_percent(share.get(name)) for share in shares)] for name in dict.fromkeys(chain(*shares))]
+        if any(run.evaluation.get('balanced_accuracy') for run in known):
+            rows.append([_BALANCED, *(_percent(run.evaluation.get('balanced_accuracy')) for run in known)])
         content = parts.table(['class', *(run.name for run in known)], rows) if rows else ''
-    caption = 'Accuracy: share of a class that is recognised. Precision: share of the answers naming it that are right.'
+    caption = (
+        'Accuracy: share of a class that is recognised. Precision: share of the answers naming it that are right. Balanced '
+        'accuracy: the mean over the classes, in which a rare class counts as much as a common one.'
+    )
     return Section('classes', 'By class', caption, content)
 
 

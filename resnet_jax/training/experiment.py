@@ -102,6 +102,7 @@ def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_s
     """
     model = build_model(config, info.num_classes, info.image_shape)
     proxy_model = build_model(config, info.num_classes, info.image_shape, 'proxy_') if config.proxy_model else None
+    _check_fits(config, info)
     num_examples = _num_examples(config, info.num_train)
     devices, batch_size, accumulation = jax.device_count(), config.batch_size, config.gradient_accumulation_steps
     check_batch_size(batch_size, devices, accumulation, num_examples)
@@ -170,6 +171,22 @@ def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_s
 def has_whitening(model: nn.Module) -> bool:
     """Returns whether a network has a whitening layer, which needs a `whitening_kernel`."""
     return bool(getattr(model, 'whitening', False))
+
+
+def _check_fits(config: TrainConfig, info: DatasetInfo) -> None:
+    """Raises ConfigError if the config asks for what cannot be done to images of this kind or to so many classes."""
+    weights, channels = config.class_weights, info.image_shape[2]
+    if weights and not isinstance(weights, str) and len(weights) != info.num_classes:
+        raise ConfigError(
+            f'class_weights has {len(weights)} numbers and {info.name} has {info.num_classes} classes; expected one for each'
+        )
+    for name, kinds in (('auto_augment', (1, 3)), ('saturation', (3,)), ('hue', (3,))):
+        if getattr(config, name) not in ('none', 0.0) and channels not in kinds:
+            expected = ' or '.join(map(str, kinds))
+            raise ConfigError(
+                f'{name}={getattr(config, name)} is for images of {expected} channels and {info.name} has {channels}; '
+                'expected it unset'
+            )
 
 
 def _num_examples(config: TrainConfig, num_train: int) -> int:

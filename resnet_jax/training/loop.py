@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from resnet_jax import data
 from resnet_jax.classifier import load_run
 from resnet_jax.config import TrainConfig
-from resnet_jax.data import LazyDataset, Split
+from resnet_jax.data import Dataset, LazyDataset, Split
 from resnet_jax.errors import DivergedError, OutOfMemoryError
 from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
@@ -38,6 +38,7 @@ def train_and_evaluate(
     extend: bool = False,
     allow_changes: bool = False,
     callbacks: Sequence[Callback] = (),
+    dataset: Dataset | None = None,
 ) -> TrainingResult:
     """Trains a config in a run folder, or continues the run there.
 
@@ -50,6 +51,8 @@ def train_and_evaluate(
       allow_changes: continue with other values of fields that may change on request, such as the learning rate; the run
         folder records the changes and the plot marks them.
       callbacks: called in this order as the run proceeds.
+      dataset: what to train on, instead of `config.dataset`, which becomes its name: see `data.load_dataset`. To continue the
+        run, pass the same one.
 
     Raises:
       ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError, LostPeerError: see `resnet_jax.errors`.
@@ -60,7 +63,11 @@ def train_and_evaluate(
         stack.callback(console.log_to_console())
         if checked.deterministic:
             check_deterministic()
-        source = data.find_dataset(checked.dataset, data.LoadOptions.of(checked))
+        if dataset is None:
+            source = data.find_dataset(checked.dataset, data.LoadOptions.of(checked))
+        else:
+            checked = checked.replace(dataset=dataset.name)
+            source = LazyDataset.of(dataset)
         experiment = create_experiment(checked, source.info)  # before the folder is created
         folder = RunFolder(workdir, checked, extend=extend, allow_changes=allow_changes)
         with StopSignal() as stop, distributed.process_group(checked.to_dict(), folder.path, folder.newest_checkpoint), folder:

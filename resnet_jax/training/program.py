@@ -10,17 +10,18 @@ import numpy as np
 import optax
 
 from resnet_jax.data import Split
-from resnet_jax.data.augment import augment, mirrored_in_epoch
+from resnet_jax.data.augment import augment, mirrored_in_epoch, mix, random_mixing
 from resnet_jax.runtime import failpoints
 from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, put, replicate
 from resnet_jax.training import lookahead
+from resnet_jax.training.class_weights import class_weights, weight_labels
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import kernel_paths, train_step
 
 # Random streams. Each is folded into the run's key before the step, so that no two streams share a key.
-_AUGMENT, _MIXUP, _DROPOUT, _FLIP = 1, 2, 3, 4
+_AUGMENT, _MIXING, _DROPOUT, _FLIP = 1, 2, 3, 4
 
 
 def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
@@ -47,10 +48,12 @@ def load_batch(
     positions: jax.Array,
     step: jax.Array,
     key: jax.Array,
+    weights: jax.Array | None = None,
     *,
     num_classes: int,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
     alternating_flip: bool = False,
     steps_per_epoch: int = 1,
     **augmentation: Any,
@@ -64,12 +67,14 @@ def load_batch(
       images: uint8 `[n, height, width, channels]`; labels: int32 `[n]`: the whole training set.
       order: int32 `[batch_size]`: the examples of the global batch.
       positions: int32 `[batch]`: this device's positions in it.
+      weights: float32 `[num_classes]`: the weights of the classes in the loss, if they differ.
+      mixup_alpha, cutmix_alpha: see `random_mixing`. The i-th example of the global batch, which is in random order, is mixed
+        with the i-th from the end.
       alternating_flip, steps_per_epoch: see `mirrored_in_epoch`; the epoch is `step // steps_per_epoch`.
       augmentation: see `augment`.
 
     Returns:
-      'image' and 'label' as `train_step` takes them. For mixup (Zhang et al. 2018) the i-th example of the global batch,
-      which is in random order, is mixed with the i-th from the end, with one weight per step.
+      'image' and 'label' as `train_step` takes them, and with `weights` 'weighted_label'.
     """
 
     def load(positions: jax.Array) -> dict[str, jax.Array]:
@@ -80,14 +85,17 @@ def load_batch(
         mirrored = None
         if alternating_flip:
             mirrored = mirrored_in_epoch(jax.random.fold_in(key, _FLIP), chosen, step // steps_per_epoch)
-        return {'image': augment(keys, images[chosen], mirrored=mirrored, **augmentation), 'label': label}
+        batch = {'image': augment(keys, images[chosen], mirrored=mirrored, **augmentation), 'label': label}
+        if weights is not None:
+            batch['weighted_label'] = weight_labels(label, weights, labels[order])
+        return batch
 
     batch = load(positions)
-    if mixup_alpha:
-        mixup_key = jax.random.fold_in(jax.random.fold_in(key, _MIXUP), step)
-        weight = jax.random.beta(mixup_key, mixup_alpha, mixup_alpha)
-        other = load(order.shape[0] - 1 - positions)
-        batch = jax.tree.map(lambda a, b: (weight * a + (1 - weight) * b).astype(a.dtype), batch, other)
+    if mixup_alpha or cutmix_alpha:
+        mixing_key = jax.random.fold_in(jax.random.fold_in(key, _MIXING), step)
+        height, width = images.shape[1:3]
+        mixing = random_mixing(mixing_key, height, width, mixup_alpha, cutmix_alpha)
+        batch = mix(batch, load(order.shape[0] - 1 - positions), mixing)
     return batch
 
 
@@ -110,7 +118,7 @@ def train_steps(
 
     Args:
       positions: int32 `[batch]`: this device's positions in the global batch.
-      data: 'image' and 'label': the whole training set.
+      data: as `device_data` returns it: the whole training set.
       order: int32 `[steps_per_epoch, batch_size]`: the examples of each step of this epoch.
       key: the run's key, as `seed_key` returns it; an argument, so that one compiled program works for every seed.
       start, count: int32 scalars; traced, so that one compiled program works for any number of steps.
@@ -125,7 +133,7 @@ def train_steps(
 
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         i, _, state, metrics = carry
-        batch = load_fn(data['image'], data['label'], order[i], positions, state.step, key)
+        batch = load_fn(data['image'], data['label'], order[i], positions, state.step, key, data.get('class_weights'))
         if bad_step is not None:
             batch['image'] += jnp.where(state.step == bad_step, jnp.nan, 0.0).astype(batch['image'].dtype)
         # Only the dropout key differs between devices: the mask is for the device's own shard of the batch.
@@ -179,7 +187,14 @@ def steps_function(experiment: Experiment) -> Callable[..., tuple[TrainState, di
         lookahead_fn=lookahead_fn,
         select_fn=select_fn,
     )
-    load_fn = functools.partial(
+    load_fn = load_function(experiment)
+    return functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=config.log_gradient_norms)
+
+
+def load_function(experiment: Experiment) -> Callable[..., dict[str, jax.Array]]:
+    """Returns the `load_batch` of an experiment, a function of the arguments before the keyword ones."""
+    config = experiment.config
+    return functools.partial(
         load_batch,
         num_classes=experiment.info.num_classes,
         mean=experiment.info.mean,
@@ -188,15 +203,34 @@ def steps_function(experiment: Experiment) -> Callable[..., tuple[TrainState, di
         steps_per_epoch=experiment.steps_per_epoch,
         crop_padding=config.crop_padding,
         crop_mode=config.crop_mode,
+        resized_crop_area=config.resized_crop_area,
         flip=config.flip,
         alternating_flip=config.alternating_flip,
+        saturation=config.saturation,
+        hue=config.hue,
+        auto_augment=config.auto_augment,
+        randaugment_num_ops=config.randaugment_num_ops,
+        randaugment_magnitude=config.randaugment_magnitude,
         brightness=config.brightness,
         contrast=config.contrast,
         cutout_size=config.cutout_size,
+        random_erasing_prob=config.random_erasing_prob,
         mixup_alpha=config.mixup_alpha,
+        cutmix_alpha=config.cutmix_alpha,
         label_smoothing=config.label_smoothing,
     )
-    return functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=config.log_gradient_norms)
+
+
+def device_data(experiment: Experiment, train: Split) -> dict[str, Any]:
+    """Places a training set on every device: 'image', 'label' and, if the config has any, 'class_weights'.
+
+    Raises:
+      ConfigError: see `class_weights`.
+    """
+    data = {'image': train.image, 'label': train.label}
+    if experiment.config.class_weights:
+        data['class_weights'] = class_weights(experiment.config.class_weights, train.label, experiment.info.num_classes)
+    return replicate(data)
 
 
 def parallel_train_steps(
@@ -229,7 +263,7 @@ class TrainingProgram:
         config = experiment.config
         self._experiment = experiment
         self._positions, self._key = device_positions(config.batch_size), seed_key(config.seed)
-        self._data = replicate({'image': train.image, 'label': train.label})
+        self._data = device_data(experiment, train)
         self._epoch = -1
         self._order: jax.Array | np.ndarray | None = None
         self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None

@@ -26,7 +26,7 @@ from resnet_jax.runtime.signals import StopSignal
 from resnet_jax.training.api import TrainingResult
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.loop import train_and_evaluate, train_in_folder
-from resnet_jax.training.program import epoch_order, seed_key, steps_function
+from resnet_jax.training.program import device_data, epoch_order, seed_key, steps_function
 from resnet_jax.training.state import TrainState
 from resnet_jax.typing import Json, PyTree
 
@@ -207,7 +207,7 @@ class _Program:
         config = experiment.config
         self._experiment, self._seeds = experiment, seeds
         self._positions = device_positions(config.batch_size)
-        self._data = replicate({'image': train.image, 'label': train.label})
+        self._data = device_data(experiment, train)
         self._compiled: Any = None
         mapped = jax.vmap(steps_function(experiment), (0, None, None, 0, 0, None, None))
         self._run = parallel(mapped, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))

@@ -29,7 +29,8 @@ def train_step(
     """Runs one update on this device's shard of a batch; averages gradients, statistics and metrics over `axis_name`.
 
     Args:
-      batch: 'image' `[batch, height, width, channels]`, normalised; 'label' float32 `[batch, num_classes]`, rows sum to 1.
+      batch: 'image' `[batch, height, width, channels]`, normalised; 'label' float32 `[batch, num_classes]`, rows sum to 1;
+        optionally 'weighted_label', which takes the place of the label in the loss.
       accumulation: number of microbatches; must divide `batch`. BatchNorm sees one microbatch at a time.
       ema_decay: 0 for none. Early steps use the smaller (1 + step) / (10 + step), which forgets the initial parameters.
       per_layer_grad_norms: also return 'per_layer_grad_norms'.
@@ -57,7 +58,7 @@ def train_step(
             mutable=['batch_stats'],
             rngs={'dropout': key},
         )
-        loss = optax.softmax_cross_entropy(logits, part['label']).mean()
+        loss = optax.softmax_cross_entropy(logits, part.get('weighted_label', part['label'])).mean()
         accuracy = (logits.argmax(-1) == part['label'].argmax(-1)).mean()
         return loss, (updates.get('batch_stats', {}), accuracy)
 

@@ -72,8 +72,9 @@ def test_an_unknown_config_names_those_that_are_there(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_what_the_commands_need(tmp_path):
+def test_a_wheel_holds_what_the_commands_need(tmp_path, monkeypatch):
     """Installed into an environment of its own, beside the libraries of this one, and used from an empty folder."""
+    monkeypatch.delenv('PYTHONPATH', raising=False)
     build = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--quiet', '--wheel-dir', tmp_path / 'wheel', ROOT]
     subprocess.run(build, check=True, timeout=300)
     (wheel,) = (tmp_path / 'wheel').iterdir()

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from resnet_jax.evaluation.metrics import summarize
 
@@ -12,9 +13,22 @@ def test_by_hand():
     assert metrics == {
         'loss': 1.5,
         'accuracy': 0.8,
+        'balanced_accuracy': pytest.approx(0.8),
         'count': 20,
         'per_class_accuracy': [0.8, 0.6, 1.0],
+        'per_class_count': [10, 5, 5],
     }
+
+
+def test_balanced_accuracy_as_scikit_learn():
+    rng = np.random.default_rng(0)
+    for classes in (2, 5):
+        labels = rng.choice(classes, 200, p=rng.dirichlet([0.5] * classes))
+        predictions = np.where(rng.random(200) < 0.6, labels, rng.choice(labels, 200))
+        confusion = np.zeros((classes + 1, classes + 1), int)  # of the last class there is no example
+        np.add.at(confusion, (labels, predictions), 1)
+        expected = balanced_accuracy_score(labels, predictions)
+        assert summarize(1.0, confusion)['balanced_accuracy'] == pytest.approx(expected, abs=1e-12)
 
 
 def test_types_that_json_takes():

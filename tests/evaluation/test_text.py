@@ -27,3 +27,14 @@ def test_configs_that_differ_are_named():
         'resnet8', ('cat', 'dog'), found.describe(), {'agreement': {**agreement, 'configs': {'seed': [1, 0]}}}
     )
     assert 'configs differ: seed: 1 -> 0' in text and 'The verdict (p < 0.05) is on this pair alone' in text
+
+
+def test_where_the_classes_differ_in_size_the_balanced_accuracy_and_the_sizes_are_told():
+    """Right: 3 of 3 cats, 0 of 1 dog."""
+    found = Predictions(np.log(np.array([[0.9, 0.1]] * 4, np.float32)), np.array([0, 0, 0, 1]), 'x')
+    lines = format_evaluation('resnet8', ('cat', 'dog'), found.describe(), {}).splitlines()
+    assert lines[1:3] == ['accuracy  75.00 %', 'balanced accuracy 50.00 % (mean over the classes)']
+    assert '  cat  100.00 % of 3' in lines and '  dog    0.00 % of 1' in lines
+    even = Predictions(found.log_probabilities, np.array([0, 0, 1, 1]), 'x')
+    text = format_evaluation('resnet8', ('cat', 'dog'), even.describe(), {})
+    assert 'balanced' not in text and ' of ' not in text

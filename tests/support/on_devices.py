@@ -25,7 +25,10 @@ AUGMENTATION = {
     'brightness': 0.2,
     'contrast': 0.2,
     'cutout_size': 2,
+    'auto_augment': 'randaugment',
+    'random_erasing_prob': 0.5,
     'mixup_alpha': 0.5,
+    'cutmix_alpha': 1.0,
     'label_smoothing': 0.1,
 }
 BATCH_NORM = create_model('resnet8', num_classes=3, stage_sizes=(1,), num_filters=4, axis_name=AXIS)
@@ -37,7 +40,7 @@ def set_up(model, step_fn=train_step, **loading):
     tx = create_optimizer('sgd', schedule, weight_decay=1e-3, momentum=0.9, nesterov=True)
     state = replicate(create_train_state(model, tx, (8, 8, 1), SEED, ema=True))
     split = tiny.split(STEPS * BATCH_SIZE, 1)
-    data = replicate({'image': split.image, 'label': split.label})
+    data = replicate({'image': split.image, 'label': split.label, 'class_weights': np.array([0.5, 1, 3], np.float32)})
     order = replicate(np.arange(STEPS * BATCH_SIZE, dtype=np.int32).reshape(STEPS, BATCH_SIZE)[:, ::-1])
     step_fn = functools.partial(step_fn, model=model, tx=tx, ema_decay=0.15)
     load_fn = functools.partial(load_batch, num_classes=3, mean=(0.3,), std=(0.2,), **loading)

@@ -175,9 +175,18 @@ def test_create_experiment_checks_the_batch_size_over_all_devices_and_parts():
         create(batch_size=40, validation_size=12)
 
 
+def test_the_stem_follows_the_size_of_the_images():
+    def stem(size, **overrides):
+        return build_model(tiny.checked(**overrides), 3, (size, size, 3)).stem
+
+    assert [stem(size) for size in (8, 64, 65, 224)] == ['cifar', 'cifar', 'imagenet', 'imagenet']
+    assert stem(224, model_kwargs={'stem': 'cifar'}) == 'cifar'
+    assert stem(224, model='d2l_resnet18', model_kwargs={}) == 'd2l'
+
+
 def test_the_model_follows_the_config():
     def build(**overrides):
-        return build_model(tiny.checked(**overrides), 3)
+        return build_model(tiny.checked(**overrides), 3, (8, 8, 1))
 
     model = build()
     assert (model.num_classes, tuple(model.stage_sizes), model.num_filters) == (3, (1,), 4)

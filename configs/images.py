@@ -1,0 +1,22 @@
+"""ResNet-20 (0.27 M parameters) on pictures of your own, resized to 64x64 pixels: from scratch, on a CPU, in minutes.
+
+Command:  python bin/train.py --config=configs/images.py --config.dataset=folder:pictures
+Expected: depends on the pictures. On ants and bees, the 245 and 153 photographs of PyTorch's transfer-learning tutorial: see
+          docs/own_images.md.
+Hardware: any.
+"""
+
+from resnet_jax import default_config
+
+
+def get_config():
+    config = default_config()
+    config.dataset = 'folder:pictures'  # one folder of pictures for each class
+    config.image_size = 64
+    config.model = 'resnet20'
+    config.num_epochs = 60
+    config.batch_size = 32
+    config.crop_padding = 8
+    config.log_every = 50
+    config.checkpoint_every_epochs = 5
+    return config

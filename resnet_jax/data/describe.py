@@ -1,0 +1,61 @@
+"""What is in a data set: counts, sizes, statistics, and images that are in both the training and the test split."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from resnet_jax.data.split import Dataset, Split
+from resnet_jax.typing import JsonDict
+
+
+def splits(dataset: Dataset) -> Iterator[tuple[str, Split]]:
+    """Yields name and arrays of each split."""
+    yield 'train', dataset.train
+    if dataset.validation is not None:
+        yield 'validation', dataset.validation
+    yield 'test', dataset.test
+
+
+def describe_dataset(dataset: Dataset) -> JsonDict:
+    """Returns, as JSON, what a reader should know of a data set.
+
+    Returns:
+        What `Dataset.describe` returns; 'counts', the number of images of each class in each split; 'notes'; and 'duplicates',
+        with 'test_in_train', the number of test images whose pixels are also those of a training image, and
+        'with_another_label', how many of these have another label there.
+    """
+    num_classes = dataset.num_classes
+    counts = {name: np.bincount(split.label, minlength=num_classes).tolist() for name, split in splits(dataset)}
+    return {**dataset.describe(), 'counts': counts, 'notes': list(dataset.notes), 'duplicates': _duplicates(dataset)}
+
+
+def sample_images(dataset: Dataset, columns: int = 8, rows: int = 16) -> tuple[np.ndarray, list[str]]:
+    """Returns the first training images of each class.
+
+    Args:
+        columns: images of each class; a class with fewer repeats its last.
+        rows: classes, the first ones.
+
+    Returns:
+        uint8 `[rows, columns, height, width, channels]`, with a row for each class, `rows` at most; and their names.
+    """
+    names = list(dataset.class_names[:rows])
+    chosen = []
+    for number in range(len(names)):
+        of_class = np.flatnonzero(dataset.train.label == number)[:columns]
+        chosen.append(np.pad(of_class, (0, columns - len(of_class)), mode='edge'))
+    return dataset.train.image[np.stack(chosen)], names
+
+
+def _duplicates(dataset: Dataset) -> JsonDict:
+    labels: dict[bytes, set[int]] = {}
+    for image, label in zip(dataset.train.image, dataset.train.label.tolist(), strict=True):
+        labels.setdefault(_digest(image), set()).add(label)
+    twins = [(labels.get(_digest(image)), label) for image, label in zip(dataset.test.image, dataset.test.label, strict=True)]
+    both = [(others, int(label)) for others, label in twins if others]
+    return {'test_in_train': len(both), 'with_another_label': sum(label not in others for others, label in both)}
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(image).data).digest()
