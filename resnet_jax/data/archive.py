@@ -1,6 +1,5 @@
 """Reads CIFAR from a copy in one of several formats. All give the same arrays, and nothing is ever extracted to disk."""
 
-import dataclasses
 import hashlib
 import tarfile
 import zlib
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_jax.data.official import Contents, in_official_order
 from resnet_jax.data.sources import IMAGE_SHAPE, Copy, Source
 from resnet_jax.errors import InputFileError
 
@@ -15,21 +15,6 @@ _IMAGE_BYTES = 3072
 _MAX_NAMES_BYTES = 1 << 16
 _MAX_OTHER_BYTES = 1 << 24  # of unread members: skipping them still means decompressing them
 _MAX_PYTHON_BYTES = 256  # of an image's labels and file name in a pickle
-
-
-@dataclasses.dataclass(frozen=True)
-class Archive:
-    """The contents of a copy, in the order of the .bin files.
-
-    Attributes:
-        image: {'train' | 'test': uint8 [n, 32, 32, 3]}.
-        label: {'train' | 'test': {label's key: uint8 [n]}}.
-        names: {label's key: class names}.
-    """
-
-    image: dict[str, np.ndarray]
-    label: dict[str, dict[str, np.ndarray]]
-    names: dict[str, list[str]]
 
 
 def verify_archive(path: Path, source: Source) -> Copy:
@@ -58,7 +43,7 @@ def verify_archive(path: Path, source: Source) -> Copy:
     return found
 
 
-def read_archive(path: Path, copy: Copy, source: Source) -> Archive:
+def read_archive(path: Path, copy: Copy, source: Source) -> Contents:
     """Reads all images and labels.
 
     Raises:
@@ -74,34 +59,7 @@ def read_archive(path: Path, copy: Copy, source: Source) -> Archive:
     return _read_binary(path, copy, source)
 
 
-def in_official_order(path: Path, archive: Archive, source: Source) -> Archive:
-    """Returns the images in the order of the .bin files, each found by its hash: tables may have these parts in another order.
-
-    Raises:
-        InputFileError: an image or a label differs from the official ones, or the order differs within a file.
-    """
-    image: dict[str, np.ndarray] = {}
-    labels: dict[str, dict[str, np.ndarray]] = {}
-    for split, files in (('train', source.train_files), ('test', source.test_files)):
-        indices = np.split(np.arange(len(archive.image[split])), len(files))
-        blocks = {}
-        for block in indices:
-            planes = archive.image[split][block].transpose(0, 3, 1, 2).reshape(len(block), -1)
-            columns = [archive.label[split][label.key][block, None] for label in source.labels]
-            records = np.concatenate([*columns, planes], axis=1)
-            blocks[hashlib.md5(records.data, usedforsecurity=False).hexdigest()] = block
-        if missing := [name for name in files if source.md5[name] not in blocks]:
-            raise InputFileError(
-                f'{path}: the {split} images and labels are not those of {source.name} ({len(missing)} of {len(files)} parts '
-                f'differ from the official ones by their hash): expected an exact copy; get it from {source.homepage}'
-            )
-        order = np.concatenate([blocks[source.md5[name]] for name in files])
-        image[split] = archive.image[split][order]
-        labels[split] = {key: values[order] for key, values in archive.label[split].items()}
-    return Archive(image, labels, archive.names)
-
-
-def _read_binary(path: Path, copy: Copy, source: Source) -> Archive:
+def _read_binary(path: Path, copy: Copy, source: Source) -> Contents:
     record_bytes = len(source.labels) + _IMAGE_BYTES
     splits = {'train': (source.train_files, source.num_train), 'test': (source.test_files, source.num_test)}
     sizes = {name: total // len(files) * record_bytes for files, total in splits.values() for name in files}
@@ -121,10 +79,10 @@ def _read_binary(path: Path, copy: Copy, source: Source) -> Archive:
         rows = np.concatenate(list(records.values()))
         image[split] = _from_planes(rows[:, len(source.labels) :])
         labels[split] = {label.key: rows[:, i] for i, label in enumerate(source.labels)}
-    return Archive(image, labels, names)
+    return Contents(image, labels, names)
 
 
-def _read_python(path: Path, copy: Copy, source: Source) -> Archive:
+def _read_python(path: Path, copy: Copy, source: Source) -> Contents:
     from resnet_jax.data.pickled import NotCifarError, read_batch, read_names
 
     splits = {
@@ -156,7 +114,7 @@ def _read_python(path: Path, copy: Copy, source: Source) -> Archive:
             labels[split] = {label.key: rows[:, i] for i, label in enumerate(source.labels)}
     except NotCifarError as error:
         raise _wrong(path, name, str(error), 'a pickle of CIFAR') from None
-    return Archive(image, labels, names)
+    return Contents(image, labels, names)
 
 
 def _from_planes(planes: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from resnet_jax.typing import JsonDict
 
 logger = logging.getLogger(__name__)
 
+_NOT_OFFICIAL = 'the pixels or labels differ from the official ones by their hash, as those of a re-encoded copy do'
+
 
 def load_cifar(source: Source, options: LoadOptions = DEFAULTS) -> Dataset:
     """Loads the data set; errors as in `resnet_jax.data.load_dataset`."""
@@ -23,13 +25,17 @@ def load_cifar(source: Source, options: LoadOptions = DEFAULTS) -> Dataset:
         logger.warning('%s is already prepared: it is used, and the archive %s is not read', folder, options.data_archive)
 
     def decode(writer: cache.ArrayWriter) -> JsonDict:
-        splits = dict(zip(('train', 'test'), tfds_folder.read_folder(folder, source), strict=True))
+        *both, official = tfds_folder.read_folder(folder, source)
+        splits = dict(zip(('train', 'test'), both, strict=True))
         for name, split in splits.items():
             writer.write(f'{name}_image', [split.image])
             writer.write(f'{name}_label', [split.label])
-        return {'fingerprint': Fingerprint.of(*splits.values())}
+        return {'fingerprint': Fingerprint.of(*splits.values()), 'official': official}
 
     done = cache.cached(f'{source.name}-{tfds_folder.fingerprint(folder)[:32]}', decode)
+    notes = () if done.facts.get('official', True) else (_NOT_OFFICIAL,)  # unknown of arrays that older versions cached
+    for note in notes:
+        logger.info('%s: %s', folder, note)
     return Dataset(
         name=source.name,
         train=Split(done.arrays['train_image'], done.arrays['train_label']),
@@ -38,4 +44,5 @@ def load_cifar(source: Source, options: LoadOptions = DEFAULTS) -> Dataset:
         mean=source.mean,
         std=source.std,
         fingerprint=done.facts['fingerprint'],
+        notes=notes,
     )

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.data.archive import Archive
 from resnet_jax.data.images import image_header, read_image
+from resnet_jax.data.official import Contents
 from resnet_jax.data.parquet import Rows, class_names, find_columns, find_tables, read_column
 from resnet_jax.data.progress import progress
 from resnet_jax.data.sources import IMAGE_SHAPE, Source
 from resnet_jax.errors import InputFileError
 
 
-def read_tables(path: Path, source: Source) -> Archive:
+def read_tables(path: Path, source: Source) -> Contents:
     """Returns all images and labels in the order of the rows.
 
     Raises:
@@ -46,4 +46,4 @@ def read_tables(path: Path, source: Source) -> Archive:
                     raise InputFileError(f'{where}: the image is {image_header(data, where)}: expected {IMAGE_SHAPE}')
                 image[split][i] = read_image(data, IMAGE_SHAPE, name=where)
                 advance(1)
-    return Archive(image, labels, names)
+    return Contents(image, labels, names)

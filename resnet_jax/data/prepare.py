@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnet_jax.data.archive import Archive, read_archive, verify_archive
+from resnet_jax.data.archive import read_archive, verify_archive
 from resnet_jax.data.download import download, require_reachable
 from resnet_jax.data.messages import writing
+from resnet_jax.data.official import Contents
 from resnet_jax.data.progress import progress
 from resnet_jax.data.sources import IMAGE_SHAPE, Source
 from resnet_jax.data.tfds_folder import find_folder
@@ -78,7 +79,7 @@ def _one_process(path: Path) -> Iterator[None]:
         yield
 
 
-def _write(source: Source, root: Path, contents: Archive) -> None:
+def _write(source: Source, root: Path, contents: Contents) -> None:
     import tensorflow_datasets as tfds
     from PIL import Image
 

@@ -7,10 +7,12 @@ import hashlib
 import io
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from resnet_jax.data.official import is_official, to_records
 from resnet_jax.data.progress import progress
 from resnet_jax.data.sources import IMAGE_SHAPE, Source
 from resnet_jax.data.split import Split
@@ -79,14 +81,19 @@ def class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
     return names
 
 
-def read_folder(folder: Path, source: Source) -> tuple[Split, Split]:
+def read_folder(folder: Path, source: Source) -> tuple[Split, Split, bool]:
     """Decodes the training and the test split, in the order of the files.
+
+    Returns:
+        Both splits, and whether they hold the official pixels and labels by their hash. Re-encoded copies do not.
 
     Raises:
         InputFileError: a file is missing, damaged or not this data set; the message names the file.
     """
     splits = _describe(folder, source)
-    return _read_split('train', *splits['train'], source), _read_split('test', *splits['test'], source)
+    read = {split: _read_split(split, *splits[split], source) for split in ('train', 'test')}
+    official = all(records is not None and is_official(source, split, records) for split, (_, records) in read.items())
+    return read['train'][0], read['test'][0], official
 
 
 def _describe(folder: Path, source: Source) -> dict[str, tuple[str, list[tuple[Path, int]]]]:
@@ -124,12 +131,17 @@ def _describe(folder: Path, source: Source) -> dict[str, tuple[str, list[tuple[P
     }
 
 
-def _read_split(split: str, file_format: str, shards: list[tuple[Path, int]], source: Source) -> Split:
+def _read_split(
+    split: str, file_format: str, shards: list[tuple[Path, int]], source: Source
+) -> tuple[Split, np.ndarray | None]:
+    """Returns a split, and its records in the form and the order of the .bin files; None if the order is not known."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     total = sum(length for _, length in shards)
     image = np.empty((total, *IMAGE_SHAPE), np.uint8)
     label = np.empty(total, np.int32)
+    every_label = np.zeros((total, len(source.labels)), np.uint8)
+    place = np.full(total, -1)
     position = 0
     with progress(f'Decoding {source.name} {split}', total, 'images') as advance:
         for path, length in shards:
@@ -141,11 +153,24 @@ def _read_split(split: str, file_format: str, shards: list[tuple[Path, int]], so
                     feature = tf_example_pb2.Example.FromString(record).features.feature
                     image[position] = _decode_image(feature['image'].bytes_list.value[0])
                     label[position] = _check_label(feature['label'].int64_list.value[0], source.num_classes)
+                    for column, each in enumerate(source.labels):
+                        if feature[each.key].int64_list.value:  # a copy may lack the coarse label
+                            every_label[position, column] = feature[each.key].int64_list.value[0] % 256
+                    place[position] = _place(feature['id'].bytes_list.value, split)
                 except Exception as error:  # Pillow may raise anything on a damaged image
                     raise InputFileError(f'{path}: record {i}: {one_line(error)[:200]}; {_AGAIN}') from error
                 position += 1
                 advance(1)
-    return Split(image, label)
+    if not np.array_equal(np.sort(place), np.arange(total)):
+        return Split(image, label), None
+    order = np.argsort(place)
+    return Split(image, label), to_records(image[order], list(every_label[order].T))
+
+
+def _place(ids: Sequence[bytes], split: str) -> int:
+    """Returns the number in an id of tfds such as b'train_00042', or -1."""
+    match = re.fullmatch(rb'%s_(\d{5})' % split.encode(), ids[0]) if ids else None
+    return int(match[1]) if match else -1
 
 
 def _read_shard(path: Path, file_format: str) -> list[bytes]:

@@ -161,7 +161,7 @@ def _folders(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _found(folder: Path) -> str:
-    names = [entry.name for entry in _folders(folder)]
+    names = [entry.name for entry in _folders(folder) if entry.name != 'downloads']
     return 'found ' + (printable(', '.join(names[:10])) + (', ...' if len(names) > 10 else '') or 'nothing there')
 
 

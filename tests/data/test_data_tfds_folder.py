@@ -100,8 +100,9 @@ def test_jpeg_copies_are_read(prepared, folder):
     example.features.feature['label'].int64_list.value.append(4)
     path = _shard(folder)
     _rewrite(path, [*_records(path)[1:], example.SerializeToString()])
-    train = load_dataset('cifar10', data_dir=prepared).train
-    assert train.label[-1] == 4 and np.all(train.image[-1] == 77)
+    dataset = load_dataset('cifar10', data_dir=prepared)
+    assert dataset.train.label[-1] == 4 and np.all(dataset.train.image[-1] == 77)
+    assert 'differ from the official ones' in dataset.notes[0]
 
 
 @pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
@@ -245,7 +246,8 @@ def test_roots_that_are_none(prepared, folder):
 
 
 def test_read_folder_gives_the_images_in_the_order_of_the_files(folder, tiny):
-    train, test = read_folder(folder, tiny.source)
+    train, test, official = read_folder(folder, tiny.source)
+    assert official
     for split, ours in (('train', train), ('test', test)):
         ids = [
             int(tf_example_pb2.Example.FromString(record).features.feature['id'].bytes_list.value[0].split(b'_')[1])
