@@ -15,7 +15,10 @@ from resnet_jax.errors import InputFileError
 FORMATS = ('PNG', 'JPEG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM')
 
 
-def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
+INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
+
+
+def read_image(path: str | Path, shape: Sequence[int], crop: float = 1.0, interpolation: str = 'bicubic') -> np.ndarray:
     """Reads the centre square of an image file, resized.
 
     Takes the first frame of an animation and puts transparent images on white. The type of the numbers decides what is white:
@@ -23,6 +26,8 @@ def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
 
     Args:
       shape: (height, width, channels) with height = width and 1 channel (grey) or 3 (RGB).
+      crop: side of the square as a share of the image's shorter side; 224 / 256 is torchvision's Resize(256), CenterCrop(224).
+      interpolation: one of INTERPOLATIONS.
 
     Returns:
       uint8 of this shape.
@@ -43,7 +48,7 @@ def read_image(path: str | Path, shape: Sequence[int]) -> np.ndarray:
                 white = _white(file)
                 # Resize in the original mode: a converted copy of the largest image allowed takes 0.4 GB.
                 image = _resizable(file)
-                image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+                image = ImageOps.fit(image, (width, height), INTERPOLATIONS[interpolation], bleed=(1 - crop) / 2)
                 image = _to_mode(image, 'L' if channels == 1 else 'RGB', white)
                 return np.asarray(image, np.uint8).reshape(height, width, channels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

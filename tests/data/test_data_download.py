@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from resnet_jax.data import download as download_module
 from resnet_jax.data.download import download, require_reachable
 from resnet_jax.errors import InputFileError, ResourceError
+from resnet_jax.runtime import download as download_module
 
 
 class Server:
