@@ -8,7 +8,7 @@
   compare    report on runs side by side
   study      make every run of a study, and its report
   benchmark  measure speed
-  models     list the networks, or the layers of one
+  models     list the networks, the layers of one, or published weights
 
 `resnet-jax COMMAND --help` lists the flags of a command.
 """

@@ -131,9 +131,12 @@ def _over_https(place: _Place, path: Path, sha256: str) -> None:
             hub, size, commit = _describe(place.url)
             if hub and not hub.startswith(sha256):
                 raise transfer.WrongFileError(f'a file with SHA-256 {hub}: expected {sha256}')
-            stated = hub or sha256
-            if commit and _recorded(path).get('commit') == commit and _is_sound(path, stated):
+            stated, recorded = hub or sha256, _recorded(path)
+            unchanged = recorded.get('sha256') == hub if hub else bool(commit) and recorded.get('commit') == commit
+            if unchanged and _is_sound(path, stated):
                 return
+        else:
+            transfer.require_reachable(place.url)  # once, where the download would try again and again
         digest = transfer.download(place.url, path, what='weights', writing=_writing, size=size, sha256=stated)
     except transfer.WrongFileError as error:
         raise InputFileError(

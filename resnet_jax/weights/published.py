@@ -42,7 +42,7 @@ class PublishedWeights:
       mean, std: of pixels scaled to [0, 1].
       crop: side of the centre square that is used, as a share of the shorter side of the image.
       interpolation: 'bilinear' or 'bicubic'.
-      accuracy: published top-1 accuracy on the test set (ImageNet: validation set), in percent.
+      accuracy: published top-1 accuracy on the test set (ImageNet: validation set), in percent; None if none is stated.
     """
 
     name: str
@@ -57,7 +57,7 @@ class PublishedWeights:
     std: tuple[float, ...]
     crop: float
     interpolation: str
-    accuracy: float
+    accuracy: float | None
 
     @property
     def num_classes(self) -> int:
@@ -251,7 +251,24 @@ def _entries() -> Iterator[PublishedWeights]:
         )
 
 
-PUBLISHED = MappingProxyType({entry.name: entry for entry in _entries()})
+_OWN = (
+    PublishedWeights(
+        name='resnet_jax/resnet8.digits',
+        url='package:digits/model.safetensors',
+        sha256='d87259a2951d9c971c3f2e73d09ad172b09c7b2fe0af7695e9520bc1389b0250',
+        licence='apache-2.0',
+        model='resnet8',
+        model_kwargs={},
+        dataset='digits',
+        image_shape=(8, 8, 1),
+        mean=(0.3052902458826259,),
+        std=(0.3759864070187056,),
+        crop=1.0,
+        interpolation='bicubic',
+        accuracy=99.44,
+    ),
+)
+PUBLISHED = MappingProxyType({entry.name: entry for entry in (*_OWN, *_entries())})
 
 
 def available_weights(model: str | None = None) -> tuple[str, ...]:
