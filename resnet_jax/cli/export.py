@@ -29,6 +29,9 @@ def main(arguments: Sequence[str]) -> None:
     from resnet_jax.classifier import Classifier, load_run
     from resnet_jax.export import export_classifier
     from resnet_jax.export.hub import table_entry
+    from resnet_jax.runtime.console import log_to_console
+
+    log_to_console('stderr')
 
     formats = ('stablehlo', 'onnx') if kind == 'both' else (kind,)
     ema = FLAGS.value('ema')

@@ -32,7 +32,9 @@ def main(arguments: Sequence[str]) -> None:
     import numpy as np
 
     from resnet_jax.classifier import Classifier, load_run
+    from resnet_jax.runtime.console import log_to_console
 
+    log_to_console('stderr')
     ema = FLAGS.value('ema')
     classifier = load_run(workdir, ema=ema) if workdir else Classifier.load(weights, ema=ema)
     classifier = dataclasses.replace(classifier, tta='none')

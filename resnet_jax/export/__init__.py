@@ -6,7 +6,8 @@
   README.md         a model card: how to load the files and, for a run, its recipe and result
 
 StableHLO and ONNX take uint8 images `[batch, height, width, channels]`, of any batch size, and return float32 probabilities
-`[batch, classes]`; preprocessing and weights are inside. Every file is reloaded and compared with the network before it is kept.
+`[batch, classes]`; preprocessing and weights are inside. Every file is reloaded, and compared with the network before it is
+kept.
 """
 
 import dataclasses

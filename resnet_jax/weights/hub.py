@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError, one_line
 from resnet_jax.runtime import download as transfer
@@ -102,7 +102,7 @@ def _fetch(place: _Place, sha256: str, *, fixed: bool) -> Path:
     path = cache_dir() / 'weights' / folder / (place.file or place.url.rpartition('/')[2])
     if fixed and _is_sound(path, sha256):
         return path
-    if place.repository and importlib.util.find_spec('huggingface_hub'):
+    if place.repository and _has_huggingface_hub():
         found = _with_huggingface_hub(place, path, fixed=fixed)
         if sha256 and not (digest := _sha256(found)).startswith(sha256):
             raise InputFileError(
@@ -163,9 +163,9 @@ def _describe(url: str) -> tuple[str, int | None, str]:
     for _ in range(_MOST_REDIRECTIONS):
         headers = transfer.headers(url)
         location = headers.get('Location', '')
-        if not location or urlsplit(location).netloc:
+        if not location or 'X-Repo-Commit' in headers:  # then the location is where the content lies
             break
-        url = urljoin(url, location)  # the repository was renamed; an address with a host is where the content lies
+        url = urljoin(url, location)  # the repository was renamed, or the endpoint is a mirror
     tag = (headers.get('X-Linked-Etag') or headers.get('ETag') or '').removeprefix('W/').strip('"')
     size = headers.get('X-Linked-Size') or ''
     return (
@@ -173,6 +173,10 @@ def _describe(url: str) -> tuple[str, int | None, str]:
         int(size) if re.fullmatch('[0-9]{1,15}', size) else None,
         headers.get('X-Repo-Commit') or '',
     )
+
+
+def _has_huggingface_hub() -> bool:
+    return importlib.util.find_spec('huggingface_hub') is not None
 
 
 def _with_huggingface_hub(place: _Place, path: Path, *, fixed: bool) -> Path:
