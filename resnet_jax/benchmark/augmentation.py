@@ -86,7 +86,8 @@ class Augmentations:
         order = np.random.default_rng(0).permutation(experiment.num_examples)[:size].astype(np.int32)
 
         def once(arrays: Mapping[str, jax.Array], step: jax.Array) -> jax.Array:
-            image: jax.Array = load(arrays['image'], arrays['label'], order, positions, step, key)['image']
+            chosen = (order + step) % experiment.num_examples  # of the same images XLA would take work out of the loop
+            image: jax.Array = load(arrays['image'], arrays['label'], chosen, positions, step, key)['image']
             return image
 
         @jax.jit
@@ -94,7 +95,7 @@ class Augmentations:
             shape = jax.eval_shape(once, arrays, jnp.int32(0))
             start = jnp.zeros(shape.shape, shape.dtype)
             image: jax.Array = jax.lax.fori_loop(0, steps, lambda step, _: once(arrays, step), start)
-            return image[0, 0, 0, 0]
+            return image
 
         loop(arrays, 0).block_until_ready()
         return lambda steps: loop(arrays, steps)

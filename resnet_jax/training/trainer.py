@@ -25,6 +25,7 @@ from resnet_jax.training.checkpointing import RunCheckpoints
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.log import RunLog
 from resnet_jax.training.program import Program, TrainingProgram
+from resnet_jax.training.samples import draw_samples
 from resnet_jax.typing import JsonDict, PyTree, Row, Variables
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,8 @@ class Trainer:
         return None
 
     def _run_steps(self) -> None:
+        if self._folder.primary and not self._progress.step:
+            draw_samples(self._experiment, self._train, self._folder.path)
         program, dispatches = self._create_program(self._experiment, self._train), 0
         self._compile(program)
         with self.logger.bar:

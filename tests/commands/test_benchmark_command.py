@@ -33,6 +33,8 @@ def test_both_steps_are_timed_beside_torch(tmp_path):
         ['--rounds=0'],
         ['--config.batch_size=-1'],
         ['--layers=8x8'],
+        ['--augmentations=blur'],
+        ['--augmentations=flip', '--layers=8x8x8'],
         ['--suite=cpu'],
         ['--suite=tpu'],
         ['--steps=test'],
