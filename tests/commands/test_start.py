@@ -19,7 +19,12 @@ atexit.register(lambda: print(*(events[name] for name in ('compile_requests_use_
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
-WITHOUT = {'JAX_COMPILATION_CACHE_DIR': None, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+# Compiled in half the time, to slower programs.
+WITHOUT = {
+    'JAX_COMPILATION_CACHE_DIR': None,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+}
 
 
 def environment(folder):

@@ -13,6 +13,7 @@ def compile_once(tmp_path_factory):
         patch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path_factory.mktemp('programs')))
         patch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
         patch.setenv('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+        patch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # halves the time of compilation
         yield
 
 

@@ -14,6 +14,8 @@ from resnet_jax.models.layers import conv2d
 from resnet_jax.ops import kernels
 from resnet_jax.ops.convolution import conv, conv_general_dilated
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 @pytest.fixture(params=[False, True], ids=['xla', 'c'])
 def form(request, monkeypatch):
@@ -25,6 +27,14 @@ def form(request, monkeypatch):
         monkeypatch.setattr(kernels, 'lanes', lambda: 0)
     yield request.param
     jax.clear_caches()
+
+
+@pytest.fixture
+def full_compilation(quick_compilation):
+    """Compiles as for users."""
+    jax.config.update('jax_disable_most_optimizations', False)
+    yield
+    jax.config.update('jax_disable_most_optimizations', True)
 
 
 def native(x, kernel, strides, padding, groups=1):
@@ -106,7 +116,7 @@ def natively(shape):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_output_and_gradients(shape, form, quick_compilation):
+def test_output_and_gradients(shape, form):
     args, expected = arguments(*shape), natively(shape)
     winograd = min(shape[1]) >= (16 if form else 64) and shape[2:] == (3, 1)
     for actual, wanted in zip(jax.jit(both(conv, *shape[2:]))(*args), expected, strict=True):
@@ -210,7 +220,7 @@ def test_other_platforms_run_the_native_operations(shape, dtype, platform, form)
 
 
 @pytest.mark.parametrize('dtype', sample([jnp.float32, jnp.bfloat16], 2))
-def test_convolutions_in_a_loop_are_canonical(dtype):
+def test_convolutions_in_a_loop_are_canonical(dtype, full_compilation):
     # XLA:CPU compiles the others in a loop to naive ones, up to 130 times slower.
     def canonical(function, shapes):
         def body(_, args):

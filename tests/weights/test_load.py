@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch_reference
+from sampling import sample
 from weight_files import torch_file
 
 from resnet_jax.errors import ConfigError, InputFileError
@@ -144,16 +145,27 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('case', CASES)
-def test_names_of_others_are_recognised(case, tmp_path):
+def loaded(case, folder):
+    """What is loaded of a case's file, and the PyTorch network."""
     rules, (name, kwargs), make = CASES[case]
     torch.manual_seed(0)
     reference = torch_reference.randomise(make())
-    path = tmp_path / 'model.pth'
+    path = folder / 'model.pth'
     path.write_bytes(torch_file({'net': renamed(reference.state_dict(), *rules), 'epoch': 3}))
-    model, variables, metadata = load_variables(path, name, **kwargs)
+    return *load_variables(path, name, **kwargs), reference
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_names_of_others_are_recognised(case, tmp_path):
+    model, variables, metadata, reference = loaded(case, tmp_path)
     assert model.num_classes == metadata['num_classes'] == 7
     chex.assert_trees_all_equal(variables, torch_reference.flax_variables(reference))
+
+
+@pytest.mark.parametrize('case', sample(CASES, 4))
+def test_networks_of_others_have_the_same_logits(case, tmp_path):
+    """tests/models/test_resnet.py compares networks that hold such variables with PyTorch, in training too."""
+    model, variables, _, reference = loaded(case, tmp_path)
     images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
     logits = jax.jit(functools.partial(model.apply, train=False))(variables, images)
     expected = torch_reference.torch_logits(reference, images)
