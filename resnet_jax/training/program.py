@@ -26,18 +26,6 @@ from resnet_jax.training.stream import ImageStream
 _AUGMENT, _MIXING, _DROPOUT, _FLIP = 1, 2, 3, 4
 
 
-def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
-    """Returns the example indices of each batch of an epoch, int32 `[steps_per_epoch, batch_size]`.
-
-    They depend only on seed and epoch. Uses raw Philox integers and a stable sort, because NumPy's own permutations may
-    change between versions.
-    """
-    keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(examples)
-    order = np.argsort(keys, kind='stable').astype(np.int32)
-    steps = examples // batch_size
-    return order[: steps * batch_size].reshape(steps, batch_size)
-
-
 def seed_key(seed: int) -> np.ndarray:
     """Returns the data of a run's PRNG key, uint32 `[2]`; all randomness on the device derives from it."""
     return np.asarray(jax.random.key_data(jax.random.key(seed)))

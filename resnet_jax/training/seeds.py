@@ -26,7 +26,7 @@ from resnet_jax.runtime.signals import StopSignal
 from resnet_jax.training.api import TrainingResult
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.loop import train_and_evaluate, train_in_folder
-from resnet_jax.training.program import device_data, epoch_order, seed_key, steps_function
+from resnet_jax.training.program import device_data, seed_key, steps_function
 from resnet_jax.training.state import TrainState
 from resnet_jax.typing import Json, PyTree
 
