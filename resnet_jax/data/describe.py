@@ -8,6 +8,8 @@ import numpy as np
 from resnet_jax.data.split import Dataset, Split
 from resnet_jax.typing import JsonDict
 
+_BLOCK = 256  # images that are in memory at once
+
 
 def splits(dataset: Dataset) -> Iterator[tuple[str, Split]]:
     """Yields name and arrays of each split."""
@@ -50,11 +52,18 @@ def sample_images(dataset: Dataset, columns: int = 8, rows: int = 16) -> tuple[n
 
 def _duplicates(dataset: Dataset) -> JsonDict:
     labels: dict[bytes, set[int]] = {}
-    for image, label in zip(dataset.train.image, dataset.train.label.tolist(), strict=True):
+    for image, label in zip(_images(dataset.train), dataset.train.label.tolist(), strict=True):
         labels.setdefault(_digest(image), set()).add(label)
-    twins = [(labels.get(_digest(image)), label) for image, label in zip(dataset.test.image, dataset.test.label, strict=True)]
+    twins = [
+        (labels.get(_digest(image)), label) for image, label in zip(_images(dataset.test), dataset.test.label, strict=True)
+    ]
     both = [(others, int(label)) for others, label in twins if others]
     return {'test_in_train': len(both), 'with_another_label': sum(label not in others for others, label in both)}
+
+
+def _images(split: Split) -> Iterator[np.ndarray]:
+    for start in range(0, len(split.label), _BLOCK):
+        yield from split.image[start : start + _BLOCK]
 
 
 def _digest(image: np.ndarray) -> bytes:

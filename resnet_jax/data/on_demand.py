@@ -19,8 +19,6 @@ from resnet_jax.data.resized_crop import resized_crop_box
 from resnet_jax.data.split import Dataset, Split
 from resnet_jax.errors import ConfigError, InputFileError
 
-INTERPOLATION = 'bilinear'  # of the evaluation too, as in the recipes that crop at random
-
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class EncodedImages:
@@ -28,7 +26,7 @@ class EncodedImages:
 
     Attributes:
         size: height and width in pixels.
-        resize, crop: see `read_image`.
+        resize, crop, interpolation: see `read_image`.
         threads: that decode; 0 for as many as there are cores.
     """
 
@@ -36,6 +34,7 @@ class EncodedImages:
     size: int
     resize: str
     crop: float
+    interpolation: str
     threads: int = 0
 
     @property
@@ -54,7 +53,7 @@ class EncodedImages:
 
         def read(example: int) -> np.ndarray:
             data, name = self.split.read(example), self.split.describe(example)
-            return read_image(data, self.shape[1:], self.resize, self.crop, INTERPOLATION, name)
+            return read_image(data, self.shape[1:], self.resize, self.crop, self.interpolation, name)
 
         return self._read(read, chosen.ravel().tolist()).reshape(*chosen.shape, *self.shape[1:])
 
@@ -69,6 +68,9 @@ class EncodedImages:
     def select(self, index: np.ndarray) -> Self:
         return dataclasses.replace(self, split=Subset(self.split, index))
 
+    def in_one_thread(self) -> Self:
+        return dataclasses.replace(self, threads=1)
+
     def _read(self, read: Callable[..., np.ndarray], requests: Iterable[object]) -> np.ndarray:
         wanted = list(requests)
         images = np.empty((len(wanted), *self.shape[1:]), np.uint8)
@@ -80,7 +82,7 @@ class EncodedImages:
             for _ in (map if self.threads == 1 else _pool(self.threads).map)(write, range(len(wanted))):
                 pass
         except InputFileError as error:
-            raise InputFileError(f'{error}; resnet-jax data --broken_images=skip lists all such images, to remove them') from None
+            raise InputFileError(f'{error}; to find all such images: resnet-jax data --broken_images=skip') from None
         return images
 
 
@@ -111,7 +113,8 @@ def on_demand(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
     mean, std = find_normalization(options.normalization)
 
     def split(part: EncodedSplit) -> Split:
-        return Split(EncodedImages(part, options.image_size, options.resize, options.test_crop), part.label)
+        how = options.resize, options.test_crop, options.interpolation
+        return Split(EncodedImages(part, options.image_size, *how), part.label)
 
     return Dataset(
         name=encoded.name,

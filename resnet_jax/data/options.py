@@ -48,13 +48,18 @@ class LoadOptions:
             raise ConfigError("decode='always' does not look at all images first; expected their size, such as image_size=224")
         if not self.normalization:
             raise ConfigError(
-                "decode='always' does not know mean and std of all images; expected their name, such as normalization='imagenet'"
+                "decode='always' does not look at all images first; expected mean and std, such as normalization='imagenet'"
             )
         if self.broken_images == 'skip':
             raise ConfigError(
                 "decode='always' meets broken images too late to skip them; expected broken_images='stop', after you have "
-                "removed those that resnet-jax data --broken_images=skip lists"
+                'removed those that resnet-jax data --broken_images=skip lists'
             )
+
+    @property
+    def interpolation(self) -> str:
+        """How image files are resized: bilinear beside random resized crops, as in the recipes that these come from."""
+        return 'bilinear' if self.decode == 'always' else 'bicubic'
 
     @classmethod
     def of(cls, config: object) -> Self:

@@ -52,6 +52,10 @@ class ImagesOnDemand(Protocol):
         """Returns some of them, not decoded yet."""
         ...
 
+    def in_one_thread(self) -> Self:
+        """Returns the same images, decoded by the thread that asks for them."""
+        ...
+
 
 Images = np.ndarray | ImagesOnDemand
 

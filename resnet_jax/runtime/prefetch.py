@@ -25,3 +25,8 @@ class Prefetch(Generic[Key, Value]):
                 self._made[each] = self._pool.submit(self._make, each)
         self._made = {each: self._made[each] for each in wanted}
         return self._made[key].result()
+
+    def close(self) -> None:
+        """Begins nothing more, and waits for what has begun; its values and errors are lost."""
+        self._pool.shutdown(cancel_futures=True)
+        self._made = {}

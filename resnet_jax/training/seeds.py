@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from resnet_jax import data
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import LazyDataset, Split
+from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError, Interrupted
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runtime import console, memory
@@ -56,8 +57,8 @@ def train_seeds(
 
     Raises:
       ConfigError: together, and the config has a validation_size, which selects other images for each seed, or
-        divergence_retries, or there are several processes. Otherwise see `train_and_evaluate`; with several errors, that of
-        the first seed, after the other runs have ended.
+        divergence_retries or decode='always', or there are several processes. Otherwise see `train_and_evaluate`; with
+        several errors, that of the first seed, after the other runs have ended.
     """
     first = config if isinstance(config, TrainConfig) else TrainConfig.from_mapping(config)
     if count < 1:
@@ -65,6 +66,8 @@ def train_seeds(
     configs = [first.replace(seed=first.seed + i) for i in range(count)]
     folders = [Path(workdir, f'seed{checked.seed}') for checked in configs]
     obstacle = next((name for name in ('validation_size', 'divergence_retries') if getattr(first, name)), '')
+    if first.decode == 'always':
+        obstacle = 'decode=always'
     if jax.process_count() > 1:
         obstacle = 'num_processes'
     if together and obstacle:
@@ -198,6 +201,8 @@ class _Member:
 
     def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
         return self._team.run(self._member, state, step, count)
+
+    def close(self) -> None: ...
 
 
 class _Program:

@@ -1,5 +1,6 @@
 """One run: starts or continues it, trains, evaluates, saves, and returns the result."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -126,20 +127,21 @@ class Trainer:
         if self._folder.primary and not self._progress.step:
             draw_samples(self._experiment, self._train, self._folder.path)
         program, dispatches = self._create_program(self._experiment, self._train), 0
-        self._compile(program)
-        with self.logger.bar:
-            while self._progress.step < self._experiment.total_steps:
-                count, before = self.logger.pace.size(self._steps_to_pause()), time.monotonic()
-                self._stop.unsaved = True
-                failpoints.reach('dispatch')
-                self._state, metrics = program.run(self._state, self._progress.step, count)
-                self.logger.pace.measured(len(metrics), time.monotonic() - before)
-                self._take(metrics)
-                dispatches += 1
-                if dispatches == 2:
-                    self.logger.forecast(self._progress.step)
-                self._evaluate_and_save()
-                self._stop_if_asked()
+        with contextlib.closing(program):
+            self._compile(program)
+            with self.logger.bar:
+                while self._progress.step < self._experiment.total_steps:
+                    count, before = self.logger.pace.size(self._steps_to_pause()), time.monotonic()
+                    self._stop.unsaved = True
+                    failpoints.reach('dispatch')
+                    self._state, metrics = program.run(self._state, self._progress.step, count)
+                    self.logger.pace.measured(len(metrics), time.monotonic() - before)
+                    self._take(metrics)
+                    dispatches += 1
+                    if dispatches == 2:
+                        self.logger.forecast(self._progress.step)
+                    self._evaluate_and_save()
+                    self._stop_if_asked()
 
     def _compile(self, program: Program) -> None:
         failpoints.reach('compile')
