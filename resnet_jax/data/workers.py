@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +118,7 @@ def _blocked_signals() -> Iterator[None]:
 
     The terminal sends Ctrl-C to all of them, and a cluster SIGTERM, while the run still needs images until its state is saved.
     """
+    resource_tracker.ensure_running()  # a process of `multiprocessing`, whose start would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield

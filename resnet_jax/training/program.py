@@ -305,6 +305,8 @@ class TrainingProgram:
     def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
         """Compiles the steps once, for a replicated state like this one; returns the result of `compile_parallel`."""
         if self._compiled is None:
+            if self._stream:
+                self._stream.begin(*divmod(int(jax.device_get(state.step)), self._experiment.steps_per_epoch))
             run = create_train_steps(self._experiment, cropped=self._cropped)
             data = {**self._data, **(self._stream.empty() if self._stream else {})}
             self._compiled = compile_parallel(run, *self._arguments(state, data), np.int32(0), np.int32(0))

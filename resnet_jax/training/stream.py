@@ -44,6 +44,11 @@ class ImageStream:
         last = following == (self._images.num_epochs, 0)
         return self._as_data(self._chunks.get((epoch, chunk), None if last else following), chunk * self.steps), end
 
+    def begin(self, epoch: int, step: int) -> None:
+        """Begins to read the chunk with a step of an epoch."""
+        if epoch < self._images.num_epochs:
+            self._chunks.begin((epoch, step // self.steps))
+
     def empty(self) -> dict[str, Any]:
         """Returns a chunk of black images, to compile for."""
         return self._as_data(replicate(self._blank()), 0)
