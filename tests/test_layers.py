@@ -10,7 +10,8 @@ MODULES = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
     for path in sorted((ROOT / 'resnet_jax').rglob('*.py'))
 }
-TORCH = ('peer', 'torch_classics', 'torch_resnets', 'torch_networks', 'torch_speedrun')  # of the benchmark, the only users
+# Of the benchmark, the only users.
+TORCH = ('peer', 'torch_classics', 'torch_networks', 'torch_pictures', 'torch_resnets', 'torch_speedrun')
 LAYERS = {  # a module belongs to the longest prefix of its name that is here; errors, runtime and typing are below all others
     'resnet_jax': (),
     'resnet_jax.errors': (),
