@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import multiprocessing
 import os
 import shutil
@@ -59,7 +60,7 @@ class WorkerSteps:
         self._first: list[np.ndarray | None] = []  # what they begin with
         self._start, self._next = -1, -1
         size = len(steps.positions) * steps.images.nbytes // len(steps.images)
-        _check_shared_memory(size * (2 * workers + 1), workers)
+        _check_shared_memory(size * (4 * workers + 1), workers)  # what Grain keeps ready for each, and what is in work
 
     def __getitem__(self, step: int) -> np.ndarray:
         """Returns the images of a step, uint8 `[k, height, width, channels]`; fast if it is the one after the last.
@@ -69,24 +70,28 @@ class WorkerSteps:
             ResourceError: a worker was killed.
         """
         try:
-            if step != self._next or not self._iterators:
-                self.close()
-                self._begin(step)
-            worker = (step - self._start) % self._workers
-            images, self._first[worker] = self._first[worker], None
-            if images is None:
-                images = next(self._iterators[worker])
-        except UserError:
-            raise
+            images = self._take(step)
+        except UserError as error:
+            failed = type(error)(str(error))
         except RuntimeError as error:
             if 'terminated unexpectedly' not in str(error):
                 raise
-            raise ResourceError(
+            failed = ResourceError(
                 f'a process that decodes images was killed (decode_workers={self._workers}): out of memory? expected fewer '
                 'of them, or a smaller batch_size'
-            ) from None
-        self._next = step + 1
-        return np.asarray(images)
+            )
+        else:
+            self._next = step + 1
+            return np.asarray(images)
+        raise failed  # without the frames of Grain, which would hold shared memory until the process ends
+
+    def _take(self, step: int) -> np.ndarray:
+        if step != self._next or not self._iterators:
+            self.close()
+            self._begin(step)
+        worker = (step - self._start) % self._workers
+        images, self._first[worker] = self._first[worker], None
+        return next(self._iterators[worker]) if images is None else images
 
     def _begin(self, step: int) -> None:
         """Starts the processes, which takes them seconds: all at once."""
@@ -110,6 +115,9 @@ class WorkerSteps:
         iterators, self._iterators, self._first = self._iterators, [], []
         with ThreadPoolExecutor(self._workers) as pool:
             list(pool.map(lambda iterator: iterator.close(), iterators))
+        if iterators:
+            del iterators
+            gc.collect()  # shared memory that cycles of Grain's objects hold
 
 
 @contextlib.contextmanager
