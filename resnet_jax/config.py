@@ -138,14 +138,17 @@ class TrainConfig:
     dataset: str = _field(
         'cifar10',
         _NAME,
-        'cifar10, cifar100, digits, folder:PATH (images in one folder per class), arrays:FILE.npz, or a registered name.',
+        'cifar10, cifar100, digits, folder:PATH (images in one folder per class), arrays:FILE.npz, tfds:NAME, parquet:PATH, or '
+        'a registered name.',
         changes='on_request',
         section='Data',
     )
     data_dir: str = _field(
         '', _PATH, "Root folder prepared by tensorflow-datasets; '' for TFDS_DATA_DIR, else its default.", changes='freely'
     )
-    data_archive: str = _field('', _PATH, 'Official archive to prepare the data from, instead of a download.', changes='freely')
+    data_archive: str = _field(
+        '', _PATH, 'Official archive of CIFAR, or folder of its tables in parquet, instead of a download.', changes='freely'
+    )
     test_fraction: float = _field(
         0.2,
         _number(0, 1, above=True, below=True),

@@ -11,7 +11,7 @@ class LoadOptions:
 
     Attributes:
         data_dir: the tfds root; if empty, TFDS_DATA_DIR, and if that is empty, ~/tensorflow_datasets.
-        data_archive: path of the official archive of a CIFAR data set, for machines without a network; may be empty.
+        data_archive: path of an official archive of a CIFAR data set, or of a folder of its tables; may be empty.
         image_size: height and width in pixels; 0 for the size that all images have or, if they differ, 64.
         resize: 'crop' for the centre square, 'squash' for the whole image without its proportions, 'pad' for the whole image
             between black bars.

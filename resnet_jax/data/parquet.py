@@ -277,7 +277,7 @@ def _images(file: _File, group: int, column: str) -> Any:
         status = Path(file.path).stat()
         if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
             raise InputFileError(f'{file.path} was changed while the data set was read; start again when nothing writes to it')
-        with pq.ParquetFile(file.path, page_checksum_verification=True) as table:
+        with pq.ParquetFile(file.path, metadata=_metadata(file), page_checksum_verification=True) as table:
             chunks = table.metadata.row_group(group)
             size = sum(chunks.column(i).total_uncompressed_size for i in range(chunks.num_columns))
             if size > _LARGEST_GROUP:
@@ -290,6 +290,12 @@ def _images(file: _File, group: int, column: str) -> Any:
         raise InputFileError(f'{file.path}: row group {group} cannot be read: {_reason(error)}; {_AGAIN}') from None
     values = values.combine_chunks()
     return values.field('bytes') if pa.types.is_struct(values.type) else values
+
+
+@functools.lru_cache(maxsize=64)
+def _metadata(file: _File) -> Any:
+    """Returns the description of a file, whose length is in proportion to the number of row groups."""
+    return pq.read_metadata(file.path)
 
 
 def _reason(error: BaseException) -> str:
