@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from resnet_jax.classifier import Classifier
     from resnet_jax.config import TrainConfig, default_config
     from resnet_jax.data import load_dataset, register_dataset
-    from resnet_jax.models import available_models, create_model, features, register_model
+    from resnet_jax.models import available_models, features, register_model
     from resnet_jax.training.api import Callback
     from resnet_jax.training.loop import train_and_evaluate
     from resnet_jax.training.optimizer import register_optimizer
+    from resnet_jax.weights.pretrained import create_model
+    from resnet_jax.weights.published import available_weights
 
     load = Classifier.load
 
@@ -24,6 +26,7 @@ __all__ = [
     'Classifier',
     'TrainConfig',
     'available_models',
+    'available_weights',
     'create_model',
     'default_config',
     'features',
@@ -40,7 +43,8 @@ _MODULES = {
     'Classifier': 'classifier',
     'TrainConfig': 'config',
     'available_models': 'models',
-    'create_model': 'models',
+    'available_weights': 'weights.published',
+    'create_model': 'weights.pretrained',
     'default_config': 'config',
     'features': 'models',
     'load_dataset': 'data',

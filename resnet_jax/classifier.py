@@ -15,7 +15,8 @@ import numpy as np
 from resnet_jax import plugins
 from resnet_jax.config import RESIZE, TrainConfig
 from resnet_jax.data.augment import TTA, normalize, tta_logits
-from resnet_jax.data.images import read_image
+from resnet_jax.data.class_names import class_names
+from resnet_jax.data.images import INTERPOLATIONS, read_image
 from resnet_jax.data.normalization import find_normalization
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model, features
@@ -28,6 +29,8 @@ from resnet_jax.runtime.devices import AXIS
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.typing import Json, JsonDict, Variables
 from resnet_jax.weights import load_variables, save_safetensors, save_torch
+from resnet_jax.weights.hub import FILE, fetch, fetch_repository, is_repository
+from resnet_jax.weights.published import find_weights, is_name
 
 Images = Sequence[str | Path] | np.ndarray | jax.Array
 
@@ -55,6 +58,7 @@ class Origin:
       step: number of training steps; None if unknown.
       config: config of the run; None if it does not come from a run.
       ema: whether the parameters are the run's averaged ones.
+      licence: of published weights, as an identifier of the Hugging Face Hub; '' if unknown.
     """
 
     model: str
@@ -65,6 +69,7 @@ class Origin:
     step: int | None = None
     config: TrainConfig | None = None
     ema: bool = False
+    licence: str = ''
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,11 +90,11 @@ class Classifier:
         network's input is then the scaled pixels.
       dtype: dtype of the network's input.
       tta: test-time augmentation, 'none', 'mirror' or 'mirror_translate': see `data.augment.tta_logits`.
-      resize: how image files get this size, 'crop', 'squash' or 'pad': see `data.images.read_image`.
+      resize, crop, interpolation: how image files get this size: see `data.images.read_image`.
       origin: where it comes from.
 
     Raises:
-      ConfigError: class names, mean or std do not fit the network and the images, or `tta` is unknown.
+      ConfigError: class names, mean or std do not fit the network and the images, or `tta`, `crop` or `interpolation` is none.
     """
 
     model: nn.Module
@@ -101,11 +106,16 @@ class Classifier:
     dtype: np.dtype = dataclasses.field(default_factory=lambda: np.dtype(np.float32))
     tta: str = 'none'
     resize: str = 'crop'
+    crop: float = 1.0
+    interpolation: str = 'bicubic'
     origin: Origin = Origin('', {})
 
     def __post_init__(self) -> None:
         check_choice('tta', self.tta, tuple(TTA))
         check_choice('resize', self.resize, RESIZE)
+        check_choice('interpolation', self.interpolation, tuple(INTERPOLATIONS))
+        if not 0 < self.crop <= 1:
+            raise ConfigError(f'crop is {self.crop}; expected a share of the image, above 0 and at most 1')
         num_classes, channels = getattr(self.model, 'num_classes', len(self.class_names)), self.image_shape[-1]
         if num_classes != len(self.class_names):
             raise ConfigError(f'{len(self.class_names)} class names for {num_classes} classes; expected one for each')
@@ -134,22 +144,37 @@ class Classifier:
         normalization: str | None = None,
         **model_kwargs: Any,
     ) -> 'Classifier':
-        """Loads a run folder, or a file of weights: .pth, .pt, .th or .safetensors; torch is not needed.
+        """Loads a run folder, a file of weights (.pth, .pt, .th or .safetensors; torch is not needed) or weights by name.
 
-        For a run, loads the last checkpoint or, if the run held out a validation split, the best one.
+        For a run, loads the last checkpoint or, if the run held out a validation split, the best one. A path that exists is
+        never taken as a name. Weights by name are downloaded once: see `weights.hub`.
 
         Args:
+          path: a run folder; a file; a folder that `export` made for the Hugging Face Hub; a name of `available_weights()`,
+            such as 'timm/resnet50.a1_in1k'; or 'hf://OWNER/REPOSITORY', to which such a folder was uploaded.
           ema: load the averaged parameters; from a file, those of an entry such as 'state_dict_ema'.
           model, image_shape, num_classes, **model_kwargs: for a file that `save` did not write: see `weights.load_variables`.
           normalization: for a file: 'imagenet', 'cifar10', ... (see data/normalization.py); by default the file's own. If it
             has none, mean and std are None.
 
         Raises:
-          InputFileError: the path does not exist, is damaged or holds another model.
-          ConfigError: an argument is unknown or does not fit the file.
+          InputFileError: the path does not exist, is damaged or holds another model; or the weights cannot be downloaded, or
+            are not those that were published.
+          ConfigError: an argument is unknown or does not fit the file, or no weights have this name.
+          ResourceError: the cache for downloaded weights cannot be written.
         """
-        path = Path(path)
-        if path.is_dir() or (path.suffix not in _WEIGHTS and not path.exists()):
+        published: JsonDict = {}
+        text, path = str(path), Path(path)
+        if is_repository(text):
+            path = fetch_repository(text)
+        elif is_name(text) and not path.exists():
+            entry = find_weights(text)
+            model, model_kwargs = entry.checked(model), {**entry.model_kwargs, **model_kwargs}
+            image_shape, num_classes = image_shape or entry.image_shape, num_classes or entry.num_classes
+            path, published = fetch(entry), {**entry.preprocessing, 'class_names': class_names(entry.dataset)}
+        elif (path / FILE).is_file() and not (path / 'checkpoints').is_dir():
+            path /= FILE
+        elif path.is_dir() or (path.suffix not in _WEIGHTS and not path.exists()):
             if model or image_shape or num_classes or normalization or model_kwargs:
                 raise ConfigError(f'{path} is a run folder, which knows its model; expected no other argument than ema')
             return load_run(path, ema=ema)
@@ -157,9 +182,11 @@ class Classifier:
         built, variables, facts = load_variables(
             path, model, image_shape=image_shape, num_classes=num_classes, ema=ema, **model_kwargs
         )
+        facts |= published
         dtype = np.dtype(facts.get('dtype', 'float32'))
         names = facts.get('class_names') or map(str, range(facts['num_classes']))
         height, width, channels = facts['image_shape']
+        licence, dataset = facts.get('licence', ''), facts.get('dataset', '')
         try:
             classifier = cls(
                 model=built if dtype == np.float32 else built.clone(dtype=dtype),
@@ -171,7 +198,9 @@ class Classifier:
                 dtype=dtype,
                 tta=facts.get('tta', 'none'),
                 resize=facts.get('resize', 'crop'),
-                origin=Origin(facts['model'], facts['model_kwargs'], str(path), facts.get('dataset', '')),
+                crop=facts.get('crop', 1.0),
+                interpolation=facts.get('interpolation', 'bicubic'),
+                origin=Origin(facts['model'], facts['model_kwargs'], text, dataset, licence=licence),
             )
         except ConfigError as error:
             raise InputFileError(f'{path} describes its weights wrongly: {error}') from None
@@ -183,13 +212,13 @@ class Classifier:
 
         Raises:
           ConfigError: there are no members, or they differ in what they take or return: image_shape, class_names, mean, std,
-            dtype, tta or resize.
+            dtype, tta, resize, crop or interpolation.
         """
         if not members:
             raise ConfigError('the ensemble has no members; expected at least one classifier')
         first = members[0]
         for number, member in enumerate(members[1:], 2):
-            for name in ('image_shape', 'class_names', 'mean', 'std', 'dtype', 'tta', 'resize'):
+            for name in ('image_shape', 'class_names', 'mean', 'std', 'dtype', 'tta', 'resize', 'crop', 'interpolation'):
                 ours, theirs = getattr(first, name), getattr(member, name)
                 if ours != theirs:
                     raise ConfigError(
@@ -243,6 +272,9 @@ class Classifier:
             'resize': self.resize,
             **({'mean': list(self.mean), 'std': list(self.std)} if self.mean and self.std else {}),
             **({'dataset': self.origin.dataset} if self.origin.dataset else {}),
+            **({'licence': self.origin.licence} if self.origin.licence else {}),
+            **({'crop': self.crop} if self.crop != 1 else {}),
+            **({'interpolation': self.interpolation} if self.interpolation != 'bicubic' else {}),
         }
 
     @property
@@ -288,6 +320,10 @@ class Classifier:
         """Returns the network's intermediate outputs, without `tta` and in a single batch: see `models.features`."""
         return self._compiled_features(self._on_device, self._read(images))
 
+    def read(self, path: str | Path) -> np.ndarray:
+        """Returns an image file as the network takes it, uint8 `[height, width, channels]`: see `data.images.read_image`."""
+        return read_image(path, self.image_shape, self.resize, self.crop, self.interpolation)
+
     def _read(self, images: Images) -> np.ndarray:
         if isinstance(images, np.ndarray | jax.Array):
             if images.dtype != np.uint8 or images.shape[1:] != tuple(self.image_shape):
@@ -297,7 +333,7 @@ class Classifier:
         paths = [] if isinstance(images, str | Path) else list(images)
         if isinstance(images, str | Path) or not all(isinstance(path, str | Path) for path in paths):
             raise ConfigError(f'images are {str(images)[:80]!r}; expected a list of image files or a uint8 array')
-        files = [read_image(path, self.image_shape, self.resize) for path in paths]
+        files = [self.read(path) for path in paths]
         return np.stack(files) if files else np.zeros((0, *self.image_shape), np.uint8)
 
     @our_settings()

@@ -171,6 +171,12 @@ class TrainConfig:
     )
     broken_images: str = _field('stop', _one_of(('stop', 'skip')), 'An image that cannot be read: stop, or skip it.')
     follow_links: bool = _field(False, _FLAG, 'Follow links that lead out of a folder of images.')
+    device_data_gib: float = _field(
+        0.0,
+        _number(0),
+        'GiB of images that may stay on each device; a larger split is sent there in chunks. 0 for half of the free memory.',
+        changes='freely',
+    )
     validation_size: int = _field(
         0,
         _integer(0),

@@ -15,7 +15,7 @@ from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, did_you_mean
 from resnet_jax.runtime.environment import environment
 from resnet_jax.training.experiment import create_experiment
-from resnet_jax.training.program import device_data, load_function, seed_key
+from resnet_jax.training.program import device_data, load_function
 from resnet_jax.typing import Json, Row
 
 NONE = 'none'  # examples gathered from the data set and normalised
@@ -82,11 +82,12 @@ class Augmentations:
         experiment = create_experiment(config, dataset.info)
         load, size = load_function(experiment), config.batch_size
         arrays = device_data(experiment, dataset.train)
-        positions, key = np.arange(size, dtype=np.int32), jax.random.wrap_key_data(seed_key(config.seed))
+        positions, key = np.arange(size, dtype=np.int32), jax.random.key(config.seed)
         order = np.random.default_rng(0).permutation(experiment.num_examples)[:size].astype(np.int32)
 
         def once(arrays: Mapping[str, jax.Array], step: jax.Array) -> jax.Array:
-            image: jax.Array = load(arrays['image'], arrays['label'], order, positions, step, key)['image']
+            chosen = (order + step) % experiment.num_examples  # of the same images XLA would take work out of the loop
+            image: jax.Array = load(arrays['image'], arrays['label'], chosen, positions, step, key)['image']
             return image
 
         @jax.jit
@@ -94,7 +95,7 @@ class Augmentations:
             shape = jax.eval_shape(once, arrays, jnp.int32(0))
             start = jnp.zeros(shape.shape, shape.dtype)
             image: jax.Array = jax.lax.fori_loop(0, steps, lambda step, _: once(arrays, step), start)
-            return image[0, 0, 0, 0]
+            return image
 
         loop(arrays, 0).block_until_ready()
         return lambda steps: loop(arrays, steps)
@@ -115,7 +116,8 @@ def measure_augmentations(
     config = on_random_data(config)
     with Worker('augmentations', {'JAX_NUM_CPU_DEVICES': '1'}, config=config) as worker:
         facts, size = worker('describe'), config['batch_size']
-        steps, times = {}, {}
+        steps: dict[str, int] = {}
+        times: dict[str, list[float]] = {}
         for name in (NONE, *names):
             steps[name], times[name] = 1, []
             worker('run', name=name, steps=1)  # compiles

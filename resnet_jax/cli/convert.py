@@ -11,7 +11,7 @@ from resnet_jax.cli.arguments import parse_assignments, parse_shape
 from resnet_jax.errors import ConfigError
 
 FLAGS = command.Flags()
-FLAGS.define('path', 'from', None, 'File of weights: .pth, .pt, .th or .safetensors.')
+FLAGS.define('path', 'from', None, 'File of weights, .pth, .pt, .th or .safetensors, or a name.')
 FLAGS.define('string', 'model', None, 'With --from: the name of the model, unless the file says it.')
 FLAGS.define('multi_string', 'model_kwargs', [], 'With --from: FIELD=VALUE of the model; may be repeated.')
 FLAGS.define('list', 'image_shape', None, 'With --from: height,width,channels, if not 32,32,3.')
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         shape = parse_shape(FLAGS.value('image_shape')) if FLAGS.value('image_shape') else None
         kwargs = parse_assignments(FLAGS.value('model_kwargs'))
         classifier = Classifier.load(
-            Path(source),
+            source,
             model=FLAGS.value('model'),
             image_shape=shape,
             normalization=FLAGS.value('normalization'),

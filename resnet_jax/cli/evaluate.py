@@ -1,6 +1,7 @@
 """Evaluates on a test set: {name} --workdir=runs/resnet18 [--ema] [--json], or weights from elsewhere:
 
 {name} --weights=resnet20.th --model=resnet20 --normalization=imagenet [--dataset=cifar10] [--json]
+{name} --weights=chenyaofo/resnet20.cifar10 [--json]
 
 --tta=mirror_translate averages the logits over views of each image, and every figure says so. --compare=runs/other also reports
 how the two runs' predictions differ; --corruptions adds the errors on 15 kinds of corrupted images.
@@ -34,7 +35,9 @@ FLAGS.define('path', 'data_dir', None, 'tfds folder, if the data has moved since
 FLAGS.define('path', 'compare', None, 'Another finished run folder: how the answers to the same images differ.')
 FLAGS.define('bool', 'corruptions', False, 'Also 15 common corruptions at 5 severities: 75 times the work.')
 FLAGS.define('bool', 'ensemble', False, 'Evaluate the mean of the logits of the run folders that follow.')
-FLAGS.define('path', 'weights', None, 'File of weights, .pth, .pt, .th or .safetensors, instead of a run.')
+FLAGS.define(
+    'path', 'weights', None, 'Instead of a run: file of weights, .pth, .pt, .th or .safetensors, or name (models --weights).'
+)
 FLAGS.define('string', 'model', None, 'With --weights: the name of the model, unless the file says it.')
 FLAGS.define('multi_string', 'model_kwargs', [], 'With --weights: FIELD=VALUE of the model; may be repeated.')
 FLAGS.define(
@@ -44,7 +47,12 @@ FLAGS.define(
     ['none', 'mirror', 'mirror_translate'],
     "Test-time augmentation: what the logits are averaged over; by default as the run's config or the file says, or none.",
 )
-FLAGS.define('string', 'dataset', None, "Data set; by default the run's, or cifar10. folder:PATH for images in class folders.")
+FLAGS.define(
+    'string',
+    'dataset',
+    None,
+    "Data set; by default the run's, what published weights were trained on, or cifar10. Also folder:PATH.",
+)
 FLAGS.define('integer', 'image_size', 0, 'With --weights: height and width to resize images to.', lower_bound=0)
 FLAGS.define(
     'string',
@@ -141,12 +149,18 @@ def _ensemble(folders: Sequence[str]) -> 'tuple[Classifier, Dataset, JsonDict]':
 def _weights(path: str) -> 'tuple[Classifier, Dataset, JsonDict]':
     from resnet_jax.classifier import Classifier
     from resnet_jax.data import load_dataset
+    from resnet_jax.weights.published import find_weights, is_name
 
     kwargs = parse_assignments(FLAGS.value('model_kwargs'))
-    options = {'data_dir': FLAGS.value('data_dir') or '', 'image_size': FLAGS.value('image_size')}
-    dataset = load_dataset(FLAGS.value('dataset') or 'cifar10', **options)
+    published = None if Path(path).exists() or not is_name(path) else find_weights(path)
+    name = FLAGS.value('dataset') or (published.dataset if published else 'cifar10')
+    if published and name == 'imagenet':
+        raise ConfigError(
+            f'{path} were trained on ImageNet, which is no data set here; expected --dataset=NAME, such as your own'
+        )
+    dataset = load_dataset(name, data_dir=FLAGS.value('data_dir') or '', image_size=FLAGS.value('image_size'))
     classifier = Classifier.load(
-        Path(path),
+        path,
         model=FLAGS.value('model'),
         image_shape=dataset.image_shape,
         normalization=FLAGS.value('normalization'),
@@ -155,4 +169,7 @@ def _weights(path: str) -> 'tuple[Classifier, Dataset, JsonDict]':
     )
     mean, std = classifier.mean or dataset.mean, classifier.std or dataset.std
     classifier = dataclasses.replace(classifier, mean=mean, std=std)
-    return classifier, dataset, {'weights': path, 'mean': list(mean), 'std': list(std)}
+    more: JsonDict = {'weights': path, 'mean': list(mean), 'std': list(std)}
+    if published and published.accuracy and name == published.dataset:
+        more['published_accuracy'] = published.accuracy / 100
+    return classifier, dataset, more

@@ -9,7 +9,7 @@
   study      make every run of a study, and its report
   benchmark  measure speed
   data       prepare, check and describe a data set
-  models     list the networks, or the layers of one
+  models     list the networks, the layers of one, or published weights
 
 `resnet-jax COMMAND --help` lists the flags of a command.
 """

@@ -1,5 +1,11 @@
-"""Lists the networks, or prints the layers of one: {name} [resnet50 [--image=224] [--model_kwargs=stem=imagenet]]"""
+"""Lists the networks, or prints the layers of one: {name} [resnet50 [--image=224] [--model_kwargs=stem=imagenet]]
 
+{name} --weights [resnet50]
+
+lists published weights, of all networks or of one, that other commands take by name.
+"""
+
+import math
 from collections.abc import Sequence
 
 from resnet_jax.cli import command
@@ -10,6 +16,7 @@ FLAGS = command.Flags()
 FLAGS.define('integer', 'image', 32, 'Height and width of the images.', lower_bound=1, upper_bound=4096)
 FLAGS.define('integer', 'channels', 3, 'Their channels.', lower_bound=1, upper_bound=4096)
 FLAGS.define('integer', 'num_classes', 10, 'Number of logits.', lower_bound=1)
+FLAGS.define('bool', 'weights', False, 'List published weights: name, top-1 accuracy, data, size of image, licence.')
 FLAGS.define('multi_string', 'model_kwargs', [], 'FIELD=VALUE of the model; may be repeated.')
 
 
@@ -18,7 +25,16 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f'unexpected argument {arguments[1]!r}; expected one model')
     from resnet_jax.models import available_models, create_model
     from resnet_jax.models.introspection import layers, table
+    from resnet_jax.weights.published import available_weights, find_weights
 
+    if FLAGS.value('weights'):
+        names = available_weights(*arguments)
+        width = max(map(len, names), default=0)
+        for entry in map(find_weights, names):
+            side, _, channels = entry.image_shape
+            facts = f'{entry.accuracy or math.nan:6.2f} %  {entry.dataset:8}  {side}x{side}x{channels}'
+            print(f'{entry.name:{width}}  {facts:31} {entry.licence}')
+        return
     if not arguments:
         print('\n'.join(available_models()))
         return

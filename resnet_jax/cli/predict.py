@@ -1,4 +1,7 @@
-"""Classifies image files: {name} --workdir=runs/resnet18 [--top=3] [--ema] [--json] FILE..."""
+"""Classifies image files: {name} --workdir=runs/resnet18 [--top=3] [--ema] [--json] FILE..., or with published weights:
+
+{name} --weights=timm/resnet50.a1_in1k cat.jpg
+"""
 
 import dataclasses
 import json
@@ -11,25 +14,34 @@ from resnet_jax.runtime.untrusted import printable
 
 FLAGS = command.Flags()
 FLAGS.define('path', 'workdir', None, 'Run folder, as the train command makes it.')
+FLAGS.define(
+    'path',
+    'weights',
+    None,
+    'Instead of a run: a name (resnet-jax models --weights), hf://OWNER/REPOSITORY or a .safetensors file.',
+)
 FLAGS.define('integer', 'top', 3, 'How many classes to print.', lower_bound=1)
 FLAGS.define('bool', 'ema', False, 'Use the averaged parameters.')
 FLAGS.define('bool', 'json', False, 'Print one line of JSON per file.')
 
 
 def main(arguments: Sequence[str]) -> None:
-    workdir = FLAGS.value('workdir')
-    if not arguments or not workdir:
-        raise ConfigError('expected --workdir=FOLDER and at least one image file')
+    workdir, weights = FLAGS.value('workdir'), FLAGS.value('weights')
+    if not arguments or bool(workdir) == bool(weights):
+        raise ConfigError('expected --workdir=FOLDER or --weights=NAME, and at least one image file')
     import numpy as np
 
-    from resnet_jax.classifier import load_run
-    from resnet_jax.data.images import read_image
+    from resnet_jax.classifier import Classifier, load_run
+    from resnet_jax.runtime.console import log_to_console
 
-    classifier = dataclasses.replace(load_run(workdir, ema=FLAGS.value('ema')), tta='none')
+    log_to_console('stderr')
+    ema = FLAGS.value('ema')
+    classifier = load_run(workdir, ema=ema) if workdir else Classifier.load(weights, ema=ema)
+    classifier = dataclasses.replace(classifier, tta='none')
     images, good, bad = [], [], []
     for path in arguments:
         try:
-            images.append(read_image(path, classifier.image_shape, classifier.resize))
+            images.append(classifier.read(path))
             good.append(path)
         except InputFileError as error:
             bad.append(error)

@@ -15,10 +15,10 @@ from resnet_jax.data import cache
 from resnet_jax.data.encoded import EncodedDataset, EncodedSplit
 from resnet_jax.data.images import image_header, read_image
 from resnet_jax.data.options import LoadOptions
-from resnet_jax.data.progress import progress
 from resnet_jax.data.split import Dataset, Fingerprint, Split
 from resnet_jax.data.statistics import ChannelHistogram
 from resnet_jax.errors import InputFileError, one_line
+from resnet_jax.runtime.progress import progress
 from resnet_jax.typing import JsonDict
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class _Reader:
         """Yields the images in blocks, uint8 `[n, *shape]`; at least one block, which may be empty."""
 
         def read(index: int) -> np.ndarray:
-            return read_image(self._split.read(index), shape, self._options.resize, self._split.describe(index))
+            return read_image(self._split.read(index), shape, self._options.resize, name=self._split.describe(index))
 
         block: list[np.ndarray] = []
         for image in self._map(read, advance):

@@ -1,7 +1,6 @@
 """Downloads a copy of a data set: from the first server that is fast enough, resumed, verified, and never half in its place."""
 
 import hashlib
-import http.client
 import logging
 import os
 import queue
@@ -15,31 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from resnet_jax.data.messages import writing
-from resnet_jax.data.progress import progress
 from resnet_jax.data.sources import Copy, File, Source
-from resnet_jax.errors import InputFileError, one_line
-from resnet_jax.runtime.untrusted import printable
+from resnet_jax.errors import InputFileError
+from resnet_jax.runtime import download as transfer
 
 logger = logging.getLogger(__name__)
-ATTEMPTS = 5
-BACKOFF_SECONDS = 1.0
-TIMEOUT_SECONDS = 6.0
-SLOW = 400_000  # bytes per second; a server below it for TIMEOUT_SECONDS is left while there are others
-LEAST = 1000  # bytes per second, below which a connection counts as interrupted
-_CHUNK = 1 << 18
-_NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError)  # ValueError: of an address that a server sends us to
-
-
-class _SlowError(Exception):
-    """A server sends less than SLOW."""
-
-    def __init__(self, rate: float):
-        super().__init__(f'{rate / 1000:,.0f} kB/s')
-        self.rate = rate
-
-
-class _UnusableError(Exception):
-    """A server does not have the file; there is no use in asking it again."""
+SLOW = 400_000  # bytes per second; a server below it is left while there are others
 
 
 def no_data_error(source: Source, root: Path, reason: str) -> InputFileError:
@@ -65,11 +45,11 @@ def require_reachable(source: Source, root: Path) -> None:
     def ask(url: str) -> None:
         reason = None
         try:
-            _open(url).close()
+            transfer.open_url(url).close()
         except urllib.error.HTTPError as error:  # an answer; the download reports what is wrong
             error.close()
-        except _NETWORK_ERRORS as error:
-            reason = _reason(error)
+        except transfer.NETWORK_ERRORS as error:
+            reason = transfer.reason_of(error)
         answers.put((url, reason))
 
     for url in urls.values():
@@ -97,10 +77,10 @@ def download(source: Source, root: Path, folder: Path) -> tuple[Path, Copy]:
         ResourceError: a file cannot be written.
     """
     servers = _Servers()
-    for attempt in range(ATTEMPTS):
+    for attempt in range(transfer.ATTEMPTS):
         if attempt and not servers.rates:
             logger.warning('download of %s interrupted (%s); trying again', source.name, _join(servers.reasons))
-            time.sleep(BACKOFF_SECONDS * attempt)
+            time.sleep(transfer.BACKOFF_SECONDS * attempt)
         for copy in sorted(source.copies, key=lambda copy: -servers.rate(url for file in copy.files for url in file.urls)):
             where = folder / f'{source.name}-parquet' if copy.form == 'parquet' else folder
             with writing(where):
@@ -141,7 +121,7 @@ class _Servers:
 
     def left(self, urls: Iterable[str]) -> bool:
         """Returns whether there is use in asking one of these again."""
-        return any(self._failed[url] < ATTEMPTS for url in urls)
+        return any(self._failed[url] < transfer.ATTEMPTS for url in urls)
 
     def fetch(self, file: File, path: Path) -> bool:
         """Brings a file to `path`, from one server after the other; returns whether one had it."""
@@ -149,109 +129,59 @@ class _Servers:
             return True
         part = path.with_name(f'{path.name}.part')
         for url in sorted(file.urls, key=lambda url: -self.rates.get(url, 0.0)):
-            while self._failed[url] < ATTEMPTS:
+            while self._failed[url] < transfer.ATTEMPTS:
                 before = part.stat().st_size if part.is_file() else 0
                 try:
                     if before < file.size:
-                        _fetch(file, _of_endpoint(url), part, before, self.patient)
+                        transfer.fetch(
+                            _of_endpoint(url),
+                            part,
+                            before,
+                            what='an archive',
+                            writing=writing,
+                            size=file.size,
+                            title=f'Downloading {file.name} from {_host(url)}',
+                            slow=0.0 if self.patient else SLOW,
+                        )
                     if (digest := _digest(part)) == file.sha256:
                         part.replace(path)
                         return True
                     part.unlink()
                     if not before:
-                        raise _UnusableError(f'a file with SHA-256 {digest}: expected {file.sha256}')
+                        raise transfer.WrongFileError(f'a file with SHA-256 {digest}: expected {file.sha256}')
                     self._note(url, f'the file resumed at byte {before} has SHA-256 {digest}: expected {file.sha256}')
-                except _SlowError as error:
+                except transfer.SlowError as error:
                     self.rates[url] = error.rate
                     self.reasons[url] = str(error)
                     logger.warning('%s sends %s: trying another server', _host(url), error)
                     break
-                except _UnusableError as error:
-                    self._failed[url] = ATTEMPTS
+                except transfer.WrongFileError as error:
+                    self._failed[url] = transfer.ATTEMPTS
                     self.reasons[url] = str(error)
                 except urllib.error.HTTPError as error:
                     error.close()
-                    self._note(url, _reason(error))
+                    self._note(url, transfer.reason_of(error))
                     if error.code == 416:  # the partial file is not a prefix of the server's file
                         part.unlink(missing_ok=True)
                     elif 400 <= error.code < 500 and error.code not in (408, 429):
-                        self._failed[url] = ATTEMPTS
+                        self._failed[url] = transfer.ATTEMPTS
                     break
-                except _NETWORK_ERRORS as error:
-                    self._note(url, _reason(error))
+                except transfer.NETWORK_ERRORS as error:
+                    self._note(url, transfer.reason_of(error))
                     if (part.stat().st_size if part.exists() else 0) <= before:
                         break  # nothing came
                     logger.warning('download of %s interrupted (%s); trying again', url, self.reasons[url])
-                    time.sleep(BACKOFF_SECONDS)
+                    time.sleep(transfer.BACKOFF_SECONDS)
         return False
 
     def _note(self, url: str, reason: str) -> None:
         self._failed[url] += 1
-        self.reasons[url] = reason + (f'; {ATTEMPTS} attempts' if self._failed[url] == ATTEMPTS else '')
+        self.reasons[url] = reason + (f'; {transfer.ATTEMPTS} attempts' if self._failed[url] == transfer.ATTEMPTS else '')
 
 
 def _digest(path: Path) -> str:
     with path.open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _fetch(file: File, url: str, part: Path, offset: int, patient: bool) -> None:
-    """Completes `part`, from `offset` if the server supports it; raises one of _NETWORK_ERRORS if interrupted."""
-    with _open(url, offset) as response:
-        resumed = response.status == 206 and response.headers.get('Content-Range', '').startswith(f'bytes {offset}-')
-        done = offset if resumed else 0
-        if response.status == 206 and not resumed:
-            part.unlink(missing_ok=True)  # the next attempt asks for all of it
-            raise ConnectionError('the server sent another part than the one that it was asked for')
-        length = response.length  # None where the server does not say it, or not as a number
-        if length is not None and done + length != file.size:
-            raise _UnusableError(
-                f'{done + length} bytes of {printable(response.headers.get_content_type())[:80]}: '
-                f'expected an archive of {file.size} bytes; check the proxy'
-            )
-        with writing(part):
-            opened = part.open('ab' if resumed else 'wb')
-        with opened, progress(f'Downloading {file.name} from {_host(url)}', file.size, 'MB', done) as advance:
-            begun, counted = time.monotonic(), done
-            while done < file.size and (chunk := response.read1(min(_CHUNK, file.size - done))):
-                with writing(part):
-                    opened.write(chunk)
-                    opened.flush()
-                done += len(chunk)
-                advance(len(chunk))
-                seconds = time.monotonic() - begun
-                if seconds > TIMEOUT_SECONDS:  # a byte now and then keeps the socket's from coming
-                    rate = (done - counted) / seconds
-                    if rate < LEAST:
-                        raise TimeoutError(f'less than {LEAST} bytes a second')
-                    if rate < SLOW and not patient and (file.size - done) / rate > TIMEOUT_SECONDS:
-                        raise _SlowError(rate)
-                    begun, counted = time.monotonic(), done
-    if done < file.size:
-        raise ConnectionError(f'the connection closed after {done} of {file.size} bytes')
-
-
-def _open(url: str, offset: int = 0) -> http.client.HTTPResponse:
-    """Opens the URL from byte `offset` on; raises one of _NETWORK_ERRORS."""
-    headers = {'User-Agent': 'resnet_jax', **({'Range': f'bytes={offset}-'} if offset else {})}
-    request = urllib.request.Request(url, headers=headers)
-    answer: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
-
-    def connect() -> None:
-        try:
-            answer.put(urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS))
-        except Exception as error:
-            answer.put(error)
-
-    # urlopen's timeout applies to each address but not to the name lookup, which can take half a minute by itself.
-    threading.Thread(target=connect, daemon=True).start()
-    try:
-        result = answer.get(timeout=TIMEOUT_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f'no answer in {TIMEOUT_SECONDS:g} s') from None
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 def _of_endpoint(url: str) -> str:
@@ -262,12 +192,6 @@ def _of_endpoint(url: str) -> str:
 
 def _host(url: str) -> str:
     return urllib.parse.urlsplit(url).netloc
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f'the server answered {error.code} {printable(one_line(error.reason))[:80]}'
-    return printable(one_line(getattr(error, 'reason', None) or error))[:200]
 
 
 def _join(reasons: dict[str, str]) -> str:

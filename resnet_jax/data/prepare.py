@@ -6,7 +6,6 @@ name, version and features but fed with arrays, does not.
 
 import contextlib
 import io
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +14,12 @@ from resnet_jax.data.archive import read_archive, verify_archive
 from resnet_jax.data.download import download, require_reachable
 from resnet_jax.data.messages import writing
 from resnet_jax.data.official import Contents
-from resnet_jax.data.progress import progress
 from resnet_jax.data.sources import IMAGE_SHAPE, Source
 from resnet_jax.data.tfds_folder import find_folder
 from resnet_jax.runtime.cache_folder import delete_leftovers
+from resnet_jax.runtime.files import one_process
+from resnet_jax.runtime.progress import progress
 
-logger = logging.getLogger(__name__)
 VERSION = '3.0.2'
 Example = dict[str, object]  # a value for each feature
 
@@ -64,18 +63,9 @@ def _downloaded(source: Source, downloads: Path) -> Path | None:
 @contextlib.contextmanager
 def _one_process(path: Path) -> Iterator[None]:
     """Holds a lock on a file, so that two commands started together do not download the same archive twice."""
-    import fcntl
-
-    with writing(path):
-        file = path.open('a')
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.warning('another process prepares the data (it holds %s): waiting for it', path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks; files are still renamed into place
+    with contextlib.ExitStack() as lock:
+        with writing(path):
+            lock.enter_context(one_process(path, f'another process prepares the data (it holds {path}): waiting for it'))
         yield
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.official import is_official, to_records
-from resnet_jax.data.progress import progress
 from resnet_jax.data.sources import IMAGE_SHAPE, Source
 from resnet_jax.data.split import Split
 from resnet_jax.data.tfrecord import read_records
 from resnet_jax.errors import ConfigError, InputFileError, one_line
+from resnet_jax.runtime.progress import progress
 
 _AGAIN = 'copy or prepare the folder again'
 

@@ -15,11 +15,11 @@ import numpy as np
 from resnet_jax.data import cache
 from resnet_jax.data.encoded import EncodedDataset, EncodedSplit, Subset, require_every_class, split_by_class
 from resnet_jax.data.options import LoadOptions
-from resnet_jax.data.progress import progress
 from resnet_jax.data.tfds_features import Description, Shard, read_description
 from resnet_jax.data.tfds_folder import tfds_root
 from resnet_jax.data.tfrecord import scan_records
 from resnet_jax.errors import ConfigError, InputFileError, one_line
+from resnet_jax.runtime.progress import progress
 from resnet_jax.runtime.untrusted import printable
 from resnet_jax.typing import JsonDict
 

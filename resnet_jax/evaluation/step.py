@@ -48,7 +48,7 @@ def eval_steps(
 
     Args:
       positions: int32 `[batch]`: this device's positions in a batch.
-      data: 'image' uint8 `[n, height, width, channels]` and 'label' int32 `[n]`.
+      data: 'image' uint8 `[n, height, width, channels]`, 'label' int32 `[n]`, and 'count', how many of these count.
       batch_size: global batch size, over all devices.
 
     Returns:
@@ -61,8 +61,9 @@ def eval_steps(
         losses, confusion = carry
         example = i * batch_size + positions
         chosen = jnp.minimum(example, size - 1)
-        batch = {name: values[chosen] for name, values in data.items()}
-        sums = eval_step(variables, {**batch, 'mask': (example < size).astype(jnp.float32)}, logits_fn=logits_fn)
+        batch = {'image': data['image'][chosen], 'label': data['label'][chosen]}
+        mask = (example < data['count']).astype(jnp.float32)
+        sums = eval_step(variables, {**batch, 'mask': mask}, logits_fn=logits_fn)
         return put(losses, sums['loss'], i), confusion + sums['confusion']
 
     empty = (jnp.zeros(-(-size // batch_size)), jnp.zeros((num_classes, num_classes), jnp.int32))

@@ -13,13 +13,14 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
     Args:
       metrics: as `Predictions.describe` returns them.
       more: may hold 'agreement' (`significance.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots' (paths),
-        'members' of an ensemble ('workdir', 'accuracy', 'loss' of each alone).
+        'members' of an ensemble ('workdir', 'accuracy', 'loss' of each alone), 'published_accuracy' of weights by name.
     """
     class_names = [printable(name) for name in class_names]
     width = max(map(len, class_names))
     lines = [
         f'{title} test set, {metrics["count"]} images{_averaged(metrics["tta"])}',
         f'accuracy  {100 * metrics["accuracy"]:.2f} %',
+        *([f'published {100 * more["published_accuracy"]:.2f} %'] if 'published_accuracy' in more else []),
         f'loss      {metrics["loss"]:.4f} (negative log-likelihood, nats)',
         'accuracy by class',
     ]

@@ -2,10 +2,12 @@
 
   model.stablehlo   a `jax.export` artifact; needs jax and flatbuffers
   model.onnx        for onnxruntime and others
+  model.safetensors the weights, for this package; with config.json, for the Hugging Face Hub
   README.md         a model card: how to load the files and, for a run, its recipe and result
 
-Both models take uint8 images `[batch, height, width, channels]`, of any batch size, and return float32 probabilities `[batch,
-classes]`; preprocessing and weights are inside. Every file is reloaded and compared with the network before it is kept.
+StableHLO and ONNX take uint8 images `[batch, height, width, channels]`, of any batch size, and return float32 probabilities
+`[batch, classes]`; preprocessing and weights are inside. Every file is reloaded, and compared with the network before it is
+kept.
 """
 
 import dataclasses
@@ -18,13 +20,13 @@ import numpy as np
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ConfigError, ResourceError
-from resnet_jax.export import compare, onnx, stablehlo
+from resnet_jax.export import compare, hub, onnx, stablehlo
 from resnet_jax.export.card import model_card
 from resnet_jax.runtime.files import folder_in_whole
 from resnet_jax.runtime.jax_settings import our_settings
 
 # In the order of writing; each module has `write(classifier, path)` and `reload(path, batches)`.
-FORMATS = {'stablehlo': stablehlo, 'onnx': onnx}
+FORMATS = {'stablehlo': stablehlo, 'onnx': onnx, 'safetensors': hub}
 
 
 @our_settings()
@@ -35,7 +37,7 @@ def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence
     runs on the CPU, where it is exact; the StableHLO artifact runs on CPU, CUDA and TPU.
 
     Args:
-      classifier: from a run, whose result.json and environment.json the model card then quotes, or from a file of weights.
+      classifier: from a run, whose result.json and environment.json the model card then quotes, or from weights.
       out: the folder to create; it may exist if it is empty.
       formats: names from `FORMATS`.
 
@@ -64,6 +66,8 @@ def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence
                         path = partial / f'model.{name}'
                         exported = FORMATS[name].write(classifier, path)
                         differences[name] = compare.check(exported, path, FORMATS[name].reload)
+                if 'safetensors' in formats:
+                    hub.write_config(classifier, partial)
                 (partial / 'README.md').write_text(model_card(classifier, differences), encoding='utf-8')
         except OSError as error:
             raise ResourceError(f'{out} could not be written: {error}; free space or choose another folder') from None

@@ -33,6 +33,16 @@ probabilities = classify(images)  # numpy uint8 {images} -> float32 {probabiliti
 
 Written by jax {jax}. JAX promises that versions up to six months newer read it.
 """,
+    'safetensors': """### Weights
+
+Needs this package, `resnet_jax`.
+
+```python
+import resnet_jax
+classifier = resnet_jax.load('.')  # this folder, or 'hf://OWNER/REPOSITORY' of the Hugging Face Hub
+probabilities = classifier.probabilities(images)  # numpy uint8 {images} -> float32 {probabilities}
+```
+""",
     'onnx': """### ONNX
 
 Needs `pip install onnxruntime`; computes in float32.
@@ -58,22 +68,19 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
       InputFileError: result.json or environment.json cannot be read.
     """
     origin = classifier.origin
-    result = _read(Path(origin.path, 'result.json')) if origin.config else {}
-    if result.get('step') != origin.step:  # of another state than the exported one
-        result = {}
-    prefix = 'ema_' if origin.ema else ''
+    result = result_of(classifier)
     model, dataset = _line(origin.model or type(classifier.model).__name__), _line(origin.dataset)
     names = classifier.class_names
     metadata: JsonDict = {
         'library_name': 'jax',
-        'license': 'apache-2.0',
+        'license': origin.licence or ('apache-2.0' if origin.config else 'unknown'),
         'pipeline_tag': 'image-classification',
         'tags': ['image-classification', 'jax', 'flax', 'resnet_jax', model, *differences],
         **({'datasets': [dataset]} if dataset else {}),
         'metrics': ['accuracy'],
     }
     if result:
-        accuracy, loss = float(result[prefix + 'accuracy']), float(result[prefix + 'loss'])
+        accuracy, loss = float(result['accuracy']), float(result['loss'])
         views = _line(result.get('tta', 'none'))
         averaged = {} if views == 'none' else {'args': {'tta': views}}
         measured = {
@@ -119,7 +126,13 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
         f'Inside the model. Give it uint8 pixels, height {height}, width {width}, {channels} channel'
         + ('s (RGB)' if channels == 3 else '' if channels == 1 else 's')
         + f', not normalised; it computes (pixel / 255 - mean) / std with mean {_numbers(classifier.mean or (0.0,))} and '
-        f'std {_numbers(classifier.std or (1.0,))}.',
+        f'std {_numbers(classifier.std or (1.0,))}.'
+        + (
+            ''
+            if classifier.crop == 1 and classifier.interpolation == 'bicubic'
+            else f' From a photograph take the centre square with {classifier.crop:.4g} of the shorter side, resized '
+            f'({_text(classifier.interpolation)}).'
+        ),
         '',
         '## Classes',
         '',
@@ -145,6 +158,19 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
             '',
         ]
     return '\n'.join(lines)
+
+
+def result_of(classifier: Classifier) -> JsonDict:
+    """Returns result.json of a classifier's run, with the metrics of its parameters, averaged or not; {} if it does not apply.
+
+    Raises:
+      InputFileError: result.json cannot be read.
+    """
+    origin = classifier.origin
+    result = _read(Path(origin.path, 'result.json')) if origin.config else {}
+    if result.get('step') != origin.step:  # of another state than the exported one
+        return {}
+    return {**result, **{name: result[f'ema_{name}'] for name in ('accuracy', 'loss')}} if origin.ema and result else result
 
 
 def _read(path: Path) -> JsonDict:

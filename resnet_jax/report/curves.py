@@ -92,6 +92,19 @@ def gradients(runs: Runs, charts: Charts) -> Section:
     return Section('gradients', 'Gradient norms', caption, content)
 
 
+def augmentation(runs: Runs) -> Section | None:
+    def of_run(run: RunReader) -> str:
+        return '' if run.augmentation is None else parts.picture(data_uri(run.augmentation), 'augmented training images')
+
+    if all(run.augmentation is None for run in runs):
+        return None
+    caption = (
+        'The first images of the first batch: on the left as they are, then as the augmentation of the first steps makes them, '
+        'in the colours that the network is given.'
+    )
+    return Section('augmentation', 'Augmented training images', caption, each(runs, of_run))
+
+
 def filters(runs: Runs) -> Section:
     def of_run(run: RunReader) -> str:
         if run.filters is None or run.filters.ndim != 4 or run.filters.shape[2] not in (1, 3):

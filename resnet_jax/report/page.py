@@ -52,6 +52,7 @@ def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -
         answers.wrong(first),
         answers.calibration(first, charts),
         answers.robustness(first, charts),
+        curves.augmentation(first),
         curves.filters(first),
         curves.gradients(runs, charts),
         overview.configs(first),

@@ -8,12 +8,15 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs.progress import ConfigChange, read_changes
 from resnet_jax.runtime.npz import read_npz
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict, Row
+
+_LARGEST_SHEET = 4_000_000  # pixels
 
 # What a report raises over files that no run has written.
 ODD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -29,6 +32,7 @@ class RunReader:
       metrics, timing: rows of the .jsonl files.
       changes: changes to the config during training.
       wrong: uint8 `[k, height, width, channels]`, the images of evaluation['wrong'], or None.
+      augmentation: uint8 `[height, width, 3]`, the sheet of augmented training images, or None.
       filters: float32 `[height, width, in, out]`, the kernel of the first convolution, or None.
       log_probabilities, labels: predictions and labels of the test set, or None.
       fingerprint: fingerprint of the data set.
@@ -48,6 +52,7 @@ class RunReader:
     timing: list[Row]
     changes: list[ConfigChange]
     wrong: np.ndarray | None
+    augmentation: np.ndarray | None
     filters: np.ndarray | None
     log_probabilities: np.ndarray | None
     labels: np.ndarray | None
@@ -110,6 +115,7 @@ def read_run(folder: str | Path) -> RunReader:
         timing=_read_rows(folder / 'timing.jsonl'),
         changes=read_config_changes(folder),
         wrong=samples.get('wrong'),
+        augmentation=_read_png(folder / 'plots' / 'augmentation.png'),
         filters=samples.get('filters'),
         log_probabilities=answers.get('log_probabilities'),
         labels=answers.get('labels'),
@@ -171,6 +177,16 @@ def _read_rows(path: Path) -> list[Row]:
         if isinstance(row, dict) and isinstance(row.get('step'), int):
             rows.append(row)
     return rows
+
+
+def _read_png(path: Path) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    try:
+        with path.open('rb') as file, Image.open(file, formats=['PNG']) as image:
+            return np.asarray(image.convert('RGB')) if image.width * image.height <= _LARGEST_SHEET else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow raises all of them for damaged files
+        return None
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

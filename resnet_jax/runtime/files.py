@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+logger = logging.getLogger(__name__)
 _UNFINISHED = re.compile(r'\..+\.[0-9]+-[0-9a-f]{8}\.partial', re.DOTALL)
 
 
@@ -46,6 +48,28 @@ def folder_in_whole(path: Path) -> Iterator[Path]:
     with _unfinished(path, Path.mkdir) as partial:
         yield partial
         partial.replace(path)
+
+
+@contextlib.contextmanager
+def one_process(path: Path, waiting: str) -> Iterator[None]:
+    """Holds a lock on a file, so that of commands started together one does the work and the others wait.
+
+    Args:
+      path: the file to lock; it is created.
+      waiting: what to log while another process holds it.
+
+    Raises:
+      OSError: the file cannot be created.
+    """
+    with path.open('a') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning('%s', waiting)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks; files are still renamed into place
+        yield
 
 
 @contextlib.contextmanager

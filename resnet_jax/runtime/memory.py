@@ -6,6 +6,7 @@ from typing import Protocol
 import jax
 
 from resnet_jax.errors import OutOfMemoryError
+from resnet_jax.runtime import distributed
 
 
 def available_bytes() -> int | None:
@@ -29,6 +30,20 @@ def available_bytes() -> int | None:
     except (OSError, ValueError, KeyError):
         pass
     return free
+
+
+def fits_on_devices(size: int, limit_gib: float = 0.0) -> bool:
+    """Returns whether data of `size` bytes may stay on every device; all processes get the same answer.
+
+    Args:
+      limit_gib: the most that may, in GiB; 0 for half of the free memory.
+    """
+    if limit_gib:
+        return size <= limit_gib * 2**30
+    available = available_bytes()
+    sharing = jax.local_device_count() if jax.default_backend() == 'cpu' else 1
+    fits = available is None or 2 * size * sharing <= available
+    return fits if jax.process_count() == 1 else not distributed.broadcast(not fits)
 
 
 class State(Protocol):

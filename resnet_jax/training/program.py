@@ -13,12 +13,14 @@ from resnet_jax.data import Split
 from resnet_jax.data.augment import augment, mirrored_in_epoch, mix, random_mixing
 from resnet_jax.runtime import failpoints
 from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, put, replicate
+from resnet_jax.runtime.memory import fits_on_devices
 from resnet_jax.training import lookahead
 from resnet_jax.training.class_weights import class_weights, weight_labels
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import kernel_paths, train_step
+from resnet_jax.training.stream import ImageStream
 
 # Random streams. Each is folded into the run's key before the step, so that no two streams share a key.
 _AUGMENT, _MIXING, _DROPOUT, _FLIP = 1, 2, 3, 4
@@ -49,6 +51,7 @@ def load_batch(
     step: jax.Array,
     key: jax.Array,
     weights: jax.Array | None = None,
+    rows: jax.Array | None = None,
     *,
     num_classes: int,
     label_smoothing: float = 0.0,
@@ -67,6 +70,7 @@ def load_batch(
       images: uint8 `[n, height, width, channels]`; labels: int32 `[n]`: the whole training set.
       order: int32 `[batch_size]`: the examples of the global batch.
       positions: int32 `[batch]`: this device's positions in it.
+      rows: int32 `[batch_size]`: where `images` has the global batch, if it does not hold the whole training set.
       weights: float32 `[num_classes]`: the weights of the classes in the loss, if they differ.
       mixup_alpha, cutmix_alpha: see `random_mixing`. The i-th example of the global batch, which is in random order, is mixed
         with the i-th from the end.
@@ -85,7 +89,8 @@ def load_batch(
         mirrored = None
         if alternating_flip:
             mirrored = mirrored_in_epoch(jax.random.fold_in(key, _FLIP), chosen, step // steps_per_epoch)
-        batch = {'image': augment(keys, images[chosen], mirrored=mirrored, **augmentation), 'label': label}
+        image = images[chosen if rows is None else rows[positions]]
+        batch = {'image': augment(keys, image, mirrored=mirrored, **augmentation), 'label': label}
         if weights is not None:
             batch['weighted_label'] = weight_labels(label, weights, labels[order])
         return batch
@@ -118,7 +123,7 @@ def train_steps(
 
     Args:
       positions: int32 `[batch]`: this device's positions in the global batch.
-      data: as `device_data` returns it: the whole training set.
+      data: as `device_data` returns it: the whole training set; or images of some steps, see `stream.ImageStream`.
       order: int32 `[steps_per_epoch, batch_size]`: the examples of each step of this epoch.
       key: the run's key, as `seed_key` returns it; an argument, so that one compiled program works for every seed.
       start, count: int32 scalars; traced, so that one compiled program works for any number of steps.
@@ -133,7 +138,10 @@ def train_steps(
 
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         i, _, state, metrics = carry
-        batch = load_fn(data['image'], data['label'], order[i], positions, state.step, key, data.get('class_weights'))
+        rows = None
+        if 'first_step' in data:
+            rows = (i - data['first_step']) * order.shape[1] + jnp.arange(order.shape[1])
+        batch = load_fn(data['image'], data['label'], order[i], positions, state.step, key, data.get('class_weights'), rows)
         if bad_step is not None:
             batch['image'] += jnp.where(state.step == bad_step, jnp.nan, 0.0).astype(batch['image'].dtype)
         # Only the dropout key differs between devices: the mask is for the device's own shard of the batch.
@@ -221,13 +229,13 @@ def load_function(experiment: Experiment) -> Callable[..., dict[str, jax.Array]]
     )
 
 
-def device_data(experiment: Experiment, train: Split) -> dict[str, Any]:
-    """Places a training set on every device: 'image', 'label' and, if the config has any, 'class_weights'.
+def device_data(experiment: Experiment, train: Split, *, images: bool = True) -> dict[str, Any]:
+    """Places a training set on every device: 'image' if asked for, 'label' and, if the config has any, 'class_weights'.
 
     Raises:
       ConfigError: see `class_weights`.
     """
-    data = {'image': train.image, 'label': train.label}
+    data = {'image': train.image, 'label': train.label} if images else {'label': train.label}
     if experiment.config.class_weights:
         data['class_weights'] = class_weights(experiment.config.class_weights, train.label, experiment.info.num_classes)
     return replicate(data)
@@ -257,13 +265,19 @@ class Program(Protocol):
 
 
 class TrainingProgram:
-    """An experiment's compiled training steps, with the training set and the order of the epoch on the devices."""
+    """An experiment's compiled training steps, with the order of the epoch on the devices.
+
+    The images are there too or, if they do not fit, those of the next steps.
+    """
 
     def __init__(self, experiment: Experiment, train: Split):
         config = experiment.config
         self._experiment = experiment
         self._positions, self._key = device_positions(config.batch_size), seed_key(config.seed)
-        self._data = device_data(experiment, train)
+        self._stream = None
+        if not fits_on_devices(train.image.nbytes, config.device_data_gib):
+            self._stream = self._create_stream(train.image)
+        self._data = device_data(experiment, train, images=self._stream is None)
         self._epoch = -1
         self._order: jax.Array | np.ndarray | None = None
         self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
@@ -272,11 +286,12 @@ class TrainingProgram:
         """Compiles the steps once, for a replicated state like this one; returns the result of `compile_parallel`."""
         if self._compiled is None:
             run = create_train_steps(self._experiment)
-            self._compiled = compile_parallel(run, *self._arguments(state), np.int32(0), np.int32(0))
+            data = {**self._data, **(self._stream.empty() if self._stream else {})}
+            self._compiled = compile_parallel(run, *self._arguments(state, data), np.int32(0), np.int32(0))
         return self._compiled
 
     def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, list[dict[str, np.ndarray]]]:
-        """Runs `count` steps of an epoch in one dispatch.
+        """Runs `count` steps of an epoch in one dispatch; fewer if the images of a chunk end before.
 
         Args:
           state: replicated; its buffers are donated.
@@ -291,12 +306,27 @@ class TrainingProgram:
             config = self._experiment.config
             self._epoch = epoch
             self._order = replicate(epoch_order(config.seed, epoch, self._experiment.num_examples, config.batch_size))
-        state, metrics = self.compile(state)(*self._arguments(state), np.int32(start), np.int32(count))
+        run, data = self.compile(state), self._data
+        if self._stream:
+            images, end = self._stream.at(epoch, start)
+            data, count = {**data, **images}, min(count, end - start)
+        state, metrics = run(*self._arguments(state, data), np.int32(start), np.int32(count))
         metrics = jax.device_get(metrics)  # waits for the devices
         return state, [{name: values[i] for name, values in metrics.items()} for i in range(start, start + count)]
 
-    def _arguments(self, state: TrainState) -> tuple[Any, ...]:
+    def _create_stream(self, images: np.ndarray) -> ImageStream:
+        experiment, config = self._experiment, self._experiment.config
+        positions = self._positions.ravel()
+        if config.mixup_alpha or config.cutmix_alpha:  # each image is mixed with that at the other end of the batch
+            positions = np.union1d(positions, config.batch_size - 1 - positions)
+
+        def order_of(epoch: int) -> np.ndarray:
+            return epoch_order(config.seed, epoch, experiment.num_examples, config.batch_size)
+
+        return ImageStream(images, order_of, experiment.steps_per_epoch, config.batch_size, positions)
+
+    def _arguments(self, state: TrainState, data: dict[str, Any]) -> tuple[Any, ...]:
         if self._order is None:
             order = np.zeros((self._experiment.steps_per_epoch, self._experiment.config.batch_size), np.int32)
             self._order = replicate(order)
-        return state, self._positions, self._data, self._order, self._key
+        return state, self._positions, data, self._order, self._key

@@ -25,6 +25,7 @@ from resnet_jax.training.checkpointing import RunCheckpoints
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.log import RunLog
 from resnet_jax.training.program import Program, TrainingProgram
+from resnet_jax.training.samples import draw_samples
 from resnet_jax.typing import JsonDict, PyTree, Row, Variables
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,8 @@ class Trainer:
         return None
 
     def _run_steps(self) -> None:
+        if self._folder.primary and not self._progress.step:
+            draw_samples(self._experiment, self._train, self._folder.path)
         program, dispatches = self._create_program(self._experiment, self._train), 0
         self._compile(program)
         with self.logger.bar:
@@ -212,7 +215,13 @@ class Trainer:
 
     def _create_evaluator(self, split: Split) -> Evaluator:
         experiment, batch_size = self._experiment, self._config.eval_batch_size
-        return Evaluator(experiment.logits_fn, split, batch_size=batch_size, num_classes=experiment.info.num_classes)
+        return Evaluator(
+            experiment.logits_fn,
+            split,
+            batch_size=batch_size,
+            num_classes=experiment.info.num_classes,
+            device_data_gib=self._config.device_data_gib,
+        )
 
     def _evaluate(self, evaluator: Evaluator, variables: Variables, ema: PyTree) -> Row:
         failpoints.reach('evaluate')

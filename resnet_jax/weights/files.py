@@ -75,7 +75,9 @@ def _decode(metadata: Mapping[str, str]) -> JsonDict:
         raise ValueError('its metadata have no list of names as class_names')
     if result.get('dtype', 'float32') not in ('float32', 'bfloat16'):
         raise ValueError('its metadata have another dtype than float32 or bfloat16')
-    for key in result.keys() & {'dataset', 'tta'}:
+    if 'crop' in result and not (_is_finite(result['crop']) and 0 < result['crop'] <= 1):
+        raise ValueError('its metadata have no share of the image as crop')
+    for key in result.keys() & {'dataset', 'tta', 'interpolation', 'licence'}:
         if not isinstance(result[key], str):
             raise ValueError(f'its metadata have no name as {key}')
     return result

@@ -26,3 +26,10 @@ def test_it_prints_the_layers_of_one(tmp_path):
 )
 def test_a_mistake_is_one_line(arguments, text, tmp_path):
     assert text in error_line(resnet_jax(tmp_path, 'models', *arguments, code=2))
+
+
+def test_it_lists_published_weights(tmp_path):
+    lines = resnet_jax(tmp_path, 'models', '--weights', 'resnet20').stdout.splitlines()
+    assert lines[0].split() == ['chenyaofo/resnet20.cifar10', '92.60', '%', 'cifar10', '32x32x3', 'bsd-3-clause']
+    assert len(lines) == 3
+    assert resnet_jax(tmp_path, 'models', '--weights', 'wrn_28_10').stdout == ''

@@ -36,5 +36,6 @@ def test_the_recipes_are_in_both(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = {*archive.namelist()}
     assert {f'resnet_jax/{name}' for name in CONFIGS} <= names
+    assert {'resnet_jax/data/imagenet_classes.txt', 'resnet_jax/weights/digits/model.safetensors'} <= names
     assert {'resnet_jax/py.typed', 'resnet_jax/report/report.css', 'resnet_jax/ops/kernels/kernels.h'} <= names
     assert not [name for name in names if not name.startswith(('resnet_jax/', 'resnet_jax-0.2.0.dist-info/'))]

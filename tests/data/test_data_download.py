@@ -6,10 +6,10 @@ import time
 import pytest
 from cifar_copies import official_file
 
-from resnet_jax.data import download as download_module
 from resnet_jax.data.download import download, require_reachable
 from resnet_jax.data.sources import Copy
 from resnet_jax.errors import InputFileError, ResourceError
+from resnet_jax.runtime import download as transfer
 
 
 class Server:
@@ -71,7 +71,7 @@ class Server:
 
 @pytest.fixture
 def server(tiny, monkeypatch):
-    monkeypatch.setattr(download_module, 'BACKOFF_SECONDS', 0)
+    monkeypatch.setattr(transfer, 'BACKOFF_SECONDS', 0)
     server = Server(tiny.path.read_bytes())
     tiny.fit([server.url])
     yield server
@@ -82,8 +82,8 @@ def server(tiny, monkeypatch):
 @pytest.fixture
 def mirrors(tiny, monkeypatch):
     """Three servers with the same file. A server is slow after 0.3 seconds below 400 kB/s."""
-    monkeypatch.setattr(download_module, 'BACKOFF_SECONDS', 0)
-    monkeypatch.setattr(download_module, 'TIMEOUT_SECONDS', 0.3)
+    monkeypatch.setattr(transfer, 'BACKOFF_SECONDS', 0)
+    monkeypatch.setattr(transfer, 'TIMEOUT_SECONDS', 0.3)
     servers = [Server(tiny.path.read_bytes()) for _ in range(3)]
     tiny.fit([server.url for server in servers])
     yield servers
@@ -159,13 +159,13 @@ def test_range_not_satisfiable(tiny, server, path):
 
 
 def test_stalled_connection_is_given_up_and_resumed(tiny, server, path, monkeypatch):
-    monkeypatch.setattr(download_module, 'TIMEOUT_SECONDS', 0.3)
+    monkeypatch.setattr(transfer, 'TIMEOUT_SECONDS', 0.3)
     server.script = ['stall']
     _fetch(tiny, path)
 
 
 def test_a_byte_now_and_then_is_no_connection(tiny, server, path, monkeypatch):
-    monkeypatch.setattr(download_module, 'TIMEOUT_SECONDS', 0.3)
+    monkeypatch.setattr(transfer, 'TIMEOUT_SECONDS', 0.3)
     server.script = ['slow']
     _fetch(tiny, path)
     assert len(server.ranges) == 2 and 0 < int(server.ranges[1].removeprefix('bytes=').removesuffix('-')) < 1000
@@ -247,8 +247,8 @@ def test_unreachable(tiny, server, path):
 def test_a_name_lookup_that_hangs(tiny, path, monkeypatch):
     tiny.fit(['http://one/a.tar.gz', 'http://two/a.tar.gz'])
     answered = threading.Event()
-    monkeypatch.setattr(download_module.urllib.request, 'urlopen', lambda *args, **kwargs: answered.wait(120))
-    monkeypatch.setattr(download_module, 'TIMEOUT_SECONDS', 0.1)
+    monkeypatch.setattr(transfer.urllib.request, 'urlopen', lambda *args, **kwargs: answered.wait(120))
+    monkeypatch.setattr(transfer, 'TIMEOUT_SECONDS', 0.1)
     with pytest.raises(InputFileError, match=r'one, two: no answer in 0\.1 s|two, one: no'):
         require_reachable(tiny.source, path.parent)
     answered.set()
@@ -276,7 +276,7 @@ def test_a_dead_server_is_left_for_the_next_at_once(action, tiny, mirrors, path)
 
 
 def test_if_all_are_slow_the_fastest_goes_on(tiny, mirrors, path, monkeypatch):
-    monkeypatch.setattr(download_module, 'LEAST', 1)
+    monkeypatch.setattr(transfer, 'LEAST', 1)
     for server, action in zip(mirrors, ('slow', 'throttled', 'slow'), strict=True):
         server.script = [action] * 9
     _fetch(tiny, path)

@@ -95,6 +95,22 @@ def test_the_centre_square_is_taken(tmp_path):
     np.testing.assert_array_equal(read_image(save(tmp_path, Image.fromarray(pixels)), SHAPE), np.full(SHAPE, 200))
 
 
+@pytest.mark.parametrize(('side', 'interpolation'), [(256, 'bilinear'), (232, 'bilinear'), (256, 'bicubic')])
+def test_a_crop_is_that_of_torchvision(tmp_path, side, interpolation):
+    """Resize(side), CenterCrop(224) of torchvision, which are these two calls of Pillow."""
+    size = 450, 300
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    image.save(tmp_path / 'image.png')
+    kind = getattr(Image.Resampling, interpolation.upper())
+    width = int(side * size[0] / size[1])
+    left, top = round((width - 224) / 2), round((side - 224) / 2)
+    expected = np.asarray(image.resize((width, side), kind).crop((left, top, left + 224, top + 224)), float)
+    found = read_image(tmp_path / 'image.png', (224, 224, 3), crop=224 / side, interpolation=interpolation)
+    assert np.abs(found - expected).max() <= 1
+    assert np.abs(read_image(tmp_path / 'image.png', (224, 224, 3)) - expected).mean() > 10
+
+
 def test_exif_orientation_is_applied(tmp_path):
     pixels = np.zeros(SHAPE, np.uint8)
     pixels[:4] = 255  # the upper half

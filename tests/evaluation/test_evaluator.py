@@ -8,6 +8,7 @@ import pytest
 
 from resnet_jax.classifier import forward
 from resnet_jax.data import Split
+from resnet_jax.evaluation import evaluator as evaluation
 from resnet_jax.evaluation.evaluator import Evaluator
 
 SIZE, CLASSES = 19, 3
@@ -112,6 +113,17 @@ def test_it_compiles_once_and_does_not_depend_on_how_many_batches_a_call_takes(m
     assert first['loss'] == again['loss']
     np.testing.assert_array_equal(first['confusion'], again['confusion'])
     assert other['loss'] == pytest.approx(by_hand(examples, -0.5)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize('batches', [1, 2, 3])
+def test_images_that_do_not_fit_go_to_the_devices_in_chunks(monkeypatch, batches):
+    whole = evaluator(split(), 4)(variables())
+    monkeypatch.setattr(evaluation, 'CHUNK_BYTES', batches * 4 * 3)
+    logits_fn = functools.partial(forward, model=Pixels(), mean=MEAN, std=STD, dtype=jnp.float32)
+    chunks = Evaluator(logits_fn, split(), batch_size=4, num_classes=CLASSES, device_data_gib=1e-9)
+    result, again = chunks(variables()), chunks(variables())
+    assert result['loss'] == whole['loss'] == again['loss'] and result['count'] == SIZE
+    np.testing.assert_array_equal(result['confusion'], whole['confusion'])
 
 
 def test_progress_is_told():

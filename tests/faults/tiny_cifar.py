@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from resnet_jax.data import download, sources
+from resnet_jax.data import sources
+from resnet_jax.runtime import download
 
 facts = json.loads(Path(sys.argv[1]).read_text())
 download.BACKOFF_SECONDS = 0

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ SECTIONS = [
     'wrong',
     'calibration',
     'robustness',
+    'augmentation',
     'filters',
     'gradients',
     'configs',
@@ -196,7 +198,7 @@ def test_accuracies_with_averaged_views_are_marked(tmp_path):
 
 def test_what_is_missing_or_damaged_is_left_out(tmp_path):
     folder = write_folder(tmp_path / 'run')
-    for path in folder.iterdir():
+    for path in filter(Path.is_file, folder.rglob('*')):
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         assert set(Outline(render([read_run(folder)], 'run')).ids) >= {'summary', 'curves', 'configs'}

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from PIL import Image
 
 
 def write_folder(folder, seed=0, class_name='frog'):
@@ -49,6 +50,8 @@ def write_folder(folder, seed=0, class_name='frog'):
     (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows) + '{"half')
     times = [{'step': s, 'split': 'train', 'seconds': 3.0 * s, 'images_per_second': 100.0} for s in (2, 4)]
     (folder / 'timing.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in times))
+    (folder / 'plots').mkdir()
+    Image.fromarray(np.full((20, 30, 3), 80 + seed, np.uint8)).save(folder / 'plots' / 'augmentation.png')
     np.savez(folder / 'samples.npz', wrong=np.full((1, 8, 8, 3), 9, np.uint8), filters=rng.normal(size=(3, 3, 3, 4)))
     np.savez(folder / 'predictions.npz', log_probabilities=answers, labels=np.arange(30) % 3, fingerprint=np.array('x'))
     return folder

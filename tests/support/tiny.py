@@ -61,7 +61,7 @@ def dataset(train=50, test=19, size=8, channels=1):
 
 def register(patch, data):
     """Gives a data set to configs as 'stripes', and `WithBatchNorm` as the model 'tiny', until `patch` is undone."""
-    patch.setitem(resnet_jax.data._DATASETS, 'stripes', resnet_jax.data._Entry(lambda data_dir, archive: data, data.info))
+    patch.setitem(resnet_jax.data._DATASETS, 'stripes', resnet_jax.data._Entry(lambda options: data, data.info))
     patch.setitem(models._MODELS, 'tiny', functools.partial(WithBatchNorm, dropout=0.1))
 
 

@@ -50,7 +50,7 @@ def programs(name):
     kernels = sum(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params))
     return (
         lowered(train, *arguments),
-        lowered(evaluate, state.variables, positions, data, shape(), shape()),
+        lowered(evaluate, state.variables, positions, {**data, 'count': shape()}, shape(), shape()),
         kernels,
     )
 

@@ -22,10 +22,13 @@ def random_operations(key: jax.Array, image: jax.Array, table: Operation, count:
       table: operations with one leading axis, as `randaugment` and `trivialaugment` return it.
     """
     rows = table.matrix.shape[0]
-    for place in range(count):
+
+    def apply(place: int | jax.Array, image: jax.Array) -> jax.Array:
         row = jax.random.randint(jax.random.fold_in(key, place), (), 0, rows)
-        image = transform(image, jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf)[row], table))
-    return image
+        return transform(image, Operation(*(jnp.asarray(leaf)[row] for leaf in table)))
+
+    # One after the other in a loop, which also compiles in the time of one.
+    return apply(0, image) if count == 1 else jax.lax.fori_loop(0, count, apply, image)
 
 
 def randaugment(height: int, width: int, magnitude: int) -> Operation:

@@ -14,10 +14,11 @@ _SAMPLES = 20  # of the bytes that came, over about SECONDS_PER_LINE
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int | None, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Shows how much of `total` is done; the body calls the yielded `advance(count)` as often as it likes.
 
     Args:
+        total: None if it is not known.
         unit: 'images' or 'MB'; with 'MB', `total` and the counts are bytes, and the rate and the time that is left are shown.
         done: what was done before.
     """
@@ -42,7 +43,7 @@ def progress(description: str, total: int, unit: str, done: int = 0) -> Iterator
 class _Rate:
     """How many bytes a second came in the last seconds, and how long the rest takes at this rate."""
 
-    def __init__(self, total: int, done: int):
+    def __init__(self, total: int | None, done: int):
         self._total, self._samples = total, collections.deque([(time.monotonic(), done)], maxlen=_SAMPLES)
 
     def describe(self, done: int) -> str:
@@ -53,29 +54,36 @@ class _Rate:
         if now <= since or done <= before:
             return ''
         rate = (done - before) / (now - since)
+        text = f', {rate / 1e6:,.2f} MB/s'
+        if self._total is None:
+            return text
         left = (self._total - done) / rate
-        return f', {rate / 1e6:,.2f} MB/s, {f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"} left'
+        return text + f', {f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"} left'
 
 
 @contextlib.contextmanager
-def _lines(description: str, total: int, scale: float, unit: str) -> Iterator[Callable[[int, str], None]]:
+def _lines(description: str, total: int | None, scale: float, unit: str) -> Iterator[Callable[[int, str], None]]:
     def show(done: int, more: str) -> None:
-        tell(f'{description}: {done / scale:,.0f} of {total / scale:,.0f} {unit}{more}')
+        of = '' if total is None else f' of {total / scale:,.0f}'
+        tell(f'{description}: {done / scale:,.0f}{of} {unit}{more}')
 
     yield show
 
 
 @contextlib.contextmanager
-def _bar(description: str, total: int, scale: float, unit: str) -> Iterator[Callable[[int, str], None]]:
+def _bar(description: str, total: int | None, scale: float, unit: str) -> Iterator[Callable[[int, str], None]]:
     from rich import progress as rich_progress
     from rich.console import Console
 
     columns = (
         rich_progress.TextColumn('{task.description}', markup=False),
         rich_progress.BarColumn(),
-        rich_progress.TextColumn('{task.completed:,.0f} of {task.total:,.0f} ' + unit + '{task.fields[more]}', markup=False),
+        rich_progress.TextColumn(
+            '{task.completed:,.0f} ' + ('' if total is None else 'of {task.total:,.0f} ') + unit + '{task.fields[more]}',
+            markup=False,
+        ),
         *(() if unit == 'MB' else (rich_progress.TimeRemainingColumn(),)),
     )
     with rich_progress.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total / scale, more='')
+        task = bar.add_task(description, total=None if total is None else total / scale, more='')
         yield lambda done, more: bar.update(task, completed=done / scale, more=more)

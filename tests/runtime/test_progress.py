@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from resnet_jax.data import progress as progress_module
-from resnet_jax.data.progress import progress
+from resnet_jax.runtime import progress as progress_module
+from resnet_jax.runtime.progress import progress
 
 
 def test_plain_lines_with_rate_and_time_left(capsys, monkeypatch):

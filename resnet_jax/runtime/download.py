@@ -1,0 +1,218 @@
+"""Downloads a file: resumes, retries, verifies, and never leaves a partial file in its place."""
+
+import contextlib
+import hashlib
+import http.client
+import logging
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from email.message import Message
+from pathlib import Path
+
+from resnet_jax.errors import one_line
+from resnet_jax.runtime.progress import progress
+from resnet_jax.runtime.untrusted import printable
+
+logger = logging.getLogger(__name__)
+ATTEMPTS = 5
+BACKOFF_SECONDS = 1.0
+TIMEOUT_SECONDS = 6.0
+_CHUNK = 1 << 18
+LEAST = 1000  # bytes per second, below which a connection counts as interrupted
+NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError)  # ValueError: of an address that a server sends us to
+Writing = Callable[[Path], contextlib.AbstractContextManager[None]]
+
+
+class DownloadError(Exception):
+    """The server cannot be reached or does not send the file; the message says why. `status` is its answer, if it gave one."""
+
+    def __init__(self, message: str, status: int | None = None):
+        super().__init__(message)
+        self.status = status
+
+
+class WrongFileError(Exception):
+    """The server sent another file than the expected one; the message says what and what was expected."""
+
+
+class SlowError(Exception):
+    """A server sends less than it should; `rate` is in bytes per second."""
+
+    def __init__(self, rate: float):
+        super().__init__(f'{rate / 1000:,.0f} kB/s')
+        self.rate = rate
+
+
+def download(url: str, path: Path, *, what: str, writing: Writing, size: int | None = None, sha256: str = '') -> str:
+    """Downloads to `path` via `<path>.part`, from which a later attempt or process resumes; returns the file's SHA-256.
+
+    Args:
+      what: what the file is, for messages: 'an archive'.
+      writing: a context for writing a path, which turns an OSError into the caller's error.
+      size: in bytes, if it is known.
+      sha256: hexadecimal digits, all 64 or the first ones; '' if it is not known.
+
+    Raises:
+      DownloadError: it cannot be downloaded, after ATTEMPTS attempts where another one could help.
+      WrongFileError: the size or the hash is another one.
+    """
+    part = path.with_name(f'{path.name}.part')
+    reason: object = None
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            logger.warning('download of %s interrupted (%s); trying again', url, reason)
+            time.sleep(BACKOFF_SECONDS * attempt)
+        offset = part.stat().st_size if part.exists() else 0
+        try:
+            if size is None or offset < size:
+                fetch(url, part, offset, what=what, writing=writing, size=size)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416:  # the partial file is not a prefix of the server's file
+                part.unlink(missing_ok=True)
+            elif 400 <= error.code < 500 and error.code not in (408, 429):
+                raise DownloadError(reason_of(error), error.code) from error
+            reason = reason_of(error)
+        except NETWORK_ERRORS as error:
+            reason = reason_of(error)
+        else:
+            with part.open('rb') as file:
+                digest = hashlib.file_digest(file, 'sha256').hexdigest()
+            if digest.startswith(sha256):
+                with writing(path):
+                    part.replace(path)
+                return digest
+            part.unlink()
+            if not offset:
+                raise WrongFileError(f'a file with SHA-256 {digest}: expected {sha256}')
+            reason = f'the file resumed at byte {offset} has SHA-256 {digest}, expected {sha256}'
+    raise DownloadError(f'{reason}; {ATTEMPTS} attempts')
+
+
+def fetch(
+    url: str,
+    part: Path,
+    offset: int,
+    *,
+    what: str,
+    writing: Writing,
+    size: int | None = None,
+    title: str = '',
+    slow: float = 0.0,
+) -> None:
+    """Completes `part`, from `offset` if the server supports it.
+
+    Args:
+      what, writing, size: see `download`.
+      title: what the progress bar says; by default the name of the file.
+      slow: bytes per second.
+
+    Raises:
+      SlowError: less came in TIMEOUT_SECONDS than `slow`, and the rest would take longer than that.
+      WrongFileError: the file has another size.
+      Exception: one of NETWORK_ERRORS: it was interrupted; `part` has what came.
+    """
+    with open_url(url, offset) as response:
+        resumed = response.status == 206 and response.headers.get('Content-Range', '').startswith(f'bytes {offset}-')
+        done = offset if resumed else 0
+        if response.status == 206 and not resumed:
+            part.unlink(missing_ok=True)  # the next attempt asks for all of it
+            raise ConnectionError('the server sent another part than the one that it was asked for')
+        length = response.length  # None where the server does not say it, or not as a number
+        if length is not None and size not in (None, done + length):
+            kind = printable(response.headers.get_content_type())[:80]
+            raise WrongFileError(f'{done + length} bytes of {kind}: expected {what} of {size} bytes; check the proxy')
+        total = size if size is not None else done + length if length is not None else None
+        with writing(part):
+            file = part.open('ab' if resumed else 'wb')
+        with file, progress(title or f'Downloading {url.rsplit("/", 1)[-1]}', total, 'MB', done) as advance:
+            begun, counted = time.monotonic(), done
+            while (total is None or done < total) and (
+                chunk := response.read1(_CHUNK if total is None else min(_CHUNK, total - done))
+            ):
+                with writing(part):
+                    file.write(chunk)
+                    file.flush()
+                done += len(chunk)
+                advance(len(chunk))
+                seconds = time.monotonic() - begun
+                if seconds > TIMEOUT_SECONDS:  # a byte now and then keeps the socket's from coming
+                    rate = (done - counted) / seconds
+                    if rate < LEAST:
+                        raise TimeoutError(f'less than {LEAST} bytes a second')
+                    if rate < slow and total is not None and (total - done) / rate > TIMEOUT_SECONDS:
+                        raise SlowError(rate)
+                    begun, counted = time.monotonic(), done
+    if total is not None and done < total:
+        raise ConnectionError(f'the connection closed after {done} of {total} bytes')
+
+
+def require_reachable(url: str) -> None:
+    """Checks that the server answers, with any status.
+
+    Raises:
+      DownloadError: it does not answer within TIMEOUT_SECONDS.
+    """
+    try:
+        headers(url, 'GET')
+    except DownloadError as error:
+        if error.status is None:
+            raise
+
+
+def headers(url: str, method: str = 'HEAD') -> Message:
+    """Returns the headers of the server's answer; a redirection of HEAD is not followed, since its headers describe the file.
+
+    Raises:
+      DownloadError: the answer is an error, or there is none within TIMEOUT_SECONDS.
+    """
+    try:
+        with open_url(url, method=method) as response:
+            return response.headers
+    except urllib.error.HTTPError as error:
+        error.close()
+        if method == 'HEAD' and 300 <= error.code < 400:
+            return error.headers
+        raise DownloadError(reason_of(error), error.code) from error
+    except NETWORK_ERRORS as error:
+        raise DownloadError(reason_of(error)) from error
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *arguments: object, **keywords: object) -> None:
+        return None
+
+
+def open_url(url: str, offset: int = 0, method: str = 'GET') -> http.client.HTTPResponse:
+    """Opens the URL from byte `offset` on; raises one of NETWORK_ERRORS."""
+    headers = {'User-Agent': 'resnet_jax', **({'Range': f'bytes={offset}-'} if offset else {})}
+    request = urllib.request.Request(url, headers=headers, method=method)
+    send = urllib.request.urlopen if method == 'GET' else urllib.request.build_opener(_NoRedirect).open
+    result: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            result.put(send(request, timeout=TIMEOUT_SECONDS))
+        except Exception as error:
+            result.put(error)
+
+    # The timeout applies to each address but not to the name lookup, which can take half a minute by itself.
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        response = result.get(timeout=TIMEOUT_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f'no answer in {TIMEOUT_SECONDS:g} s') from None
+    if isinstance(response, Exception):
+        raise response
+    return response
+
+
+def reason_of(error: Exception) -> str:
+    """Returns why a request failed, in a few words."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f'the server answered {error.code} {printable(one_line(error.reason))[:80]}'
+    return printable(one_line(getattr(error, 'reason', None) or error))[:200]

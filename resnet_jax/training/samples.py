@@ -1,0 +1,51 @@
+"""A sheet of training images as the first steps show them, drawn at the start of a run for its report."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from resnet_jax.data import Split
+from resnet_jax.report.optional import optional
+from resnet_jax.report.sheet import write_sheet
+from resnet_jax.runtime.devices import options_for_init
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.program import epoch_order, load_function, seed_key
+
+_IMAGES, _STEPS = 8, 7
+_WORTH_A_LOOK = (  # crop, flip, cutout and small changes of the colours are not worth another compilation at every start
+    *('resized_crop_area', 'saturation', 'hue', 'random_erasing_prob', 'mixup_alpha', 'cutmix_alpha'),
+)
+
+
+def draw_samples(experiment: Experiment, train: Split, folder: Path) -> None:
+    """Writes plots/augmentation.png if the images change a lot; logs a warning if it cannot be written."""
+    config = experiment.config
+    if config.auto_augment == 'none' and not any(getattr(config, name) for name in _WORTH_A_LOOK):
+        return
+    with optional('The sheet of augmented images could not be drawn'):
+        write_sheet(first_images(experiment, train), folder / 'plots' / 'augmentation.png')
+
+
+def first_images(experiment: Experiment, train: Split) -> np.ndarray:
+    """Returns the first images of the first batch, and what `load_batch` makes of them at the first steps.
+
+    At a later step the run shows other images at these positions; the random choices are those of the run.
+
+    Returns:
+      uint8 `[images, 1 + steps, height, width, channels]`: up to eight images, each as it is and at seven steps.
+    """
+    config, info = experiment.config, experiment.info
+    batch = epoch_order(config.seed, 0, experiment.num_examples, config.batch_size)[0]
+    # Of the whole batch, because mixup mixes the first image with the last one.
+    images, labels, order = train.image[batch], train.label[batch], np.arange(len(batch), dtype=np.int32)
+    positions, load = order[:_IMAGES], load_function(experiment)
+
+    def at(images: jax.Array, labels: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
+        return load(images, labels, order, positions, step, jax.random.wrap_key_data(key))['image']
+
+    run = jax.jit(at, compiler_options=options_for_init(jax.random.key(0)))
+    steps = [np.asarray(run(images, labels, seed_key(config.seed), np.int32(step)), np.float32) for step in range(_STEPS)]
+    mean, std = (np.array(values, np.float32) for values in (info.mean, info.std))
+    shown = np.clip(np.rint(255 * (np.stack(steps, axis=1) * std + mean)), 0, 255).astype(np.uint8)
+    return np.concatenate([images[: len(positions), None], shown], axis=1)
