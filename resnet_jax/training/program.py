@@ -178,6 +178,7 @@ def steps_function(experiment: Experiment) -> Callable[..., tuple[TrainState, di
         per_layer_grad_norms=config.log_gradient_norms,
         lookahead_fn=lookahead_fn,
         select_fn=select_fn,
+        frozen=experiment.frozen,
     )
     load_fn = functools.partial(
         load_batch,
