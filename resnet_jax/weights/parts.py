@@ -59,7 +59,8 @@ def select(pattern: str, names: Collection[str], head: Collection[str], what: st
             matches = re.compile(fnmatch.translate(part)).match
             found = {name for name in names if any(map(matches, _prefixes(bare(name))))}
         if not found:
-            blocks = list(dict.fromkeys(bare(name).split('/')[0] for name in names))
+            in_order = sorted(names, key=lambda name: name.startswith('batch_stats/'))  # every layer has parameters
+            blocks = list(dict.fromkeys(bare(name).split('/')[0] for name in in_order))
             more = f', ... ({len(blocks)} in all)' if len(blocks) > _LISTED else ''
             known = [*blocks, *dict.fromkeys(prefix for name in names for prefix in _prefixes(bare(name))), BACKBONE, HEAD]
             raise ConfigError(
