@@ -25,7 +25,7 @@ from resnet_jax.models.ensemble import Ensemble
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import verify
 from resnet_jax.runs.metadata import read_metadata
-from resnet_jax.runtime.devices import AXIS
+from resnet_jax.runtime.devices import AXIS, options_for_init
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.typing import Json, JsonDict, Variables
 from resnet_jax.weights import load_variables, save_safetensors, save_torch
@@ -240,8 +240,9 @@ class Classifier:
         shape = image_shape or self.image_shape
         model = self.model.clone(num_classes=len(class_names))
         head = head_names(model, shape)
-        variables = model.init(jax.random.key(seed), jnp.zeros((1, *shape)), train=False)
-        arrays = flatten(variables)
+        key = jax.random.key(seed)
+        init = jax.jit(functools.partial(model.init, train=False), compiler_options=options_for_init(key))
+        arrays = flatten(init(key, jnp.zeros((1, *shape))))
         moved = transfer(flatten(self.variables), model, shape, wanted=arrays.keys() - head, source='the network')
         mean, std = (values and convert_channels(values, shape[-1]) for values in (self.mean, self.std))
         return dataclasses.replace(

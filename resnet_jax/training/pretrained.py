@@ -14,6 +14,7 @@ from resnet_jax.data import DatasetInfo
 from resnet_jax.errors import InputFileError
 from resnet_jax.runs.checksums import SUMS
 from resnet_jax.typing import Json
+from resnet_jax.weights.files import read_state_dicts
 from resnet_jax.weights.load import load_variables
 from resnet_jax.weights.match import Shape, model_shapes
 from resnet_jax.weights.names import flatten
@@ -73,21 +74,17 @@ def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> We
     path = find_weights(config.init_from)
     if path.is_dir():
         return of_classifier(load_run(path, ema=config.init_ema), config)
-    only = None
-    if config.init_only or config.init_head == 'new':
-        only = wanted_names(config, model, info.image_shape, head_names(model, info.image_shape))
-    _, variables, facts = load_variables(
-        path,
-        config.model,
-        image_shape=None,
-        ema=config.init_ema,
-        only=only,
-        any_channels=True,
-        **config.model_kwargs,
-    )
+    if read_state_dicts(path)[1]:  # the file says what it is of
+        _, variables, facts = load_variables(path, ema=config.init_ema)
+    else:
+        only = None
+        if config.init_only or config.init_head == 'new':
+            only = wanted_names(config, model, info.image_shape, head_names(model, info.image_shape))
+        _, variables, facts = load_variables(
+            path, config.model, ema=config.init_ema, only=only, any_channels=True, **config.model_kwargs
+        )
     with path.open('rb') as file:
         digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    known = 'class_names' in facts  # the file says what it is of
     return Weights(
         source=config.init_from,
         file=str(path),
@@ -96,8 +93,8 @@ def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> We
         model=facts['model'],
         model_kwargs=facts['model_kwargs'],
         num_classes=facts['num_classes'],
-        class_names=tuple(facts['class_names']) if known else None,
-        image_shape=tuple(facts['image_shape']) if known else None,
+        class_names=tuple(facts['class_names']) if 'class_names' in facts else None,
+        image_shape=tuple(facts['image_shape']) if 'class_names' in facts else None,
         mean=tuple(facts['mean']) if 'mean' in facts else None,
         std=tuple(facts['std']) if 'std' in facts else None,
     )

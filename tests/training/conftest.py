@@ -1,4 +1,5 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'models'))  # for torch_reference
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS / 'models'), str(TESTS / 'weights')]  # for torch_reference and weight_files

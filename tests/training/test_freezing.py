@@ -9,10 +9,11 @@ import torch
 import torch_reference as T
 
 from resnet_jax.errors import ConfigError
+from resnet_jax.models import create_model
 from resnet_jax.runs.checkpoint import leaves_by_name
 from resnet_jax.runtime.devices import replicate
 from resnet_jax.training.experiment import create_experiment
-from resnet_jax.training.freezing import Frozen
+from resnet_jax.training.freezing import Frozen, scale_by_depth
 from resnet_jax.training.program import TrainingProgram
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import kernel_paths, train_step
@@ -127,7 +128,7 @@ OPTIMIZERS = {
     'sgd': (functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=DECAY), 0.05),
     'adam': (functools.partial(torch.optim.Adam, weight_decay=DECAY), 0.002),
 }
-SLOW = ('nothing', 'all BatchNorm')
+SLOW = ('nothing', 'backbone', 'all BatchNorm', 'depth')
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,19 @@ def test_twenty_steps_as_torch(case, optimizer):
         assert moved == 0 if name in still else moved > 1e-3, name
     for name in still:
         assert ours[name].tobytes() == start[name].tobytes()
+
+
+def test_the_rate_falls_from_block_to_block_towards_the_image():
+    """As the groups of timm's layer decay: the head at the whole rate, the stem at decay to the number of blocks and one."""
+    model = create_model('resnet18')
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))['params']
+    ones = jax.tree.map(lambda leaf: 1.0, params)
+    tx = scale_by_depth(model, (32, 32, 3), 0.5)
+    scaled, _ = tx.update(ones, tx.init(ones), ones)
+    order = [['conv1', 'bn1'], *([f'layer{stage}_{index}'] for stage in (1, 2, 3, 4) for index in (0, 1)), ['fc']]
+    for place, names in enumerate(order):
+        assert {leaf for name in names for leaf in jax.tree.leaves(scaled[name])} == {0.5 ** (9 - place)}
+    assert jax.tree.leaves(tx.init(ones)) == []
 
 
 EVERYTHING = {
