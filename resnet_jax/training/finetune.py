@@ -24,7 +24,6 @@ from resnet_jax.weights.parts import HEAD, bare, head_names
 from resnet_jax.weights.transfer import convert_channels, transfer
 
 RECORD = 'init_from.json'  # in the run folder
-_DEFAULTS = {'num_epochs': 10, 'learning_rate': 0.01, 'warmup_epochs': 1.0}
 _SHOWN = 5  # names of classes in a message
 
 
@@ -151,7 +150,7 @@ def finetuning_config(
     if isinstance(config, TrainConfig):
         values = config.to_dict()
     elif config is None:
-        values = dict(_DEFAULTS)
+        values = _recipe(origin.config)
     else:
         values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     return TrainConfig.from_mapping(
@@ -166,6 +165,20 @@ def finetuning_config(
             'init_from': origin.path or 'a network in memory',
         }
     )
+
+
+def _recipe(trained: TrainConfig | None) -> JsonDict:
+    """Returns the fields of a fine-tuned run by default: as its network was trained, for a shorter time and more slowly."""
+    default = TrainConfig()
+    values = (trained or default).to_dict()
+    reset = ('seed', 'validation_size', 'train_size', 'proxy_model', 'proxy_model_kwargs', 'freeze', 'unfreeze_epochs')
+    return {
+        **values,
+        **{name: getattr(default, name) for name in (*reset, 'init_only', 'init_head', 'init_ema', 'normalization')},
+        'num_epochs': 10,
+        'warmup_epochs': min(1.0, values['warmup_epochs']),
+        **{name: values[name] / 10 for name in ('learning_rate', 'bias_learning_rate', 'head_learning_rate')},
+    }
 
 
 def _normalization(config: TrainConfig, info: DatasetInfo, known: Json) -> tuple[tuple[float, ...], tuple[float, ...]]:

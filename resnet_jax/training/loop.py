@@ -125,7 +125,8 @@ def finetune(
     """Trains a trained network on another data set, in a run folder; the same call continues an interrupted run.
 
     The network, its preprocessing and all weights that fit are the classifier's; the head is new if the number of classes
-    differs. By default 10 epochs of SGD with a tenth of the usual learning rate; docs/finetuning.md has the fields that matter.
+    differs. By default the recipe is that of the classifier's run (augmentation, optimizer, batch), or the default one, for 10
+    epochs with a tenth of its learning rates. docs/finetuning.md has the fields that matter.
 
     Args:
       dataset: a name for `load_dataset`, or the data themselves.

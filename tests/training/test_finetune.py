@@ -22,7 +22,7 @@ from resnet_jax.runs import checkpoint
 from resnet_jax.training import trainer
 from resnet_jax.training.api import Callback
 from resnet_jax.training.experiment import create_experiment
-from resnet_jax.training.finetune import RECORD, begin
+from resnet_jax.training.finetune import RECORD, begin, finetuning_config
 from resnet_jax.training.loop import train_and_evaluate
 from resnet_jax.training.seeds import train_seeds
 from resnet_jax.weights.names import flatten
@@ -314,6 +314,17 @@ def test_a_classifier_is_trained_on_other_data_from_python(tmp_path, caplog):
         classifier.finetune(DATA, tmp_path / 'other', frieze='backbone')
     with pytest.raises(ConfigError, match='does not know its model by name'):
         dataclasses.replace(classifier, origin=Origin('', {})).finetune('digits', tmp_path / 'other')
+
+
+def test_the_recipe_is_that_of_the_run_unless_another_is_given(whole):
+    classifier = resnet_jax.load(whole[0] / 'run')
+    found = finetuning_config(classifier, 'digits', None, {'num_epochs': 7})
+    assert (found.dataset, found.model_kwargs['num_filters'], found.num_epochs) == ('digits', 2, 7)
+    assert (found.crop_padding, found.optimizer, found.batch_size) == (1, 'adam', 16)  # of the run
+    assert (found.learning_rate, found.freeze, found.unfreeze_epochs) == (pytest.approx(0.001), '', ())
+    assert found.init_from == classifier.origin.path
+    given = finetuning_config(classifier, 'digits', resnet_jax.TrainConfig(flip=False, num_epochs=50), {})
+    assert (given.flip, given.num_epochs, given.learning_rate, given.crop_padding) == (False, 50, 0.1, 4)
 
 
 def test_parameters_for_a_loop_of_ones_own():
