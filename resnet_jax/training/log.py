@@ -100,6 +100,7 @@ class RunLog:
             f'{jax.device_count()} {jax.local_devices()[0].platform} device(s)',
         )
 
+        self.describe_frozen(state)
         dropped = experiment.num_examples - experiment.steps_per_epoch * config.batch_size
         if 10 * dropped > experiment.num_examples:
             logger.warning(
@@ -109,6 +110,24 @@ class RunLog:
                 experiment.num_examples,
                 config.batch_size,
             )
+
+    def describe_frozen(self, state: TrainState) -> None:
+        """Logs how many parameters train from now on, and which, if some are frozen."""
+        frozen = self._experiment.in_phase(self._experiment.phase_at(self.progress.step)).frozen
+        if not frozen.names:
+            if self._experiment.freezing:
+                logger.info('From epoch %d on all parameters train.', self.progress.step // self._experiment.steps_per_epoch)
+            return
+        moving, still = frozen.split(state.params)
+        logger.info(
+            'From epoch %d on %s of %s parameters train (%s); %s are frozen, and so are the statistics of %d BatchNorm layers.',
+            self.progress.step // self._experiment.steps_per_epoch,
+            describe_parameters(moving),
+            describe_parameters(state.params),
+            ', '.join([*moving][:8]) + (', ...' if len(moving) > 8 else ''),
+            describe_parameters(still),
+            len({name.rpartition('/')[0] for name in frozen.names if name.startswith('batch_stats/')}),
+        )
 
     def compiled(self, step: int, seconds: float) -> None:
         """Logs that the first step starts after `seconds` of compiling."""

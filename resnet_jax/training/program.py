@@ -194,6 +194,7 @@ def steps_function(experiment: Experiment) -> Callable[..., tuple[TrainState, di
         per_layer_grad_norms=config.log_gradient_norms,
         lookahead_fn=lookahead_fn,
         select_fn=select_fn,
+        frozen=experiment.frozen,
     )
     load_fn = load_function(experiment)
     return functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=config.log_gradient_norms)

@@ -53,7 +53,7 @@ FLAGS = {  # the command line, and a part of the line
     f'train.py {QUICK} --process_id=one': '--process_id=one',
     f'train.py {QUICK} --config.model=alexnet --config.cross_device_batch_norm=True': 'alexnet has no BatchNorm',
     'train.py --config=configs/default.py --config.data_dir=gs://bucket/data': 'gs://bucket/data is a remote address',
-    'train.py': '--config=FILE',
+    'train.py': 'expected --config=NAME or FILE',
     'train.py --config=configs/resnet17.py': 'configs/resnet18.py',
     'train.py --config=README.md': "no config 'README.md'; expected a path ending in .py, or one of",
     'evaluate.py': '--workdir=FOLDER',

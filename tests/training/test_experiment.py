@@ -9,6 +9,7 @@ from resnet_jax.errors import ConfigError
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.training import program, step
 from resnet_jax.training.experiment import check_batch_size, create_experiment
+from resnet_jax.training.freezing import NOTHING
 from resnet_jax.training.lookahead import pull
 from resnet_jax.training.program import epoch_order
 
@@ -227,6 +228,7 @@ def test_the_step_and_its_batches_get_what_the_config_says():
     step_fn, load_fn = run.keywords['step_fn'], run.keywords['load_fn']
     assert step_fn.func is step.train_step
     expected = {'model': experiment.model, 'tx': experiment.tx, 'lookahead_fn': None, 'select_fn': None, **options_of_step}
+    expected['frozen'] = NOTHING
     assert step_fn.keywords == expected
     assert load_fn.func is program.load_batch
     data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16, 'steps_per_epoch': 3}
