@@ -111,7 +111,7 @@ def test_weights_for_another_number_of_channels_give_the_same_for_images_of_equa
     ours = info.image_shape[-1]
     assert f'conv1/kernel is for {theirs} channels, and here are {ours}: ' in text
     assert ('summed' if ours == 1 else 'repeated and divided by 3') in text
-    model = build_model(config(), 3)
+    model = build_model(config(), 3, info.image_shape)
     image = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
     nested = create_experiment(config(init_from=str(path)), found, start=start).create_state().variables
     logits = [
@@ -152,7 +152,7 @@ def test_weights_that_cannot_be_started_from(tmp_path):
         start_of(tmp_path, path, model='resnet18', model_kwargs={})
     with pytest.raises(ConfigError, match=r"init_only has 'layer9_\*', which matches no layer.*expected a pattern such as"):
         start_of(tmp_path, path, init_only='layer9_*')
-    with pytest.raises(InputFileError, match='there is no such folder or file; expected a run folder, or weights as'):
+    with pytest.raises(InputFileError, match='there is no such folder or file; expected a run folder, weights as'):
         start_of(tmp_path, tmp_path / 'nothing')
     with pytest.raises(ConfigError, match=r"normalization is 'imagent'; did you mean 'imagenet'\?"):
         start_of(tmp_path, path, normalization='imagent')
