@@ -218,10 +218,11 @@ def test_values_that_do_not_go_together(overrides, message):
 def test_the_step_and_its_batches_get_what_the_config_says():
     options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': True, 'cutout_size': 5}
     options |= {'crop_mode': 'reflect', 'alternating_flip': True, 'brightness': 0.14, 'contrast': 0.13}
-    options |= {'auto_augment': 'randaugment', 'resized_crop_area': 0.5}
-    options |= {'randaugment_num_ops': 3, 'randaugment_magnitude': 7, 'random_erasing_prob': 0.25, 'cutmix_alpha': 0.5}
+    options |= {'auto_augment': 'randaugment', 'randaugment_num_ops': 3, 'randaugment_magnitude': 12}
+    options |= {'resized_crop_area': 0.08, 'random_erasing_prob': 0.25, 'cutmix_alpha': 1.0, 'saturation': 0.4, 'hue': 0.1}
     options_of_step = {'accumulation': 2, 'ema_decay': 0.9, 'per_layer_grad_norms': True}
-    experiment = create(**options, log_gradient_norms=True, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16')
+    checked = tiny.checked(**options, log_gradient_norms=True, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16')
+    experiment = create_experiment(checked, tiny.dataset(channels=3).info)
     run = program.steps_function(experiment)
     assert run.func is program.train_steps
     assert run.keywords['per_layer_grad_norms'] is True
@@ -231,8 +232,7 @@ def test_the_step_and_its_batches_get_what_the_config_says():
     expected['frozen'] = NOTHING
     assert step_fn.keywords == expected
     assert load_fn.func is program.load_batch
-    data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16, 'steps_per_epoch': 3}
-    data |= {'saturation': 0.0, 'hue': 0.0}  # the images are grey
+    data = {'num_classes': 3, 'mean': (0.3,) * 3, 'std': (0.2,) * 3, 'dtype': jnp.bfloat16, 'steps_per_epoch': 3}
     assert load_fn.keywords == {**options, **data}
 
 
