@@ -454,10 +454,11 @@ def forward(
 def model_kwargs(config: TrainConfig, image_shape: Sequence[int], prefix: str = '') -> JsonDict:
     """Returns the keyword arguments of the config's network, or its proxy if `prefix` is 'proxy_', for images of a shape.
 
-    If images are larger than 64 pixels and the config names no stem, a network with that for CIFAR gets that for ImageNet.
+    If images are larger than 64 pixels and the config names no stem, a network with that for CIFAR gets that for ImageNet; not
+    if it starts from weights, which have a stem.
     """
     name, kwargs = (config.proxy_model, config.proxy_model_kwargs) if prefix else (config.model, config.model_kwargs)
-    large = max(image_shape[:2]) > LARGEST_FOR_CIFAR_STEM and 'stem' not in kwargs
+    large = max(image_shape[:2]) > LARGEST_FOR_CIFAR_STEM and 'stem' not in kwargs and not config.init_from
     if large and getattr(create_model(name, num_classes=2), 'stem', '') == 'cifar':
         return {**kwargs, 'stem': 'imagenet'}
     return dict(kwargs)

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from resnet_jax.classifier import model_kwargs
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime import console
@@ -101,6 +102,16 @@ class RunLog:
         )
 
         self.describe_frozen(state)
+        chosen = model_kwargs(config, experiment.info.image_shape)
+        if chosen != dict(config.model_kwargs):
+            height, width, _ = experiment.info.image_shape
+            logger.info(
+                '%s has stem=%s, because the images are %d x %d; model_kwargs.stem=cifar keeps the stem for small ones.',
+                config.model,
+                chosen['stem'],
+                height,
+                width,
+            )
         dropped = experiment.num_examples - experiment.steps_per_epoch * config.batch_size
         if 10 * dropped > experiment.num_examples:
             logger.warning(

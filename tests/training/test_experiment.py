@@ -182,6 +182,7 @@ def test_the_stem_follows_the_size_of_the_images():
 
     assert [stem(size) for size in (8, 64, 65, 224)] == ['cifar', 'cifar', 'imagenet', 'imagenet']
     assert stem(224, model_kwargs={'stem': 'cifar'}) == 'cifar'
+    assert stem(224, init_from='weights.pth') == 'cifar'
     assert stem(224, model='d2l_resnet18', model_kwargs={}) == 'd2l'
 
 
