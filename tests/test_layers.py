@@ -30,7 +30,10 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax.classifier': ('plugins', 'config', 'ops', 'models', 'data', 'weights', 'runs'),
     'resnet_jax.report': ('significance', 'runs', 'report'),
     'resnet_jax.evaluation': ('classifier', 'config', 'ops', 'significance', 'models', 'data', 'runs', 'report', 'evaluation'),
-    'resnet_jax.training': ('classifier', 'config', 'ops', 'models', 'data', 'runs', 'report', 'evaluation', 'training'),
+    'resnet_jax.training': (
+        *('classifier', 'config', 'ops', 'models', 'data', 'weights', 'runs', 'report', 'evaluation'),
+        'training',
+    ),
     'resnet_jax.nnx': ('models',),
     'resnet_jax.export': ('classifier', 'data', 'export'),
     'resnet_jax.benchmark': (

@@ -6,6 +6,8 @@ from typing import Self
 
 from resnet_jax.errors import ConfigError
 
+DEFAULT_SIZE = 64  # height and width in pixels
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadOptions:
@@ -13,8 +15,9 @@ class LoadOptions:
 
     Attributes:
         data_dir: the tfds root; if empty, TFDS_DATA_DIR, and if that is empty, ~/tensorflow_datasets.
-        data_archive: path of the official archive of a CIFAR data set, for machines without a network; may be empty.
-        image_size: height and width in pixels; 0 for the size that all images have or, if they differ, 64.
+        data_archive: path of an official archive of a CIFAR data set, or of a folder of its tables; may be empty.
+        image_size: height and width in pixels; 0 for the size that all images have or, if they differ or are
+            larger than 256 pixels, `default_size`.
         resize: 'crop' for the centre square, 'squash' for the whole image without its proportions, 'pad' for the whole image
             between black bars.
         test_fraction: share of each class that becomes the test split of a data set that has none.
@@ -31,6 +34,7 @@ class LoadOptions:
     data_dir: str | os.PathLike[str] = ''
     data_archive: str | os.PathLike[str] = ''
     image_size: int = 0
+    default_size: int = DEFAULT_SIZE
     resize: str = 'crop'
     test_fraction: float = 0.2
     normalization: str = ''
@@ -62,9 +66,13 @@ class LoadOptions:
         return 'bilinear' if self.decode == 'always' else 'bicubic'
 
     @classmethod
-    def of(cls, config: object) -> Self:
+    def of(cls, config: object, default_size: int = DEFAULT_SIZE) -> Self:
         """Returns the options in a config."""
-        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
+        names = [field.name for field in dataclasses.fields(cls) if field.name != 'default_size']
+        options = {name: getattr(config, name) for name in names}
+        if options['normalization'] in ('auto', 'dataset'):  # training decides whether it is that of weights
+            options['normalization'] = ''
+        return cls(**options, default_size=default_size)
 
 
 DEFAULTS = LoadOptions()

@@ -184,6 +184,7 @@ def steps_function(experiment: Experiment, *, cropped: bool = False) -> Callable
         per_layer_grad_norms=config.log_gradient_norms,
         lookahead_fn=lookahead_fn,
         select_fn=select_fn,
+        frozen=experiment.frozen,
     )
     load_fn = load_function(experiment, cropped=cropped)
     return functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=config.log_gradient_norms)

@@ -10,6 +10,7 @@ from scipy import stats
 from test_data_folder import load, small, write
 
 from resnet_jax.data import LoadOptions, hold_out, images
+from resnet_jax.data.describe import describe_dataset
 from resnet_jax.data.images import read_crop
 from resnet_jax.data.order import StepImages, epoch_order
 from resnet_jax.data.parquet import open_parquet
@@ -106,6 +107,7 @@ def test_an_image_is_decoded_each_time_and_only_when_it_is_asked_for(tmp_path, m
     monkeypatch.setattr(images, '_open', lambda source, name: opened.append(name) or original(source, name))
     always = load(root, **ALWAYS)
     held, rest = hold_out(always.train, 2, seed=0)[::-1]
+    assert describe_dataset(always)['duplicates'] is None and describe_dataset(always)['counts']['train'] == [3, 3]
     assert opened == [] and isinstance(rest.image, ImagesOnDemand) and rest.image.shape == (4, 8, 8, 3)
     assert always.mean == (0.485, 0.456, 0.406) and len(always.fingerprint) == 64
     once = load(root, image_size=8)

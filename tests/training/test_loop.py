@@ -459,7 +459,7 @@ def test_a_batch_that_leaves_out_much_of_the_data_is_told(batch_size, told, tmp_
 
 def test_a_data_set_that_was_registered_without_facts_is_loaded_once(tmp_path, monkeypatch):
     loads = []
-    entry = resnet_jax.data._Entry(lambda data_dir, archive: loads.append(1) or STRIPES, None)
+    entry = resnet_jax.data._Entry(lambda options: loads.append(1) or STRIPES, None)
     monkeypatch.setitem(resnet_jax.data._DATASETS, 'stripes', entry)
     train_and_evaluate(config(num_epochs=1, warmup_epochs=0.0), tmp_path)
     assert loads == [1]
