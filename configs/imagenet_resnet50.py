@@ -6,10 +6,10 @@ BatchNorm and biases, random resized crops of 8 % to 100 % and mirror images, la
 
 Command:  python bin/train.py --config=configs/imagenet_resnet50.py            # as tensorflow-datasets prepares it
           python bin/train.py --config=configs/imagenet_resnet50.py --config.dataset=folder:PATH   # PATH/train, PATH/val
-Expected: about 76 to 77 % top-1, as published for such recipes (76.3 % with a step schedule in the paper). Not trained here:
+Expected: about 76 to 77 % top-1, as published for such recipes (76.4 % with a step schedule in the paper). Not trained here:
           docs/own_images.md says what was tried.
-Hardware: a GPU with 40 GB or more for batch 256 in bfloat16; gradient_accumulation_steps=2 or more for smaller ones. As many
-          decode_workers as cores: a core decodes 200 to 400 pictures a second.
+Hardware: a GPU with 16 GB or more, by XLA's analysis for batch 256 in bfloat16; gradient_accumulation_steps=2 for smaller ones.
+          decode_workers: as many as cores; a core decodes 100 to 300 pictures a second.
 """
 
 from resnet_jax import default_config

@@ -221,6 +221,8 @@ OTHER = {
     'normalization': 'imagenet',
     'broken_images': 'skip',
     'follow_links': True,
+    'decode': 'always',
+    'test_crop': 0.875,
     'model_kwargs': {'num_filters': 8},
     'dtype': 'bfloat16',
     'cross_device_batch_norm': True,
