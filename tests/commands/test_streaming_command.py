@@ -34,7 +34,7 @@ def flags(pictures, workdir, epochs):
 
 @pytest.mark.slow
 def test_ctrl_c_to_all_processes_saves_the_state_and_the_run_continues(pictures, tmp_path):
-    options = command('train.py', *flags(pictures, tmp_path / 'run', 200))
+    options = command('train.py', *flags(pictures, tmp_path / 'run', 60))
     process = subprocess.Popen(
         **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, bufsize=1
     )
@@ -50,7 +50,7 @@ def test_ctrl_c_to_all_processes_saves_the_state_and_the_run_continues(pictures,
     while _anything_runs(process.pid):  # the test's own time limit ends it
         time.sleep(0.05)
     process.stdout.close()
-    assert 'after iteration' in run('train.py', *flags(pictures, tmp_path / 'run', 200)).stdout
+    assert 'after iteration' in run('train.py', *flags(pictures, tmp_path / 'run', 60)).stdout
 
 
 def _anything_runs(group):
