@@ -19,6 +19,8 @@ from resnet_jax.data.augment import TTA, normalize, tta_logits
 from resnet_jax.data.class_names import class_names
 from resnet_jax.data.images import INTERPOLATIONS, read_image
 from resnet_jax.data.normalization import find_normalization
+from resnet_jax.data.options import LoadOptions
+from resnet_jax.data.split import ImagesOnDemand
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model, features
 from resnet_jax.models.checks import check_choice
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from resnet_jax.data import Dataset
     from resnet_jax.training.api import TrainingResult
 
-Images = Sequence[str | Path] | np.ndarray | jax.Array
+Images = Sequence[str | Path] | np.ndarray | jax.Array | ImagesOnDemand
 
 LARGEST_FOR_CIFAR_STEM = 64  # height or width in pixels
 
@@ -375,13 +377,15 @@ class Classifier:
     @our_settings()
     def features(self, images: Images) -> dict[str, jax.Array]:
         """Returns the network's intermediate outputs, without `tta` and in a single batch: see `models.features`."""
-        return self._compiled_features(self._on_device, self._read(images))
+        return self._compiled_features(self._on_device, self._read(images)[:])
 
     def read(self, path: str | Path) -> np.ndarray:
         """Returns an image file as the network takes it, uint8 `[height, width, channels]`: see `data.images.read_image`."""
         return read_image(path, self.image_shape, self.resize, self.crop, self.interpolation)
 
-    def _read(self, images: Images) -> np.ndarray:
+    def _read(self, images: Images) -> np.ndarray | ImagesOnDemand:
+        if isinstance(images, ImagesOnDemand):
+            return images
         if isinstance(images, np.ndarray | jax.Array):
             if images.dtype != np.uint8 or images.shape[1:] != tuple(self.image_shape):
                 shape = ', '.join(map(str, self.image_shape))
@@ -553,6 +557,8 @@ def create_classifier(
         dtype=np.dtype(config.dtype),
         tta=config.tta,
         resize=config.resize,
+        crop=config.test_crop,
+        interpolation=LoadOptions.of(config).interpolation,
         origin=Origin(
             config.model,
             model_kwargs(config, dataset['image_shape']),

@@ -174,6 +174,20 @@ class TrainConfig:
     )
     broken_images: str = _field('stop', _one_of(('stop', 'skip')), 'An image that cannot be read: stop, or skip it.')
     follow_links: bool = _field(False, _FLAG, 'Follow links that lead out of a folder of images.')
+    decode: str = _field(
+        'once',
+        _one_of(('once', 'always')),
+        'Image files: once, into arrays that are kept on disk; always, each time that one is shown, with resized_crop_area cut '
+        'out of the whole picture, for sets whose arrays would not fit on disk (needs image_size and normalization).',
+    )
+    decode_workers: int = _field(
+        0, _integer(0, 1024), 'decode=always: processes that decode training images; 0 for threads.', changes='freely'
+    )
+    test_crop: float = _field(
+        1.0,
+        _number(0, 1, above=True),
+        'decode=always: share of the centre that the evaluation shows, 0.875 in recipes for ImageNet.',
+    )
     device_data_gib: float = _field(
         0.0,
         _number(0),

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -14,6 +13,7 @@ import numpy as np
 from resnet_jax.data import cache
 from resnet_jax.data.encoded import EncodedDataset, EncodedSplit
 from resnet_jax.data.images import image_header, read_image
+from resnet_jax.data.on_demand import cores, on_demand
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.data.split import Dataset, Fingerprint, Split
 from resnet_jax.data.statistics import ChannelHistogram
@@ -34,10 +34,14 @@ _BLOCK = 256  # images decoded before the next ones are begun, which bounds the 
 def decode(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
     """Returns the data set as arrays of one shape: images with 1 channel if all of them are grey, and otherwise 3.
 
+    With `options.decode` 'always', see `on_demand`.
+
     Raises:
         InputFileError: an image cannot be read, unless `options.broken_images` is 'skip' and each class keeps some; or the
             source changed meanwhile.
     """
+    if options.decode == 'always':
+        return on_demand(encoded, options)
     size, resize, broken = options.image_size, options.resize, options.broken_images
     key = json.dumps([_FORMAT, encoded.version, size or f'default {options.default_size}', resize, broken])
     splits = {'train': encoded.train, 'test': encoded.test}
@@ -67,7 +71,7 @@ def _decode(
     """Writes '<split>_image' and '<split>_label' of each split; returns the facts that `decode` needs."""
     fingerprint, histogram = Fingerprint(), ChannelHistogram()
     total = sum(len(split.label) for split in splits.values())
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         readers = {part: _Reader(split, options, pool) for part, split in splits.items()}
         with progress(f'Reading the headers of {encoded.name}', total, 'images') as advance:
             headers = [header for reader in readers.values() for header in reader.read_headers(advance)]
@@ -149,10 +153,6 @@ class _Reader:
                     self.errors.append(one_line(result))
                 else:
                     raise InputFileError(f"{result}. Or leave out such images: broken_images='skip'")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _shape(headers: Sequence[tuple[int, int, int]], options: LoadOptions) -> tuple[int, int, int]:

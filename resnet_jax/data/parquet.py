@@ -117,10 +117,11 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         version.update(f'test_fraction {options.test_fraction}'.encode())
         parts = split_by_class(labels['train'], options.test_fraction, class_names)
         train, test = (Subset(splits['train'], part) for part in parts)
-        return EncodedDataset(name, train, test, class_names, version.hexdigest())
+        return EncodedDataset(name, train, test, class_names, version.hexdigest(), random_access=False)
     validation = splits.get('validation') if 'test' in splits else None
     test_split = splits['test' if 'test' in splits else 'validation']
-    dataset = EncodedDataset(name, splits['train'], test_split, class_names, version.hexdigest(), validation)
+    facts = class_names, version.hexdigest(), validation
+    dataset = EncodedDataset(name, splits['train'], test_split, *facts, random_access=False)
     require_every_class(dataset, str(root))
     return dataset
 

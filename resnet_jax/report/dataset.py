@@ -28,10 +28,11 @@ def section(runs: Runs) -> Section | None:
         lines = [
             f'{facts["name"]}: {" x ".join(map(str, facts["image_shape"]))}, mean {_numbers(facts["mean"])}, std '
             f'{_numbers(facts["std"])}',
-            f'test images that are in the training set too, to the pixel: {twins["test_in_train"]:,}'
-            + (f', {twins["with_another_label"]:,} with another label' if twins['with_another_label'] else ''),
             *facts['notes'],
         ]
+        if twins is not None:
+            also = f', {twins["with_another_label"]:,} with another label' if twins['with_another_label'] else ''
+            lines.insert(1, f'test images that are in the training set too, to the pixel: {twins["test_in_train"]:,}{also}')
         content = Markup('<p>') + parts.lines(lines) + Markup('</p>') + parts.table(['', *counts], rows)
         if run.samples is not None:
             content += parts.picture(data_uri(run.samples), 'training images, a row for each class')

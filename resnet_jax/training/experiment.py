@@ -16,6 +16,7 @@ import optax
 from resnet_jax.classifier import build_model, forward
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import DatasetInfo, check_hold_out
+from resnet_jax.data.split import Images
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.step import LogitsFn
 from resnet_jax.models.whitening import whitening_kernel
@@ -101,7 +102,7 @@ class Experiment:
         info = self.info
         return functools.partial(forward, model=self.model, mean=info.mean, std=info.std, dtype=self.dtype, tta=self.config.tta)
 
-    def whitening_kernel(self, images: np.ndarray) -> np.ndarray | None:
+    def whitening_kernel(self, images: Images) -> np.ndarray | None:
         """Returns the kernel for a whitening layer of the network or the proxy; None if neither has one.
 
         Args:

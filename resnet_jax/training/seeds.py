@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from resnet_jax import data
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import LazyDataset, Split
+from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError, Interrupted
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runtime import console, memory
@@ -27,7 +28,7 @@ from resnet_jax.training.api import TrainingResult
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.finetune import begin
 from resnet_jax.training.loop import train_and_evaluate, train_in_folder
-from resnet_jax.training.program import device_data, epoch_order, seed_key, steps_function
+from resnet_jax.training.program import device_data, seed_key, steps_function
 from resnet_jax.training.state import TrainState
 from resnet_jax.typing import Json, PyTree
 
@@ -57,8 +58,8 @@ def train_seeds(
 
     Raises:
       ConfigError: together, and there are several processes, or the config has a validation_size, which selects other images
-        for each seed, divergence_retries or unfreeze_epochs. Otherwise see `train_and_evaluate`; with several errors, that of
-        the first seed, after the other runs have ended.
+        for each seed, divergence_retries, unfreeze_epochs or decode='always'. Otherwise see `train_and_evaluate`; with several
+        errors, that of the first seed, after the other runs have ended.
     """
     first = config if isinstance(config, TrainConfig) else TrainConfig.from_mapping(config)
     if count < 1:
@@ -66,6 +67,8 @@ def train_seeds(
     configs = [first.replace(seed=first.seed + i) for i in range(count)]
     folders = [Path(workdir, f'seed{checked.seed}') for checked in configs]
     obstacle = next((name for name in ('validation_size', 'divergence_retries', 'unfreeze_epochs') if getattr(first, name)), '')
+    if first.decode == 'always':
+        obstacle = 'decode=always'
     if jax.process_count() > 1:
         obstacle = 'num_processes'
     if together and obstacle:
@@ -200,6 +203,8 @@ class _Member:
 
     def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
         return self._team.run(self._member, state, step, count)
+
+    def close(self) -> None: ...
 
 
 class _Program:

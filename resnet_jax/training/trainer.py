@@ -145,24 +145,28 @@ class Trainer:
         if self._folder.primary and not self._progress.step:
             draw_samples(self._experiment, self._train, self._folder.path)
         program, dispatches = self._create_program(self._experiment, self._train), 0
-        self._compile(program)
-        with self.logger.bar:
-            while self._progress.step < self._experiment.total_steps:
-                if (phase := self._experiment.phase_at(self._progress.step)) != self._experiment.phase:
-                    self._unfreeze(phase)
-                    program = self._create_program(self._experiment, self._train)
-                    self._compile(program)
-                count, before = self.logger.pace.size(self._steps_to_pause()), time.monotonic()
-                self._stop.unsaved = True
-                failpoints.reach('dispatch')
-                self._state, metrics = program.run(self._state, self._progress.step, count)
-                self.logger.pace.measured(len(metrics), time.monotonic() - before)
-                self._take(metrics)
-                dispatches += 1
-                if dispatches == 2:
-                    self.logger.forecast(self._progress.step)
-                self._evaluate_and_save()
-                self._stop_if_asked()
+        try:
+            self._compile(program)
+            with self.logger.bar:
+                while self._progress.step < self._experiment.total_steps:
+                    if (phase := self._experiment.phase_at(self._progress.step)) != self._experiment.phase:
+                        self._unfreeze(phase)
+                        program.close()
+                        program = self._create_program(self._experiment, self._train)
+                        self._compile(program)
+                    count, before = self.logger.pace.size(self._steps_to_pause()), time.monotonic()
+                    self._stop.unsaved = True
+                    failpoints.reach('dispatch')
+                    self._state, metrics = program.run(self._state, self._progress.step, count)
+                    self.logger.pace.measured(len(metrics), time.monotonic() - before)
+                    self._take(metrics)
+                    dispatches += 1
+                    if dispatches == 2:
+                        self.logger.forecast(self._progress.step)
+                    self._evaluate_and_save()
+                    self._stop_if_asked()
+        finally:
+            program.close()
 
     def _unfreeze(self, phase: int) -> None:
         """Goes on in another phase, in which more layers train."""

@@ -44,6 +44,8 @@ def test_both_steps_are_timed_beside_torch(tmp_path):
         ['--suite=gpu', '--devices=2'],
         ['--layers=8x8x8', '--peer=torch'],
         ['--networks=resnet18'],
+        ['--workers=2'],
+        ['--decoding=no/such/folder', '--layers=8x8x8'],
         ['--json=no/such/folder/rows.json'],
     ],
 )

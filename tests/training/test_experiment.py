@@ -5,13 +5,13 @@ import pytest
 import tiny
 
 from resnet_jax.classifier import build_model
+from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.training import program, step
 from resnet_jax.training.experiment import check_batch_size, create_experiment
 from resnet_jax.training.freezing import NOTHING
 from resnet_jax.training.lookahead import pull
-from resnet_jax.training.program import epoch_order
 
 FIRST_OF_SEED_0 = [47848, 34552, 24994, 32827, 31943, 24289]
 FIRST_OF_EPOCH_1 = [12569, 42502, 35289, 26576, 22685, 6123]

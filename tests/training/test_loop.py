@@ -19,6 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import resnet_jax.data
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import LazyDataset
+from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.runs import checkpoint
@@ -29,7 +30,6 @@ from resnet_jax.training import log, loop, program, step, trainer
 from resnet_jax.training.api import Callback
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.loop import train_and_evaluate
-from resnet_jax.training.program import epoch_order
 
 TRAIN, VALIDATION, TEST = 60, 12, 19  # examples; a batch of 16 makes 3 steps an epoch, with the validation split or without
 STRIPES = tiny.dataset(TRAIN, TEST)
