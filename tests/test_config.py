@@ -218,6 +218,8 @@ OTHER = {
     'test_fraction': 0.3,
     'image_size': 48,
     'resize': 'pad',
+    'test_crop': 0.875,
+    'decode': 'always',
     'normalization': 'imagenet',
     'broken_images': 'skip',
     'follow_links': True,
