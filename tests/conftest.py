@@ -1,6 +1,7 @@
 """Test settings; set before jax is imported anywhere."""
 
 import atexit
+import functools
 import logging
 import os
 import shutil
@@ -62,18 +63,19 @@ def quick_compilation():
 
 @pytest.fixture(scope='module')
 def on_devices(tmp_path_factory, quick_compilation):
-    """{1, 2, 4: what on_devices.results() gives on so many devices}; 1 and 2 in a process each, 4 in this one."""
+    """Returns what on_devices.results() gives on so many devices: 4 in this process, others in one of their own."""
     import numpy as np
     import on_devices
 
-    folder, processes = tmp_path_factory.mktemp('devices'), {}
-    for count in (1, 2):
+    @functools.cache
+    def results(count):
+        if count == 4:
+            return on_devices.results()
+        file = tmp_path_factory.mktemp('devices') / 'results.npz'
         environment = {**os.environ, 'JAX_NUM_CPU_DEVICES': str(count), 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
-        command = [sys.executable, on_devices.__file__, folder / f'{count}.npz']
-        processes[count] = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    results = {4: on_devices.results()}
-    for count, process in processes.items():
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-        results[count] = dict(np.load(folder / f'{count}.npz'))
+        command = [sys.executable, on_devices.__file__, file]
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return dict(np.load(file))
+
     return results

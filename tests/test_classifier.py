@@ -16,6 +16,8 @@ from resnet_jax.evaluation.evaluate import check_fits, evaluate
 from resnet_jax.training.loop import train_and_evaluate
 from resnet_jax.weights import save_safetensors
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 RUN = {'num_epochs': 1, 'warmup_epochs': 0.5, 'ema_decay': 0.9, 'dataset': 'digits', 'model': 'resnet8', 'batch_size': 64}
 RUN |= {'base_batch_size': 64, 'flip': False, 'crop_padding': 1, 'model_kwargs': {'num_filters': 4, 'stage_sizes': (1, 1)}}
 

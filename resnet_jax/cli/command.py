@@ -1,6 +1,7 @@
 """Shared by all commands: parses flags, prints errors as one line and returns the right exit code."""
 
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -123,7 +124,9 @@ def run(command: ModuleType, arguments: Sequence[str], name: str) -> NoReturn:
       name: how the command was called, for its help.
     """
     streams.show_any_text()
-    sys.exit(streams.finish(_guarded(command, arguments, name)))
+    code = streams.finish(_guarded(command, arguments, name))
+    gc.freeze()  # else Python walks through all objects several times as it ends, which takes up to a second
+    sys.exit(code)
 
 
 def _run(command: ModuleType, arguments: Sequence[str], name: str) -> None:

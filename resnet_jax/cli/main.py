@@ -14,6 +14,7 @@
 `resnet-jax COMMAND --help` lists the flags of a command.
 """
 
+import gc
 import importlib
 import sys
 
@@ -47,6 +48,8 @@ def main(verb: str | None = None) -> None:
         from resnet_jax.runtime import huge_pages
 
         huge_pages.use()  # before anything else, because it restarts this process
+    # Imports make a million objects and no garbage; Python's default of 700 has its collector look through them all the time.
+    gc.set_threshold(50_000)
     from resnet_jax.cli import command
 
     command.run(importlib.import_module(f'resnet_jax.cli.{verb}'), arguments, name)

@@ -5,6 +5,8 @@ from benchmark_support import config
 from resnet_jax.benchmark import ours
 from resnet_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 def test_the_steps_that_are_timed_are_those_of_a_run():
     subject = ours.Subject(config())

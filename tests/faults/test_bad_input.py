@@ -1,7 +1,8 @@
 """Forty and more mistakes in configs and flags: exit 2, one line that names the key and what was expected."""
 
 import pytest
-from faults_support import error_line, run
+from commands_support import error_line
+from faults_support import run
 
 QUICK = '--config=configs/quickstart.py'
 FIELDS = {  # --config.<key>=<value>, and a part of the line

@@ -5,7 +5,8 @@ import os
 import shutil
 
 import pytest
-from faults_support import assert_same_outcome, error_line, hashes, outcome, rows, run, steps, temporary_files, train
+from commands_support import error_line
+from faults_support import assert_same_outcome, hashes, outcome, rows, run, steps, temporary_files, train
 
 
 def flip_a_bit(path):

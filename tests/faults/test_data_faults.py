@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults_support import error_line, run
+from commands_support import error_line
+from faults_support import run
 
 from resnet_jax.data.sources import CIFAR10
 

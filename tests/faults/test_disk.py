@@ -10,11 +10,11 @@ import signal
 import subprocess
 
 import pytest
+from commands_support import error_line
 from faults_support import (
     TINY,
     assert_same_outcome,
     command,
-    error_line,
     hashes,
     outcome,
     rows,

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from faults_support import arrays, assert_same_outcome, edit, error_line, hashes, outcome, rows, steps, train
+from commands_support import error_line
+from faults_support import arrays, assert_same_outcome, edit, hashes, outcome, rows, steps, train
 
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.metadata import read_metadata

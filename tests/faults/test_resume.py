@@ -6,7 +6,8 @@ import signal
 import subprocess
 
 import pytest
-from faults_support import TINY, assert_same_outcome, command, edit, error_line, hashes, outcome, rows, steps, train
+from commands_support import error_line
+from faults_support import TINY, assert_same_outcome, command, edit, hashes, outcome, rows, steps, train
 
 from resnet_jax.runs.checksums import sums_text
 from resnet_jax.runs.metadata import FORMAT

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 import tensorstore
-from faults_support import ROOT, TINY, edit, error_line, run
+from commands_support import error_line
+from faults_support import ROOT, TINY, edit, run
 from run_files import write_folder
 
 from resnet_jax.classifier import Classifier

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import flax.linen as nn
@@ -98,10 +99,15 @@ SHAPES = [
 ]
 
 
+@functools.cache
+def natively(shape):
+    """The output and both gradients by XLA, in float32; for both forms."""
+    return jax.jit(both(native, *shape[2:]))(*arguments(*shape))
+
+
 @pytest.mark.parametrize('shape', SHAPES)
-def test_output_and_gradients(shape, form):
-    args = arguments(*shape)
-    expected = jax.jit(both(native, *shape[2:]))(*args)
+def test_output_and_gradients(shape, form, quick_compilation):
+    args, expected = arguments(*shape), natively(shape)
     winograd = min(shape[1]) >= (16 if form else 64) and shape[2:] == (3, 1)
     for actual, wanted in zip(jax.jit(both(conv, *shape[2:]))(*args), expected, strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=WINOGRAD_TOLERANCE if winograd else TOLERANCE)

@@ -1,11 +1,17 @@
 """Runs the commands as a user does: in a process of their own, by exit code and output."""
 
+import atexit
+import collections
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from fork_server import ForkServer
 from processor_time import children_seconds
+
+from resnet_jax.runtime import huge_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,6 +25,11 @@ TINY = (
     '--config.model_kwargs.stage_sizes=1,1',
 )
 
+# Variables that are read where they are used. Any other might be read by an import, so that a fork would miss it.
+_READ_LATE = ('PYTEST_CURRENT_TEST', 'TFDS_DATA_DIR', 'RESNET_JAX_CACHE_DIR', 'XDG_CACHE_HOME', 'COLUMNS', 'TMPDIR')
+_servers: dict[frozenset[tuple[str, str]], ForkServer] = {}
+_started: collections.Counter[frozenset[tuple[str, str]]] = collections.Counter()
+
 
 def command(*arguments, devices=1, **environment):
     """Returns the arguments of subprocess.run for `python bin/<arguments>` with so many CPU devices; None unsets a variable."""
@@ -31,11 +42,27 @@ def command(*arguments, devices=1, **environment):
     }
 
 
-def run(*arguments, code=0, timeout=120, **options):
-    """Runs a command, checks its exit code and that it shows no traceback, and returns it with the `cpu_seconds` it took."""
-    before = children_seconds()
-    done = subprocess.run(**command(*arguments, **options), capture_output=True, text=True, timeout=timeout)
-    done.cpu_seconds = children_seconds() - before
+def run(*arguments, code=0, timeout=120, new_process=False, **options):
+    """Runs a command, checks its exit code and that it shows no traceback, and returns it with the `cpu_seconds` it took.
+
+    Args:
+      new_process: start Python, as a user does, instead of a fork of a process that has imported what commands need.
+    """
+    return finished(command(*arguments, **options), code, timeout, new_process)
+
+
+def finished(options, code, timeout, new_process):
+    """Runs what `command` returns; see `run`.
+
+    Commands with variables of their own start anew too, and so do those that fail for their flags, most of which import little.
+    """
+    started = None if new_process or code == 2 else _forked(options, timeout)
+    if started is None:
+        before = children_seconds()
+        done = subprocess.run(**options, capture_output=True, text=True, timeout=timeout)
+        done.cpu_seconds = children_seconds() - before
+    else:
+        done, done.cpu_seconds = started
     assert done.returncode == code, f'exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}'
     assert 'Traceback' not in done.stderr + done.stdout
     return done
@@ -46,3 +73,25 @@ def error_line(done):
     lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
     assert len(lines) == 1, done.stderr
     return lines[0]
+
+
+def _forked(options, timeout):
+    """Returns what a fork of a server for this environment has done, or None where there is no server for it."""
+    environment = {**options['env'], **huge_pages.environment()}  # a command sets it, and restarts itself to do so
+    key = frozenset(item for item in environment.items() if item[0] not in _READ_LATE)
+    _started[key] += 1
+    if sys.platform != 'linux' or _started[key] < 3:  # starting a server costs as much as two commands
+        return None
+    if key not in _servers:
+        _servers[key] = ForkServer(environment)
+        atexit.register(_servers[key].close)
+    _, script, *rest = options['args']
+    with Path(os.devnull).open() as nothing, tempfile.TemporaryFile('w+') as output, tempfile.TemporaryFile('w+') as errors:
+        streams = [nothing.fileno(), output.fileno(), errors.fileno()]
+        try:
+            code, seconds = _servers[key].run(script, rest, str(options['cwd']), environment, streams, timeout)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(options['args'], timeout) from None
+        output.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(options['args'], code, output.read(), errors.read()), seconds

@@ -3,12 +3,11 @@
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from processor_time import children_seconds
+from commands_support import finished
 
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import sums_text
@@ -49,26 +48,14 @@ def command(*arguments, failpoint='', devices=1, through=(), **environment):
     }
 
 
-def run(*arguments, code=0, timeout=600, **options):
-    """Runs a command, checks its exit code and that it shows no traceback, and returns it with the `cpu_seconds` it took."""
-    before = children_seconds()
-    done = subprocess.run(**command(*arguments, **options), capture_output=True, text=True, timeout=timeout)
-    done.cpu_seconds = children_seconds() - before
-    assert done.returncode == code, f'exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}'
-    assert 'Traceback' not in done.stdout + done.stderr, done.stderr
-    return done
+def run(*arguments, code=0, timeout=600, new_process=False, **options):
+    """Runs a command, checks its exit code and that it shows no traceback; see `commands_support.run`."""
+    return finished(command(*arguments, **options), code, timeout, new_process)
 
 
 def train(workdir, *flags, **options):
     """Runs bin/train.py on the tiny network; see `run`."""
     return run('train.py', *TINY, *flags, f'--workdir={workdir}', **options)
-
-
-def error_line(done):
-    """Returns the one line that a failing command printed."""
-    lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert len(lines) == 1, done.stderr
-    return lines[0]
 
 
 def steps(workdir):

@@ -14,6 +14,8 @@ from resnet_jax.training.api import Callback
 from resnet_jax.training.loop import train_and_evaluate
 from resnet_jax.training.program import TrainingProgram
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 STRIPES = tiny.dataset(60, 19)
 BATCH_BYTES = 16 * 8 * 8
 LITTLE = 1e-9  # GiB
