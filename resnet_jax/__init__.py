@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from resnet_jax.data import load_dataset, register_dataset
     from resnet_jax.models import available_models, features, register_model
     from resnet_jax.training.api import Callback
-    from resnet_jax.training.loop import train_and_evaluate
+    from resnet_jax.training.loop import finetune, train_and_evaluate
     from resnet_jax.training.optimizer import register_optimizer
     from resnet_jax.weights.pretrained import create_model
     from resnet_jax.weights.published import available_weights
@@ -30,6 +30,7 @@ __all__ = [
     'create_model',
     'default_config',
     'features',
+    'finetune',
     'load',
     'load_dataset',
     'register_dataset',
@@ -47,6 +48,7 @@ _MODULES = {
     'create_model': 'weights.pretrained',
     'default_config': 'config',
     'features': 'models',
+    'finetune': 'training.loop',
     'load_dataset': 'data',
     'register_dataset': 'data',
     'register_model': 'models',

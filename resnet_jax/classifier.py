@@ -5,19 +5,22 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import resnet_jax
 from resnet_jax import plugins
 from resnet_jax.config import RESIZE, TrainConfig
 from resnet_jax.data.augment import TTA, normalize, tta_logits
 from resnet_jax.data.class_names import class_names
 from resnet_jax.data.images import INTERPOLATIONS, read_image
 from resnet_jax.data.normalization import find_normalization
+from resnet_jax.data.options import LoadOptions
+from resnet_jax.data.split import ImagesOnDemand
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model, features
 from resnet_jax.models.checks import check_choice
@@ -25,14 +28,21 @@ from resnet_jax.models.ensemble import Ensemble
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import verify
 from resnet_jax.runs.metadata import read_metadata
-from resnet_jax.runtime.devices import AXIS
+from resnet_jax.runtime.devices import AXIS, options_for_init
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.typing import Json, JsonDict, Variables
 from resnet_jax.weights import load_variables, save_safetensors, save_torch
 from resnet_jax.weights.hub import FILE, fetch, fetch_repository, is_repository
+from resnet_jax.weights.names import flatten, unflatten
+from resnet_jax.weights.parts import head_names
 from resnet_jax.weights.published import find_weights, is_name
+from resnet_jax.weights.transfer import convert_channels, transfer
 
-Images = Sequence[str | Path] | np.ndarray | jax.Array
+if TYPE_CHECKING:
+    from resnet_jax.data import Dataset
+    from resnet_jax.training.api import TrainingResult
+
+Images = Sequence[str | Path] | np.ndarray | jax.Array | ImagesOnDemand
 
 LARGEST_FOR_CIFAR_STEM = 64  # height or width in pixels
 
@@ -234,6 +244,55 @@ class Classifier:
         model = Ensemble(tuple(member.model for member in members))
         return dataclasses.replace(first, model=model, variables=variables, origin=origin)
 
+    def finetune(self, dataset: 'str | Dataset', workdir: str | Path, **options: Any) -> 'TrainingResult':
+        """Trains this network on another data set: `resnet_jax.finetune(self, dataset, workdir, **options)`.
+
+        Returns:
+          The result of the run; its `classifier` is the new network.
+        """
+        # Training is a layer above this one, which the package's root knows.
+        return resnet_jax.finetune(self, dataset, workdir, **options)
+
+    @our_settings()
+    def with_classes(
+        self, class_names: Sequence[str], *, image_shape: tuple[int, int, int] | None = None, seed: int = 0
+    ) -> 'Classifier':
+        """Returns this network with a new head, and parameters for a training loop of one's own.
+
+        `model` and `variables` of the result are what `model.apply` takes. The head is as after `model.init`; all other
+        parameters and statistics are those of this network.
+
+        Args:
+          class_names: of the new head.
+          image_shape: (height, width, channels) of the new images. For another number of channels the first kernel is
+            summed or repeated (see `weights.transfer`), and mean and std are averaged.
+          seed: of the head.
+
+        Raises:
+          ConfigError: the model has no attribute `num_classes`.
+          InputFileError: the parameters of the model depend on the size of the images, and it differs.
+        """
+        if not hasattr(self.model, 'num_classes'):
+            raise ConfigError(f'{type(self.model).__name__} has no attribute num_classes; expected a model with one')
+        shape = image_shape or self.image_shape
+        model = self.model.clone(num_classes=len(class_names))
+        head = head_names(model, shape)
+        key = jax.random.key(seed)
+        init = jax.jit(functools.partial(model.init, train=False), compiler_options=options_for_init(key))
+        arrays = flatten(init(key, jnp.zeros((1, *shape))))
+        moved = transfer(flatten(self.variables), model, shape, wanted=arrays.keys() - head, source='the network')
+        mean, std = (values and convert_channels(values, shape[-1]) for values in (self.mean, self.std))
+        return dataclasses.replace(
+            self,
+            model=model,
+            variables=unflatten({**arrays, **moved.arrays}),
+            image_shape=shape,
+            class_names=tuple(class_names),
+            mean=mean,
+            std=std,
+            origin=Origin(self.origin.model, self.origin.model_kwargs, self.origin.path),
+        )
+
     def save(self, path: str | Path, *, naming: str | None = None) -> None:
         """Writes weights as .safetensors, which `load` reads without further arguments, or as .pth, .pt, .th for PyTorch.
 
@@ -318,13 +377,15 @@ class Classifier:
     @our_settings()
     def features(self, images: Images) -> dict[str, jax.Array]:
         """Returns the network's intermediate outputs, without `tta` and in a single batch: see `models.features`."""
-        return self._compiled_features(self._on_device, self._read(images))
+        return self._compiled_features(self._on_device, self._read(images)[:])
 
     def read(self, path: str | Path) -> np.ndarray:
         """Returns an image file as the network takes it, uint8 `[height, width, channels]`: see `data.images.read_image`."""
         return read_image(path, self.image_shape, self.resize, self.crop, self.interpolation)
 
-    def _read(self, images: Images) -> np.ndarray:
+    def _read(self, images: Images) -> np.ndarray | ImagesOnDemand:
+        if isinstance(images, ImagesOnDemand):
+            return images
         if isinstance(images, np.ndarray | jax.Array):
             if images.dtype != np.uint8 or images.shape[1:] != tuple(self.image_shape):
                 shape = ', '.join(map(str, self.image_shape))
@@ -397,10 +458,11 @@ def forward(
 def model_kwargs(config: TrainConfig, image_shape: Sequence[int], prefix: str = '') -> JsonDict:
     """Returns the keyword arguments of the config's network, or its proxy if `prefix` is 'proxy_', for images of a shape.
 
-    If images are larger than 64 pixels and the config names no stem, a network with that for CIFAR gets that for ImageNet.
+    If images are larger than 64 pixels and the config names no stem, a network with that for CIFAR gets that for ImageNet; not
+    if it starts from weights, which have a stem.
     """
     name, kwargs = (config.proxy_model, config.proxy_model_kwargs) if prefix else (config.model, config.model_kwargs)
-    large = max(image_shape[:2]) > LARGEST_FOR_CIFAR_STEM and 'stem' not in kwargs
+    large = max(image_shape[:2]) > LARGEST_FOR_CIFAR_STEM and 'stem' not in kwargs and not config.init_from
     if large and getattr(create_model(name, num_classes=2), 'stem', '') == 'cifar':
         return {**kwargs, 'stem': 'imagenet'}
     return dict(kwargs)
@@ -495,6 +557,8 @@ def create_classifier(
         dtype=np.dtype(config.dtype),
         tta=config.tta,
         resize=config.resize,
+        crop=config.test_crop,
+        interpolation=LoadOptions.of(config).interpolation,
         origin=Origin(
             config.model,
             model_kwargs(config, dataset['image_shape']),

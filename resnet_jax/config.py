@@ -87,12 +87,20 @@ def _are_class_weights(value: object) -> bool:
     return isinstance(value, tuple | list) and len(value) > 0 and all(positive.accepts(weight) for weight in value)
 
 
+def _are_epochs(value: object) -> bool:
+    if not isinstance(value, tuple | list) or not all(type(v) is int and 0 < v <= _LARGEST_INTEGER for v in value):
+        return False
+    return list(value) == sorted(set(value))
+
+
 _FLAG = Check('True or False', lambda value: isinstance(value, bool))
 _NAME = Check('a name', lambda value: isinstance(value, str) and bool(value))
 _OPTIONAL_NAME = Check("a name, or '' for none", lambda value: isinstance(value, str))
 _PATH = Check("a path, or '' for none", lambda value: isinstance(value, str))
 _FRACTIONS = Check('increasing fractions of the run, such as (0.5, 0.75)', _are_fractions)
 _CLASS_WEIGHTS = Check("'' for none, 'balanced', or a number above 0 for each class, such as (1.0, 2.5)", _are_class_weights)
+_PATTERNS = Check("patterns of layers with commas between, or '' for none", lambda value: isinstance(value, str))
+_EPOCHS = Check('increasing epochs, such as (2, 4)', _are_epochs)
 _KEYWORDS = Check(
     'a dict of keyword arguments: numbers, strings, lists, True or False as keyword arguments, which config.json can hold',
     _is_json,
@@ -138,14 +146,17 @@ class TrainConfig:
     dataset: str = _field(
         'cifar10',
         _NAME,
-        'cifar10, cifar100, digits, folder:PATH (images in one folder per class), arrays:FILE.npz, or a registered name.',
+        'cifar10, cifar100, digits, folder:PATH (images in one folder per class), arrays:FILE.npz, tfds:NAME, parquet:PATH, or '
+        'a registered name.',
         changes='on_request',
         section='Data',
     )
     data_dir: str = _field(
         '', _PATH, "Root folder prepared by tensorflow-datasets; '' for TFDS_DATA_DIR, else its default.", changes='freely'
     )
-    data_archive: str = _field('', _PATH, 'Official archive to prepare the data from, instead of a download.', changes='freely')
+    data_archive: str = _field(
+        '', _PATH, 'Official archive of CIFAR, or folder of its tables in parquet, instead of a download.', changes='freely'
+    )
     test_fraction: float = _field(
         0.2,
         _number(0, 1, above=True, below=True),
@@ -161,13 +172,22 @@ class TrainConfig:
         _one_of(RESIZE),
         'crop: the centre square; squash: the whole image, without its proportions; pad: the whole image between black bars.',
     )
-    normalization: str = _field(
-        '',
-        _OPTIONAL_NAME,
-        "Mean and std of the network's input by name, such as imagenet or none; '' for those of the training images.",
-    )
     broken_images: str = _field('stop', _one_of(('stop', 'skip')), 'An image that cannot be read: stop, or skip it.')
     follow_links: bool = _field(False, _FLAG, 'Follow links that lead out of a folder of images.')
+    decode: str = _field(
+        'once',
+        _one_of(('once', 'always')),
+        'Image files: once, into arrays that are kept on disk; always, each time that one is shown, with resized_crop_area cut '
+        'out of the whole picture, for sets whose arrays would not fit on disk (needs image_size and normalization).',
+    )
+    decode_workers: int = _field(
+        0, _integer(0, 1024), 'decode=always: processes that decode training images; 0 for threads.', changes='freely'
+    )
+    test_crop: float = _field(
+        1.0,
+        _number(0, 1, above=True),
+        'decode=always: share of the centre that the evaluation shows, 0.875 in recipes for ImageNet.',
+    )
     device_data_gib: float = _field(
         0.0,
         _number(0),
@@ -346,6 +366,46 @@ class TrainConfig:
         0.1, _number(0, 1, above=True), 'step: factor of the rate at each of the milestones.', changes='on_request'
     )
 
+    init_from: str = _field(
+        '',
+        _PATH,
+        'Trained weights to start from: a run folder, or a file (.pth, .pt, .th, .safetensors). Not needed after the start.',
+        section='Start from weights',
+    )
+    init_only: str = _field(
+        '',
+        _PATTERNS,
+        "Start only these layers from the weights, such as conv1,bn1,layer1_* or backbone (all but the head); '' for all.",
+    )
+    init_head: str = _field(
+        'auto',
+        _one_of(('auto', 'keep', 'new')),
+        'The last layer: auto starts a new one if the number of classes differs, keep refuses to, new always does.',
+    )
+    init_ema: bool = _field(False, _FLAG, 'Start from the averaged parameters of init_from.')
+    normalization: str = _field(
+        'auto',
+        _NAME,
+        "Mean and standard deviation of the pixels: auto (those of init_from if it has them, else the data set's), dataset, "
+        'or a name, such as cifar10, imagenet or half.',
+    )
+    freeze: str = _field(
+        '',
+        _PATTERNS,
+        'Layers that do not train, such as conv1,bn1,layer1_* or backbone (all but the head). They have no optimizer state, '
+        "and a frozen BatchNorm uses its running statistics; '' for none.",
+    )
+    unfreeze_epochs: tuple[int, ...] = _field(
+        (),
+        _EPOCHS,
+        'Epochs from which frozen layers train: at each the stage nearest to the head, and at the last all others.',
+    )
+    layer_decay: float = _field(
+        1.0,
+        _number(0, 1, above=True),
+        'Factor of the learning rate from each block to the one before it, counted from the head; 1 for none.',
+    )
+
     eval_batch_size: int = _field(
         1000, _integer(1), 'Batch size of the evaluation.', changes='freely', section='Evaluation, checkpoints, log'
     )
@@ -387,6 +447,7 @@ class TrainConfig:
         object.__setattr__(self, 'milestones', tuple(self.milestones))
         if not isinstance(self.class_weights, str):
             object.__setattr__(self, 'class_weights', tuple(map(float, self.class_weights)))
+        object.__setattr__(self, 'unfreeze_epochs', tuple(self.unfreeze_epochs))
         if self.schedule != 'one_cycle' and self.warmup_epochs >= self.num_epochs:
             raise ConfigError(
                 f'the warm-up takes {self.warmup_epochs:g} epochs and the whole run {self.num_epochs}; '

@@ -35,8 +35,8 @@ def test_config_is_valid_and_fits_its_network_and_data(path):
     assert isinstance(config, ConfigDict)
     checked = TrainConfig.from_mapping(config)
     assert checked.model in available_models()
-    if checked.dataset.startswith('folder:'):  # pictures of the user's own
-        info = DatasetInfo(checked.dataset, (checked.image_size, checked.image_size, 3), 2, 245, 153, (0.5,) * 3, (0.2,) * 3)
+    if ':' in checked.dataset:  # pictures of the user's own
+        info = DatasetInfo(checked.dataset, (checked.image_size, checked.image_size, 3), 2, 645, 153, (0.5,) * 3, (0.2,) * 3)
     else:
         info = dataset_info(checked.dataset)
     for devices in (1, 2, 4, 8):

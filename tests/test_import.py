@@ -15,6 +15,7 @@ OTHERS = {
     'benchmark.peer',
     'benchmark.torch_classics',
     'benchmark.torch_networks',
+    'benchmark.torch_pictures',
     'benchmark.torch_resnets',
     'benchmark.torch_speedrun',
 }

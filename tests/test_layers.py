@@ -10,7 +10,8 @@ MODULES = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
     for path in sorted((ROOT / 'resnet_jax').rglob('*.py'))
 }
-TORCH = ('peer', 'torch_classics', 'torch_resnets', 'torch_networks', 'torch_speedrun')  # of the benchmark, the only users
+# Of the benchmark, the only users.
+TORCH = ('peer', 'torch_classics', 'torch_networks', 'torch_pictures', 'torch_resnets', 'torch_speedrun')
 LAYERS = {  # a module belongs to the longest prefix of its name that is here; errors, runtime and typing are below all others
     'resnet_jax': (),
     'resnet_jax.errors': (),
@@ -29,7 +30,10 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax.classifier': ('plugins', 'config', 'ops', 'models', 'data', 'weights', 'runs'),
     'resnet_jax.report': ('significance', 'runs', 'report'),
     'resnet_jax.evaluation': ('classifier', 'config', 'ops', 'significance', 'models', 'data', 'runs', 'report', 'evaluation'),
-    'resnet_jax.training': ('classifier', 'config', 'ops', 'models', 'data', 'runs', 'report', 'evaluation', 'training'),
+    'resnet_jax.training': (
+        *('classifier', 'config', 'ops', 'models', 'data', 'weights', 'runs', 'report', 'evaluation'),
+        'training',
+    ),
     'resnet_jax.nnx': ('models',),
     'resnet_jax.export': ('classifier', 'data', 'export'),
     'resnet_jax.benchmark': (
@@ -145,7 +149,8 @@ def test_who_may_know_what():
     of_data = {name for name in users('jax') if name.startswith('resnet_jax.data')}
     assert of_data and all(name.startswith('resnet_jax.data.augment.') for name in of_data)
     assert not any(name.startswith('resnet_jax.report') for name in users('jax') | users('flax') | users('optax'))
-    assert all(name.startswith('resnet_jax.cli.') for name in users('absl'))
+    assert all(name.startswith('resnet_jax.cli.') or name == 'resnet_jax.data.workers' for name in users('absl'))
+    assert users('grain') == {'resnet_jax.data.workers'}
     assert users('orbax') == {'resnet_jax.runs.checkpoint'}
     assert not users('tensorflow')
     assert users('torch') == {f'resnet_jax.benchmark.{name}' for name in TORCH}

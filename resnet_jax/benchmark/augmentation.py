@@ -15,7 +15,7 @@ from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, did_you_mean
 from resnet_jax.runtime.environment import environment
 from resnet_jax.training.experiment import create_experiment
-from resnet_jax.training.program import device_data, load_function, seed_key
+from resnet_jax.training.program import device_data, load_function
 from resnet_jax.typing import Json, Row
 
 NONE = 'none'  # examples gathered from the data set and normalised
@@ -82,7 +82,7 @@ class Augmentations:
         experiment = create_experiment(config, dataset.info)
         load, size = load_function(experiment), config.batch_size
         arrays = device_data(experiment, dataset.train)
-        positions, key = np.arange(size, dtype=np.int32), jax.random.wrap_key_data(seed_key(config.seed))
+        positions, key = np.arange(size, dtype=np.int32), jax.random.key(config.seed)
         order = np.random.default_rng(0).permutation(experiment.num_examples)[:size].astype(np.int32)
 
         def once(arrays: Mapping[str, jax.Array], step: jax.Array) -> jax.Array:
@@ -116,7 +116,8 @@ def measure_augmentations(
     config = on_random_data(config)
     with Worker('augmentations', {'JAX_NUM_CPU_DEVICES': '1'}, config=config) as worker:
         facts, size = worker('describe'), config['batch_size']
-        steps, times = {}, {}
+        steps: dict[str, int] = {}
+        times: dict[str, list[float]] = {}
         for name in (NONE, *names):
             steps[name], times[name] = 1, []
             worker('run', name=name, steps=1)  # compiles

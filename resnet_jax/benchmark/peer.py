@@ -26,6 +26,7 @@ class Subject:
     def __init__(self, config: Json, device: str, compiled: bool):
         zero = ('ema_decay', 'lookahead_sync_period', 'bias_learning_rate', 'head_learning_rate')
         plain_fields = {'gradient_accumulation_steps': 1, **dict.fromkeys(zero, 0), 'tta': 'none', 'proxy_model': ''}
+        plain_fields |= {'freeze': '', 'layer_decay': 1.0}
         for field, plain in plain_fields.items():
             if config[field] != plain:
                 raise ConfigError(f'the PyTorch peer has no {field}; expected {field}={plain}')

@@ -26,8 +26,10 @@ _SUBJECTS = {
     'ours': ('resnet_jax.benchmark.ours', 'Subject'),
     'layers': ('resnet_jax.benchmark.ours', 'Layers'),
     'augmentations': ('resnet_jax.benchmark.augmentation', 'Augmentations'),
+    'decoding': ('resnet_jax.benchmark.decoding', 'Decoding'),
     'torch': ('resnet_jax.benchmark.peer', 'Subject'),
     'torch_layers': ('resnet_jax.benchmark.peer', 'Layers'),
+    'torch_decoding': ('resnet_jax.benchmark.torch_pictures', 'Decoding'),
 }
 
 

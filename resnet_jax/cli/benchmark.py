@@ -6,6 +6,7 @@ Times the train command's training and evaluation steps, on random data of the s
 {name} --suite=gpu --json=gpu.json            # training step, start-up and speedruns on a GPU, within --minutes
 {name} --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a built-in list
 {name} --augmentations=all --config=resnet18  # what each augmentation costs per image
+{name} --decoding=folder:PATH --peer=torch    # decoding pictures beside PyTorch's DataLoader
 """
 
 import functools
@@ -43,9 +44,14 @@ _SPEEDRUNS = FLAGS.define('list', 'speedruns', _RECIPES, 'With --suite=gpu: conf
 _MINUTES = FLAGS.define('float', 'minutes', 8.5, 'With --suite=gpu: the time for everything.', lower_bound=0.1)
 _LAYERS = FLAGS.define('list', 'layers', None, 'Shapes of convolutions, HEIGHTxINxOUT[xKERNEL[xSTRIDE]], or all.')
 _AUGMENTATIONS = FLAGS.define('list', 'augmentations', None, 'Augmentations, such as randaugment,cutmix, or all.')
+_DECODING = FLAGS.define('string', 'decoding', None, 'Pictures, as folder:PATH, to decode as decode=always does.')
+_WORKERS = FLAGS.define('integer', 'workers', 0, 'With --decoding: processes, and threads; 0 for the number of cores.', 0)
 _JSON = FLAGS.define('path', 'json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
 _say = functools.partial(print, flush=True)
-_ALL = _PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS, _LAYERS, _AUGMENTATIONS, _JSON
+_ALL = (
+    *(_PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS),
+    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _JSON),
+)
 for _flag in (_SECONDS, _MINUTES):
     flags.register_validator(_flag, lambda value: value <= 10_000, message='expected a number of at most 10,000')
 
@@ -78,6 +84,15 @@ def main(arguments: Sequence[str]) -> None:
         report.save(_JSON.value, rows)
         print('\n' + table(rows))
         return
+    elif _DECODING.value:
+        from resnet_jax.benchmark import decoding
+
+        name, size = decoding.parse_pictures(_DECODING.value, sizes)
+        options = {'peer': bool(_PEER.value), 'workers': _WORKERS.value, 'progress': _say}
+        row = decoding.measure_decoding(name, size, effort, **options)
+        report.save(_JSON.value, row)
+        print('\n' + decoding.table(row))
+        return
     elif _AUGMENTATIONS.value:
         from resnet_jax.benchmark.augmentation import measure_augmentations, parse_augmentations, table
 
@@ -96,16 +111,20 @@ def _check_flags() -> None:
     """Checks the flags before anything is measured.
 
     Raises:
-      ConfigError: --suite, --layers or --augmentations would ignore a flag, or the file of --json cannot be written.
+      ConfigError: --suite, --layers, --augmentations or --decoding would ignore a flag, or --json cannot be written.
     """
     given = {flag.name: flag.value for flag in _ALL}
     suite, path = given['suite'], given['json']
-    parts = [f'suite={suite}'] if suite else [name for name in ('layers', 'augmentations') if given[name]]
+    parts = [f'suite={suite}'] if suite else [name for name in ('layers', 'augmentations', 'decoding') if given[name]]
     reason = f'with --{parts[0]}' if parts else ''
     if len(parts) > 1:
-        raise ConfigError('--layers and --augmentations together; expected one of them')
-    alone = ['devices', 'startup', 'peer', 'variants', *(['batch_sizes'] if suite == 'gpu' else [])]
+        raise ConfigError(f'--{parts[0]} and --{parts[1]} together; expected one of them')
+    alone = ['devices', 'startup', 'variants']
+    alone += ['peer'] if parts != ['decoding'] else []
+    alone += ['batch_sizes'] if suite == 'gpu' else []
     unused = [(name, reason) for name in alone if reason and given[name]]
+    if given['workers'] and not given['decoding']:
+        unused.append(('workers', 'without --decoding'))
     if given['networks'] and suite != 'cpu':
         unused.append(('networks', 'without --suite=cpu'))
     if reason and len(given['batch_sizes'] or []) > 1:

@@ -120,7 +120,8 @@ def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':
     config = classifier.origin.config
     assert config is not None
     try:
-        options = dataclasses.replace(LoadOptions.of(config), data_dir=FLAGS.value('data_dir') or config.data_dir)
+        options = LoadOptions.of(config, default_size=classifier.image_shape[0])
+        options = dataclasses.replace(options, data_dir=FLAGS.value('data_dir') or config.data_dir)
         dataset = find_dataset(FLAGS.value('dataset') or config.dataset, options).dataset
     except ConfigError as error:
         plugins.check_imported(plugins.modules_of_run(workdir), workdir, error)

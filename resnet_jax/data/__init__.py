@@ -186,9 +186,10 @@ def load_dataset(
 ) -> Dataset:
     """Loads a data set by name, or makes one of arrays.
 
-    'folder:PATH' holds images in one folder per class (see `data.folder`), 'arrays:FILE.npz' arrays (see `data.arrays`). The
-    CIFAR sets are folders prepared by tfds, `<root>/<name>/3.x.y` in array_record or tfrecord; without one, it is prepared from
-    the official archive: `data_archive`, or a download. digits and synthetic_... need no files.
+    'folder:PATH' holds images in one folder per class (see `data.folder`), 'arrays:FILE.npz' arrays (see `data.arrays`),
+    'tfds:NAME[:VERSION]' a set that tfds prepared (see `data.tfds_sets`), 'parquet:PATH' tables of images (see `data.parquet`).
+    The CIFAR sets are folders prepared by tfds, `<root>/<name>/3.x.y` in array_record or tfrecord; without one, it is prepared
+    from another copy: `data_archive`, or a download. digits and synthetic_... need no files.
 
     Args:
         source: a name; or images, uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 or 3 channels.

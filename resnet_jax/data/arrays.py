@@ -104,7 +104,7 @@ def dataset_from_arrays(
     if options.image_size:
         train, test = (resize_split(split, options) for split in (train, test))
     histogram = ChannelHistogram()
-    histogram.add(train.image)
+    histogram.add(train.image[:])
     return Dataset(name, train, test, names, histogram.mean, histogram.std, Fingerprint.of(train, test))
 
 
@@ -113,7 +113,7 @@ def resize_split(split: Split, options: LoadOptions) -> Split:
     size = (options.image_size, options.image_size)
     if split.image.shape[1:3] == size:
         return split
-    images = [resize_array(image, size, options.resize) for image in split.image]
+    images = [resize_array(image, size, options.resize) for image in split.image[:]]
     return Split(np.stack(images), split.label)
 
 

@@ -28,7 +28,7 @@ def load_cifar(source: Source, options: LoadOptions = DEFAULTS) -> Dataset:
         *both, official = tfds_folder.read_folder(folder, source)
         splits = dict(zip(('train', 'test'), both, strict=True))
         for name, split in splits.items():
-            writer.write(f'{name}_image', [split.image])
+            writer.write(f'{name}_image', [split.image[:]])
             writer.write(f'{name}_label', [split.label])
         return {'fingerprint': Fingerprint.of(*splits.values()), 'official': official}
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -14,6 +13,7 @@ import numpy as np
 from resnet_jax.data import cache
 from resnet_jax.data.encoded import EncodedDataset, EncodedSplit
 from resnet_jax.data.images import image_header, read_image
+from resnet_jax.data.on_demand import cores, on_demand
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.data.split import Dataset, Fingerprint, Split
 from resnet_jax.data.statistics import ChannelHistogram
@@ -25,8 +25,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar('T')
 
-DEFAULT_SIZE = 64  # height and width in pixels of images that differ in size, or are larger than this:
-LARGEST_OWN_SIZE = 256
+LARGEST_OWN_SIZE = 256  # height or width in pixels
 LISTED = 20  # broken images that are listed
 _FORMAT = 1  # of the arrays: counts the changes of what `decode` makes of the same source
 _BLOCK = 256  # images decoded before the next ones are begun, which bounds the memory
@@ -35,12 +34,16 @@ _BLOCK = 256  # images decoded before the next ones are begun, which bounds the 
 def decode(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
     """Returns the data set as arrays of one shape: images with 1 channel if all of them are grey, and otherwise 3.
 
+    With `options.decode` 'always', see `on_demand`.
+
     Raises:
         InputFileError: an image cannot be read, unless `options.broken_images` is 'skip' and each class keeps some; or the
             source changed meanwhile.
     """
+    if options.decode == 'always':
+        return on_demand(encoded, options)
     size, resize, broken = options.image_size, options.resize, options.broken_images
-    key = json.dumps([_FORMAT, encoded.version, size, resize, broken])
+    key = json.dumps([_FORMAT, encoded.version, size or f'default {options.default_size}', resize, broken])
     splits = {'train': encoded.train, 'test': encoded.test}
     if encoded.validation is not None:
         splits['validation'] = encoded.validation
@@ -68,11 +71,11 @@ def _decode(
     """Writes '<split>_image' and '<split>_label' of each split; returns the facts that `decode` needs."""
     fingerprint, histogram = Fingerprint(), ChannelHistogram()
     total = sum(len(split.label) for split in splits.values())
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         readers = {part: _Reader(split, options, pool) for part, split in splits.items()}
         with progress(f'Reading the headers of {encoded.name}', total, 'images') as advance:
             headers = [header for reader in readers.values() for header in reader.read_headers(advance)]
-        shape = _shape(headers, options.image_size)
+        shape = _shape(headers, options)
         with progress(f'Decoding {encoded.name}', total, 'images') as advance:
             for part, reader in readers.items():
 
@@ -152,20 +155,16 @@ class _Reader:
                     raise InputFileError(f"{result}. Or leave out such images: broken_images='skip'")
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
-def _shape(headers: Sequence[tuple[int, int, int]], image_size: int) -> tuple[int, int, int]:
+def _shape(headers: Sequence[tuple[int, int, int]], options: LoadOptions) -> tuple[int, int, int]:
     """Returns the shape of the arrays: see `LoadOptions.image_size`."""
     channels = max((header[2] for header in headers), default=1)
-    if image_size:
-        return image_size, image_size, channels
+    if options.image_size:
+        return options.image_size, options.image_size, channels
     sizes = {header[:2] for header in headers}
-    height, width = min(sizes, default=(DEFAULT_SIZE, DEFAULT_SIZE))
-    if len(sizes) == 1 and max(height, width) <= LARGEST_OWN_SIZE:
+    height, width = min(sizes, default=(0, 0))
+    if len(sizes) == 1 and 0 < max(height, width) <= LARGEST_OWN_SIZE:
         return height, width, channels
-    return DEFAULT_SIZE, DEFAULT_SIZE, channels
+    return options.default_size, options.default_size, channels
 
 
 def _describe_sizes(headers: Sequence[tuple[int, int, int]], shape: tuple[int, int, int], resize: str) -> list[str]:

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from resnet_jax.data.split import Dataset, Split
+from resnet_jax.data.split import Dataset, ImagesOnDemand, Split
 from resnet_jax.typing import JsonDict
+
+_BLOCK = 256  # images that are in memory at once
 
 
 def splits(dataset: Dataset) -> Iterator[tuple[str, Split]]:
@@ -23,7 +25,7 @@ def describe_dataset(dataset: Dataset) -> JsonDict:
     Returns:
         What `Dataset.describe` returns; 'counts', the number of images of each class in each split; 'notes'; and 'duplicates',
         with 'test_in_train', the number of test images whose pixels are also those of a training image, and
-        'with_another_label', how many of these have another label there.
+        'with_another_label', how many of these have another label there; None for images on demand, which would all be decoded.
     """
     num_classes = dataset.num_classes
     counts = {name: np.bincount(split.label, minlength=num_classes).tolist() for name, split in splits(dataset)}
@@ -48,13 +50,21 @@ def sample_images(dataset: Dataset, columns: int = 8, rows: int = 16) -> tuple[n
     return dataset.train.image[np.stack(chosen)], names
 
 
-def _duplicates(dataset: Dataset) -> JsonDict:
+def _duplicates(dataset: Dataset) -> JsonDict | None:
+    if isinstance(dataset.train.image, ImagesOnDemand):
+        return None
     labels: dict[bytes, set[int]] = {}
-    for image, label in zip(dataset.train.image, dataset.train.label.tolist(), strict=True):
+    for image, label in zip(_images(dataset.train), dataset.train.label.tolist(), strict=True):
         labels.setdefault(_digest(image), set()).add(label)
-    twins = [(labels.get(_digest(image)), label) for image, label in zip(dataset.test.image, dataset.test.label, strict=True)]
+    tests = zip(_images(dataset.test), dataset.test.label, strict=True)
+    twins = [(labels.get(_digest(image)), label) for image, label in tests]
     both = [(others, int(label)) for others, label in twins if others]
     return {'test_in_train': len(both), 'with_another_label': sum(label not in others for others, label in both)}
+
+
+def _images(split: Split) -> Iterator[np.ndarray]:
+    for start in range(0, len(split.label), _BLOCK):
+        yield from split.image[start : start + _BLOCK]
 
 
 def _digest(image: np.ndarray) -> bytes:

@@ -86,11 +86,19 @@ def download(source: Source, root: Path, folder: Path) -> tuple[Path, Copy]:
             with writing(where):
                 where.mkdir(parents=True, exist_ok=True)
             if all(servers.fetch(file, where / file.name) for file in copy.files):
+                _delete_parts(source, folder)
                 return (where if copy.form == 'parquet' else where / copy.files[0].name), copy
         if not servers.left(url for copy in source.copies for file in copy.files for url in file.urls):
             break
         servers.patient = True
     raise no_data_error(source, root, _join(servers.reasons))
+
+
+def _delete_parts(source: Source, folder: Path) -> None:
+    """Deletes what was begun of other copies."""
+    for where in (folder, folder / f'{source.name}-parquet'):
+        for file in (file for copy in source.copies for file in copy.files):
+            (where / f'{file.name}.part').unlink(missing_ok=True)
 
 
 class _Servers:

@@ -39,6 +39,7 @@ class EncodedDataset:
         validation: for the selection of the best epoch; None if the source has no such split.
         class_names: one for each label.
         version: any text that differs if an image, a label or the order differs; found without reading the images.
+        random_access: whether images in random order are read as fast as one after the other.
     """
 
     name: str
@@ -47,6 +48,7 @@ class EncodedDataset:
     class_names: tuple[str, ...]
     version: str
     validation: EncodedSplit | None = None
+    random_access: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,28 +35,33 @@ class _File:
 
 
 class _Files:
-    """The image files of a split: see `EncodedSplit`."""
+    """The image files of a split: see `EncodedSplit`.
+
+    Kept in a few arrays: a million objects would take a gigabyte in each process that decodes.
+    """
 
     def __init__(self, files: list[_File], class_names: tuple[str, ...]):
-        # By name first: files numbered through all classes, as exported data sets often are, keep their order.
-        self.files = sorted(files, key=lambda file: (file.within_class, file.class_name))
         number = {name: i for i, name in enumerate(class_names)}
-        self.label = np.array([number[file.class_name] for file in self.files], np.int32)
+        self.label = np.array([number[file.class_name] for file in files], np.int32)
+        paths = [os.fsencode(file.path) for file in files]
+        self._paths, self._ends = b''.join(paths), np.cumsum([0, *map(len, paths)])
+        self._size = np.array([file.size for file in files], np.int64)
+        self._modified = np.array([file.modified for file in files], np.int64)
 
     def read(self, index: int) -> bytes:
-        file = self.files[index]
+        path, size = self.describe(index), int(self._size[index])
         try:
-            with open(file.path, 'rb') as opened:  # noqa: PTH123 (a Path for each of a million files takes long)
+            with open(path, 'rb') as opened:  # noqa: PTH123 (a Path for each of a million files takes long)
                 status = os.fstat(opened.fileno())
-                data = opened.read(file.size + 1)
+                data = opened.read(size + 1)
         except OSError as error:
-            raise InputFileError(f'{file.path} cannot be read: {error.strerror}; expected an image') from None
-        if (status.st_size, status.st_mtime_ns, len(data)) != (file.size, file.modified, file.size):
-            raise InputFileError(f'{file.path} was changed while the data set was read; start again when nothing writes to it')
+            raise InputFileError(f'{path} cannot be read: {error.strerror}; expected an image') from None
+        if (status.st_size, status.st_mtime_ns, len(data)) != (size, int(self._modified[index]), size):
+            raise InputFileError(f'{path} was changed while the data set was read; start again when nothing writes to it')
         return data
 
     def describe(self, index: int) -> str:
-        return self.files[index].path
+        return os.fsdecode(self._paths[self._ends[index] : self._ends[index + 1]])
 
 
 def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
@@ -91,9 +96,12 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         counts = ', '.join(f'{count:,} {kind}' for kind, count in walk.skipped.most_common())
         logger.info('%s: %s left out', root, counts)
     version = hashlib.sha256()
-    files = {part: _Files([*itertools.chain(*classes.values())], class_names) for part, classes in splits.items()}
-    for part, split in files.items():
-        for file in split.files:
+    files = {}
+    for part, classes in splits.items():
+        # By name first: files numbered through all classes, as exported data sets often are, keep their order.
+        found = sorted(itertools.chain(*classes.values()), key=lambda file: (file.within_class, file.class_name))
+        files[part] = _Files(found, class_names)
+        for file in found:
             entry = (part, file.class_name, file.within_class, str(file.size), str(file.modified))
             version.update(os.fsencode('\0'.join(entry) + '\n'))
     if '' in files:

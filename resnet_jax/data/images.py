@@ -5,7 +5,7 @@ import functools
 import io
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ FORMATS = (
     *('ICNS', 'DDS', 'QOI', 'XBM', 'XPM', 'IM'),
 )
 EXPECTED = 'expected an image, such as PNG, JPEG, GIF, BMP, TIFF, WEBP or PPM'
-
 
 INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
@@ -77,6 +76,44 @@ def read_image(
         return np.asarray(image, np.uint8).reshape(height, width, channels)
 
 
+def read_crop(
+    source: str | Path | bytes,
+    shape: Sequence[int],
+    choose: Callable[[int, int], tuple[int, int, int, int]],
+    name: str | None = None,
+) -> np.ndarray:
+    """Reads a rectangle of an image file, resized as torchvision's RandomResizedCrop does: bilinear, with antialiasing.
+
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the rectangle has at least twice the wanted height and width there.
+
+    Args:
+      source, shape, name: see `read_image`.
+      choose: function from the height and width of the image as it is shown to (top, left, height, width) of the rectangle.
+
+    Raises:
+      InputFileError: it is not a readable image file.
+    """
+    height, width, channels = shape
+    with _open(source, name) as file:
+        full_width, full_height = _shown_size(file)
+        top, left, rows, columns = choose(full_height, full_width)
+        factor = max(f for f in (1, 2, 4, 8) if f == 1 or min(rows / height, columns / width) >= 2 * f)
+        if factor > 1:
+            file.draft('RGB', (file.size[0] // factor, file.size[1] // factor))
+        ImageOps.exif_transpose(file, in_place=True)
+        white = _white(file)
+        image = _resizable(file)
+        if image.size == (full_width, full_height):
+            # Not resize(box=...), whose filter would reach over the edges of the rectangle.
+            image = image.crop((left, top, left + columns, top + rows)).resize((width, height), Image.Resampling.BILINEAR)
+        else:
+            x, y = image.size[0] / full_width, image.size[1] / full_height
+            box = (x * left, y * top, x * (left + columns), y * (top + rows))
+            image = image.resize((width, height), Image.Resampling.BILINEAR, box)
+        image = _to_mode(image, 'L' if channels == 1 else 'RGB', white)
+        return np.asarray(image, np.uint8).reshape(height, width, channels)
+
+
 def image_header(source: str | Path | bytes, name: str | None = None) -> tuple[int, int, int]:
     """Returns (height, width, channels) of an image as it is shown, without decoding it; 1 channel if it is grey.
 
@@ -84,11 +121,15 @@ def image_header(source: str | Path | bytes, name: str | None = None) -> tuple[i
       InputFileError: it is not a readable image file.
     """
     with _open(source, name) as file:
-        width, height = file.size
-        if file.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
-            width, height = height, width
+        width, height = _shown_size(file)
         grey = file.mode in ('1', 'L', 'LA', 'La', 'F') or file.mode.startswith('I')
         return height, width, 1 if grey else 3
+
+
+def _shown_size(file: Image.Image) -> tuple[int, int]:
+    """Returns (width, height) of an image that its camera may have turned."""
+    width, height = file.size
+    return (height, width) if file.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (width, height)
 
 
 @contextlib.contextmanager

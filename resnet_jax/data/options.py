@@ -4,6 +4,10 @@ import dataclasses
 import os
 from typing import Self
 
+from resnet_jax.errors import ConfigError
+
+DEFAULT_SIZE = 64  # height and width in pixels
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadOptions:
@@ -11,29 +15,64 @@ class LoadOptions:
 
     Attributes:
         data_dir: the tfds root; if empty, TFDS_DATA_DIR, and if that is empty, ~/tensorflow_datasets.
-        data_archive: path of the official archive of a CIFAR data set, for machines without a network; may be empty.
-        image_size: height and width in pixels; 0 for the size that all images have or, if they differ, 64.
+        data_archive: path of an official archive of a CIFAR data set, or of a folder of its tables; may be empty.
+        image_size: height and width in pixels; 0 for the size that all images have or, if they differ or are
+            larger than 256 pixels, `default_size`.
         resize: 'crop' for the centre square, 'squash' for the whole image without its proportions, 'pad' for the whole image
             between black bars.
         test_fraction: share of each class that becomes the test split of a data set that has none.
         broken_images: 'stop' to raise an error for an image that cannot be read, 'skip' to leave it out.
         normalization: mean and std by name, see `data.normalization`; if empty, those of the training images.
         follow_links: whether links that lead out of a folder of images are followed.
+        decode: 'once', into arrays that are kept in the cache, or 'always', when an image is asked for.
+        test_crop: with decode='always', the share of the centre that an evaluation shows: see `data.images.read_image`.
+
+    Raises:
+        ConfigError: with decode='always' an option is missing that otherwise follows from all images, or belongs to 'once'.
     """
 
     data_dir: str | os.PathLike[str] = ''
     data_archive: str | os.PathLike[str] = ''
     image_size: int = 0
+    default_size: int = DEFAULT_SIZE
     resize: str = 'crop'
     test_fraction: float = 0.2
     normalization: str = ''
     broken_images: str = 'stop'
     follow_links: bool = False
+    decode: str = 'once'
+    test_crop: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.decode != 'always':
+            if self.test_crop != 1:
+                raise ConfigError(f"test_crop={self.test_crop} is for decode='always'; expected it with test_crop")
+            return
+        if not self.image_size:
+            raise ConfigError("decode='always' does not look at all images first; expected their size, such as image_size=224")
+        if not self.normalization:
+            raise ConfigError(
+                "decode='always' does not look at all images first; expected mean and std, such as normalization='imagenet'"
+            )
+        if self.broken_images == 'skip':
+            raise ConfigError(
+                "decode='always' meets broken images too late to skip them; expected broken_images='stop', after you have "
+                'removed those that resnet-jax data --broken_images=skip lists'
+            )
+
+    @property
+    def interpolation(self) -> str:
+        """How image files are resized: bilinear beside random resized crops, as in the recipes that these come from."""
+        return 'bilinear' if self.decode == 'always' else 'bicubic'
 
     @classmethod
-    def of(cls, config: object) -> Self:
+    def of(cls, config: object, default_size: int = DEFAULT_SIZE) -> Self:
         """Returns the options in a config."""
-        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
+        names = [field.name for field in dataclasses.fields(cls) if field.name != 'default_size']
+        options = {name: getattr(config, name) for name in names}
+        if options['normalization'] in ('auto', 'dataset'):  # training decides whether it is that of weights
+            options['normalization'] = ''
+        return cls(**options, default_size=default_size)
 
 
 DEFAULTS = LoadOptions()

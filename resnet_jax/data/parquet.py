@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _TRAIN, _VALIDATION, _TEST = ('train', 'training'), ('validation', 'valid', 'val', 'dev'), ('test',)
 _PARTS = {name: part for part, names in (('train', _TRAIN), ('validation', _VALIDATION), ('test', _TEST)) for name in names}
 _IMAGES, _LABELS = ('image', 'img'), ('label', 'labels', 'fine_label')
-_LARGEST_GROUP = 2**31  # bytes of images in a row group, which is read as a whole
+_LARGEST_GROUP = 2**30  # bytes of images in a row group, which is read as a whole
 _LAYOUT = 'expected a .parquet file, or a folder of them such as PATH/train-00000-of-00001.parquet and PATH/test-...'
 _AGAIN = 'copy or write the file again'
 _ERRORS = (OSError, pa.ArrowException, ValueError, KeyError)  # of a damaged file
@@ -82,7 +82,8 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
 
     The files whose names begin with train, validation or test, or that lie in folders of these names, are its splits. With
     'train' and 'test', 'validation' is the validation split; without 'test', it is the test split; with 'train' alone, or
-    with files of other names, a share of each class is the test split. The image is the column of type Image in the metadata
+    with files of other names, a share of each class is the test split. One whose labels are all -1, as those of ImageNet's test
+    images, is left out. The image is the column of type Image in the metadata
     of `datasets`, or the one named 'image' or 'img'; its values are bytes, or structs with a field 'bytes'. The class is the
     column of type ClassLabel, or the one named 'label', 'labels' or 'fine_label'; its values are integers or text.
 
@@ -103,6 +104,9 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     tables = find_tables(root)
     columns = find_columns(tables['train'][0])
     values = {part: np.concatenate([read_column(file, columns.label) for file in files]) for part, files in tables.items()}
+    for part in [part for part, array in values.items() if part != 'train' and array.dtype.kind == 'i' and (array == -1).all()]:
+        logger.info('%s: split %r left out, for its labels are all -1', root, part)
+        del tables[part], values[part]
     labels, class_names = _labels(tables, columns, values)
     version = hashlib.sha256(f'{columns} {class_names}'.encode(errors='surrogatepass'))
     for part, files in tables.items():
@@ -113,10 +117,11 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         version.update(f'test_fraction {options.test_fraction}'.encode())
         parts = split_by_class(labels['train'], options.test_fraction, class_names)
         train, test = (Subset(splits['train'], part) for part in parts)
-        return EncodedDataset(name, train, test, class_names, version.hexdigest())
+        return EncodedDataset(name, train, test, class_names, version.hexdigest(), random_access=False)
     validation = splits.get('validation') if 'test' in splits else None
     test_split = splits['test' if 'test' in splits else 'validation']
-    dataset = EncodedDataset(name, splits['train'], test_split, class_names, version.hexdigest(), validation)
+    facts = class_names, version.hexdigest(), validation
+    dataset = EncodedDataset(name, splits['train'], test_split, *facts, random_access=False)
     require_every_class(dataset, str(root))
     return dataset
 
@@ -270,14 +275,14 @@ def _labels(
 _lock = threading.Lock()
 
 
-@functools.lru_cache(maxsize=3)  # of the current split two, where a block of images reaches from one group into the next
+@functools.lru_cache(maxsize=2)  # where threads read from the end of one group and the beginning of the next
 def _images(file: _File, group: int, column: str) -> Any:
     """Returns a column of a row group, an array of pyarrow."""
     try:
         status = Path(file.path).stat()
         if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
             raise InputFileError(f'{file.path} was changed while the data set was read; start again when nothing writes to it')
-        with pq.ParquetFile(file.path, page_checksum_verification=True) as table:
+        with pq.ParquetFile(file.path, metadata=_metadata(file), page_checksum_verification=True) as table:
             chunks = table.metadata.row_group(group)
             size = sum(chunks.column(i).total_uncompressed_size for i in range(chunks.num_columns))
             if size > _LARGEST_GROUP:
@@ -290,6 +295,12 @@ def _images(file: _File, group: int, column: str) -> Any:
         raise InputFileError(f'{file.path}: row group {group} cannot be read: {_reason(error)}; {_AGAIN}') from None
     values = values.combine_chunks()
     return values.field('bytes') if pa.types.is_struct(values.type) else values
+
+
+@functools.lru_cache(maxsize=64)
+def _metadata(file: _File) -> Any:
+    """Returns the description of a file, whose length is in proportion to the number of row groups."""
+    return pq.read_metadata(file.path)
 
 
 def _reason(error: BaseException) -> str:

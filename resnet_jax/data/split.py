@@ -2,12 +2,62 @@
 
 import dataclasses
 import hashlib
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from resnet_jax.errors import ConfigError
 
 ARRAYS = 'arrays'  # the name of a data set that was made of arrays in Python
+
+
+@runtime_checkable
+class ImagesOnDemand(Protocol):
+    """Images that are decoded each time they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, height, width, channels)."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """What all of them take, decoded."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray:
+        """Returns some of them, uint8 `[k, height, width, channels]`, as an evaluation shows them.
+
+        Raises:
+            InputFileError: one cannot be read.
+        """
+        ...
+
+    def crops(self, index: np.ndarray, seed: int, step: int, positions: np.ndarray, area: float) -> np.ndarray:
+        """Returns random resized crops of some of them, uint8 `[k, height, width, channels]`.
+
+        Args:
+            index: int32 `[k]`: which.
+            seed, step, positions: what the crops depend on; positions in the batch, int32 `[k]`.
+            area: smallest share of an image that a crop shows.
+
+        Raises:
+            InputFileError: one cannot be read.
+        """
+        ...
+
+    def select(self, index: np.ndarray) -> Self:
+        """Returns some of them, not decoded yet."""
+        ...
+
+    def in_one_thread(self) -> Self:
+        """Returns the same images, decoded by the thread that asks for them."""
+        ...
+
+
+Images = np.ndarray | ImagesOnDemand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +69,13 @@ class Split:
         label: int32 [n], each in [0, num_classes).
     """
 
-    image: np.ndarray
+    image: Images
     label: np.ndarray
+
+    def select(self, index: np.ndarray) -> 'Split':
+        """Returns some of the examples."""
+        image = self.image[index] if isinstance(self.image, np.ndarray) else self.image.select(index)
+        return Split(image, self.label[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +171,7 @@ class Fingerprint:
         self = cls()
         for split in splits:
             if split is not None:
-                self.add_images(split.image)
+                self.add_images(split.image[:])
                 self.end_split(split.label, split.image.shape[1:])
         return self.hexdigest()
 
@@ -174,4 +229,4 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
     chosen = shuffled[np.argsort((rank + 0.5) / count[label], kind='stable')[:size]]
     held = np.zeros(n, bool)
     held[chosen] = True
-    return Split(split.image[~held], split.label[~held]), Split(split.image[held], split.label[held])
+    return split.select(np.flatnonzero(~held)), split.select(np.flatnonzero(held))

@@ -8,8 +8,11 @@ import flax.linen as nn
 import numpy as np
 
 from resnet_jax.data import Dataset
+from resnet_jax.data.describe import describe_dataset, sample_images
 from resnet_jax.evaluation.predictions import Predictions
 from resnet_jax.models import introspection
+from resnet_jax.report.optional import optional
+from resnet_jax.report.sheet import write_sheet
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.typing import JsonDict, Variables
 
@@ -17,12 +20,12 @@ _WRONG = 24  # images kept
 
 
 def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset, variables: Variables) -> JsonDict:
-    """Writes predictions.npz, evaluation.json and samples.npz, and returns the contents of evaluation.json.
+    """Writes predictions.npz, evaluation.json, samples.npz and plots/samples.png; returns the contents of evaluation.json.
 
-    evaluation.json holds `Predictions.describe`, 'class_names', 'dataset' and 'wrong': for the most confident wrong
-    predictions 'index', 'label', 'predicted', 'confidence' and 'label_probability'. samples.npz holds 'wrong', their images,
-    uint8 `[k, height, width, channels]`, and 'filters', the first convolution's kernel, float32 `[height, width, in, out]`, if
-    the network begins with one.
+    evaluation.json holds `Predictions.describe`, 'class_names', 'dataset', 'data' (see `describe_dataset`) and 'wrong': for the
+    most confident wrong predictions 'index', 'label', 'predicted', 'confidence' and 'label_probability'. samples.npz holds
+    'wrong', their images, uint8 `[k, height, width, channels]`, and 'filters', the first convolution's kernel, float32
+    `[height, width, in, out]`, if the network begins with one.
     """
     folder = Path(folder)
     predictions.save(folder)
@@ -34,6 +37,7 @@ def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset,
         **predictions.describe(),
         'class_names': list(dataset.class_names),
         'dataset': dataset.name,
+        'data': describe_dataset(dataset),
         'wrong': [
             {
                 'index': int(i),
@@ -51,6 +55,8 @@ def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset,
         samples['filters'] = kernel
     write_atomically(folder / 'samples.npz', lambda file: np.savez(file, **samples))
     write_json(folder / 'evaluation.json', record)
+    with optional('The sheet of training images could not be drawn'):
+        write_sheet(sample_images(dataset)[0], folder / 'plots' / 'samples.png')
     return record
 
 

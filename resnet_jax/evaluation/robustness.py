@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from resnet_jax.data import Split
+from resnet_jax.data.split import Images
 from resnet_jax.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from resnet_jax.typing import JsonDict
 
@@ -12,7 +13,7 @@ _BLOCK = 500  # images corrupted at once; the result does not depend on it
 
 
 def evaluate_corruptions(
-    answer: Callable[[np.ndarray], np.ndarray],
+    answer: Callable[[Images], np.ndarray],
     split: Split,
     names: Sequence[str] = tuple(CORRUPTIONS),
     progress: Callable[[int, int], None] | None = None,

@@ -26,11 +26,11 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
     ]
     counts = metrics['per_class_count']
     uneven = len(set(counts)) > 1
-    if uneven:
-        lines.insert(2, f'balanced accuracy {100 * metrics["balanced_accuracy"]:.2f} % (mean over the classes)')
     for name, accuracy, count in zip(class_names, metrics['per_class_accuracy'], counts, strict=True):
         share = 'no example' if accuracy is None else f'{100 * accuracy:6.2f} %'
         lines.append(f'  {name:{width}}  {share}' + (f' of {count}' if uneven and count else ''))
+    if uneven:
+        lines.append(f'balanced accuracy {100 * metrics["balanced_accuracy"]:.2f} % (mean over the classes)')
     if metrics['top5_accuracy'] is not None:
         lines.append(f'top-5 accuracy  {100 * metrics["top5_accuracy"]:.2f} %')
     calibration = metrics['calibration']

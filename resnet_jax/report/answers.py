@@ -20,8 +20,8 @@ def classes(runs: Runs) -> Section:
         rows = []
         names = evaluation.get('class_names', [])
         counts = evaluation.get('per_class_count') or [None] * len(names)  # older runs have none
-        shares = (evaluation.get(key, []) for key in ('per_class_accuracy', 'per_class_precision'))
-        for name, count, accuracy, precision in zip(names, counts, *shares, strict=False):
+        measured = (evaluation.get(key, []) for key in ('per_class_accuracy', 'per_class_precision'))
+        for name, count, accuracy, precision in zip(names, counts, *measured, strict=False):
             rows.append([name, number(count), _percent(accuracy), _percent(precision), parts.bar(accuracy or 0)])
         if balanced := evaluation.get('balanced_accuracy'):
             rows.append([_BALANCED, number(evaluation.get('count')), _percent(balanced), '', ''])

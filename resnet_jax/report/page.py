@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from resnet_jax.report import answers, curves, overview
+from resnet_jax.report import answers, curves, dataset, overview
 from resnet_jax.report.markup import template
 from resnet_jax.report.optional import optional
 from resnet_jax.runs.reader import RunReader, read_run
@@ -52,6 +52,7 @@ def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -
         answers.wrong(first),
         answers.calibration(first, charts),
         answers.robustness(first, charts),
+        dataset.section(first),
         curves.augmentation(first),
         curves.filters(first),
         curves.gradients(runs, charts),

@@ -1,6 +1,6 @@
 'use strict';
 (() => {
-  const data = JSON.parse(document.getElementById('data').textContent);
+  const data = JSON.parse(document.getElementById('chart-data').textContent);
   const colours = ['#4c78c8', '#e0853b', '#4fa35c', '#cf5a5f', '#9671c4', '#96705f', '#d880b8', '#8a8a8a', '#b3a92e', '#3fb0bf'];
   const element = (name, attributes, parent, text) => {
     const made = document.createElementNS('http://www.w3.org/2000/svg', name);

@@ -32,6 +32,7 @@ class RunReader:
       metrics, timing: rows of the .jsonl files.
       changes: changes to the config during training.
       wrong: uint8 `[k, height, width, channels]`, the images of evaluation['wrong'], or None.
+      samples: uint8 `[height, width, 3]`, a sheet of training images with a row for each class, or None.
       augmentation: uint8 `[height, width, 3]`, the sheet of augmented training images, or None.
       filters: float32 `[height, width, in, out]`, the kernel of the first convolution, or None.
       log_probabilities, labels: predictions and labels of the test set, or None.
@@ -52,6 +53,7 @@ class RunReader:
     timing: list[Row]
     changes: list[ConfigChange]
     wrong: np.ndarray | None
+    samples: np.ndarray | None
     augmentation: np.ndarray | None
     filters: np.ndarray | None
     log_probabilities: np.ndarray | None
@@ -115,6 +117,7 @@ def read_run(folder: str | Path) -> RunReader:
         timing=_read_rows(folder / 'timing.jsonl'),
         changes=read_config_changes(folder),
         wrong=samples.get('wrong'),
+        samples=_read_png(folder / 'plots' / 'samples.png'),
         augmentation=_read_png(folder / 'plots' / 'augmentation.png'),
         filters=samples.get('filters'),
         log_probabilities=answers.get('log_probabilities'),

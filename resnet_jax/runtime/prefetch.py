@@ -19,9 +19,17 @@ class Prefetch(Generic[Key, Value]):
 
     def get(self, key: Key, following: Key | None = None) -> Value:
         """Returns `make(key)`, and begins with `make(following)`, unless they are made already."""
-        wanted = [each for each in (key, following) if each is not None]
-        for each in wanted:
-            if each not in self._made:
-                self._made[each] = self._pool.submit(self._make, each)
-        self._made = {each: self._made[each] for each in wanted}
+        self.begin(*(each for each in (key, following) if each is not None))
         return self._made[key].result()
+
+    def begin(self, *keys: Key) -> None:
+        """Begins with the values of one or two keys; forgets all others."""
+        for key in keys:
+            if key not in self._made:
+                self._made[key] = self._pool.submit(self._make, key)
+        self._made = {key: self._made[key] for key in keys}
+
+    def close(self) -> None:
+        """Begins nothing more, and waits for what has begun; its values and errors are lost."""
+        self._pool.shutdown(cancel_futures=True)
+        self._made = {}

@@ -71,7 +71,8 @@ class RunCheckpoints:
         self.check_best(progress)
         self.saved_step, self._saved_best = step, progress.best
         logger.info('Continuing %s after iteration %d.', folder.path, step)
-        return replicate(checkpoint.restore(path, jax.eval_shape(self._experiment.create_state))), progress
+        of_then = self._experiment.in_phase(self._experiment.phase_of_state(step))
+        return replicate(checkpoint.restore(path, jax.eval_shape(of_then.create_state))), progress
 
     def _check_rows(self) -> None:
         """Checks that a run without a checkpoint has not gone beyond the first one: its rows must not be lost silently.

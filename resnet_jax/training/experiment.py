@@ -16,9 +16,12 @@ import optax
 from resnet_jax.classifier import build_model, forward
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import DatasetInfo, check_hold_out
+from resnet_jax.data.split import Images
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.step import LogitsFn
 from resnet_jax.models.whitening import whitening_kernel
+from resnet_jax.training.finetune import Start
+from resnet_jax.training.freezing import NOTHING, Freezing, Frozen, continue_optimizer, plan, scale_by_depth
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.state import TrainState, create_train_state
 from resnet_jax.typing import PyTree
@@ -41,6 +44,10 @@ class Experiment:
       device_batch_size: size of each device's shard of a batch.
       selected_count: number of examples of its shard that a device trains on; all of them without a proxy.
       proxy: the network that selects examples and its optimizer, or None.
+      learning_rate_scale: multiplies every learning rate.
+      freezing: what is frozen in each phase of the run, or None if nothing is.
+      phase: the phase that `tx` and `frozen` are for.
+      start: the trained weights that the run starts from, or None.
     """
 
     config: TrainConfig
@@ -54,6 +61,36 @@ class Experiment:
     device_batch_size: int
     selected_count: int
     proxy: Network | None = None
+    learning_rate_scale: float = 1.0
+    freezing: Freezing | None = None
+    phase: int = 0
+    start: Start | None = None
+
+    @property
+    def frozen(self) -> Frozen:
+        """What does not move in this phase."""
+        return self.freezing.frozen(self.phase) if self.freezing else NOTHING
+
+    def phase_at(self, step: int) -> int:
+        """Returns the phase of the step that follows `step` steps."""
+        return self.freezing.phase(step // self.steps_per_epoch) if self.freezing else 0
+
+    def phase_of_state(self, step: int) -> int:
+        """Returns the phase of the state after `step` steps: that of the last of them."""
+        return self.phase_at(max(step - 1, 0))
+
+    def in_phase(self, phase: int) -> 'Experiment':
+        """Returns the experiment in another phase; its optimizer has a state for what moves then."""
+        if phase == self.phase:
+            return self
+        return create_experiment(
+            self.config, self.info, learning_rate_scale=self.learning_rate_scale, start=self.start, phase=phase
+        )
+
+    def continue_state(self, state: TrainState) -> TrainState:
+        """Returns the state of an earlier phase as one of this phase: newly moving parameters get an optimizer state."""
+        opt_state = continue_optimizer(self.tx, self.frozen.split(state.params)[0], state.opt_state)
+        return state.replace(opt_state=opt_state)  # type: ignore[attr-defined,no-any-return]
 
     @property
     def dtype(self) -> np.dtype:
@@ -65,7 +102,7 @@ class Experiment:
         info = self.info
         return functools.partial(forward, model=self.model, mean=info.mean, std=info.std, dtype=self.dtype, tta=self.config.tta)
 
-    def whitening_kernel(self, images: np.ndarray) -> np.ndarray | None:
+    def whitening_kernel(self, images: Images) -> np.ndarray | None:
         """Returns the kernel for a whitening layer of the network or the proxy; None if neither has one.
 
         Args:
@@ -86,16 +123,27 @@ class Experiment:
             ema=self.config.ema_decay > 0,
             lookahead=self.config.lookahead_sync_period > 0,
             whitening_kernel=whitening_kernel,
+            loaded=self.start.arrays if self.start else None,
+            frozen=self.frozen,
             proxy=self.proxy,
         )
 
 
-def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_scale: float = 1.0) -> Experiment:
+def create_experiment(
+    config: TrainConfig,
+    info: DatasetInfo,
+    *,
+    learning_rate_scale: float = 1.0,
+    start: Start | None = None,
+    phase: int = 0,
+) -> Experiment:
     """Builds network, optimizer and schedule for all devices of all processes.
 
     Args:
       info: as `data.dataset_info` returns it.
       learning_rate_scale: multiplies every learning rate; below 1 after a run has diverged.
+      start: the trained weights of the run's start, as `finetune.begin` returns them with `info`.
+      phase: the phase of the run; there are several if frozen layers start to train at some epoch.
 
     Raises:
       ConfigError: a name is unknown, the batch does not divide over the devices, or values conflict.
@@ -126,11 +174,16 @@ def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_s
         (rate or config.learning_rate) / config.learning_rate for rate in (config.bias_learning_rate, config.head_learning_rate)
     )
 
-    def optimizer(network: nn.Module, every: int = 1) -> optax.GradientTransformation:
-        """Returns the optimizer of a network that is updated every `every` steps; its schedules follow the run's steps."""
+    def optimizer(
+        network: nn.Module, every: int = 1, first: int = 0, clip_norm: float = config.clip_norm
+    ) -> optax.GradientTransformation:
+        """Returns the optimizer of a network that is updated every `every` steps, from step `first` on.
+
+        Its schedules follow the run's steps.
+        """
 
         def of_run(schedule: optax.Schedule) -> optax.Schedule:
-            return schedule if every == 1 else lambda count: schedule(every * count)
+            return schedule if (every, first) == (1, 0) else lambda count: schedule(first + every * count)
 
         whitening_bias_schedule = None
         if has_whitening(network):
@@ -145,7 +198,7 @@ def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_s
             decay_norm_and_bias=config.decay_norm_and_bias,
             momentum=config.momentum,
             nesterov=config.nesterov,
-            clip_norm=config.clip_norm,
+            clip_norm=clip_norm,
             bias_scale=bias_scale,
             head_scale=head_scale,
             whitening_bias_schedule=whitening_bias_schedule,
@@ -153,11 +206,27 @@ def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_s
             muon_steps=config.muon_steps,
         )
 
+    freezing = plan(config, model, info.image_shape)
+    if freezing and config.unfreeze_epochs:
+        # What starts to move later has an optimizer of its own, which counts its steps from there.
+        groups = {
+            str(i): optimizer(model, first=epoch * steps_per_epoch, clip_norm=0.0)
+            for i, epoch in enumerate(freezing.starts[: phase + 1])
+        }
+        clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+        tx = optax.chain(*clip, optax.partition(groups, freezing.groups))
+    else:
+        tx = optimizer(model)
+    if config.layer_decay != 1:
+        if config.optimizer == 'muon':
+            raise ConfigError('layer_decay scales updates, and muon fixes the norm of kernels; expected layer_decay=1')
+        tx = optax.chain(tx, scale_by_depth(model, info.image_shape, config.layer_decay))
+
     return Experiment(
         config=config,
         info=info,
         model=model,
-        tx=optimizer(model),
+        tx=tx,
         schedule=schedule,
         num_examples=num_examples,
         steps_per_epoch=steps_per_epoch,
@@ -165,6 +234,10 @@ def create_experiment(config: TrainConfig, info: DatasetInfo, *, learning_rate_s
         device_batch_size=device_batch_size,
         selected_count=selected_count,
         proxy=(proxy_model, optimizer(proxy_model, config.proxy_update_every)) if proxy_model else None,
+        learning_rate_scale=learning_rate_scale,
+        freezing=freezing,
+        phase=phase,
+        start=start,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from resnet_jax.classifier import model_kwargs
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime import console
@@ -100,6 +101,17 @@ class RunLog:
             f'{jax.device_count()} {jax.local_devices()[0].platform} device(s)',
         )
 
+        self.describe_frozen(state)
+        chosen = model_kwargs(config, experiment.info.image_shape)
+        if chosen != dict(config.model_kwargs):
+            height, width, _ = experiment.info.image_shape
+            logger.info(
+                '%s has stem=%s, because the images are %d x %d; model_kwargs.stem=cifar keeps the stem for small ones.',
+                config.model,
+                chosen['stem'],
+                height,
+                width,
+            )
         dropped = experiment.num_examples - experiment.steps_per_epoch * config.batch_size
         if 10 * dropped > experiment.num_examples:
             logger.warning(
@@ -109,6 +121,24 @@ class RunLog:
                 experiment.num_examples,
                 config.batch_size,
             )
+
+    def describe_frozen(self, state: TrainState) -> None:
+        """Logs how many parameters train from now on, and which, if some are frozen."""
+        frozen = self._experiment.in_phase(self._experiment.phase_at(self.progress.step)).frozen
+        if not frozen.names:
+            if self._experiment.freezing:
+                logger.info('From epoch %d on all parameters train.', self.progress.step // self._experiment.steps_per_epoch)
+            return
+        moving, still = frozen.split(state.params)
+        logger.info(
+            'From epoch %d on %s of %s parameters train (%s); %s are frozen, and so are the statistics of %d BatchNorm layers.',
+            self.progress.step // self._experiment.steps_per_epoch,
+            describe_parameters(moving),
+            describe_parameters(state.params),
+            ', '.join([*moving][:8]) + (', ...' if len(moving) > 8 else ''),
+            describe_parameters(still),
+            len({name.rpartition('/')[0] for name in frozen.names if name.startswith('batch_stats/')}),
+        )
 
     def compiled(self, step: int, seconds: float) -> None:
         """Logs that the first step starts after `seconds` of compiling."""

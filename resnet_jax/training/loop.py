@@ -4,11 +4,12 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.classifier import load_run
+from resnet_jax.classifier import Classifier, load_run
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import Dataset, LazyDataset, Split
 from resnet_jax.errors import DivergedError, OutOfMemoryError
@@ -22,6 +23,7 @@ from resnet_jax.training.api import Callback, TrainingResult
 from resnet_jax.training.artifacts import leave_failed
 from resnet_jax.training.checkpointing import RunCheckpoints
 from resnet_jax.training.experiment import Experiment, create_experiment
+from resnet_jax.training.finetune import begin, default_size, finetuning_config, load_weights, with_normalization
 from resnet_jax.training.log import report_result
 from resnet_jax.training.program import Program, TrainingProgram
 from resnet_jax.training.trainer import Trainer
@@ -39,6 +41,7 @@ def train_and_evaluate(
     allow_changes: bool = False,
     callbacks: Sequence[Callback] = (),
     dataset: Dataset | None = None,
+    weights: Classifier | None = None,
 ) -> TrainingResult:
     """Trains a config in a run folder, or continues the run there.
 
@@ -53,6 +56,7 @@ def train_and_evaluate(
       callbacks: called in this order as the run proceeds.
       dataset: what to train on, instead of `config.dataset`, which becomes its name: see `data.load_dataset`. To continue the
         run, pass the same one.
+      weights: the network to start from, instead of that which `config.init_from` names; see `finetune`.
 
     Raises:
       ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError, LostPeerError: see `resnet_jax.errors`.
@@ -63,12 +67,15 @@ def train_and_evaluate(
         stack.callback(console.log_to_console())
         if checked.deterministic:
             check_deterministic()
+        weights = weights or load_weights(checked, workdir)
         if dataset is None:
-            source = data.find_dataset(checked.dataset, data.LoadOptions.of(checked))
+            options = data.LoadOptions.of(checked, default_size(checked, workdir, weights))
+            source = data.find_dataset(checked.dataset, options)
         else:
             checked = checked.replace(dataset=dataset.name)
             source = LazyDataset.of(dataset)
-        experiment = create_experiment(checked, source.info)  # before the folder is created
+        info, start = begin(checked, source.info, workdir, weights)
+        experiment = create_experiment(checked, info, start=start)  # before the folder is created
         folder = RunFolder(workdir, checked, extend=extend, allow_changes=allow_changes)
         with StopSignal() as stop, distributed.process_group(checked.to_dict(), folder.path, folder.newest_checkpoint), folder:
             distributed.assert_shared(folder.path / '.lock')
@@ -94,7 +101,7 @@ def train_in_folder(
     failpoints.reach('start')
     result = folder.read_result()
     if result is None:
-        dataset = source.dataset
+        dataset = with_normalization(source.dataset, experiment.config, experiment.info)
         distributed.assert_equal('data set', dataset.describe())
         checkpoints = RunCheckpoints(experiment, dataset, folder, extend=extend, allow_changes=allow_changes)
         try:
@@ -109,3 +116,33 @@ def train_in_folder(
         classifier = load_run(folder.path)
     report_result(folder.path, result)
     return TrainingResult(result, folder.read_metrics(), classifier)
+
+
+def finetune(
+    classifier: Classifier,
+    dataset: str | Dataset,
+    workdir: str | Path,
+    *,
+    config: TrainConfig | ConfigDict | Json | None = None,
+    callbacks: Sequence[Callback] = (),
+    **overrides: Any,
+) -> TrainingResult:
+    """Trains a trained network on another data set, in a run folder; the same call continues an interrupted run.
+
+    The network, its preprocessing and all weights that fit are the classifier's; the head is new if the number of classes
+    differs. By default the recipe is that of the classifier's run (augmentation, optimizer, batch), or the default one, for 10
+    epochs with a tenth of its learning rates. docs/finetuning.md has the fields that matter.
+
+    Args:
+      dataset: a name for `load_dataset`, or the data themselves.
+      config: a recipe; its model, data set and `init_from` are replaced.
+      callbacks: see `train_and_evaluate`.
+      **overrides: fields of the config, as `freeze='backbone'` or `num_epochs=5`.
+
+    Raises:
+      ConfigError: the classifier does not know its model by name, or a field is unknown or out of range. Otherwise see
+        `train_and_evaluate`.
+    """
+    checked = finetuning_config(classifier, dataset, config, overrides)
+    data_set = dataset if isinstance(dataset, Dataset) else None
+    return train_and_evaluate(checked, workdir, callbacks=callbacks, dataset=data_set, weights=classifier)

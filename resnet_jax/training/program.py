@@ -11,6 +11,8 @@ import optax
 
 from resnet_jax.data import Split
 from resnet_jax.data.augment import augment, mirrored_in_epoch, mix, random_mixing
+from resnet_jax.data.order import StepImages, epoch_order
+from resnet_jax.data.split import ImagesOnDemand
 from resnet_jax.runtime import failpoints
 from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, put, replicate
 from resnet_jax.runtime.memory import fits_on_devices
@@ -24,18 +26,6 @@ from resnet_jax.training.stream import ImageStream
 
 # Random streams. Each is folded into the run's key before the step, so that no two streams share a key.
 _AUGMENT, _MIXING, _DROPOUT, _FLIP = 1, 2, 3, 4
-
-
-def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
-    """Returns the example indices of each batch of an epoch, int32 `[steps_per_epoch, batch_size]`.
-
-    They depend only on seed and epoch. Uses raw Philox integers and a stable sort, because NumPy's own permutations may
-    change between versions.
-    """
-    keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(examples)
-    order = np.argsort(keys, kind='stable').astype(np.int32)
-    steps = examples // batch_size
-    return order[: steps * batch_size].reshape(steps, batch_size)
 
 
 def seed_key(seed: int) -> np.ndarray:
@@ -160,13 +150,13 @@ def train_steps(
     return state, metrics
 
 
-def create_train_steps(experiment: Experiment) -> jax.stages.Wrapped:
-    """Returns the `parallel_train_steps` of an experiment."""
-    return _in_parallel(steps_function(experiment))
+def create_train_steps(experiment: Experiment, *, cropped: bool = False) -> jax.stages.Wrapped:
+    """Returns the `parallel_train_steps` of an experiment; `cropped` as in `load_function`."""
+    return _in_parallel(steps_function(experiment, cropped=cropped))
 
 
-def steps_function(experiment: Experiment) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the `train_steps` of an experiment, a function of the arguments without default."""
+def steps_function(experiment: Experiment, *, cropped: bool = False) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the `train_steps` of an experiment, a function of the arguments without default; see `load_function`."""
     config = experiment.config
     lookahead_fn = None
     if config.lookahead_sync_period:
@@ -194,13 +184,18 @@ def steps_function(experiment: Experiment) -> Callable[..., tuple[TrainState, di
         per_layer_grad_norms=config.log_gradient_norms,
         lookahead_fn=lookahead_fn,
         select_fn=select_fn,
+        frozen=experiment.frozen,
     )
-    load_fn = load_function(experiment)
+    load_fn = load_function(experiment, cropped=cropped)
     return functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=config.log_gradient_norms)
 
 
-def load_function(experiment: Experiment) -> Callable[..., dict[str, jax.Array]]:
-    """Returns the `load_batch` of an experiment, a function of the arguments before the keyword ones."""
+def load_function(experiment: Experiment, *, cropped: bool = False) -> Callable[..., dict[str, jax.Array]]:
+    """Returns the `load_batch` of an experiment, a function of the arguments before the keyword ones.
+
+    Args:
+      cropped: the images are random resized crops already: see `step_images`.
+    """
     config = experiment.config
     return functools.partial(
         load_batch,
@@ -209,9 +204,9 @@ def load_function(experiment: Experiment) -> Callable[..., dict[str, jax.Array]]
         std=experiment.info.std,
         dtype=experiment.dtype,
         steps_per_epoch=experiment.steps_per_epoch,
-        crop_padding=config.crop_padding,
+        crop_padding=0 if cropped else config.crop_padding,
         crop_mode=config.crop_mode,
-        resized_crop_area=config.resized_crop_area,
+        resized_crop_area=0.0 if cropped else config.resized_crop_area,
         flip=config.flip,
         alternating_flip=config.alternating_flip,
         saturation=config.saturation,
@@ -226,6 +221,24 @@ def load_function(experiment: Experiment) -> Callable[..., dict[str, jax.Array]]
         mixup_alpha=config.mixup_alpha,
         cutmix_alpha=config.cutmix_alpha,
         label_smoothing=config.label_smoothing,
+    )
+
+
+def step_images(experiment: Experiment, train: Split, positions: np.ndarray) -> StepImages:
+    """Returns the images of each step that a process needs for some positions of the global batch, int32 `[k]`.
+
+    Images on demand are random resized crops if the config asks for these; all other augmentation is that of `load_batch`.
+    """
+    config = experiment.config
+    if config.mixup_alpha or config.cutmix_alpha:  # each image is mixed with that at the other end of the batch
+        positions = np.union1d(positions, config.batch_size - 1 - positions)
+    return StepImages(
+        train.image,
+        seed=config.seed,
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        positions=positions,
+        crop_area=config.resized_crop_area if isinstance(train.image, ImagesOnDemand) else 0.0,
     )
 
 
@@ -263,20 +276,28 @@ class Program(Protocol):
 
     def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, list[dict[str, np.ndarray]]]: ...
 
+    def close(self) -> None: ...
+
 
 class TrainingProgram:
     """An experiment's compiled training steps, with the order of the epoch on the devices.
 
-    The images are there too or, if they do not fit, those of the next steps.
+    The images are there too or, if they do not fit or are decoded on demand, those of the next steps.
+
+    Raises:
+      ConfigError, ResourceError: see `ImageStream`.
     """
 
     def __init__(self, experiment: Experiment, train: Split):
         config = experiment.config
         self._experiment = experiment
         self._positions, self._key = device_positions(config.batch_size), seed_key(config.seed)
-        self._stream = None
-        if not fits_on_devices(train.image.nbytes, config.device_data_gib):
-            self._stream = self._create_stream(train.image)
+        self._stream, self._cropped = None, False
+        on_demand = isinstance(train.image, ImagesOnDemand)
+        if on_demand or not fits_on_devices(train.image.nbytes, config.device_data_gib):
+            images = step_images(experiment, train, self._positions.ravel())
+            self._stream = ImageStream(images, config.decode_workers if on_demand else 0)
+            self._cropped = images.crop_area > 0
         self._data = device_data(experiment, train, images=self._stream is None)
         self._epoch = -1
         self._order: jax.Array | np.ndarray | None = None
@@ -285,7 +306,9 @@ class TrainingProgram:
     def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
         """Compiles the steps once, for a replicated state like this one; returns the result of `compile_parallel`."""
         if self._compiled is None:
-            run = create_train_steps(self._experiment)
+            if self._stream:
+                self._stream.begin(*divmod(int(jax.device_get(state.step)), self._experiment.steps_per_epoch))
+            run = create_train_steps(self._experiment, cropped=self._cropped)
             data = {**self._data, **(self._stream.empty() if self._stream else {})}
             self._compiled = compile_parallel(run, *self._arguments(state, data), np.int32(0), np.int32(0))
         return self._compiled
@@ -314,16 +337,10 @@ class TrainingProgram:
         metrics = jax.device_get(metrics)  # waits for the devices
         return state, [{name: values[i] for name, values in metrics.items()} for i in range(start, start + count)]
 
-    def _create_stream(self, images: np.ndarray) -> ImageStream:
-        experiment, config = self._experiment, self._experiment.config
-        positions = self._positions.ravel()
-        if config.mixup_alpha or config.cutmix_alpha:  # each image is mixed with that at the other end of the batch
-            positions = np.union1d(positions, config.batch_size - 1 - positions)
-
-        def order_of(epoch: int) -> np.ndarray:
-            return epoch_order(config.seed, epoch, experiment.num_examples, config.batch_size)
-
-        return ImageStream(images, order_of, experiment.steps_per_epoch, config.batch_size, positions)
+    def close(self) -> None:
+        """Ends the threads and processes that read images."""
+        if self._stream:
+            self._stream.close()
 
     def _arguments(self, state: TrainState, data: dict[str, Any]) -> tuple[Any, ...]:
         if self._order is None:

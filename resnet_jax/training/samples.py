@@ -6,11 +6,13 @@ import jax
 import numpy as np
 
 from resnet_jax.data import Split
+from resnet_jax.data.order import epoch_order
+from resnet_jax.data.split import ImagesOnDemand
 from resnet_jax.report.optional import optional
 from resnet_jax.report.sheet import write_sheet
 from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.program import epoch_order, load_function, seed_key
+from resnet_jax.training.program import load_function, seed_key, step_images
 
 _IMAGES, _STEPS = 8, 7
 _WORTH_A_LOOK = (  # crop, flip, cutout and small changes of the colours are not worth another compilation at every start
@@ -37,15 +39,23 @@ def first_images(experiment: Experiment, train: Split) -> np.ndarray:
     """
     config, info = experiment.config, experiment.info
     batch = epoch_order(config.seed, 0, experiment.num_examples, config.batch_size)[0]
-    # Of the whole batch, because mixup mixes the first image with the last one.
-    images, labels, order = train.image[batch], train.label[batch], np.arange(len(batch), dtype=np.int32)
-    positions, load = order[:_IMAGES], load_function(experiment)
+    needed = step_images(experiment, train, np.arange(min(_IMAGES, len(batch)), dtype=np.int32))
+    examples, rows = batch[needed.positions], np.zeros(len(batch), np.int32)
+    rows[needed.positions] = np.arange(len(examples))
+    originals, cropped = train.image[examples], needed.crop_area > 0
+    order, load = np.arange(len(batch), dtype=np.int32), load_function(experiment, cropped=cropped)
+    positions, labels = order[:_IMAGES], train.label[batch]
 
-    def at(images: jax.Array, labels: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
-        return load(images, labels, order, positions, step, jax.random.wrap_key_data(key))['image']
+    def at(images: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
+        return load(images, labels, order, positions, step, jax.random.wrap_key_data(key), None, rows)['image']
 
     run = jax.jit(at, compiler_options=options_for_init(jax.random.key(0)))
-    steps = [np.asarray(run(images, labels, seed_key(config.seed), np.int32(step)), np.float32) for step in range(_STEPS)]
+    steps = []
+    for step in range(_STEPS):
+        images = originals
+        if cropped and isinstance(train.image, ImagesOnDemand):
+            images = train.image.crops(examples, config.seed, step, needed.positions, needed.crop_area)
+        steps.append(np.asarray(run(images, seed_key(config.seed), np.int32(step)), np.float32))
     mean, std = (np.array(values, np.float32) for values in (info.mean, info.std))
     shown = np.clip(np.rint(255 * (np.stack(steps, axis=1) * std + mean)), 0, 255).astype(np.uint8)
-    return np.concatenate([images[: len(positions), None], shown], axis=1)
+    return np.concatenate([originals[rows[positions], None], shown], axis=1)

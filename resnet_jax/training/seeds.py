@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from resnet_jax import data
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import LazyDataset, Split
+from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError, Interrupted
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runtime import console, memory
@@ -25,8 +26,9 @@ from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.runtime.signals import StopSignal
 from resnet_jax.training.api import TrainingResult
 from resnet_jax.training.experiment import Experiment, create_experiment
+from resnet_jax.training.finetune import begin
 from resnet_jax.training.loop import train_and_evaluate, train_in_folder
-from resnet_jax.training.program import device_data, epoch_order, seed_key, steps_function
+from resnet_jax.training.program import device_data, seed_key, steps_function
 from resnet_jax.training.state import TrainState
 from resnet_jax.typing import Json, PyTree
 
@@ -55,16 +57,18 @@ def train_seeds(
       together: train all in one program, with `jax.vmap`; by default on a GPU or TPU. On a CPU one after the other is faster.
 
     Raises:
-      ConfigError: together, and the config has a validation_size, which selects other images for each seed, or
-        divergence_retries, or there are several processes. Otherwise see `train_and_evaluate`; with several errors, that of
-        the first seed, after the other runs have ended.
+      ConfigError: together, and there are several processes, or the config has a validation_size, which selects other images
+        for each seed, divergence_retries, unfreeze_epochs or decode='always'. Otherwise see `train_and_evaluate`; with several
+        errors, that of the first seed, after the other runs have ended.
     """
     first = config if isinstance(config, TrainConfig) else TrainConfig.from_mapping(config)
     if count < 1:
         raise ConfigError(f'{count} seeds; expected at least 1')
     configs = [first.replace(seed=first.seed + i) for i in range(count)]
     folders = [Path(workdir, f'seed{checked.seed}') for checked in configs]
-    obstacle = next((name for name in ('validation_size', 'divergence_retries') if getattr(first, name)), '')
+    obstacle = next((name for name in ('validation_size', 'divergence_retries', 'unfreeze_epochs') if getattr(first, name)), '')
+    if first.decode == 'always':
+        obstacle = 'decode=always'
     if jax.process_count() > 1:
         obstacle = 'num_processes'
     if together and obstacle:
@@ -89,7 +93,7 @@ def _train_together(
         if first.deterministic:
             check_deterministic()
         source = data.find_dataset(first.dataset, data.LoadOptions.of(first))
-        experiment = create_experiment(first, source.info)
+        experiment = create_experiment(first, source.info)  # its sizes; each member has its own
         state = jax.eval_shape(experiment.create_state)
         several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(configs), *leaf.shape), leaf.dtype), state)
         memory.check_state_fits(several, f'{len(configs)} times {first.model}')
@@ -148,7 +152,8 @@ class _Team:
     @our_settings()  # they belong to a thread
     def _train(self, member: int, path: Path) -> TrainingResult:
         config = self._configs[member]
-        experiment = create_experiment(config, self._source.info)
+        info, start = begin(config, self._source.info, path)
+        experiment = create_experiment(config, info, start=start)
         create_program = functools.partial(_Member, self, member)
         with RunFolder(path, config, **self._options) as folder:
             return train_in_folder(experiment, self._source, folder, self._stop, (), create_program, **self._options)
@@ -198,6 +203,8 @@ class _Member:
 
     def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
         return self._team.run(self._member, state, step, count)
+
+    def close(self) -> None: ...
 
 
 class _Program:

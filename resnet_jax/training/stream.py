@@ -1,62 +1,80 @@
 """Training images that do not fit on the devices: each device gets those of the next steps while it trains."""
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.order import StepImages
+from resnet_jax.data.workers import WorkerSteps
 from resnet_jax.runtime.devices import replicate
 from resnet_jax.runtime.prefetch import CHUNK_BYTES, Prefetch
 
 
 class ImageStream:
-    """The images of an epoch's steps in chunks of as many steps, in the order of the epoch.
+    """The images of a run's steps in chunks of as many steps of an epoch, in the order of the epoch.
 
     What a chunk holds depends on epoch and step alone, so a run that was killed continues with exactly the next batch.
 
     Args:
-      images: uint8 `[n, height, width, channels]`, on the host.
-      order_of: returns the order of an epoch, int32 `[steps_per_epoch, batch_size]`.
-      positions: int32: the positions in the global batch whose images this process needs.
+      images: of each step, for the positions in the global batch whose images this process needs.
+      workers: number of processes that read them; 0 for this one.
+
+    Raises:
+      ConfigError, ResourceError: see `WorkerSteps`.
     """
 
-    def __init__(
-        self,
-        images: np.ndarray,
-        order_of: Callable[[int], np.ndarray],
-        steps_per_epoch: int,
-        batch_size: int,
-        positions: np.ndarray,
-    ):
-        self._images, self._order_of = images, functools.lru_cache(maxsize=2)(order_of)
-        self._steps_per_epoch, self._batch_size, self._positions = steps_per_epoch, batch_size, positions
-        batch_bytes = batch_size * math.prod(images.shape[1:])
-        self.steps = max(1, min(steps_per_epoch, CHUNK_BYTES // batch_bytes))
+    def __init__(self, images: StepImages, workers: int = 0):
+        self._images = images
+        self._workers = WorkerSteps(images, workers) if workers else None
+        self._shape = images.images.shape[1:]
+        self.steps = max(1, min(images.steps_per_epoch, CHUNK_BYTES // (images.batch_size * math.prod(self._shape))))
         self._chunks = Prefetch(self._load)
+        self._closed = False
 
     def at(self, epoch: int, step: int) -> tuple[dict[str, Any], int]:
-        """Returns the chunk with a step of an epoch, as `train_steps` takes it, and the first step after the chunk."""
+        """Returns the chunk with a step of an epoch, as `train_steps` takes it, and the first step after the chunk.
+
+        Raises:
+          InputFileError, ResourceError: an image cannot be read, or the process that reads it was killed.
+        """
         chunk = step // self.steps
-        end = min((chunk + 1) * self.steps, self._steps_per_epoch)
-        following = (epoch + 1, 0) if end == self._steps_per_epoch else (epoch, chunk + 1)
-        return self._as_data(self._chunks.get((epoch, chunk), following), chunk * self.steps), end
+        end = min((chunk + 1) * self.steps, self._images.steps_per_epoch)
+        following = (epoch + 1, 0) if end == self._images.steps_per_epoch else (epoch, chunk + 1)
+        last = following == (self._images.num_epochs, 0)
+        return self._as_data(self._chunks.get((epoch, chunk), None if last else following), chunk * self.steps), end
+
+    def begin(self, epoch: int, step: int) -> None:
+        """Begins to read the chunk with a step of an epoch."""
+        if epoch < self._images.num_epochs:
+            self._chunks.begin((epoch, step // self.steps))
 
     def empty(self) -> dict[str, Any]:
         """Returns a chunk of black images, to compile for."""
         return self._as_data(replicate(self._blank()), 0)
 
+    def close(self) -> None:
+        """Ends the threads and processes that read."""
+        self._closed = True
+        self._chunks.close()
+        if self._workers:
+            self._workers.close()
+
     def _as_data(self, images: Any, first: int) -> dict[str, Any]:
         return {'image': images, 'first_step': np.int32(first)}
 
     def _blank(self) -> np.ndarray:
-        return np.zeros((self.steps * self._batch_size, *self._images.shape[1:]), np.uint8)
+        return np.zeros((self.steps * self._images.batch_size, *self._shape), np.uint8)
 
     def _load(self, key: tuple[int, int]) -> Any:
         epoch, chunk = key
         images = self._blank()
-        steps = images.reshape(self.steps, self._batch_size, *images.shape[1:])
-        for step, examples in enumerate(self._order_of(epoch)[chunk * self.steps : (chunk + 1) * self.steps]):
-            steps[step, self._positions] = self._images[examples[self._positions]]
+        steps = images.reshape(self.steps, self._images.batch_size, *self._shape)
+        per_epoch = self._images.steps_per_epoch
+        for place in range(min(self.steps, per_epoch - chunk * self.steps)):
+            if self._closed:
+                break
+            steps[place, self._images.positions] = (self._workers or self._images)[
+                epoch * per_epoch + chunk * self.steps + place
+            ]
         return replicate(images)

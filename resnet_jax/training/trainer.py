@@ -23,6 +23,7 @@ from resnet_jax.training.api import Callback
 from resnet_jax.training.artifacts import plot, record
 from resnet_jax.training.checkpointing import RunCheckpoints
 from resnet_jax.training.experiment import Experiment, create_experiment
+from resnet_jax.training.finetune import RECORD, Start
 from resnet_jax.training.log import RunLog
 from resnet_jax.training.program import Program, TrainingProgram
 from resnet_jax.training.samples import draw_samples
@@ -50,7 +51,8 @@ class Trainer:
         self._create_program = create_program
         self._train, validation = data.training_splits(dataset, config.validation_size, config.train_size, config.seed)
         self._split = 'validation' if validation else 'test'
-        self._memory = memory.check_state_fits(jax.eval_shape(experiment.create_state), config.model)
+        largest = experiment.in_phase(len(experiment.freezing.starts) - 1) if experiment.freezing else experiment
+        self._memory = memory.check_state_fits(jax.eval_shape(largest.create_state), config.model)
         self._evaluator = self._create_evaluator(validation or dataset.test)
         self.logger = RunLog(experiment, folder)
         self._grad_norm: float | None = None  # of the latest step
@@ -86,19 +88,36 @@ class Trainer:
 
     def _begin(self, rollbacks: int = 0) -> None:
         """Restores the latest checkpoint, or initialises the run if there is none."""
-        if restored := self._checkpoints.restore():
+        restored = self._checkpoints.restore()
+        if restored:
             self._state, self._progress = restored
+            self._experiment = self._experiment.in_phase(self._experiment.phase_of_state(self._progress.step))
         else:
+            self._experiment = self._experiment.in_phase(0)
             kernel = self._experiment.whitening_kernel(self._train.image)
             self._state, self._progress = replicate(self._experiment.create_state(kernel)), Progress()
         self._progress.rollbacks = max(rollbacks, self._progress.rollbacks)
         if self._progress.rollbacks:
-            scale = 0.5**self._progress.rollbacks
-            self._experiment = create_experiment(self._config, self._experiment.info, learning_rate_scale=scale)
+            scale, now = 0.5**self._progress.rollbacks, self._experiment
+            self._experiment = create_experiment(
+                self._config, now.info, learning_rate_scale=scale, start=now.start, phase=now.phase
+            )
         self.logger.resume(self._progress)
         if self._folder.primary:
             again = self._split if self._progress.evaluation_due else None
             self._folder.start(self._progress, environment(), ('train', 'gradients', self._split), again)
+        if self._experiment.start and not restored:
+            self._start_from(self._experiment.start)
+
+    def _start_from(self, start: Start) -> None:
+        """Records which weights the run starts from, and saves it, so that it does not need them any more."""
+        start.check_loaded()
+        distributed.assert_equal('weights of init_from', start.record)
+        for line in start.describe(self._dataset):
+            logger.info('%s', line)
+        if self._folder.primary:
+            self._folder.write_json(RECORD, start.record)
+        self._save(required=True)
 
     def _run(self) -> int | None:
         """Trains to the last step; returns the number of rollbacks if the run diverged and must roll back, else None."""
@@ -126,20 +145,34 @@ class Trainer:
         if self._folder.primary and not self._progress.step:
             draw_samples(self._experiment, self._train, self._folder.path)
         program, dispatches = self._create_program(self._experiment, self._train), 0
-        self._compile(program)
-        with self.logger.bar:
-            while self._progress.step < self._experiment.total_steps:
-                count, before = self.logger.pace.size(self._steps_to_pause()), time.monotonic()
-                self._stop.unsaved = True
-                failpoints.reach('dispatch')
-                self._state, metrics = program.run(self._state, self._progress.step, count)
-                self.logger.pace.measured(len(metrics), time.monotonic() - before)
-                self._take(metrics)
-                dispatches += 1
-                if dispatches == 2:
-                    self.logger.forecast(self._progress.step)
-                self._evaluate_and_save()
-                self._stop_if_asked()
+        try:
+            self._compile(program)
+            with self.logger.bar:
+                while self._progress.step < self._experiment.total_steps:
+                    if (phase := self._experiment.phase_at(self._progress.step)) != self._experiment.phase:
+                        self._unfreeze(phase)
+                        program.close()
+                        program = self._create_program(self._experiment, self._train)
+                        self._compile(program)
+                    count, before = self.logger.pace.size(self._steps_to_pause()), time.monotonic()
+                    self._stop.unsaved = True
+                    failpoints.reach('dispatch')
+                    self._state, metrics = program.run(self._state, self._progress.step, count)
+                    self.logger.pace.measured(len(metrics), time.monotonic() - before)
+                    self._take(metrics)
+                    dispatches += 1
+                    if dispatches == 2:
+                        self.logger.forecast(self._progress.step)
+                    self._evaluate_and_save()
+                    self._stop_if_asked()
+        finally:
+            program.close()
+
+    def _unfreeze(self, phase: int) -> None:
+        """Goes on in another phase, in which more layers train."""
+        self._experiment = self._experiment.in_phase(phase)
+        self._state = replicate(self._experiment.continue_state(jax.device_get(self._state)))
+        self.logger.describe_frozen(self._state)
 
     def _compile(self, program: Program) -> None:
         failpoints.reach('compile')
@@ -243,13 +276,13 @@ class Trainer:
             raise self._diverged(f'loss {row["loss"]:g} in the evaluation')
         return row if self._config.tta == 'none' else {**row, 'tta': self._config.tta}
 
-    def _save(self) -> None:
+    def _save(self, required: bool = False) -> None:
         # A step's loss is computed before its update, so a finite loss says nothing about the new parameters.
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(self._state))):
             raise self._diverged('the parameters are no longer finite')
         self._progress.seconds = self.logger.seconds
         last = self._progress.step == self._experiment.total_steps
-        if self._checkpoints.save(self._state, self._progress, required=last or self._stop.number is not None):
+        if self._checkpoints.save(self._state, self._progress, required=required or last or self._stop.number is not None):
             self._stop.unsaved = False
             for callback in self._callbacks:
                 callback.on_checkpoint(self._progress.step, self._folder.checkpoints / str(self._progress.step))

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model
-from resnet_jax.typing import JsonDict
+from resnet_jax.typing import Json, JsonDict
 from resnet_jax.weights.files import read_state_dicts
 from resnet_jax.weights.match import Match, Shape, match, nearest_model
 from resnet_jax.weights.names import FLAX, TORCHVISION, from_torch, unflatten
+from resnet_jax.weights.torch_file import StateDict
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ def load_variables(
     num_classes: int | None = None,
     image_shape: Shape | None = None,
     ema: bool = False,
+    only: Collection[str] | None = None,
+    any_channels: bool = False,
     **model_kwargs: Any,
 ) -> tuple[nn.Module, JsonDict, JsonDict]:
     """Loads weights without torch; recognises the names of other libraries (`names.NAMINGS`) and our own.
@@ -44,6 +47,8 @@ def load_variables(
       image_shape: (height, width, channels) of the network's input; the shapes of the first layer, and for AlexNet of
         other layers, depend on it. If None, the file's or (32, 32, 3).
       ema: load averaged weights, such as those under 'state_dict_ema'. False loads them only if there are no others.
+      only: names of our arrays, as 'params/conv1/kernel'; only these are loaded, and the others need not be there or fit.
+      any_channels: also accept a file for images with another number of channels; `image_shape` in the result has the file's.
       **model_kwargs: as for `create_model`, e.g. stem='imagenet'. Files written by `save_safetensors` contain their own.
 
     Returns:
@@ -73,17 +78,17 @@ def load_variables(
         longest = max(len(state_dict.shapes) for state_dict in chosen.values())
         if metadata and sum(getattr(create_model(model_name, **model_kwargs), 'stage_sizes', ())) > longest:
             raise ConfigError(f'{model_name} with {model_kwargs} needs more than its {longest} tensors')
-        matches = {
-            key: match(state_dict.shapes, model_name, model_kwargs, image_shape, num_classes)
-            for key, state_dict in chosen.items()
-        }
+        matches = _match_all(chosen, model_name, model_kwargs, image_shape, num_classes)
+        if any_channels and (channels := max(matches.values(), key=lambda each: each.score).channels(image_shape[2])):
+            image_shape = (*image_shape[:2], channels)
+            matches = _match_all(chosen, model_name, model_kwargs, image_shape, num_classes)
     except ConfigError as error:
         if metadata:
             raise InputFileError(f'{path} says what it is of, and no such model can be made: {error}') from None
         raise
     key = max(matches, key=lambda key: matches[key].score)
     matching, state_dict = matches[key], chosen[key]
-    if not matching.fits:
+    if not (matching.fits if only is None else matching.matched.keys() >= {*only}):
         raise _mismatch(path, model_name, matching, state_dict.shapes, image_shape, num_classes)
     if len(state_dicts) > 1:
         logger.info('%s: took the weights under %s', path, _shown(key) if key else 'its top')
@@ -98,6 +103,8 @@ def load_variables(
         )
     arrays = {}
     for ours, theirs in matching.matched.items():
+        if only is not None and ours not in only:
+            continue
         array = _float32(path, theirs, state_dict.read(theirs))
         array = array if matching.naming == FLAX else from_torch(array, model, ours, matching.shapes)
         arrays[ours] = np.ascontiguousarray(array)
@@ -108,6 +115,12 @@ def load_variables(
         'image_shape': list(image_shape),
     }
     return model, unflatten(arrays), {**metadata, **described}
+
+
+def _match_all(
+    state_dicts: Mapping[str, StateDict], name: str, kwargs: Json, image_shape: Shape, num_classes: int | None
+) -> dict[str, Match]:
+    return {key: match(each.shapes, name, kwargs, image_shape, num_classes) for key, each in state_dicts.items()}
 
 
 def _float32(path: str | Path, name: str, array: np.ndarray) -> np.ndarray:

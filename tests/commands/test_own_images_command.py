@@ -38,7 +38,9 @@ def test_from_a_folder_to_a_report_and_predictions(pictures, tmp_path):
     assert (
         '4 hidden left out' in text and 'from 20 x 30 to 27 x 30 pixels become 8 x 8' in text and '16 training images' in text
     )
-    assert (workdir / 'report.html').is_file()
+    page = (workdir / 'report.html').read_text()
+    assert 'from 20 x 30 to 27 x 30 pixels become 8 x 8' in page and 'training images, a row for each class' in page
+    assert '<td>red</td><td>8</td><td>3</td>' in page
     result = json.loads((workdir / 'result.json').read_text())
     assert result['count'] == 6
     path = pictures / 'val' / 'red' / '0.jpg'

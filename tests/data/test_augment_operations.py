@@ -1,5 +1,7 @@
 """Every operation against Pillow's own, pixel by pixel."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
-from resnet_jax.data.augment import operations, policies
+from resnet_jax.data.augment import augment, operations, policies
 from resnet_jax.data.augment.color import hsv_to_rgb, random_hue, random_saturation, rgb_to_hsv, turn_hue
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -121,8 +123,10 @@ def test_equalize_by_sort_which_a_gpu_uses_as_pillow():
 
 
 def test_only_the_program_for_a_cpu_has_a_scatter():
-    table = policies.trivialaugment(8, 8)
-    run = jax.jit(jax.vmap(lambda key, image: policies.random_operations(key, image, table, 1)))
+    """With everything that can be done to an image."""
+    options = {'mean': (0.5,) * 3, 'std': (0.25,) * 3, 'flip': True, 'brightness': 0.1, 'contrast': 0.1, 'cutout_size': 2}
+    options |= {'saturation': 0.4, 'hue': 0.1, 'auto_augment': 'randaugment', 'random_erasing_prob': 0.5}
+    run = jax.jit(functools.partial(augment, **options, resized_crop_area=0.3, dtype=jnp.bfloat16))
     arguments = jax.random.split(jax.random.key(0), 4), jax.ShapeDtypeStruct((4, 8, 8, 3), np.uint8)
     assert 'scatter' in run.trace(*arguments).lower(lowering_platforms=('cpu',)).as_text()
     assert 'scatter' not in run.trace(*arguments).lower(lowering_platforms=('cuda',)).as_text()

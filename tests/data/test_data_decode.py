@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -158,3 +160,27 @@ def test_the_fingerprint_is_that_of_pixels_and_labels(tmp_path):
         copy.parent.mkdir(parents=True, exist_ok=True)
         Image.open(path).save(copy)
     assert load(tmp_path / 'bmp').fingerprint == dataset.fingerprint
+
+
+MEASURE = """
+import os, resource, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+from resnet_jax.data import decode, load_dataset
+decode._BLOCK = 16
+load_dataset(f'folder:{sys.argv[1]}/little', image_size=256)  # what is imported and allocated once
+data = next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if line.startswith('VmData'))
+resource.setrlimit(resource.RLIMIT_DATA, (data + int(sys.argv[2]), resource.RLIM_INFINITY))
+dataset = load_dataset(f'folder:{sys.argv[1]}/many', image_size=256)
+print(dataset.train.image.nbytes + dataset.test.image.nbytes)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='other systems do not limit the memory of a process')
+def test_a_set_four_times_as_large_as_the_memory_is_decoded(tmp_path):
+    """The arrays go to the disk in blocks and are mapped from there."""
+    cap = 40 * 2**20
+    small(tmp_path / 'little', count=10)
+    small(tmp_path / 'many', count=214)
+    done = subprocess.run([sys.executable, '-c', MEASURE, str(tmp_path), str(cap)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 4 * cap

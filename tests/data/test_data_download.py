@@ -300,6 +300,7 @@ def test_a_server_with_another_file_of_the_same_size_does_not_spoil_the_rest(tin
 def test_the_other_format_is_taken_where_no_server_has_the_first(tiny, mirrors, path, tmp_path):
     for server in mirrors[:2]:
         server.script = [404]
+    _part(path).write_bytes(tiny.path.read_bytes()[:1000])
     other = tmp_path / 'cifar-10-python.tar.gz'
     other.write_bytes(mirrors[2].body[::-1])
     mirrors[2].body = other.read_bytes()
@@ -307,6 +308,7 @@ def test_the_other_format_is_taken_where_no_server_has_the_first(tiny, mirrors, 
     second = Copy('python', (official_file(other, [mirrors[2].url]),), 'cifar-10-batches-py')
     source = dataclasses.replace(tiny.source, copies=(first, second))
     assert download(source, path.parent, path.parent) == (path.with_name(other.name), second)
+    assert [file.name for file in path.parent.iterdir() if file.is_file()] == [other.name]  # and no part of the first
 
 
 def test_every_server_is_named_with_its_reason(tiny, mirrors, path):

@@ -70,11 +70,10 @@ class Hub:
 def _load(address, hub, tmp_path, **environment):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
     code = f'from resnet_jax.data import load_dataset; print(load_dataset({address!r}).fingerprint)'
-    for variable in ('HF_TOKEN', 'HF_HUB_OFFLINE', 'HF_HUB_CACHE'):
-        environment.setdefault(variable, '')
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(('HF_', 'HUGGING'))}
     return subprocess.run(
         [sys.executable, '-c', code],
-        env=os.environ | {'HF_ENDPOINT': hub.url, 'HF_HOME': str(tmp_path / 'hf')} | environment,
+        env=ours | {'HF_ENDPOINT': hub.url, 'HF_HOME': str(tmp_path / 'hf')} | environment,
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -152,6 +152,12 @@ def test_other_files_are_left_out(folder, caplog):
     assert '1 .parquet files of other splits left out' in caplog.text
 
 
+def test_a_split_without_labels_is_left_out(folder):
+    write(folder / 'data' / 'test-00000-of-00001-0123abcd.parquet', 'test', label=[-1] * 9)
+    opened = _open(folder)
+    assert len(opened.test.label) == 6 and opened.validation is None
+
+
 def test_several_data_sets_in_one_folder(folder):
     write(folder / 'other' / 'train-0.parquet')
     _fails(folder, 'holds several data sets, in .*data, .*other: expected one; add a folder to the path')
@@ -206,7 +212,7 @@ def test_damaged_files(damage, folder):
     path = folder / 'data' / 'train-00001-of-00002.parquet'
     data = bytearray(path.read_bytes())
     if damage == 'page':
-        data[1500] ^= 0xFF
+        data[20:1500] = bytes(1480)
     elif damage == 'footer':
         data[-6] ^= 0x40  # the length of what describes the table
     path.unlink()

@@ -6,6 +6,9 @@ import logging
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -352,3 +355,11 @@ def test_a_file_that_changes_after_it_was_opened(root, folder):
     os.utime(path, (1, 1))
     with pytest.raises(InputFileError, match='was changed while the data set was read'):
         train.read(0)
+
+
+def test_a_command_says_it_in_one_line(root):
+    command = [sys.executable, 'bin/data.py', 'tfds:roses']
+    environment = os.environ | {'TFDS_DATA_DIR': str(root)}
+    result = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True)
+    assert result.returncode == 3 and len(result.stderr.splitlines()) == 1 and result.stdout == ''
+    assert result.stderr.startswith("error: no data set 'roses' in ")

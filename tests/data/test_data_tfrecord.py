@@ -42,6 +42,19 @@ def test_checksums_of_many_at_once(records):
     np.testing.assert_array_equal(masked_crc32c(records), [masked(record) for record in records])
 
 
+def test_checksums_of_records_of_any_length():
+    rng = np.random.default_rng(0)
+    records = [rng.bytes(size) for size in (0, 1, 3, 4, 5, 127, 128, 129, 131, 256, 300, 1000, 5000)]
+    np.testing.assert_array_equal(masked_crc32c(records), [masked(record) for record in records])
+
+
+def test_a_length_that_is_not_there_reserves_no_memory(tmp_path):
+    length = struct.pack('<Q', 2**50)
+    (tmp_path / 'x').write_bytes(length + struct.pack('<I', masked(length)) + b'abc')
+    with pytest.raises(InputFileError, match='record 0: the file ends inside it'):
+        read_records(tmp_path / 'x')
+
+
 def test_reads_what_was_framed(tmp_path):
     records = [bytes([i % 256]) * (i % 50) for i in range(1100)]  # more than one block
     (tmp_path / 'x').write_bytes(frame(records))

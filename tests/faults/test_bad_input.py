@@ -44,7 +44,7 @@ FIELDS = {  # --config.<key>=<value>, and a part of the line
     'gradient_accumulation_steps=0': "'gradient_accumulation_steps' is 0; expected an integer of at least 1",
     'eval_batch_size=0': "'eval_batch_size' is 0; expected an integer of at least 1",
     'log_every=0': "'log_every' is 0; expected an integer of at least 1",
-    'divergence_retries=-1': "'divergence_retries' is -1; expected an integer from 0 to 100",
+    'divergence_retries=-1': "'divergence_retries' is -1; expected an integer of at least 0 and at most 100",
 }
 FLAGS = {  # the command line, and a part of the line
     f'train.py {QUICK} --wrkdir=x': "flag 'wrkdir'. Did you mean: workdir",
@@ -54,9 +54,9 @@ FLAGS = {  # the command line, and a part of the line
     f'train.py {QUICK} --process_id=one': '--process_id=one',
     f'train.py {QUICK} --config.model=alexnet --config.cross_device_batch_norm=True': 'alexnet has no BatchNorm',
     'train.py --config=configs/default.py --config.data_dir=gs://bucket/data': 'gs://bucket/data is a remote address',
-    'train.py': '--config=FILE',
+    'train.py': 'expected --config=NAME or FILE',
     'train.py --config=configs/resnet17.py': 'configs/resnet18.py',
-    'train.py --config=README.md': 'README.md could not be read as a config',
+    'train.py --config=README.md': "no config 'README.md'; expected a path ending in .py, or one of",
     'evaluate.py': '--workdir=FOLDER',
     'evaluate.py --wrkdir=x': "flag 'wrkdir'. Did you mean: workdir",
     'predict.py --top=0 --workdir=x a.png': '--top=0: 0 is not a positive integer',

@@ -13,6 +13,7 @@ from faults_support import arrays, assert_same_outcome, edit, hashes, outcome, r
 
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.metadata import read_metadata
+from resnet_jax.runs.progress import Best
 from resnet_jax.training.program import seed_key, train_steps
 from resnet_jax.training.state import TrainState
 
@@ -109,8 +110,8 @@ def test_an_evaluation_that_is_not_a_number_leaves_the_best_as_it_was(tmp_path, 
     line = error_line(train(workdir, failpoint='metric:3:nan', code=4))
     assert 'diverged at iteration 30: loss nan in the evaluation, gradient norm' in line
     best = max(rows(workdir, 'validation'), key=lambda row: (row['accuracy'], -row['step']))
-    metadata = read_metadata(workdir / 'checkpoints' / '20')
-    assert metadata['best'] == {'step': best['step'], 'accuracy': best['accuracy']} and best['step'] in steps(workdir)
+    kept = read_metadata(workdir / 'checkpoints' / '20').progress.best
+    assert kept == Best(best['step'], best['accuracy']) and best['step'] in steps(workdir)
     assert steps(workdir)[-1] == 20
     assert 'after iteration 20' in train(workdir).stdout
     assert_same_outcome(outcome(workdir), expected)

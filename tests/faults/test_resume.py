@@ -10,6 +10,7 @@ from commands_support import error_line
 from faults_support import TINY, assert_same_outcome, command, edit, hashes, outcome, rows, steps, train
 
 from resnet_jax.runs.checksums import sums_text
+from resnet_jax.runs.metadata import FORMAT
 
 pytestmark = pytest.mark.slow
 
@@ -45,9 +46,9 @@ OTHERS = {
     'model': (lambda m: m['config'].update(model='resnet14'), 2, "model: 'resnet14' -> 'resnet8'"),
     'data set': (lambda m: m['dataset'].update(fingerprint='other', mean=[0.4]), 2, 'other data (fingerprint, mean differ)'),
     'dtype': (lambda m: m['config'].update(dtype='bfloat16'), 2, "dtype: 'bfloat16' -> 'float32'"),
-    'newer format': (lambda m: m.update(format=2), 3, 'has format 2; this version reads up to 1'),
+    'newer format': (lambda m: m.update(format=FORMAT + 1), 3, f'has format {FORMAT + 1}; this version reads {FORMAT}'),
     'no format': (lambda m: m.pop('format'), 3, 'has no format'),
-    'a path as a step': (lambda m: m.update(best={'step': '../../../etc', 'accuracy': 1}), 3, 'as best'),
+    'a path as a step': (lambda m: m['progress'].update(best={'step': '../../../etc', 'accuracy': 1}), 3, 'best'),
 }
 
 

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from resnet_jax.data import dataset_info
+from resnet_jax.data.order import epoch_order
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.runtime.devices import device_positions, replicate
 from resnet_jax.training.experiment import create_experiment
-from resnet_jax.training.program import epoch_order
 
 
 def describe(path):

@@ -24,6 +24,7 @@ SECTIONS = [
     'wrong',
     'calibration',
     'robustness',
+    'data',
     'augmentation',
     'filters',
     'gradients',
@@ -141,7 +142,7 @@ def test_figures_of_the_run_are_in_the_page(tmp_path):
     page = render([read_run(write_folder(tmp_path / 'run'))], 'run')
     for text in ('60.00 %', '75,290', '12,000', '100', 'fog', '54.0%', 'ECE', 'jax 0.10.2', '3 MiB', '<td>500.0</td>'):
         assert text in page
-    data = json.loads(page.split('id="data">')[1].split('</script>')[0])
+    data = json.loads(page.split('id="chart-data">')[1].split('</script>')[0])
     accuracy = data['charts']['accuracy']['series']
     assert [series['part'] for series in accuracy] == ['train', 'test']
     assert accuracy[0]['points'][1] == [4, pytest.approx(400 / 9), 12.0]
@@ -176,7 +177,7 @@ def test_a_study_is_drawn_by_entry_beside_what_was_published(tmp_path):
     results = collect({'name': 'study', 'published': published}, {'e': dict(enumerate(runs))})
     page = render(runs, 'study', results)
     assert Outline(page).ids == ['study', *(name for name in SECTIONS if name != 'agreement')]
-    chart = json.loads(page.split('id="data">')[1].split('</script>')[0])['charts']['accuracy']
+    chart = json.loads(page.split('id="chart-data">')[1].split('</script>')[0])['charts']['accuracy']
     parts = [(one['run'], one['part']) for one in chart['series']]
     of_ours = [('e', f'{split}, seed {seed}') for seed in (0, 1) for split in ('train', 'test')]
     assert parts == [*of_ours, ('their run', 'test')]
@@ -191,7 +192,7 @@ def test_accuracies_with_averaged_views_are_marked(tmp_path):
         path.write_text(json.dumps({**json.loads(path.read_text()), 'tta': 'mir<r>or'}))
     page = render([read_run(folder)], 'run')
     assert '60.00 % (views averaged: mir&lt;r&gt;or)' in page and 'Views averaged: the logits are the mean' in page
-    data = json.loads(page.split('id="data">')[1].split('</script>')[0])
+    data = json.loads(page.split('id="chart-data">')[1].split('</script>')[0])
     parts = [series['part'] for series in data['charts']['accuracy']['series']]
     assert parts == ['train', 'test (views averaged: mir<r>or)']
 

@@ -67,7 +67,7 @@ def test_every_run_of_every_study_is_a_valid_config(path, tmp_path):
         for run in runs:
             config = TrainConfig.from_mapping(run.config)
             assert config.seed == run.seed
-            build_model(config, 10)
+            build_model(config, 10, (32, 32, 3))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnet_jax.data.sources import Copy, File
 
-NUM_TRAIN, NUM_TEST = 20, 8
+NUM_TRAIN, NUM_TEST, GROUP = 20, 8, 7
 
 
 class Tiny:
@@ -92,7 +92,7 @@ class Tiny:
                 each.column: {'_type': 'ClassLabel', 'names': [f'{each.key}_{i}' for i in range(each.num_classes)]}
                 for each in self.source.labels
             }
-            write_table(folder / f'{split}-00000-of-00001.parquet', change(columns), features, row_group_size=7)
+            write_table(folder / f'{split}-00000-of-00001.parquet', change(columns), features, row_group_size=GROUP)
         files = tuple(official_file(path) for path in sorted(folder.iterdir(), reverse=True))
         return dataclasses.replace(self.source, copies=(Copy('parquet', files),))
 

@@ -31,6 +31,16 @@ def write_folder(folder, seed=0, class_name='frog'):
             'per_class_precision': [0.5, 0.25, None],
             'confusion': [[5, 5, 0], [0, 0, 0], [3, 3, 14]],
             'calibration': {'ece': 0.1, 'confidence': 0.7, 'bins': bins},
+            'data': {
+                'name': class_name,
+                'image_shape': [8, 8, 3],
+                'class_names': names,
+                'mean': [0.5] * 3,
+                'std': [0.25] * 3,
+                'counts': {'train': [20, 10, 5], 'test': [10, 0, 20]},
+                'duplicates': {'test_in_train': 2, 'with_another_label': 1},
+                'notes': [f'1 broken image left out: {class_name}'],
+            },
             'wrong': [{'index': 1, 'label': 2, 'predicted': 0, 'confidence': 0.9, 'label_probability': 0.05}],
         },
         'corruptions': {
@@ -51,7 +61,8 @@ def write_folder(folder, seed=0, class_name='frog'):
     times = [{'step': s, 'split': 'train', 'seconds': 3.0 * s, 'images_per_second': 100.0} for s in (2, 4)]
     (folder / 'timing.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in times))
     (folder / 'plots').mkdir()
-    Image.fromarray(np.full((20, 30, 3), 80 + seed, np.uint8)).save(folder / 'plots' / 'augmentation.png')
+    for name in ('augmentation', 'samples'):
+        Image.fromarray(np.full((20, 30, 3), 80 + seed, np.uint8)).save(folder / 'plots' / f'{name}.png')
     np.savez(folder / 'samples.npz', wrong=np.full((1, 8, 8, 3), 9, np.uint8), filters=rng.normal(size=(3, 3, 3, 4)))
     np.savez(folder / 'predictions.npz', log_probabilities=answers, labels=np.arange(30) % 3, fingerprint=np.array('x'))
     return folder

@@ -48,6 +48,14 @@ def test_numbers_for_as_many_classes_as_there_are():
     assert 'class_weights' not in device_data(create_experiment(tiny.checked(), info), tiny.split(51, 1))
 
 
+def test_what_is_for_colours_needs_them():
+    grey, two = (DatasetInfo('stripes', (8, 8, channels), 3, 50, 19, (0.5,), (0.5,)) for channels in (1, 2))
+    create_experiment(tiny.checked(auto_augment='randaugment'), grey)
+    for changes, info, expected in (({'hue': 0.1}, grey, '3'), ({'auto_augment': 'randaugment'}, two, '1 or 3')):
+        with pytest.raises(ConfigError, match=rf'is for images of {expected} channels and stripes has .*; expected it unset'):
+            create_experiment(tiny.checked(**changes), info)
+
+
 def loaded(positions, **kwargs):
     load = functools.partial(load_batch, num_classes=3, mean=(0.5,), std=(0.25,), **kwargs)
     return jax.jit(load)(IMAGES, LABELS, ORDER, np.array(positions, np.int32), 0, jax.random.key(0), WEIGHTS)

@@ -5,12 +5,13 @@ import pytest
 import tiny
 
 from resnet_jax.classifier import build_model
+from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.training import program, step
 from resnet_jax.training.experiment import check_batch_size, create_experiment
+from resnet_jax.training.freezing import NOTHING
 from resnet_jax.training.lookahead import pull
-from resnet_jax.training.program import epoch_order
 
 FIRST_OF_SEED_0 = [47848, 34552, 24994, 32827, 31943, 24289]
 FIRST_OF_EPOCH_1 = [12569, 42502, 35289, 26576, 22685, 6123]
@@ -181,6 +182,7 @@ def test_the_stem_follows_the_size_of_the_images():
 
     assert [stem(size) for size in (8, 64, 65, 224)] == ['cifar', 'cifar', 'imagenet', 'imagenet']
     assert stem(224, model_kwargs={'stem': 'cifar'}) == 'cifar'
+    assert stem(224, init_from='weights.pth') == 'cifar'
     assert stem(224, model='d2l_resnet18', model_kwargs={}) == 'd2l'
 
 
@@ -217,17 +219,21 @@ def test_values_that_do_not_go_together(overrides, message):
 def test_the_step_and_its_batches_get_what_the_config_says():
     options = {'label_smoothing': 0.1, 'mixup_alpha': 0.2, 'crop_padding': 3, 'flip': True, 'cutout_size': 5}
     options |= {'crop_mode': 'reflect', 'alternating_flip': True, 'brightness': 0.14, 'contrast': 0.13}
+    options |= {'auto_augment': 'randaugment', 'randaugment_num_ops': 3, 'randaugment_magnitude': 12}
+    options |= {'resized_crop_area': 0.08, 'random_erasing_prob': 0.25, 'cutmix_alpha': 1.0, 'saturation': 0.4, 'hue': 0.1}
     options_of_step = {'accumulation': 2, 'ema_decay': 0.9, 'per_layer_grad_norms': True}
-    experiment = create(**options, log_gradient_norms=True, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16')
+    checked = tiny.checked(**options, log_gradient_norms=True, ema_decay=0.9, gradient_accumulation_steps=2, dtype='bfloat16')
+    experiment = create_experiment(checked, tiny.dataset(channels=3).info)
     run = program.steps_function(experiment)
     assert run.func is program.train_steps
     assert run.keywords['per_layer_grad_norms'] is True
     step_fn, load_fn = run.keywords['step_fn'], run.keywords['load_fn']
     assert step_fn.func is step.train_step
     expected = {'model': experiment.model, 'tx': experiment.tx, 'lookahead_fn': None, 'select_fn': None, **options_of_step}
+    expected['frozen'] = NOTHING
     assert step_fn.keywords == expected
     assert load_fn.func is program.load_batch
-    data = {'num_classes': 3, 'mean': (0.3,), 'std': (0.2,), 'dtype': jnp.bfloat16, 'steps_per_epoch': 3}
+    data = {'num_classes': 3, 'mean': (0.3,) * 3, 'std': (0.2,) * 3, 'dtype': jnp.bfloat16, 'steps_per_epoch': 3}
     assert load_fn.keywords == {**options, **data}
 
 

@@ -19,6 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import resnet_jax.data
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import LazyDataset
+from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.runs import checkpoint
@@ -29,7 +30,6 @@ from resnet_jax.training import log, loop, program, step, trainer
 from resnet_jax.training.api import Callback
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.loop import train_and_evaluate
-from resnet_jax.training.program import epoch_order
 
 TRAIN, VALIDATION, TEST = 60, 12, 19  # examples; a batch of 16 makes 3 steps an epoch, with the validation split or without
 STRIPES = tiny.dataset(TRAIN, TEST)
@@ -459,7 +459,7 @@ def test_a_batch_that_leaves_out_much_of_the_data_is_told(batch_size, told, tmp_
 
 def test_a_data_set_that_was_registered_without_facts_is_loaded_once(tmp_path, monkeypatch):
     loads = []
-    entry = resnet_jax.data._Entry(lambda data_dir, archive: loads.append(1) or STRIPES, None)
+    entry = resnet_jax.data._Entry(lambda options: loads.append(1) or STRIPES, None)
     monkeypatch.setitem(resnet_jax.data._DATASETS, 'stripes', entry)
     train_and_evaluate(config(num_epochs=1, warmup_epochs=0.0), tmp_path)
     assert loads == [1]

@@ -4,8 +4,10 @@ import pytest
 import tiny
 from PIL import Image
 
+from resnet_jax.data.order import epoch_order
 from resnet_jax.training.experiment import create_experiment
-from resnet_jax.training.program import epoch_order, load_function
+from resnet_jax.training.loop import train_and_evaluate
+from resnet_jax.training.program import load_function
 from resnet_jax.training.samples import draw_samples, first_images
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -29,6 +31,15 @@ def test_the_images_are_those_that_the_first_steps_are_given(experiment):
         images = load(*arrays, step, jax.random.key(3))['image'][:8]
         np.testing.assert_allclose(shown[:, 1 + step], (np.asarray(images) * 0.2 + 0.3) * 255, atol=0.51)
     assert not np.array_equal(shown[:, 1], shown[:, 7])
+
+
+def test_a_run_with_augmentation_and_class_weights_shows_both_in_its_report(tmp_path, monkeypatch):
+    tiny.register(monkeypatch, DATA)
+    config = tiny.config(model='tiny', model_kwargs={}, random_erasing_prob=0.5, class_weights='balanced', num_epochs=2)
+    result = train_and_evaluate(config, tmp_path / 'run')
+    assert result.result['accuracy'] > 0.3
+    page = (tmp_path / 'run' / 'report.html').read_text()
+    assert '<img alt="augmented training images"' in page and '<td>balanced accuracy</td><td>19</td>' in page
 
 
 def test_a_sheet_is_drawn_where_the_images_change_a_lot(experiment, tmp_path, caplog):

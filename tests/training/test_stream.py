@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
+from resnet_jax.data.order import StepImages, epoch_order
 from resnet_jax.runtime import prefetch
 from resnet_jax.training import stream, trainer
 from resnet_jax.training.api import Callback
@@ -78,28 +79,31 @@ class _Counted:
     def __init__(self, images):
         self._images, self.shape, self.nbytes, self.read = images, images.shape, images.nbytes, []
 
+    def __len__(self):
+        return len(self._images)
+
     def __getitem__(self, index):
         self.read.extend(np.atleast_1d(index).tolist())
         return self._images[index]
 
 
 def test_a_process_reads_its_own_shard_and_each_image_once_an_epoch():
-    order = np.arange(48).reshape(3, 16)
+    order = [epoch_order(5, epoch, 60, 16) for epoch in range(2)]
     images = _Counted(STRIPES.train.image)
     ours = np.arange(4, 8)  # positions of the devices of this process in the global batch
-    each = stream.ImageStream(images, lambda epoch: order + epoch, 3, 16, ours)
+    each = stream.ImageStream(StepImages(images, seed=5, num_epochs=2, batch_size=16, positions=ours))
     data, end = each.at(0, 0)
     assert end == 3 and int(data['first_step']) == 0
     each.at(0, 2)
     np.testing.assert_array_equal(
-        np.asarray(data['image']).reshape(3, 16, 8, 8, 1)[:, ours], STRIPES.train.image[order[:, ours]]
+        np.asarray(data['image']).reshape(3, 16, 8, 8, 1)[:, ours], STRIPES.train.image[order[0][:, ours]]
     )
     data, _ = each.at(1, 0)
     np.testing.assert_array_equal(
-        np.asarray(data['image']).reshape(3, 16, 8, 8, 1)[:, ours], STRIPES.train.image[order[:, ours] + 1]
+        np.asarray(data['image']).reshape(3, 16, 8, 8, 1)[:, ours], STRIPES.train.image[order[1][:, ours]]
     )
-    each._chunks._pool.shutdown()
-    assert len(images.read) <= 3 * 12 and sorted(images.read[:12]) == sorted(order[:, ours].ravel().tolist())
+    each.close()
+    assert images.read == [*order[0][:, ours].ravel(), *order[1][:, ours].ravel()]  # and nothing after the last epoch
 
 
 def test_at_most_two_chunks_are_in_memory():
@@ -108,7 +112,7 @@ def test_at_most_two_chunks_are_in_memory():
     for key in range(5):
         assert values.get(key, key + 1) == key and len(values._made) == 2
     assert values.get(3, 4) == 3  # back, after a rollback
-    values._pool.shutdown()
+    values.close()
     assert made == [0, 1, 2, 3, 4, 5, 3]
 
 

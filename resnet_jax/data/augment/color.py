@@ -50,15 +50,9 @@ def rgb_to_hsv(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def hsv_to_rgb(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
     """Returns uint8 `[height, width, 3]` from hue, saturation and value as `rgb_to_hsv` returns them."""
-    turned = hue.astype(jnp.float32) * 6.0 / 255.0
-    sector = jnp.floor(turned)
-    within, share, level = turned - sector, saturation.astype(jnp.float32) / 255.0, value.astype(jnp.float32)
-
-    def lowered(by: jax.Array) -> jax.Array:
-        return jnp.clip(jnp.floor(level * (1.0 - by) + 0.5), 0, 255)  # rounded half up, as C's round of positive numbers
-
-    p, q, t = lowered(share), lowered(share * within), lowered(share * (1.0 - within))
-    sectors = [(level, t, p), (q, level, p), (p, level, t), (p, q, level), (t, p, level), (level, p, q)]
-    conditions = [sector.astype(jnp.int32) % 6 == place for place in range(6)]
-    channels = [jnp.select(conditions, [colours[i] for colours in sectors]) for i in range(3)]
-    return jnp.stack(channels, axis=-1).astype(jnp.uint8)
+    turned = (hue.astype(jnp.float32) * 6.0 / 255.0)[..., None]  # red is at 0, green at 2, blue at 4, of 6
+    share, level = (values.astype(jnp.float32)[..., None] for values in (saturation / 255.0, value))
+    distance = jnp.abs(turned - jnp.array([3.0, 2.0, 4.0])[None, None, :])  # for red from the other side
+    near = jnp.array([1.0, -1.0, -1.0])[None, None, :] * distance + jnp.array([-1.0, 2.0, 2.0])[None, None, :]
+    lacking = share * (1.0 - jnp.clip(near, 0.0, 1.0))
+    return jnp.floor(level * (1.0 - lacking) + 0.5).astype(jnp.uint8)  # rounded half up, as C rounds positive numbers

@@ -1,0 +1,290 @@
+"""Where a fine-tuned run starts: what it takes over from trained weights, its preprocessing, and the record of both."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import flax.linen as nn
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax.classifier import Classifier, build_model
+from resnet_jax.config import TrainConfig
+from resnet_jax.data import Dataset, DatasetInfo
+from resnet_jax.data.normalization import NORMALIZATIONS, find_normalization
+from resnet_jax.data.options import DEFAULT_SIZE
+from resnet_jax.errors import ConfigError, InputFileError, did_you_mean
+from resnet_jax.runs import checkpoint
+from resnet_jax.runtime.untrusted import parse_json, read_text
+from resnet_jax.training.pretrained import Weights, check_exists, of_classifier, read_weights, wanted_names
+from resnet_jax.typing import Json, JsonDict
+from resnet_jax.weights.match import model_shapes
+from resnet_jax.weights.parts import HEAD, bare, head_names
+from resnet_jax.weights.transfer import convert_channels, transfer
+
+RECORD = 'init_from.json'  # in the run folder
+_SHOWN = 5  # names of classes in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+      arrays: what the network takes over, by name with collection; None in a run that has started already.
+      record: the contents of init_from.json: 'source', 'file', 'sha256', 'model', 'model_kwargs', 'num_classes',
+        'class_names', 'image_shape', 'mean' and 'std' of the weights; 'loaded', 'not_loaded' and 'unused', names of arrays;
+        'head', 'kept' or 'new'; and 'notes', lines about the channels, the size and the normalization.
+    """
+
+    arrays: Mapping[str, np.ndarray] | None
+    record: JsonDict
+
+    def check_loaded(self) -> None:
+        """Checks that the arrays are there.
+
+        Raises:
+          InputFileError: the run's checkpoints went away while it started.
+        """
+        if self.arrays is None:
+            raise InputFileError('the checkpoints that the run was to continue from have gone; start it again')
+
+    def describe(self, dataset: Dataset) -> list[str]:
+        """Returns what was loaded and what was not, in lines for the log."""
+        record = self.record
+        count = len(record['loaded']) + len(record['not_loaded'])
+        new = sorted({bare(name).rpartition('/')[0] for name in record['not_loaded']})
+        lines = [
+            f'Starts from {record["source"]} ({record["file"]}, SHA-256 {record["sha256"][:12]}...): '
+            f'{len(record["loaded"])} of {count} arrays'
+            + (f'; new: {", ".join(new[:8])}{", ..." if len(new) > 8 else ""}' if new else '')
+            + (f'; not used: {len(record["unused"])} of theirs' if record['unused'] else '')
+            + '.'
+        ]
+        theirs, ours = (
+            _classes(record['num_classes'], record['class_names']),
+            _classes(dataset.num_classes, dataset.class_names),
+        )
+        head = f'The head is {record[HEAD]}: the weights have {theirs}, {dataset.name} has {ours}.'
+        if record[HEAD] == 'kept' and record['class_names'] not in (None, list(dataset.class_names)):
+            head += ' Their names differ; init_head=new starts a new one.'
+        return [*lines, head, *record['notes']]
+
+
+def load_weights(config: TrainConfig, workdir: str | Path) -> Classifier | None:
+    """Returns the weights that a run starts from, if they know their own preprocessing: those of a run, or by name.
+
+    Raises:
+      ConfigError, InputFileError, ResourceError: see `Classifier.load`.
+    """
+    if not config.init_from or _has_started(Path(workdir)) or Path(config.init_from).is_file():
+        return None
+    check_exists(config.init_from)
+    return Classifier.load(config.init_from, ema=config.init_ema)
+
+
+def default_size(config: TrainConfig, workdir: str | Path, weights: Classifier | None) -> int:
+    """Returns the size in pixels of images that have none in common: that which the weights were trained on, if it is known."""
+    shape = weights.image_shape if weights else None
+    if config.init_from and _has_started(Path(workdir)):
+        shape = _read_record(Path(workdir, RECORD)).get('image_shape')
+    return shape[0] if shape else DEFAULT_SIZE
+
+
+def _has_started(folder: Path) -> bool:
+    return bool(checkpoint.steps(folder / 'checkpoints')) or (folder / 'result.json').exists()
+
+
+def begin(
+    config: TrainConfig, info: DatasetInfo, workdir: str | Path, classifier: Classifier | None = None
+) -> tuple[DatasetInfo, Start | None]:
+    """Returns the data set's info with the mean and std that the run uses, and the weights that it starts from, if any.
+
+    A run that has a checkpoint needs the weights no more: what it must know of them is in its folder.
+
+    Args:
+      classifier: the weights, instead of those that `config.init_from` names.
+
+    Raises:
+      InputFileError: the weights are missing, damaged, or of another model; names the nearest.
+      ConfigError: a pattern matches nothing, the weights have another head and `init_head` is 'keep', `normalization` is
+        unknown, or a field asks for a part of weights that there are none of.
+    """
+    known: Json = {}
+    start = None
+    for name, off in (('init_only', ''), ('init_head', 'auto'), ('init_ema', False)):
+        if not config.init_from and getattr(config, name) != off:
+            raise ConfigError(f'{name} is {getattr(config, name)!r} and there are no weights; expected init_from with it')
+    if config.init_from:
+        if _has_started(Path(workdir)):
+            start = Start(None, _read_record(Path(workdir, RECORD)))
+            known = start.record
+        else:
+            model = build_model(config, info.num_classes, info.image_shape)
+            weights = of_classifier(classifier, config) if classifier else read_weights(config, model, info)
+            known = {'mean': weights.mean, 'std': weights.std}
+            start = _start(weights, model, config, info)
+    mean, std = _normalization(config, info, known)
+    if start and start.arrays is not None:
+        start.record['notes'].append(_normalization_note(config, known, mean, std))
+    return dataclasses.replace(info, mean=mean, std=std), start
+
+
+def with_normalization(dataset: Dataset, config: TrainConfig, info: DatasetInfo) -> Dataset:
+    """Returns the data set with the mean and std that `begin` put into its info, which the run's classifier keeps."""
+    if not config.init_from and config.normalization == 'auto':
+        return dataset
+    return dataclasses.replace(dataset, mean=info.mean, std=info.std)
+
+
+def finetuning_config(
+    classifier: Classifier, dataset: str | Dataset, config: TrainConfig | ConfigDict | Json | None, overrides: Json
+) -> TrainConfig:
+    """Returns the config of `loop.finetune`.
+
+    Raises:
+      ConfigError: the classifier does not know its model by name, or a field is unknown or out of range.
+    """
+    origin = classifier.origin
+    if not origin.model:
+        raise ConfigError('the classifier does not know its model by name; expected origin=Origin(name, model_kwargs)')
+    if isinstance(config, TrainConfig):
+        values = config.to_dict()
+    elif config is None:
+        values = _recipe(origin.config)
+    else:
+        values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    return TrainConfig.from_mapping(
+        {
+            **values,
+            'dtype': classifier.dtype.name,
+            'tta': classifier.tta,
+            **overrides,
+            'dataset': dataset if isinstance(dataset, str) else dataset.name,
+            'model': origin.model,
+            'model_kwargs': dict(origin.model_kwargs),
+            'init_from': origin.path or 'a network in memory',
+        }
+    )
+
+
+def _recipe(trained: TrainConfig | None) -> JsonDict:
+    """Returns the fields of a fine-tuned run by default: as its network was trained, for a shorter time and more slowly."""
+    default = TrainConfig()
+    values = (trained or default).to_dict()
+    reset = ('seed', 'validation_size', 'train_size', 'proxy_model', 'proxy_model_kwargs', 'freeze', 'unfreeze_epochs')
+    return {
+        **values,
+        **{name: getattr(default, name) for name in (*reset, 'init_only', 'init_head', 'init_ema', 'normalization')},
+        'num_epochs': 10,
+        'warmup_epochs': min(1.0, values['warmup_epochs']),
+        **{name: values[name] / 10 for name in ('learning_rate', 'bias_learning_rate', 'head_learning_rate')},
+    }
+
+
+def _normalization(config: TrainConfig, info: DatasetInfo, known: Json) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    channels = info.image_shape[-1]
+    if config.normalization == 'dataset':
+        return info.mean, info.std
+    if config.normalization != 'auto':
+        if config.normalization not in NORMALIZATIONS:
+            names = ('auto', 'dataset', *NORMALIZATIONS)
+            raise ConfigError(
+                f'normalization is {config.normalization!r}{did_you_mean(config.normalization, names)}; expected one of '
+                f'{", ".join(names)}'
+            )
+        mean, std = find_normalization(config.normalization)
+    elif known.get('mean') and known.get('std'):
+        mean, std = tuple(known['mean']), tuple(known['std'])
+    else:
+        return info.mean, info.std
+    return convert_channels(mean, channels), convert_channels(std, channels)
+
+
+def _normalization_note(config: TrainConfig, known: Json, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    numbers = f'mean {", ".join(f"{x:.4g}" for x in mean)}, std {", ".join(f"{x:.4g}" for x in std)}'
+    if config.normalization != 'auto':
+        return f'Normalization: {config.normalization}, {numbers}.'
+    if known['mean']:
+        return f'Normalization: that of the weights, {numbers}.'
+    return (
+        f'Normalization: that of the data set, {numbers}; the weights do not say theirs: if you know it, set normalization, as '
+        'to imagenet.'
+    )
+
+
+def _start(weights: Weights, model: nn.Module, config: TrainConfig, info: DatasetInfo) -> Start:
+    head, shapes = head_names(model, info.image_shape), model_shapes(model, info.image_shape)
+    wanted = wanted_names(config, model, info.image_shape, head)
+    notes = []
+    other = any(name in wanted and name in weights.arrays and weights.arrays[name].shape != shapes[name] for name in head)
+    if other:
+        if config.init_head == 'keep':
+            raise ConfigError(
+                f'{weights.source} has a head for {_classes(weights.num_classes, weights.class_names)}, and {info.name} has '
+                f'{info.num_classes} classes; expected as many, or init_head=auto for a new head'
+            )
+        wanted -= head
+    kwargs = ''.join(f', {name}={value!r}' for name, value in weights.model_kwargs.items())
+    moved = transfer(
+        weights.arrays,
+        model,
+        info.image_shape,
+        wanted=wanted,
+        strict=not config.init_only,
+        source=f'{weights.source} ({weights.model}{kwargs})',
+        advice=f'expected model={weights.model} and its model_kwargs, or init_only=PATTERN for the layers that fit',
+    )
+    if moved.channels:
+        notes.append(f'Channels: {moved.channels}.')
+    if weights.image_shape and weights.image_shape[:2] != info.image_shape[:2]:
+        before, after = ('x'.join(map(str, shape[:2])) for shape in (weights.image_shape, info.image_shape))
+        notes.append(f'Size: the weights were trained on images of {before} pixels, and {info.name} has {after}.')
+    record = {
+        'source': weights.source,
+        'file': weights.file,
+        'sha256': weights.sha256,
+        'model': weights.model,
+        'model_kwargs': json.loads(json.dumps(dict(weights.model_kwargs), default=str)),
+        'num_classes': weights.num_classes,
+        'class_names': list(weights.class_names) if weights.class_names else None,
+        'image_shape': list(weights.image_shape) if weights.image_shape else None,
+        'mean': list(weights.mean) if weights.mean else None,
+        'std': list(weights.std) if weights.std else None,
+        'loaded': sorted(moved.arrays),
+        'not_loaded': sorted(moved.new),
+        'unused': list(moved.unused),
+        HEAD: 'kept' if head <= moved.arrays.keys() else 'new',
+        'notes': notes,
+    }
+    return Start(moved.arrays, record)
+
+
+def _classes(count: int, names: Sequence[str] | None) -> str:
+    """Returns '10 classes (airplane, automobile, ...)'."""
+    if not names:
+        return f'{count} classes'
+    return f'{count} classes ({", ".join(names[:_SHOWN])}{", ..." if len(names) > _SHOWN else ""})'
+
+
+def _read_record(path: Path) -> JsonDict:
+    """Returns what a run that has started says about its weights.
+
+    Raises:
+      InputFileError: the file is missing or damaged.
+    """
+    try:
+        record = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise InputFileError(
+            f'{path} cannot be read ({reason}), without which a run cannot continue; restore it, or choose another run folder'
+        ) from None
+    ok = isinstance(record, dict) and all(
+        record.get(name) is None or (isinstance(record[name], list) and all(type(x) in (int, float) for x in record[name]))
+        for name in ('mean', 'std')
+    )
+    if not ok or (record.get('mean') is None) != (record.get('std') is None) or min(record.get('std') or [1]) <= 0:
+        raise InputFileError(f'{path} is not what a run writes; restore it, or choose another run folder')
+    return {**record}

@@ -1,0 +1,103 @@
+"""What a new network takes over from trained weights: all that fits, with another head or another number of channels."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+import flax.linen as nn
+import numpy as np
+
+from resnet_jax.errors import InputFileError
+from resnet_jax.runtime.untrusted import printable
+from resnet_jax.weights.match import Shape, model_shapes
+from resnet_jax.weights.parts import bare, first_kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """The arrays that a network takes over, float32 by name with collection, such as 'params/conv1/kernel'.
+
+    Attributes:
+      arrays: them.
+      new: names of the network's other arrays, which start anew.
+      unused: names of the weights' other arrays.
+      channels: '' or what was done to the first kernel, for a message.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+    channels: str = ''
+
+
+def transfer(
+    weights: Mapping[str, np.ndarray],
+    model: nn.Module,
+    image_shape: Shape,
+    *,
+    wanted: Collection[str] | None = None,
+    strict: bool = True,
+    source: str = 'the weights',
+    advice: str = 'expected weights of this model',
+) -> Transfer:
+    """Returns what `model`, for images of `image_shape`, takes over from the arrays of another network.
+
+    If only the number of input channels differs, the first kernel is summed over its inputs, for one channel, or this sum is
+    repeated and divided by the number of channels: an image whose channels are equal gives the same output as before.
+
+    Args:
+      weights: by name with collection, e.g. 'params/conv1/kernel'.
+      wanted: names of the arrays to take over; all of the model's if None.
+      strict: whether arrays that the model does not have are an error.
+      source, advice: where the weights come from, and what the user should do if they do not fit, for the message.
+
+    Raises:
+      InputFileError: a wanted array is missing or has another shape, or, if strict, the model lacks one.
+    """
+    shapes = model_shapes(model, image_shape)
+    arrays: dict[str, np.ndarray] = {}
+    wrong: list[str] = []
+    channels, first = '', first_kernel(model, image_shape)
+    for name in shapes if wanted is None else [name for name in shapes if name in wanted]:
+        array = weights.get(name)
+        if array is not None and array.shape != shapes[name] and name == first and _only_channels(array.shape, shapes[name]):
+            before, after = array.shape[2], shapes[name][2]
+            array = _of_channels(array, after)
+            done = [*(['summed over them'] if before > 1 else []), *([f'repeated and divided by {after}'] if after > 1 else [])]
+            channels = f'{bare(name)} is for {before} channels, and here are {after}: {", ".join(done)}'
+        if array is None or array.shape != shapes[name]:
+            theirs = 'missing' if array is None else str(list(array.shape))
+            wrong.append(f'{bare(name)} is {theirs}, expected {list(shapes[name])}')
+        else:
+            arrays[name] = array
+    if strict:
+        wrong += [
+            f'{bare(name)} is there, and {type(model).__name__} has no such' for name in sorted(weights.keys() - shapes.keys())
+        ]
+    if wrong:
+        more = f', and {len(wrong) - 1} more differ' if len(wrong) > 1 else ''
+        raise InputFileError(
+            f'{source} does not fit the network for images {list(image_shape)}: {printable(wrong[0])}{more}; {advice}'
+        )
+    return Transfer(
+        arrays,
+        new=tuple(name for name in shapes if name not in arrays),
+        unused=tuple(sorted(weights.keys() - arrays.keys())),
+        channels=channels,
+    )
+
+
+def _only_channels(theirs: Shape, ours: Shape) -> bool:
+    return len(theirs) == len(ours) == 4 and theirs[:2] == ours[:2] and theirs[3] == ours[3]
+
+
+def _of_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Returns a kernel `[height, width, in, out]` for another number of inputs."""
+    total = kernel.sum(axis=2, keepdims=True)
+    return np.ascontiguousarray(np.repeat(total / np.float32(channels), channels, axis=2), np.float32)
+
+
+def convert_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Returns a mean or standard deviation of each channel for another number of channels: their average, repeated."""
+    if len(values) == channels:
+        return values
+    return (sum(values) / len(values),) * channels
