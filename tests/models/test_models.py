@@ -282,7 +282,7 @@ def test_numbers_of_the_tables(name, layers, params, multiply_adds):
     assert (params, multiply_adds) == (f'{total[0]:,}', readable(total[1]))
 
 
-@pytest.mark.parametrize('name', available_models())
+@pytest.mark.parametrize('name', deepest_slow((name,) for name in available_models()))
 def test_layers_of_the_table(name):
     """Layers are convolutions and linear layers on the way, without shortcuts and squeeze-and-excitation."""
     model = create_model(name)
