@@ -16,7 +16,7 @@ TINY_MODEL = ('--model=resnet8', '--model_kwargs=num_filters=4', '--model_kwargs
 def state_dict(tiny_run, tmp_path_factory):
     """The tiny run's weights, written for PyTorch."""
     out = tmp_path_factory.mktemp('weights') / 'tiny.pth'
-    done = run('convert.py', f'--workdir={tiny_run[0]}', '--to=torch', f'--out={out}')
+    done = run('convert.py', f'--workdir={tiny_run[0]}', '--to=torch', f'--out={out}', new_process=True)
     assert re.fullmatch(rf'resnet8, 10 classes, as torch: {out}, \d+\.\d MB\n', done.stdout)
     return out
 

@@ -11,7 +11,7 @@ from resnet_jax.data import load_dataset
 
 def test_it_prints_a_table_and_draws_the_confusion_matrix(tiny_run, tmp_path):
     workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
-    done = run('evaluate.py', f'--workdir={workdir}')
+    done = run('evaluate.py', f'--workdir={workdir}', new_process=True)
     accuracy = json.loads((workdir / 'result.json').read_text())['accuracy']
     lines = done.stdout.splitlines()
     assert lines[0] == 'resnet8 after 88 iterations, digits test set, 360 images'

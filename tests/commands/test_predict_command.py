@@ -19,7 +19,7 @@ def digit(tmp_path):
 
 
 def test_it_prints_the_most_likely_classes(tiny_run, digit):
-    done = run('predict.py', f'--workdir={tiny_run[0]}', '--top=2', digit, digit)
+    done = run('predict.py', f'--workdir={tiny_run[0]}', '--top=2', digit, digit, new_process=True)
     first, second = done.stdout.splitlines()
     assert first == second and first.startswith(f'{digit}: ') and first.count('%') == 2
 

@@ -46,7 +46,8 @@ def run(*arguments, code=0, timeout=120, new_process=False, **options):
     """Runs a command, checks its exit code and that it shows no traceback, and returns it with the `cpu_seconds` it took.
 
     Args:
-      new_process: start Python, as a user does, instead of a fork of a process that has imported what commands need.
+      new_process: start Python, as a user does, instead of a fork of a process that has imported what commands need; one test
+        of each command does so.
     """
     return finished(command(*arguments, **options), code, timeout, new_process)
 
