@@ -65,7 +65,8 @@ class _Records:
             if self._position is None or self._size is None:
                 data: bytes = _array_record(file).read([record])[0]
             else:
-                data = os.pread(_descriptor(file).number, int(self._size[index]), int(self._position[index]))
+                descriptor = _descriptor(file)  # held until it is read: another thread may put its own into the cache
+                data = os.pread(descriptor.number, int(self._size[index]), int(self._position[index]))
         except (OSError, RuntimeError) as error:
             raise InputFileError(f'{file.path} cannot be read: record {record}: {one_line(error)[:200]}; {_AGAIN}') from None
         return _image(data, self._image_key, f'{file.path}: record {record}')

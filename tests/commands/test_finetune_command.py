@@ -51,5 +51,5 @@ def test_a_mistake_is_one_line_and_leaves_nothing(trained, tmp_path, flag, code,
 
 def test_weights_that_are_not_there(tmp_path):
     line = error_line(tune(tmp_path / 'nowhere', tmp_path / 'run', code=3))
-    assert 'there is no such folder or file; expected a run folder, or weights as .pth' in line
+    assert 'there is no such folder or file; expected a run folder, weights as .pth' in line
     assert not (tmp_path / 'run').exists()

@@ -18,7 +18,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 from test_data_tfrecord import frame
 
-from resnet_jax.data import load_dataset
+from resnet_jax.data import load_dataset, tfds_sets
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.data.split import Fingerprint, Split
 from resnet_jax.data.tfds_sets import open_tfds
@@ -363,3 +363,13 @@ def test_a_command_says_it_in_one_line(root):
     result = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True)
     assert result.returncode == 3 and len(result.stderr.splitlines()) == 1 and result.stdout == ''
     assert result.stderr.startswith("error: no data set 'roses' in ")
+
+
+def test_a_file_stays_open_while_it_is_read_whoever_puts_it_into_the_cache(root, folder, monkeypatch):
+    """Two threads may open a file at once; the cache keeps one of the descriptors, and the other is nobody's but its reader's."""
+    pairs = {split: _pairs(folder, split) for split in SIZES}
+    for split in SIZES:
+        _rewrite(folder, split, pairs[split], 'tfrecord')
+    _edit(folder, lambda info: info.pop('fileFormat'))
+    monkeypatch.setattr(tfds_sets, '_descriptor', lambda file: tfds_sets._Descriptor(file.path))
+    assert len(load_dataset('tfds:flowers', data_dir=str(root)).train.label) == SIZES['train']
