@@ -1,6 +1,8 @@
 """Imports only point down. What a module may import of the package; anything else is an arrow pointing up."""
 
 import ast
+import functools
+import gc
 from pathlib import Path
 
 import pytest
@@ -81,8 +83,14 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
 BELOW_ALL = {'errors', 'runtime', 'typing'}
 
 
+@functools.cache
 def tree(path):
-    return ast.parse(path.read_text())
+    # A collection within ast.parse may make it fail (python/cpython#106905), if what it frees has finalizers in Python.
+    gc.disable()
+    try:
+        return ast.parse(path.read_text())
+    finally:
+        gc.enable()
 
 
 def nodes(path):

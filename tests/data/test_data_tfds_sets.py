@@ -366,7 +366,7 @@ def test_a_command_says_it_in_one_line(root):
 
 
 def test_a_file_stays_open_while_it_is_read_whoever_puts_it_into_the_cache(root, folder, monkeypatch):
-    """Two threads may open a file at once; the cache keeps one of the descriptors, and the other is nobody's but its reader's."""
+    """Two threads may open a file at once, and the cache keeps one of the descriptors."""
     pairs = {split: _pairs(folder, split) for split in SIZES}
     for split in SIZES:
         _rewrite(folder, split, pairs[split], 'tfrecord')
