@@ -133,10 +133,10 @@ def test_a_killed_run_continues_from_its_last_checkpoint(tiny_run, tmp_path):
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
-    workdir = tmp_path / 'run'
-    process = subprocess.Popen(**command('train.py', *TINY, f'--workdir={workdir}'), stdout=subprocess.PIPE, text=True)
+    arguments = ('train.py', *TINY, '--config.num_epochs=10000', f'--workdir={tmp_path / "run"}')  # longer than a start takes
+    process = subprocess.Popen(**command(*arguments), stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
-    assert str(process.pid) in error_line(run('train.py', *TINY, f'--workdir={workdir}', code=6))
+    assert str(process.pid) in error_line(run(*arguments, code=6))
     process.kill()
     process.communicate()
 
