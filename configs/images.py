@@ -1,8 +1,7 @@
-"""ResNet-20 (0.27 M parameters) on pictures of your own, resized to 64x64 pixels: from scratch, on a CPU, in minutes.
+"""ResNet-20 (0.27 M parameters) on pictures of your own, resized to 64x64 pixels, from scratch.
 
 Command:  python bin/train.py --config=configs/images.py --config.dataset=folder:pictures
-Expected: depends on the pictures. On ants and bees, the 245 and 153 photographs of PyTorch's transfer-learning tutorial: see
-          docs/own_images.md.
+Expected: depends on the pictures; not yet measured. With a few hundred of them, start from trained weights: docs/finetuning.md.
 Hardware: any.
 """
 
