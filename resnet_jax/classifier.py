@@ -13,22 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import resnet_jax
-from resnet_jax import plugins
 from resnet_jax.config import RESIZE, TrainConfig
-from resnet_jax.data.augment import TTA, normalize, tta_logits
+from resnet_jax.data.augment import TTA, normalize
 from resnet_jax.data.class_names import class_names
 from resnet_jax.data.images import INTERPOLATIONS, read_image
 from resnet_jax.data.normalization import find_normalization
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.data.split import ImagesOnDemand
 from resnet_jax.errors import ConfigError, InputFileError
-from resnet_jax.models import create_model, features
+from resnet_jax.models import features
 from resnet_jax.models.checks import check_choice
 from resnet_jax.models.ensemble import Ensemble
-from resnet_jax.runs import checkpoint
-from resnet_jax.runs.checksums import verify
-from resnet_jax.runs.metadata import read_metadata
-from resnet_jax.runtime.devices import AXIS, options_for_init
+from resnet_jax.network import forward, model_kwargs, restore_network
+from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.typing import Json, JsonDict, Variables
 from resnet_jax.weights import load_variables, save_safetensors, save_torch
@@ -43,8 +40,6 @@ if TYPE_CHECKING:
     from resnet_jax.training.api import TrainingResult
 
 Images = Sequence[str | Path] | np.ndarray | jax.Array | ImagesOnDemand
-
-LARGEST_FOR_CIFAR_STEM = 64  # height or width in pixels
 
 _WEIGHTS = ('.safetensors', '.pth', '.pt', '.th')
 
@@ -440,92 +435,10 @@ class Classifier:
         return compute
 
 
-def forward(
-    variables: Variables,
-    images: jax.Array,
-    *,
-    model: nn.Module,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: Any,
-    tta: str = 'none',
-) -> jax.Array:
-    """Returns float32 logits `[n, num_classes]` of uint8 images `[n, height, width, channels]`, averaged over `tta`'s views."""
-    apply: Callable[[jax.Array], Any] = functools.partial(model.apply, variables, train=False)
-    return tta_logits(apply, normalize(images, mean, std, dtype), tta)
-
-
-def model_kwargs(config: TrainConfig, image_shape: Sequence[int], prefix: str = '') -> JsonDict:
-    """Returns the keyword arguments of the config's network, or its proxy if `prefix` is 'proxy_', for images of a shape.
-
-    If images are larger than 64 pixels and the config names no stem, a network with that for CIFAR gets that for ImageNet; not
-    if it starts from weights, which have a stem.
-    """
-    name, kwargs = (config.proxy_model, config.proxy_model_kwargs) if prefix else (config.model, config.model_kwargs)
-    large = max(image_shape[:2]) > LARGEST_FOR_CIFAR_STEM and 'stem' not in kwargs and not config.init_from
-    if large and getattr(create_model(name, num_classes=2), 'stem', '') == 'cifar':
-        return {**kwargs, 'stem': 'imagenet'}
-    return dict(kwargs)
-
-
-def build_model(config: TrainConfig, num_classes: int, image_shape: Sequence[int], prefix: str = '') -> nn.Module:
-    """Returns the config's network, or its proxy if `prefix` is 'proxy_', for images `(height, width, channels)`.
-
-    Raises:
-      ConfigError: see `create_model`; or `model_kwargs` holds what another field sets, or cross_device_batch_norm is set
-        for a network without BatchNorm.
-    """
-    name = config.proxy_model if prefix else config.model
-    kwargs = model_kwargs(config, image_shape, prefix)
-    elsewhere = {'name': f'{prefix}model', 'num_classes': 'dataset', 'dtype': 'dtype', 'axis_name': 'cross_device_batch_norm'}
-    for field in kwargs:
-        if field in elsewhere:
-            raise ConfigError(f'{prefix}model_kwargs has {field}; remove it, expected it from config.{elsewhere[field]} alone')
-    model = create_model(name, num_classes=num_classes, dtype=jnp.dtype(config.dtype), **kwargs)
-    if not config.cross_device_batch_norm:
-        return model
-    if getattr(model, 'norm', 'batch') == 'none' or not hasattr(model, 'axis_name'):
-        raise ConfigError(f'{name} has no BatchNorm; expected cross_device_batch_norm=False')
-    return model.clone(axis_name=AXIS)
-
-
-@our_settings()
 def load_run(workdir: str | Path, *, ema: bool = False) -> Classifier:
     """Loads the classifier of a run folder only; otherwise like `Classifier.load`."""
-    folder = Path(workdir, 'checkpoints')
-    if not folder.is_dir():
-        raise InputFileError(f'no run in {workdir}: expected a run folder with checkpoints/, as training makes it')
-    path = checkpoint.latest(folder, rename=False)
-    if path is None:
-        raise InputFileError(f'the run in {workdir} has no checkpoint yet; wait for the first, or train longer')
-    metadata = read_metadata(path)
-    if metadata.progress.best:
-        path = folder / str(metadata.progress.best.step)
-        try:
-            verify(path)
-        except InputFileError as error:
-            raise InputFileError(
-                f'{error}; it is the best on validation: to use the best of the others, delete result.json and train again'
-            ) from None
-    config, dataset = metadata.config, metadata.dataset
-    if ema and not config.ema_decay:
-        raise ConfigError(f'the run in {workdir} has no averaged parameters; expected a run with an ema_decay, or ema=False')
-    try:
-        model = build_model(config, len(dataset['class_names']), dataset['image_shape'])
-    except ConfigError as error:
-        plugins.check_imported(metadata.environment.get('imports', []), str(workdir), error)
-        raise
-    blocks, leaves = sum(getattr(model, 'stage_sizes', ())), checkpoint.count_leaves(path)
-    if blocks > leaves:  # to build them would take forever
-        raise InputFileError(
-            f'checkpoint {path} has {leaves} arrays, too few for the {blocks} blocks of its config; use another'
-        )
-    image = jax.ShapeDtypeStruct((1, *dataset['image_shape']), jnp.float32)
-    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
-    wanted = {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}
-    variables = checkpoint.restore(path, {'ema': wanted} if ema else wanted)
-    facts = dataset, int(path.name), str(workdir)
-    return create_classifier(config, model, variables['ema'] if ema else variables, *facts, ema=ema)
+    run = restore_network(workdir, ema=ema)
+    return create_classifier(run.config, run.model, run.variables, run.dataset, run.step, str(workdir), ema=ema)
 
 
 def create_classifier(

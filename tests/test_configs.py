@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from resnet_jax.classifier import build_model
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import DatasetInfo, dataset_info
 from resnet_jax.models import available_models
+from resnet_jax.network import build_model
 from resnet_jax.training.experiment import check_batch_size
 
 FILES = sorted((Path(__file__).parent.parent / 'configs').glob('[!_]*.py'))

@@ -29,10 +29,15 @@ def _primitive(name: str, native: Callable[..., jax.Array], cpu: Callable[..., j
         result = jax.eval_shape(functools.partial(native, **parameters), *arrays)
         return jax.core.ShapedArray(result.shape, result.dtype)
 
+    def implement(*arrays: jax.Array, **parameters: Any) -> jax.Array:
+        with jax.disable_jit(False):  # within jax.disable_jit() the jitted function would call this one, without end
+            result: jax.Array = _jitted(primitive, tuple(parameters.items()))(*arrays)
+        return result
+
     mlir.register_lowering(primitive, mlir.lower_fun(native, multiple_results=False))
     mlir.register_lowering(primitive, lower_for_cpu, platform='cpu')
     primitive.def_abstract_eval(abstract)
-    primitive.def_impl(lambda *arrays, **parameters: _jitted(primitive, tuple(parameters.items()))(*arrays))
+    primitive.def_impl(implement)
     batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
     return primitive
 

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from resnet_jax.classifier import build_model, forward
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import DatasetInfo, check_hold_out
 from resnet_jax.data.split import Images
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.step import LogitsFn
 from resnet_jax.models.whitening import whitening_kernel
+from resnet_jax.network import build_model, forward
 from resnet_jax.training.finetune import Start
 from resnet_jax.training.freezing import NOTHING, Freezing, Frozen, continue_optimizer, plan, scale_by_depth
 from resnet_jax.training.optimizer import create_optimizer, create_schedule

@@ -9,12 +9,13 @@ import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax.classifier import Classifier, build_model
+from resnet_jax.classifier import Classifier
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import Dataset, DatasetInfo
 from resnet_jax.data.normalization import NORMALIZATIONS, find_normalization
 from resnet_jax.data.options import DEFAULT_SIZE
 from resnet_jax.errors import ConfigError, InputFileError, did_you_mean
+from resnet_jax.network import build_model
 from resnet_jax.runs import checkpoint
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.training.pretrained import Weights, check_exists, of_classifier, read_weights, wanted_names

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from resnet_jax.classifier import model_kwargs
+from resnet_jax.network import model_kwargs
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime import console

@@ -71,7 +71,7 @@ def test_derivatives_against_finite_differences_in_float64(name, train):
             return value, slope, gradient(*point), products, linear(*directions), transposed
 
         value, slope, gradient, products, linear, transposed = derivatives(point, directions)
-        step = 1e-6
+        step = 1e-6 / max(1, abs(slope) / 100)  # the sine of a steep logit is nearly linear only within a shorter one
         ahead, behind = (
             jax.jit(jax.value_and_grad(loss, (0, 1)))(*jax.tree.map(lambda x, d, s=s: x + s * step * d, point, directions))
             for s in (1, -1)

@@ -126,6 +126,13 @@ def test_a_hessian_by_columns_is_that_of_jax():
     assert_close(ours, theirs)
 
 
+def test_values_and_gradients_within_disable_jit():
+    x, kernel, _ = arguments((6, 6), (8, 16), 3, 1, batch=2)
+    expected = jax.value_and_grad(loss(of(native, 3, 1)), (0, 1))(x, kernel)
+    with jax.disable_jit():
+        assert_close(jax.value_and_grad(loss(of(conv, 3, 1)), (0, 1))(x, kernel), expected)
+
+
 def test_it_runs_without_jit_and_refuses_other_shapes():
     x, kernel, _ = arguments(*SHAPES[0], batch=2)
     assert_close(of(conv, 3, 1)(x, kernel), of(native, 3, 1)(x, kernel))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from resnet_jax.classifier import build_model
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError
+from resnet_jax.network import build_model
 from resnet_jax.study.entries import cross, expand, grid, load_study, sweep, zipped
 from resnet_jax.study.runner import check_made_alike
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tiny
 
-from resnet_jax.classifier import build_model
 from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError
+from resnet_jax.network import build_model
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.training import program, step
 from resnet_jax.training.experiment import check_batch_size, create_experiment

@@ -15,9 +15,10 @@ import torch_reference as T
 from weight_files import torch_file
 
 import resnet_jax
-from resnet_jax.classifier import Classifier, Origin, build_model
+from resnet_jax.classifier import Classifier, Origin
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model
+from resnet_jax.network import build_model
 from resnet_jax.runs import checkpoint
 from resnet_jax.training import trainer
 from resnet_jax.training.api import Callback
