@@ -104,7 +104,7 @@ def measure(
             _measure_steps(row, config, ours, None, effort, progress)
         else:
             kwargs = {'config': config, 'device': 'cuda' if platform in ('gpu', 'cuda') else 'cpu'}
-            with Worker('torch', environment, compiled=kwargs['device'] == 'cuda', **kwargs) as torch:
+            with Worker('torch', environment, **kwargs) as torch:
                 row['torch'] = torch('describe')
                 _choose(row['torch'], variants)
                 row['matrix_products']['torch'] = torch('matrix_products', size=size, seconds=seconds)
@@ -155,7 +155,14 @@ def _measure_steps(
 
         variant, other = '', None
         if torch:
-            candidates = {candidate: speed(torch, candidate) for candidate in row['torch']['variants']}
+            candidates = {}
+            for candidate in row['torch']['variants']:
+                try:
+                    candidates[candidate] = speed(torch, candidate)
+                except ConfigError as error:
+                    progress(f'{row["name"]}: PyTorch {phase} {candidate} is left out: {error}')
+            if not candidates:
+                raise ConfigError('no variant of the PyTorch peer runs here; expected one that does, such as --variants=eager')
             speeds: dict[str, list[float]] = {candidate: [] for candidate in candidates}
             for _ in range(min(3, effort.rounds) if len(candidates) > 1 else 0):  # interleaved, like all comparisons
                 for candidate, measured in candidates.items():

@@ -16,14 +16,18 @@ import torch.nn.functional as F
 from resnet_jax.benchmark.torch_networks import create_torch_model
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import LoadOptions, find_dataset
-from resnet_jax.errors import ConfigError
+from resnet_jax.errors import ConfigError, is_out_of_memory, one_line
 from resnet_jax.typing import Json, JsonDict
 
 
 class Subject:
-    """A config's network and optimizer in PyTorch, with one copy for each requested variant."""
+    """A config's network and optimizer in PyTorch, with one copy for each requested variant.
 
-    def __init__(self, config: Json, device: str, compiled: bool):
+    A variant is a memory layout, a precision, and 'eager' or 'compiled' (`torch.compile`). On a CPU both are offered, because
+    which is faster depends on the network; on a GPU only 'compiled', which always is.
+    """
+
+    def __init__(self, config: Json, device: str):
         zero = ('ema_decay', 'lookahead_sync_period', 'bias_learning_rate', 'head_learning_rate')
         plain_fields = {'gradient_accumulation_steps': 1, **dict.fromkeys(zero, 0), 'tta': 'none', 'proxy_model': ''}
         plain_fields |= {'freeze': '', 'layer_decay': 1.0}
@@ -44,8 +48,8 @@ class Subject:
         self._steps: dict[tuple[str, str], Callable[[], object]] = {}
         layouts = ['channels_last'] if device == 'cuda' else ['contiguous', 'channels_last']
         precisions = ['float32'] if config['dtype'] == 'float32' else ['autocast', 'bfloat16']
-        mode = ['compiled'] if compiled else ['eager']
-        self.variants = tuple(f'{a} {b} {c}' for a in layouts for b in precisions for c in mode)
+        modes = ['compiled'] if device == 'cuda' else ['eager', 'compiled']
+        self.variants = tuple(f'{a} {b} {c}' for a in layouts for b in precisions for c in modes)
         if device == 'cuda':
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision('high')  # TF32, which XLA uses as well
@@ -71,7 +75,14 @@ class Subject:
 
     def _run(self, phase: str, steps: int, variant: str) -> float:
         if (phase, variant) not in self._steps:
-            self._steps[phase, variant] = self._make(phase, *variant.split())
+            step = self._make(phase, *variant.split())
+            try:
+                step()
+            except Exception as error:  # of many kinds: no C++ compiler, one that is too old, an operation it lacks
+                if 'compiled' not in variant or is_out_of_memory(error):
+                    raise
+                raise ConfigError(f'torch.compile failed: {one_line(error)[:200]}') from None
+            self._steps[phase, variant] = step
         step = self._steps[phase, variant]
         self._synchronize()
         before = time.monotonic()
@@ -114,7 +125,7 @@ class Subject:
             return F.cross_entropy(logits.float(), labels, label_smoothing=config['label_smoothing']), logits
 
         if mode == 'compiled':
-            loss_fn = torch.compile(loss_fn, mode='max-autotune')
+            loss_fn = torch.compile(loss_fn, mode='max-autotune' if device == 'cuda' else 'default')
         if phase == 'eval':
             model.eval()
 

@@ -91,7 +91,7 @@ class Worker:
 
 
 def _error(message: str, exit_code: int) -> UserError:
-    error = UserError(message)
+    error = ConfigError(message) if exit_code == ConfigError.exit_code else UserError(message)
     error.exit_code = exit_code
     return error
 

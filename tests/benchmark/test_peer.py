@@ -7,9 +7,12 @@ from resnet_jax.benchmark import peer
 from resnet_jax.errors import ConfigError
 
 
-def test_the_peer_takes_steps():
-    subject = peer.Subject(config(resnet20, batch_size=8), 'cpu', compiled=False)
-    (variant,) = [name for name in subject.describe()['variants'] if 'channels_last' in name]
+@pytest.mark.filterwarnings('ignore::DeprecationWarning:torch')  # of torch.compile's own code
+@pytest.mark.parametrize('mode', ['eager', pytest.param('compiled', marks=pytest.mark.slow)])
+def test_the_peer_takes_steps(mode):
+    subject = peer.Subject(config(resnet20, batch_size=8), 'cpu')
+    variant = f'channels_last float32 {mode}'
+    assert variant in subject.describe()['variants']
     for what in ('train', 'eval'):
         assert getattr(subject, what)(steps=2, variant=variant) > 0
 
@@ -28,4 +31,16 @@ def test_the_peer_has_the_optimizer_of_the_config(all_decay):
 @pytest.mark.parametrize(('field', 'value'), [('ema_decay', 0.9), ('tta', 'mirror'), ('proxy_model', 'resnet8')])
 def test_the_peer_refuses_what_it_does_not_have(field, value):
     with pytest.raises(ConfigError, match=f'the PyTorch peer has no {field}'):
-        peer.Subject(config(**{field: value}), 'cpu', compiled=False)
+        peer.Subject(config(**{field: value}), 'cpu')
+
+
+def test_a_compiler_that_fails_is_one_line(monkeypatch):
+    def broken(function, mode):
+        def fails(*_):
+            raise RuntimeError('CppCompileError: no g++\nand forty lines more')
+
+        return fails
+
+    monkeypatch.setattr(torch, 'compile', broken)
+    with pytest.raises(ConfigError, match=r'^torch.compile failed: CppCompileError: no g.. and forty lines more$'):
+        peer.Subject(config(resnet20, batch_size=8), 'cpu').train(steps=1, variant='contiguous float32 compiled')

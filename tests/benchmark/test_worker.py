@@ -13,12 +13,12 @@ from resnet_jax.errors import UserError
 
 
 def test_a_worker_answers_hands_on_errors_and_ends():
-    with worker.Worker('torch', {}, config=config(resnet20), device='cpu', compiled=False) as other:
+    with worker.Worker('torch', {}, config=config(resnet20), device='cpu') as other:
         assert other('matrix_products', size=32, seconds=0.05)['float32'] > 0
         process = other._process
     assert process.poll() is not None
     with pytest.raises(UserError, match='no PyTorch network to compare'):
-        worker.Worker('torch', {}, config=config(resnet20, model='lenet5', model_kwargs={}), device='cpu', compiled=False)
+        worker.Worker('torch', {}, config=config(resnet20, model='lenet5', model_kwargs={}), device='cpu')
 
 
 LEAVES = """
@@ -33,7 +33,7 @@ worker('matrix_products', size=64, seconds=100)
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='asks Linux to end a process with its parent')
 def test_a_worker_ends_with_its_parent_in_the_middle_of_a_request():
-    kwargs = {'config': config(resnet20), 'device': 'cpu', 'compiled': False}
+    kwargs = {'config': config(resnet20), 'device': 'cpu'}
     parent = subprocess.Popen([sys.executable, '-c', LEAVES.replace('CONFIG', repr(kwargs))], stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
     time.sleep(1)

@@ -14,7 +14,7 @@ TINY = '--config=configs/resnet20.py', '--config.model=resnet8', '--config.batch
 @pytest.mark.slow
 def test_both_steps_are_timed_beside_torch(tmp_path):
     path = tmp_path / 'result.json'
-    out = run('benchmark.py', *TINY, '--peer=torch', '--rounds=2', '--seconds=0.2', f'--json={path}').stdout
+    out = run('benchmark.py', *TINY, '--peer=torch', '--variants=eager', '--rounds=2', '--seconds=0.2', f'--json={path}').stdout
     assert 'synthetic' in out and 'torch' in out
     (row,) = json.loads(path.read_text())
     assert row['dataset'] == 'synthetic_cifar10' and row['facts']['parameters'] == 75290
