@@ -3,15 +3,14 @@
 A batch is a dict with 'data', a NumPy array uint8 [n, 3072] of red, green and blue planes, and lists of labels; 'batches.meta'
 and 'meta' hold lists of class names. Python 2 wrote all of them in protocol 2, whose text is bytes here. A program of a pickle
 names functions to call; here a name and a call only become records of what was named, and of what it would be called with.
-
-Source of the opcodes: Python's `pickletools`.
 """
 
 import dataclasses
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from resnet_jax.runtime.pickle_machine import PickleMachine, RefusedError
 
 _IMAGE_BYTES = 3072
 
@@ -72,120 +71,34 @@ def read_names(data: bytes, keys: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _load(data: bytes) -> dict[object, object]:
     try:
-        value = _Program(data).run()
-    except (LookupError, TypeError, ValueError, AttributeError, struct.error) as error:
-        raise NotCifarError(f'a damaged pickle ({type(error).__name__})') from None
+        value = _Reader(data).load()
+    except RefusedError as error:
+        raise NotCifarError(f'a file that {error}') from None
     if not isinstance(value, dict):
         raise NotCifarError(f'a {type(value).__name__} instead of a dict')
     return value
 
 
-class _Program:
-    """Runs a pickle program of protocol 2. Time and memory are in proportion to its length."""
+class _Reader(PickleMachine):
+    """Of Python 2's pickles: strings are bytes."""
 
-    def __init__(self, data: bytes):
-        self._data, self._position = data, 0
-        self._stacks: list[list[object]] = [[]]  # a mark starts a new one
-        self._memo: dict[int, object] = {}
+    def find_global(self, module: object, name: object) -> _Call:
+        return _Call(f'{module}.{name}')
 
-    def run(self) -> object:
-        while (code := self.take(1)) != b'.':
-            if code not in _OPCODES:
-                raise NotCifarError(f'the pickle opcode {code!r}, which no batch has')
-            _OPCODES[code](self)
-        return self.pop()
-
-    def take(self, size: int) -> bytes:
-        start, self._position = self._position, self._position + size
-        if size < 0 or self._position > len(self._data):
-            raise NotCifarError('a truncated pickle')
-        return self._data[start : self._position]
-
-    def number(self, form: str) -> int:
-        value: int = struct.unpack(form, self.take(struct.calcsize(form)))[0]
-        return value
-
-    def push(self, value: object) -> None:
-        self._stacks[-1].append(value)
-
-    def pop(self) -> object:
-        return self._stacks[-1].pop()
-
-    def mark(self) -> None:
-        self._stacks.append([])
-
-    def pop_marked(self) -> list[object]:
-        return self._stacks.pop()
-
-    def remember(self, index: int) -> None:
-        self._memo[index] = self._stacks[-1][-1]
-
-    def recall(self, index: int) -> None:
-        self.push(self._memo[index])
-
-    def pack(self, size: int) -> None:
-        self.push(tuple([self.pop() for _ in range(size)][::-1]))
-
-    def name(self) -> None:
-        lines = []
-        for _ in range(2):
-            end = self._data.index(b'\n', self._position, self._position + 200)
-            lines.append(self.take(end - self._position).decode())
-            self.take(1)
-        self.push(_Call('.'.join(lines)))
-
-    def call(self) -> None:
-        arguments, function = self.pop(), self.pop()
+    def call(self, function: object, arguments: object) -> _Call:
         if not isinstance(function, _Call):
-            raise NotCifarError('a call of something that has no name')
-        self.push(_Call(function.name, arguments))
+            raise RefusedError('calls something that has no name')
+        return _Call(function.name, arguments)
 
-    def build(self) -> None:
-        state, made = self.pop(), self._stacks[-1][-1]
+    def build(self, made: object, state: object) -> None:
         if not isinstance(made, _Call):
-            raise NotCifarError('a state of something that has none')
+            raise RefusedError('sets attributes of something that has none')
         made.state = state
 
-    def extend(self, values: list[object]) -> None:
-        top = self._stacks[-1][-1]
-        if not isinstance(top, list):
-            raise NotCifarError('items of something other than a list')
-        top.extend(values)
+    def set_item(self, target: object, key: object, value: object) -> None:
+        if not isinstance(key, bytes):
+            raise RefusedError('has a key that is not text')
+        super().set_item(target, key, value)
 
-    def set_items(self, items: list[object]) -> None:
-        top = self._stacks[-1][-1]
-        if not isinstance(top, dict) or not all(isinstance(key, bytes) for key in items[::2]):
-            raise NotCifarError('items of something other than a dict with texts as keys')
-        top.update(zip(items[::2], items[1::2], strict=True))
-
-
-_OPCODES: Mapping[bytes, Callable[[_Program], object]] = {
-    b'\x80': lambda p: p.take(1),  # PROTO
-    b'(': lambda p: p.mark(),
-    b'N': lambda p: p.push(None),
-    b'\x88': lambda p: p.push(True),
-    b'\x89': lambda p: p.push(False),
-    b'J': lambda p: p.push(p.number('<i')),
-    b'K': lambda p: p.push(p.number('<B')),
-    b'M': lambda p: p.push(p.number('<H')),
-    b'T': lambda p: p.push(p.take(p.number('<i'))),
-    b'U': lambda p: p.push(p.take(p.number('<B'))),
-    b'}': lambda p: p.push({}),
-    b']': lambda p: p.push([]),
-    b')': lambda p: p.push(()),
-    b't': lambda p: p.push(tuple(p.pop_marked())),
-    b'\x85': lambda p: p.pack(1),
-    b'\x86': lambda p: p.pack(2),
-    b'\x87': lambda p: p.pack(3),
-    b's': lambda p: p.set_items([p.pop(), p.pop()][::-1]),
-    b'u': lambda p: p.set_items(p.pop_marked()),
-    b'a': lambda p: p.extend([p.pop()]),
-    b'e': lambda p: p.extend(p.pop_marked()),
-    b'q': lambda p: p.remember(p.number('<B')),
-    b'r': lambda p: p.remember(p.number('<I')),
-    b'h': lambda p: p.recall(p.number('<B')),
-    b'j': lambda p: p.recall(p.number('<I')),
-    b'c': lambda p: p.name(),
-    b'R': lambda p: p.call(),
-    b'b': lambda p: p.build(),
-}
+    def old_text(self, text: bytes) -> bytes:
+        return text

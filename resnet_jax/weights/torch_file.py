@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resnet_jax.errors import InputFileError
-from resnet_jax.weights.unpickler import Inert, RefusedError, Tensor, Unpickler
+from resnet_jax.runtime.pickle_machine import RefusedError
+from resnet_jax.weights.unpickler import Inert, Tensor, Unpickler
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

@@ -1,31 +1,24 @@
-"""A pickle machine that builds only containers and descriptions of tensors. It never imports or calls anything by name.
+"""Reads the pickles of training checkpoints into containers and descriptions of tensors.
 
-Pickle is a language whose programs call any Python function. This machine knows the opcodes that training checkpoints need,
-and for the globals a program may name it has tables of its own. A few build tensors and dicts. Objects that training scripts
-save beside them (NumPy scalars, paths, dates, settings, schedulers) become an `Inert` each, whatever the program does with
-them. Any other global ends the program.
+For the globals that a program may name there are tables. A few build tensors and dicts. Objects that training scripts save
+beside them (NumPy scalars, paths, dates, settings, schedulers) become an `Inert` each, whatever the program does with them. Any
+other global ends the program. Copies of a list are counted, and only scalars are hashed, since the hash of nested tuples takes
+exponential time.
 
-Time and memory stay in proportion to the program's length: the memo is a dict, so no index reserves anything; a length that
-a program claims is compared with the bytes that are left; copies of a list are counted; and only scalars are hashed, since
-the hash of nested tuples takes exponential time.
-
-Sources of the opcodes: Python's `pickletools`; of the globals: `torch/_utils.py` and `torch/serialization.py`.
+Source of the globals: `torch/_utils.py` and `torch/serialization.py`.
 """
 
 import collections
 import dataclasses
 import re
-import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 
-
-class RefusedError(Exception):
-    """The program is damaged or uses something that no state dict needs; the message says what."""
+from resnet_jax.runtime.pickle_machine import PickleMachine, RefusedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,177 +179,56 @@ def _set(target: object, key: object, value: object) -> None:
     target[key] = value
 
 
-class Unpickler:
-    """Runs one pickle program.
+class Unpickler(PickleMachine):
+    """Runs one program, whose `load` returns scalars, list, tuple, dict, `Tensor`, `Storage` and `Inert`, nested.
 
     Attributes:
-      position: start of the program in `data` and, after `load`, its end.
       storages: the storages that the program refers to, by key.
     """
 
     def __init__(self, data: bytes, position: int = 0):
-        self._data, self.position = data, position
+        super().__init__(data, position)
         self.storages: dict[str, Storage] = {}
-        self._stacks: list[list[object]] = [[]]  # a mark starts a new one
-        self._memo: dict[int, object] = {}
         self._copied = 0  # pairs
 
-    def load(self) -> object:
-        """Returns the object: scalars, list, tuple, dict, `Tensor`, `Storage` and `Inert`, nested; maybe in circles.
+    def find_global(self, module: object, name: object) -> object:
+        return _find_global(module, name)
 
-        Raises:
-          RefusedError: the program is damaged or uses something that no state dict needs.
-        """
-        try:
-            while (code := self._take(1)) != b'.':
-                if code not in _OPCODES:
-                    raise RefusedError(f'has the pickle opcode {code!r}, which no state dict needs')
-                _OPCODES[code](self)
-            return self._pop()
-        except (LookupError, TypeError, ValueError, struct.error) as error:
-            raise RefusedError(f'has a damaged pickle ({type(error).__name__})') from None
-
-    def _take(self, size: int) -> bytes:
-        start, self.position = self.position, self.position + size
-        if self.position > len(self._data):
-            raise RefusedError('is truncated')
-        return self._data[start : self.position]
-
-    def _number(self, form: str) -> Any:
-        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
-
-    def _text(self, form: str) -> str:
-        return self._take(self._number(form)).decode('utf-8', 'surrogatepass')
-
-    def _line(self) -> str:
-        end = self._data.find(b'\n', self.position, self.position + 200)
-        if end < 0:
-            raise RefusedError('has a global without an end')
-        line = self._take(end - self.position)
-        self.position += 1
-        return line.decode()
-
-    def _push(self, value: object) -> None:
-        self._stacks[-1].append(value)
-
-    def _pop(self) -> object:
-        return self._stacks[-1].pop()
-
-    def _pop_marked(self) -> list[object]:
-        if len(self._stacks) < 2:
-            raise RefusedError('has a damaged pickle (no mark)')
-        return self._stacks.pop()
-
-    def _top(self) -> object:
-        return self._stacks[-1][-1]
-
-    def _pop_tuple(self, size: int) -> None:
-        self._push(tuple([self._pop() for _ in range(size)][::-1]))
-
-    def _frozenset(self) -> None:
-        self._pop_marked()
-        self._push(Inert('frozenset'))
-
-    def _remember(self, index: int) -> None:
-        self._memo[index] = self._top()
-
-    def _set_items(self, items: list[object]) -> None:
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            _set(self._top(), key, value)
-
-    def _append(self, values: list[object]) -> None:
-        top = self._top()
-        if isinstance(top, Inert):
-            return
-        if not isinstance(top, list):
-            raise RefusedError('appends to something other than a list')
-        top.extend(values)
-
-    def _reduce(self) -> None:
-        arguments, function = self._pop(), self._pop()
+    def call(self, function: object, arguments: object) -> object:
         if isinstance(function, Inert):
-            return self._push(function)
+            return function
         if not isinstance(function, _Function) or not isinstance(arguments, tuple):
             raise RefusedError('calls something that is not a function')
         if function is _DICT and arguments and isinstance(arguments[0], list | tuple):
             self._copied += len(arguments[0])
-            if self._copied > len(self._data) // 4:  # no pair takes fewer bytes
+            if self._copied > len(self.data) // 4:  # no pair takes fewer bytes
                 raise RefusedError('copies one list into many dicts')
-        self._push(function.call(*arguments))
+        return function.call(*arguments)
 
-    def _new(self, operands: int) -> None:
-        """A new object of a class."""
-        *_, made = [self._pop() for _ in range(operands)]
+    def new(self, made: object, arguments: object) -> object:
         if made is _DICT:
-            made = _dict()
-        elif not isinstance(made, Inert):
+            return _dict()
+        if not isinstance(made, Inert):
             raise RefusedError('makes an object of something that is not a class')
-        self._push(made)
+        return made
 
-    def _refer(self) -> None:
-        storage = _storage(self._pop())
-        if isinstance(storage, Inert):
-            return self._push(storage)
-        if self.storages.setdefault(storage.key, storage) != storage:
-            raise RefusedError('contradicts itself on the size or type of a storage')
-        self._push(storage)
-
-    def _build(self) -> None:
-        """Attributes of an object, such as a state dict's `_metadata`, which nothing here needs."""
-        self._pop()
-        if not isinstance(self._top(), collections.OrderedDict | Tensor | Inert):
+    def build(self, made: object, state: object) -> None:
+        # Attributes of an object, such as a state dict's `_metadata`, which nothing here needs.
+        if not isinstance(made, collections.OrderedDict | Tensor | Inert):
             raise RefusedError('sets attributes of something other than a state dict')
 
+    def refer(self, identifier: object) -> Storage | Inert:
+        storage = _storage(identifier)
+        if isinstance(storage, Storage) and self.storages.setdefault(storage.key, storage) != storage:
+            raise RefusedError('contradicts itself on the size or type of a storage')
+        return storage
 
-_OPCODES: Mapping[bytes, Callable[[Unpickler], object]] = {
-    b'\x80': lambda u: u._take(1),  # PROTO
-    b'\x95': lambda u: u._take(8),  # FRAME
-    b'(': lambda u: u._stacks.append([]),
-    b'0': lambda u: u._pop(),
-    b'1': lambda u: u._pop_marked(),
-    b'2': lambda u: u._push(u._top()),
-    b'N': lambda u: u._push(None),
-    b'\x88': lambda u: u._push(True),
-    b'\x89': lambda u: u._push(False),
-    b'J': lambda u: u._push(u._number('<i')),
-    b'K': lambda u: u._push(u._number('<B')),
-    b'M': lambda u: u._push(u._number('<H')),
-    b'\x8a': lambda u: u._push(int.from_bytes(u._take(u._number('<B')), 'little', signed=True)),
-    b'G': lambda u: u._push(u._number('>d')),
-    b'X': lambda u: u._push(u._text('<I')),
-    b'\x8c': lambda u: u._push(u._text('<B')),
-    b'T': lambda u: u._push(u._text('<I')),
-    b'U': lambda u: u._push(u._text('<B')),
-    b'\x8d': lambda u: u._push(u._text('<Q')),
-    b'C': lambda u: u._push(u._take(u._number('<B'))),
-    b'B': lambda u: u._push(u._take(u._number('<I'))),
-    b'\x8e': lambda u: u._push(u._take(u._number('<Q'))),
-    b'\x96': lambda u: u._push(u._take(u._number('<Q'))),
-    b'\x8b': lambda u: u._push(int.from_bytes(u._take(u._number('<I')), 'little', signed=True)),
-    b'}': lambda u: u._push({}),
-    b'\x8f': lambda u: u._push(Inert('set')),
-    b'\x90': lambda u: u._append(u._pop_marked()),
-    b'\x91': lambda u: u._frozenset(),
-    b']': lambda u: u._push([]),
-    b')': lambda u: u._push(()),
-    b't': lambda u: u._push(tuple(u._pop_marked())),
-    b'\x85': lambda u: u._pop_tuple(1),
-    b'\x86': lambda u: u._pop_tuple(2),
-    b'\x87': lambda u: u._pop_tuple(3),
-    b's': lambda u: u._set_items([u._pop(), u._pop()][::-1]),
-    b'u': lambda u: u._set_items(u._pop_marked()),
-    b'a': lambda u: u._append([u._pop()]),
-    b'e': lambda u: u._append(u._pop_marked()),
-    b'q': lambda u: u._remember(u._number('<B')),
-    b'r': lambda u: u._remember(u._number('<I')),
-    b'\x94': lambda u: u._remember(len(u._memo)),
-    b'h': lambda u: u._push(u._memo[u._number('<B')]),
-    b'j': lambda u: u._push(u._memo[u._number('<I')]),
-    b'c': lambda u: u._push(_find_global(u._line(), u._line())),
-    b'\x93': lambda u: u._push(_find_global(*[u._pop(), u._pop()][::-1])),
-    b'R': lambda u: u._reduce(),
-    b'\x81': lambda u: u._new(2),
-    b'\x92': lambda u: u._new(3),
-    b'b': lambda u: u._build(),
-    b'Q': lambda u: u._refer(),
-}
+    def collection(self, kind: str) -> Inert:
+        return Inert(kind)
+
+    def set_item(self, target: object, key: object, value: object) -> None:
+        _set(target, key, value)
+
+    def extend(self, target: object, values: list[object]) -> None:
+        if not isinstance(target, Inert):
+            super().extend(target, values)

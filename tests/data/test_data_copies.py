@@ -116,6 +116,6 @@ def test_a_damaged_batch_is_named(tiny, tmp_path, monkeypatch):
         return data[:-2] if name == 'data_batch_4' else data
 
     source = tiny.write_python(tmp_path / 'python.tar.gz', change)
-    with pytest.raises(InputFileError, match=r'python.tar.gz: data_batch_4: found a truncated pickle, expected') as error:
+    with pytest.raises(InputFileError, match=r'python.tar.gz: data_batch_4: found a file that is truncated, expected') as error:
         _load('cifar10', source, tmp_path / 'python.tar.gz', tmp_path / 'root', monkeypatch)
     assert not re.search(r'[\n\x1b]', str(error.value))

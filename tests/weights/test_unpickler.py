@@ -15,8 +15,9 @@ import torch
 from weight_files import legacy_file, torch_file, zip_file
 
 from resnet_jax.errors import InputFileError
+from resnet_jax.runtime.pickle_machine import RefusedError
 from resnet_jax.weights.torch_file import read_torch
-from resnet_jax.weights.unpickler import RefusedError, Unpickler
+from resnet_jax.weights.unpickler import Unpickler
 
 
 class Calls:
