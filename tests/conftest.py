@@ -26,7 +26,10 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
-# A job in the background of a script starts with Ctrl-C ignored, and so would every process that a test starts.
+# A job in the background of a script starts with Ctrl-C ignored, one under nohup with SIGHUP, and so would every process that a
+# test starts.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -4,6 +4,7 @@ The same command continues an interrupted study; --dry_run shows what it would d
 devices.
 """
 
+import functools
 import logging
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from resnet_jax.errors import ConfigError, UserError
 FLAGS = command.Flags()
 FLAGS.define('string', 'config', None, 'Study: a name, such as paper, or a file.')
 FLAGS.define('string', 'size', None, "One of the study's sizes; default: its first.")
+FLAGS.define('integer', 'seeds', 0, "Number of seeds, from 0 on; default: the size's own.", 0)
+FLAGS.define('bool', 'stop_when_decided', False, 'Make no more runs of an entry that is already better or worse.')
 FLAGS.define('path', 'workdir', None, 'Folder of the runs; default runs/study/<name>-<size>.')
 FLAGS.define('list', 'devices', [], 'GPUs, as 0,1: each trains one run at a time. Default: one run after the other.')
 FLAGS.define('bool', 'dry_run', False, 'Say what would run, and how long it takes.')
@@ -29,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     path = config_file.find(FLAGS.value('config'), 'study')
     from resnet_jax.config import TrainConfig
     from resnet_jax.study.entries import expand, load_study
-    from resnet_jax.study.report import write_study_report
+    from resnet_jax.study.report import is_needed, write_study_report
     from resnet_jax.study.runner import check_made_alike, make_runs, status, weigh
 
     package = logging.getLogger('resnet_jax')
@@ -40,7 +43,9 @@ def main(arguments: Sequence[str]) -> None:
     study, name, devices = load_study(path), path.stem, FLAGS.value('devices')
     size = FLAGS.value('size') or next(iter(study['sizes']))
     folder = Path(FLAGS.value('workdir') or Path('runs', 'study', f'{name}-{size}'))
-    runs = expand(study, size, folder)
+    runs = expand(study, size, folder, FLAGS.value('seeds'))
+    if FLAGS.value('stop_when_decided'):
+        study['looks'] = max(1, len({run.seed for run in runs}) - 1)  # from the second seed on
     for run in runs:
         TrainConfig.from_mapping(run.config)
     check_made_alike(runs)
@@ -59,7 +64,8 @@ def main(arguments: Sequence[str]) -> None:
         # Estimates the time left from the speed over an hour, because a run may report no progress for minutes.
         with Progress(disable=not sys.stdout.isatty(), refresh_per_second=2, speed_estimate_period=3600) as bar:
             task = bar.add_task(name, total=1.0)
-            failed = make_runs(runs, devices, lambda done: bar.update(task, completed=done), weights)
+            options = {'needed': functools.partial(is_needed, study, runs)} if FLAGS.value('stop_when_decided') else {}
+            failed = make_runs(runs, devices, lambda done: bar.update(task, completed=done), weights, **options)
     print(write_study_report({'name': f'{name}, size {size}', **study}, runs, folder))
     unexpected = [f'{run} (exit code {code})' for run, code in failed.items() if not Path(run, 'failed.json').is_file()]
     if unexpected:

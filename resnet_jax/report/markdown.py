@@ -24,7 +24,7 @@ def fill(page: str, results: Mapping[str, Json]) -> str:
 
 def tables(results: Json) -> str:
     """Returns all tables of a study, and the hardware, versions and data of its runs."""
-    parts = [_entries(results), _cost(results), _published(results), _gradients(results), _made_on(results)]
+    parts = [_entries(results), _best(results), _cost(results), _published(results), _gradients(results), _made_on(results)]
     return '\n'.join(part for part in parts if part)
 
 
@@ -54,6 +54,16 @@ def _entries(results: Json) -> str:
     if rows and len(rows[0]) > len(header):
         header.insert(4, 'published')
     return _table(header, rows)
+
+
+def _best(results: Json) -> str:
+    """Returns a sentence on the entry with the highest mean accuracy; '' for results of one entry, or older ones."""
+    ranked = results.get('ranking', [])
+    if len(ranked) < 2:
+        return ''
+    alike = ', '.join(row['entry'] for row in ranked[1:] if not row['apart'])
+    first = f'{ranked[0]["entry"]} has the highest mean accuracy, {100 * ranked[0]["accuracy"]:.2f} %'
+    return f'{first}; {f"the seeds cannot tell it from {alike}" if alike else "all others are worse"}.\n'
 
 
 def _difference(compared: Json | None) -> str:

@@ -39,7 +39,37 @@ def study(results: Json) -> Section:
         'not account for it either. The p of each seed is that of the exact McNemar test on the same test images, corrected '
         'for all pairs of this study (Holm): it speaks of those two trained networks, not of what another seed would give.'
     )
+    if results['looks'] > 1:
+        caption += (
+            f' An entry gets no more seeds once it is decided, which is tested up to {results["looks"]} times: better or worse '
+            f'then needs a p below 0.05 / {results["looks"]}.'
+        )
     return Section('study', 'Entries', caption, parts.table(header, rows, 'text entries'))
+
+
+def ranking(results: Json) -> Section | None:
+    """Returns the section that ranks a study's entries, if there are two or more with results."""
+    ranked = results['ranking']
+    if len(ranked) < 2:
+        return None
+    rows = []
+    for place, row in enumerate(ranked, 1):
+        interval = f'{100 * max(row["low"], 0):.2f} to {100 * min(row["high"], 1):.2f} %' if row['low'] is not None else '-'
+        behind = '-' if row['behind'] is None else f'{100 * row["behind"]:.2f}'
+        told = (
+            '-'
+            if place == 1
+            else f'{"yes" if row["apart"] else "no"}{"" if row["p"] is None else ", p = " + p_value(row["p"])}'
+        )
+        rows.append([str(place), row['entry'], f'{100 * row["accuracy"]:.2f} % (n = {row["n"]})', interval, behind, told])
+    alike = [row['entry'] for row in ranked[1:] if not row['apart']]
+    caption = (
+        f'{ranked[0]["entry"]} has the highest mean accuracy. '
+        f'{"The seeds cannot tell it from " + ", ".join(alike) if alike else "All others are worse"}. '
+        'As it was chosen by its result, each p (paired t test over seeds) is corrected for all pairs of entries (Bonferroni).'
+    )
+    header = ['place', 'entry', 'test accuracy', '95 % interval over seeds', 'points behind', 'worse than the first']
+    return Section('ranking', 'Ranking', caption, parts.table(header, rows, 'text'))
 
 
 def reason(text: str) -> str:

@@ -44,6 +44,7 @@ def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -
     first = list({run.group: run for run in reversed(runs)}.values())[::-1]
     all_sections = [
         overview.study(results) if results else None,
+        overview.ranking(results) if results else None,
         overview.summary(runs),
         None if results else overview.agreement(runs),
         curves.curves(runs, charts, results and results['published']),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.report.ranking import rank
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.significance import compare_answers, holm, image_interval, mean_interval, paired_interval, t_test
@@ -19,6 +20,7 @@ from resnet_jax.typing import Json, JsonDict
 BETTER, WORSE = 'better', 'worse'
 ONE_SEED = 'one seed: says nothing of the recipe'
 NOISE = 'no difference established'
+DECIDED = 'decided'
 _COLUMNS = (
     *(
         'accuracy',
@@ -43,23 +45,28 @@ def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> Json
     Args:
       study: a study for `study.entries.expand`, with a 'name'. The other entries are compared, seed by seed, with its
         'baseline' (default: the first entry), unless an entry names its own. An entry's 'expected' and the study's
-        'published' series are copied to the results.
+        'published' series are copied to the results. 'looks' (default 1) is how often the differences are tested while the
+        study runs, so that an entry can end when it is decided: each test then has the level 0.05 / looks.
       entries: {entry: {seed: run}}; unfinished runs are not counted.
 
     Returns:
-      'name', 'baseline', 'published' and:
-      'entries': {entry: {'status': 'run', 'partly run', 'not run' or 'failed', 'config', 'runs': {seed: figures}, 'failed':
-        {seed: reason}, 'accuracy': mean, sd and 95 % t interval over seeds, or None, 'expected'}}.
+      'name', 'baseline', 'published', 'looks' and:
+      'ranking': the baseline and the entries that are compared with it, as `ranking.rank` returns them.
+      'entries': {entry: {'status': 'run', 'decided', 'partly run', 'not run' or 'failed', 'config', 'runs': {seed: figures},
+        'failed': {seed: reason}, 'accuracy': mean, sd and 95 % t interval over seeds, or None, 'expected'}}.
       'comparisons': {entry: {'baseline', 'seeds', the mean difference and its t interval, 'pairs': {seed: `compare_answers`
         of the two networks, with 'p_holm', p corrected for all pairs of the study (Holm 1979)}, 'images': the mean
         difference of all these seeds' networks and its interval over test images, 'p': p of the t test over seeds,
         'p_holm': p corrected for all entries of the study, 'verdict'}}. The verdict is 'better' or 'worse' only if 'p_holm'
-        is below 0.05 and the interval over images excludes 0 too.
+        is below 0.05 / looks and the interval over images excludes 0 too.
     """
     first = study.get('baseline') or next(iter(entries))
     finished = {name: {seed: run for seed, run in runs.items() if run.result} for name, runs in entries.items()}
+    looks = study.get('looks', 1)
     results: JsonDict = {'name': study.get('name', ''), 'baseline': first, 'entries': {}, 'comparisons': {}}
-    results['published'] = study.get('published', {})
+    results |= {'published': study.get('published', {}), 'looks': looks}
+    baselines = {name: study.get('entries', {}).get(name, {}).get('baseline', first) for name in entries}
+    results['ranking'] = rank({name: runs for name, runs in finished.items() if baselines[name] == first})
     for name, runs in finished.items():
         accuracies = [run.result['accuracy'] for run in runs.values()]
         failed = {str(seed): run.failed['reason'] for seed, run in entries[name].items() if run.failed.get('reason')}
@@ -73,7 +80,7 @@ def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> Json
             'expected': study.get('entries', {}).get(name, {}).get('expected'),
         }
     for name, runs in finished.items():
-        baseline = study.get('entries', {}).get(name, {}).get('baseline', first)
+        baseline = baselines[name]
         seeds = sorted(runs.keys() & finished.get(baseline, {}).keys())
         if name != baseline and seeds:
             results['comparisons'][name] = _compare(runs, finished[baseline], seeds) | {'baseline': baseline}
@@ -85,7 +92,13 @@ def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> Json
         compared['p_holm'] = corrected
         images = compared['images']
         certain = images is None or images['low'] > 0 or images['high'] < 0
-        compared['verdict'] = (BETTER if compared['mean'] > 0 else WORSE) if corrected < 0.05 and certain else NOISE
+        compared['verdict'] = (BETTER if compared['mean'] > 0 else WORSE) if corrected < 0.05 / looks and certain else NOISE
+    decided = {name for name, compared in results['comparisons'].items() if compared['verdict'] in (BETTER, WORSE)}
+    waiting = {baselines[name] for name in entries if name not in decided and name != baselines[name]}
+    for name, entry in results['entries'].items():
+        ended = name in decided or (name in baselines.values() and name not in waiting)
+        if looks > 1 and entry['status'] == 'partly run' and ended:
+            entry['status'] = DECIDED
     return results
 
 
@@ -139,22 +152,37 @@ def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], s
     }
 
 
+def _flat(config: Json) -> JsonDict:
+    """Returns fields and values, keyword arguments as 'model_kwargs.stem'."""
+    flat: JsonDict = {}
+    for field, value in config.items():
+        flat |= {f'{field}.{key}': item for key, item in value.items()} if isinstance(value, Mapping) else {field: value}
+    return flat
+
+
 def _inert(cell: object) -> object:
     """Returns a cell of a table so that no spreadsheet takes its text for a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(('=', '+', '-', '@')) else cell
 
 
 def write_results(results: Json, folder: Path) -> list[Path]:
-    """Writes results.json and results.csv, with one line for each finished or failed run, and returns their paths."""
+    """Writes results.json and results.csv, and returns their paths.
+
+    The table has a line for each finished or failed run, and a column for each field in which the entries' configs differ.
+    """
     paths = [folder / 'results.json', folder / 'results.csv']
     write_atomically(paths[0], json.dumps(results, indent=1, allow_nan=False) + '\n')
     table = io.StringIO(newline='')
     writer = csv.writer(table)
-    writer.writerow(['entry', 'seed', 'failed', *_COLUMNS])
+    configs = {name: _flat(entry['config']) for name, entry in results['entries'].items()}
+    known = dict.fromkeys(field for config in configs.values() for field in config if field != 'seed')
+    varied = [field for field in known if len({str(config.get(field)) for config in configs.values() if config}) > 1]
+    writer.writerow(['entry', 'seed', 'failed', *(f'config.{field}' for field in varied), *_COLUMNS])
     for name, entry in results['entries'].items():
+        fields = [configs[name].get(field) for field in varied]
         for seed in dict.fromkeys([*entry['runs'], *entry['failed']]):
             run = entry['runs'].get(seed, {})
-            cells = [name, seed, entry['failed'].get(seed, ''), *(run.get(column) for column in _COLUMNS)]
+            cells = [name, seed, entry['failed'].get(seed, ''), *fields, *(run.get(column) for column in _COLUMNS)]
             writer.writerow(map(_inert, cells))
     write_atomically(paths[1], table.getvalue())
     return paths

@@ -84,13 +84,14 @@ def load_study(path: str | Path) -> JsonDict:
     return study
 
 
-def expand(study: Json, size: str, folder: Path) -> list[StudyRun]:
+def expand(study: Json, size: str, folder: Path, seeds: int = 0) -> list[StudyRun]:
     """Returns a study's runs in execution order: every entry with the first seed, then every entry with the next.
 
     Args:
       study: 'entries': {name: {'config': name of a file in configs/, 'overrides': {field: value}}}, 'sizes': {size:
         {'seeds': [...], 'overrides': {...}}}. Fields with a dot refer to items of model_kwargs. A size's overrides take
         precedence over an entry's; an entry's own 'sizes', in the same form, take precedence over both.
+      seeds: number of seeds, from 0 on, instead of the size's; entries that have seeds of their own keep these.
 
     Raises:
       ConfigError: the size, a config or a field does not exist, or a name is not valid as a folder name.
@@ -100,10 +101,11 @@ def expand(study: Json, size: str, folder: Path) -> list[StudyRun]:
         raise ConfigError(f'the study has no size {size!r}; expected one of {", ".join(sizes)}')
     runs = []
     own = {name: entry.get('sizes', {}).get(size, {}) for name, entry in study['entries'].items()}
-    seeds = {name: own[name].get('seeds', sizes[size]['seeds']) for name in own}
-    for seed in sorted(set(itertools.chain.from_iterable(seeds.values()))):
+    common = list(range(seeds)) or sizes[size]['seeds']
+    chosen = {name: own[name].get('seeds', common) for name in own}
+    for seed in sorted(set(itertools.chain.from_iterable(chosen.values()))):
         for name, entry in study['entries'].items():
-            if seed not in seeds[name]:
+            if seed not in chosen[name]:
                 continue
             if not re.fullmatch(r'[\w.+,=-]+', name):
                 raise ConfigError(f'entry {name!r} cannot be a folder; expected letters, digits and any of ._+-,=')

@@ -6,10 +6,34 @@ from pathlib import Path
 
 from resnet_jax.report.optional import optional
 from resnet_jax.report.page import write_report
-from resnet_jax.report.results import collect, write_results
+from resnet_jax.report.results import BETTER, WORSE, collect, write_results
 from resnet_jax.runs.reader import RunReader, read_run
 from resnet_jax.study.entries import StudyRun
 from resnet_jax.typing import Json
+
+
+def is_needed(study: Json, runs: Sequence[StudyRun], run: StudyRun) -> bool:
+    """Returns whether another run of an entry can still decide something.
+
+    It cannot if the entry is already better or worse than its baseline, or is a baseline and all entries that are compared with
+    it are decided.
+    """
+    results = collect(study, _read(runs))
+    decided = {name for name, compared in results['comparisons'].items() if compared['verdict'] in (BETTER, WORSE)}
+    baselines = {name: study['entries'][name].get('baseline', results['baseline']) for name in results['entries']}
+    compared = [name for name, baseline in baselines.items() if baseline == run.entry and name != run.entry]
+    if run.entry != baselines[run.entry]:
+        compared.append(run.entry)
+    return not compared or not decided.issuperset(compared)
+
+
+def _read(runs: Sequence[StudyRun]) -> dict[str, dict[int, RunReader]]:
+    by_entry: dict[str, dict[int, RunReader]] = {}
+    for run in runs:
+        files = dataclasses.replace(read_run(run.folder), entry=run.entry)
+        # A run that was refused or has not started has no config in its folder: use the study's.
+        by_entry.setdefault(run.entry, {})[run.seed] = dataclasses.replace(files, config=files.config or run.config)
+    return by_entry
 
 
 def write_study_report(study: Json, runs: Sequence[StudyRun], folder: Path) -> Path:
@@ -18,11 +42,7 @@ def write_study_report(study: Json, runs: Sequence[StudyRun], folder: Path) -> P
     Args:
       study: a study for `entries.expand`, with a 'name'.
     """
-    by_entry: dict[str, dict[int, RunReader]] = {}
-    for run in runs:
-        files = dataclasses.replace(read_run(run.folder), entry=run.entry)
-        # A run that was refused or has not started has no config in its folder: use the study's.
-        by_entry.setdefault(run.entry, {})[run.seed] = dataclasses.replace(files, config=files.config or run.config)
+    by_entry = _read(runs)
     folder.mkdir(parents=True, exist_ok=True)
     results = collect(study, by_entry)
     write_results(results, folder)

@@ -74,6 +74,7 @@ def make_runs(
     devices: Sequence[str] = (),
     progress: Callable[[float], None] | None = None,
     weights: Sequence[float] | None = None,
+    needed: Callable[[StudyRun], bool] = lambda run: True,
 ) -> dict[str, int]:
     """Executes the unfinished runs, one after the other, or as many at once as there are `devices`.
 
@@ -85,6 +86,7 @@ def make_runs(
       devices: ids of GPUs; each gets one run at a time, through CUDA_VISIBLE_DEVICES.
       progress: called several times a second with the completed share of the study.
       weights: cost of each run, see `weigh`.
+      needed: asked before a run starts; a run that is not needed is left out.
 
     Returns:
       {folder: exit code} of the runs that did not finish.
@@ -95,7 +97,8 @@ def make_runs(
     waiting = [run for run in runs if status(run) in ('new', 'started')]
     free: list[str | None] = list(devices) or [None]
     weights = weights or [1.0] * len(runs)
-    started, before = time.monotonic(), _share(runs, weights)
+    spared: list[StudyRun] = []
+    started, before = time.monotonic(), _share(runs, weights, spared)
     active: dict[subprocess.Popen[bytes], tuple[StudyRun, str | None]] = {}
     failed: dict[str, int] = {}
     stopped: list[int] = []
@@ -103,7 +106,12 @@ def make_runs(
     try:
         while (waiting and not stopped) or active:
             while waiting and free and not stopped:
-                run, device = waiting.pop(0), free.pop(0)
+                run = waiting.pop(0)
+                if not needed(run):
+                    spared.append(run)
+                    logger.info('%s is left out: its comparison is decided', run.folder)
+                    continue
+                device = free.pop(0)
                 active[_start(run, device)] = run, device
                 logger.info('%s starts; its output goes to output.log there', run.folder)
             time.sleep(0.2)
@@ -123,20 +131,21 @@ def make_runs(
                     failed[str(run.folder)] = process.returncode
                     _note(run, process.returncode)
                 else:
-                    accuracy, share = read_run(run.folder).result.get('accuracy', math.nan), _share(runs, weights)
+                    accuracy, share = read_run(run.folder).result.get('accuracy', math.nan), _share(runs, weights, spared)
                     left = (1 - share) * (time.monotonic() - started) / max(share - before, 1e-9)
                     done = f'{100 * share:.0f} % of the whole done, about {duration(left)} left'
                     logger.info('%s: test accuracy %.2f %%; %s', run.folder, 100 * accuracy, done)
             if progress:
-                progress(_share(runs, weights))
+                progress(_share(runs, weights, spared))
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return failed
 
 
-def _share(runs: Sequence[StudyRun], weights: Sequence[float]) -> float:
-    done = (weight * epochs_done(run) / run.config['num_epochs'] for run, weight in zip(runs, weights, strict=True))
+def _share(runs: Sequence[StudyRun], weights: Sequence[float], spared: Sequence[StudyRun]) -> float:
+    shares = (1.0 if run in spared else epochs_done(run) / run.config['num_epochs'] for run in runs)
+    done = (weight * share for share, weight in zip(shares, weights, strict=True))
     return float(sum(done) / sum(weights))
 
 

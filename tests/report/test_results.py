@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from resnet_jax.report.overview import difference, study
-from resnet_jax.report.results import collect, write_results
+from resnet_jax.report.overview import difference, ranking, study
+from resnet_jax.report.results import NOISE, collect, write_results
 from resnet_jax.runs.reader import read_run
 from resnet_jax.significance import mcnemar
 
@@ -121,3 +121,33 @@ def test_no_cell_is_a_formula(run, tmp_path):
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert [row['entry'] for row in rows] == ["'=cmd|x", 'plain'] and rows[1]['failed'] == "'@SUM(A1)"
+
+
+def test_an_entry_that_may_end_when_it_is_decided_is_tested_more_strictly(run):
+    entries = {'base': {0: run(0.5), 1: run(0.5), 2: run()}, 'up': {0: run(0.80), 1: run(0.78), 2: run()}}
+    p = scipy.stats.ttest_1samp([0.30, 0.28], 0).pvalue
+    assert 0.05 / 3 < p < 0.05 / 2
+    for looks, verdict, status in ((1, 'better', 'partly run'), (2, 'better', 'decided'), (3, NOISE, 'partly run')):
+        found = collect({'looks': looks}, entries)
+        assert found['comparisons']['up']['verdict'] == verdict
+        assert {entry['status'] for entry in found['entries'].values()} == {status}
+        assert ('0.05 / 3' in study(found).caption) == (looks == 3)
+
+
+def test_each_field_that_differs_is_a_column(run, tmp_path):
+    configs = {
+        'a': {'learning_rate': 0.1, 'seed': 0, 'model_kwargs': {'stem': 'cifar'}},
+        'b': {'learning_rate': 0.2, 'seed': 1, 'model_kwargs': {}},
+    }
+    entries = {name: {0: dataclasses.replace(run(0.5), config=config)} for name, config in configs.items()}
+    with write_results(collect({}, entries), tmp_path)[1].open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['config.learning_rate'] for row in rows] == ['0.1', '0.2']
+    assert [row['config.model_kwargs.stem'] for row in rows] == ['cifar', ''] and 'config.seed' not in rows[0]
+
+
+def test_the_page_ranks(run):
+    section = ranking(collect({}, {'a': {0: run(0.5), 1: run(0.52)}, 'b': {0: run(0.9), 1: run(0.91)}}))
+    assert section.caption.startswith('b has the highest mean accuracy. All others are worse.')
+    assert section.content.index('90.50 %') < section.content.index('51.00 %') and 'yes, p = ' in section.content
+    assert ranking(collect({}, {'a': {0: run(0.5)}})) is None

@@ -50,6 +50,14 @@ def test_an_entry_may_have_seeds_and_overrides_of_its_own_in_a_size(tmp_path):
     assert [run.folder.name for run in expand(study, 'full', tmp_path)] == ['usual-seed2', 'own-seed2']
 
 
+def test_another_number_of_seeds(tmp_path):
+    study = {
+        'entries': {'a': {'config': 'quickstart'}, 'b': {'config': 'quickstart', 'sizes': {'cpu': {'seeds': [7]}}}},
+        'sizes': {'cpu': {'seeds': [0]}},
+    }
+    assert [(run.entry, run.seed) for run in expand(study, 'cpu', tmp_path, 2)] == [('a', 0), ('a', 1), ('b', 7)]
+
+
 @pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
 def test_every_run_of_every_study_is_a_valid_config(path, tmp_path):
     spec = importlib.util.spec_from_file_location('study', path)
