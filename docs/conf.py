@@ -21,7 +21,9 @@ html_static_path = ['static']
 html_css_files = ['site.css']
 
 myst_heading_anchors = 3  # [text](page.md#heading) works for so many levels
+smartquotes = False  # -- is the beginning of a flag
 nb_execution_mode = 'off'  # the notebook is committed with its outputs, and a test executes it
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # there are none, and they would come from another server
 
 default_role = 'code'  # docstrings are Markdown where it matters: `name` is code
 autodoc_typehints = 'signature'

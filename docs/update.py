@@ -118,9 +118,9 @@ def _measurements():
     parts = []
     for name, measured in everything.items():
         commands = '\n'.join([measured['command'], *measured.get('more_commands', ())])
-        parts.append(f'## {name}\n\n```\n{commands}\n```\n')
+        parts.append(f'## {measured["title"]}\n\n```\n{commands}\n```\n')
         if 'results' in measured:
-            parts.append(f'[{measured["results"]}]({measured["results"]}) has the results, [study.md](study.md) shows them.\n')
+            parts.append(f'[{measured["results"]}]({measured["results"]}) holds them; [Results of the study](study.md) shows them.\n')
             continue
         facts = {
             'measured': measured['metric'],
@@ -153,16 +153,15 @@ def _commands():
     for verb in COMMANDS:
         command = importlib.import_module(f'resnet_jax.cli.{verb}')
         text = command.__doc__.strip().replace('{name}', f'resnet-jax {verb}')
-        flags = [command.FLAGS[name] for name in command.FLAGS]
-        rows = [
-            [
-                f'`--{flag.name}`',
-                '' if flag.default in (None, []) else f'`{flag.default}`',
-                re.sub(r'^<(.*?)>: ', r'`\1`: ', flag.help.split(';\n')[0]).replace('<', '\\<'),
-            ]
-            for flag in flags
-        ]
-        parts.append(f'## {verb}\n\n```text\n{text}\n```\n\n{_rows(["flag", "default", "meaning"], rows)}')
+        text = re.sub(r'(?<=[:,]) (?=resnet-jax )', '\n\n', text)
+        text = re.sub(r'(?m)^(resnet-jax .*), (or .*:)$', r'\1\n\n\2', text)
+        paragraphs = [f'```text\n{part}\n```' if part.startswith('resnet-jax ') else part for part in text.split('\n\n')]
+        rows = []
+        for flag in (command.FLAGS[name] for name in command.FLAGS):
+            default = '' if flag.default in (None, [], False) else f' Default: `{flag.default}`.'
+            meaning = re.sub(r'^<(.*?)>: ', r'`\1`: ', flag.help.split(';\n')[0]).replace('<', '\\<')
+            rows.append([f'`--{flag.name}`', meaning + default])
+        parts.append('\n\n'.join([f'## {verb}', *paragraphs, _rows(['flag', 'meaning'], rows)]))
     return '\n' + '\n'.join(parts) + '\n'
 
 
