@@ -120,7 +120,9 @@ def _measurements():
         commands = '\n'.join([measured['command'], *measured.get('more_commands', ())])
         parts.append(f'## {measured["title"]}\n\n```\n{commands}\n```\n')
         if 'results' in measured:
-            parts.append(f'[{measured["results"]}]({measured["results"]}) holds them; [Results of the study](study.md) shows them.\n')
+            parts.append(
+                f'[{measured["results"]}]({measured["results"]}) holds them; [Results of the study](study.md) shows them.\n'
+            )
             continue
         facts = {
             'measured': measured['metric'],
@@ -172,9 +174,7 @@ def _exit_codes():
             found.setdefault(kind.exit_code, []).append(f'{inspect.getdoc(kind).splitlines()[0]} (`{kind.__name__}`)')
     found['129, 130, 143'] = ['stopped by SIGHUP, Ctrl-C or SIGTERM; the state is saved (`Interrupted`)']
     order = sorted(found, key=lambda code: int(str(code).split(',')[0]))
-    return ''.join(
-        ['| code | what it means |\n|---|---|\n', *(f'| {code} | {"<br>".join(found[code])} |\n' for code in order)]
-    )
+    return ''.join(['| code | what it means |\n|---|---|\n', *(f'| {code} | {"<br>".join(found[code])} |\n' for code in order)])
 
 
 def copy(folder):

@@ -52,9 +52,5 @@ def test_pip_can_install_it(extra):
 
 def test_documents_name_the_extras_that_there_are():
     text = '\n'.join(path.read_text() for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')))
-    named = {
-        name
-        for names in re.findall(r"'?(?:\.|resnet_jax)\[([\w,]+)\]", text)
-        for name in names.split(',')
-    }
+    named = {name for names in re.findall(r"'?(?:\.|resnet_jax)\[([\w,]+)\]", text) for name in names.split(',')}
     assert named <= PROJECT['optional-dependencies'].keys() and {'cuda12', 'cuda13', 'export'} <= named

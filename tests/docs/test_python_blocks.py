@@ -15,7 +15,7 @@ def test_there_are_blocks():
     assert {'README.md', 'getting_started.md', 'own_network.md', 'winograd.md', *_SLOW} <= {*_BY_PAGE}
 
 
-@pytest.mark.usefixtures('folder')
+@pytest.mark.usefixtures('folder', 'registrations')
 @pytest.mark.parametrize('page', [pytest.param(page, marks=[pytest.mark.slow] * (page in _SLOW)) for page in _BY_PAGE])
 def test_the_blocks_of_a_page_run(page, request):
     if page == 'export.md':

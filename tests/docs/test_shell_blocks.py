@@ -53,7 +53,9 @@ def check(command, folder):
     if parts := ours(command):
         check_ours(*parts)
     elif name == 'make':
-        assert all(re.search(rf'^{target}:', (ROOT / 'Makefile').read_text(), re.M) for target in arguments if '=' not in target)
+        assert all(
+            re.search(rf'^{target}:', (ROOT / 'Makefile').read_text(), re.M) for target in arguments if '=' not in target
+        )
     elif name == 'pip':
         for extras in re.findall(r'\[(.*)\]', arguments[-1]):
             assert {*extras.split(',')} <= EXTRAS
@@ -80,27 +82,31 @@ def _arguments(monkeypatch):
     monkeypatch.setattr(sys, 'argv', [*sys.argv])
 
 
-@pytest.mark.usefixtures('folder')
+@pytest.mark.usefixtures('registrations')
 @pytest.mark.parametrize('block', SHELL, ids=str)
-def test_commands_of_a_block_are_what_the_parser_takes(block, folder):
+def test_commands_of_a_block_are_what_the_parser_takes(block, files):
     found = commands(block.text)
     assert found
     for command in found:
-        check(command, folder)
+        check(command, files)
 
 
-@pytest.mark.usefixtures('folder')
+@pytest.mark.usefixtures('registrations')
 @pytest.mark.parametrize('name', [name for name in EVIDENCE if name not in ('machines', 'versions')])
-def test_commands_of_a_measurement_are_what_the_parser_takes(name, folder):
+def test_commands_of_a_measurement_are_what_the_parser_takes(name, files):
     for text in (EVIDENCE[name]['command'], *EVIDENCE[name].get('more_commands', ())):
         for command in commands(text):
-            check(command, folder)
+            check(command, files)
 
 
-def test_a_wrong_flag_in_a_document_would_be_found(folder):
-    for text in ('resnet-jax train --confg=resnet18', 'resnet-jax train --config=resnet18 --config.epochs=3', 'resnt-jax train'):
+def test_a_wrong_flag_in_a_document_would_be_found(files, registrations):
+    for text in (
+        'resnet-jax train --confg=resnet18',
+        'resnet-jax train --config=resnet18 --config.epochs=3',
+        'resnt-jax train',
+    ):
         with pytest.raises((ConfigError, AssertionError)):
-            check(*commands(text), folder)
+            check(*commands(text), files)
 
 
 @pytest.mark.parametrize('block', [block for block in SHELL if block.text.count('\n') > 1], ids=str)
