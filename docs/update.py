@@ -10,8 +10,8 @@ A page has what is made between marks:
   <!-- made: exit_codes -->               ... <!-- end -->   the exit codes
   <!--=NAME.ROW.COLUMN-->...<!--/-->                         one number of evidence.toml
 
---check changes nothing, and fails if a page would change. --copy=FOLDER, as bin/study.py leaves one (runs/study/paper-cpu), first
-copies its results and plots to docs/study/.
+--check changes nothing, and fails if a page would change. --copy=FOLDER, as bin/study.py leaves one (runs/study/paper-cpu),
+first copies its results and plots to docs/study/.
 """
 
 import importlib
@@ -24,14 +24,14 @@ import tomllib
 from pathlib import Path
 from statistics import fmean
 
-DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from resnet_jax import errors
 from resnet_jax.cli.main import COMMANDS
 from resnet_jax.config import fields
 from resnet_jax.report import markdown
 
+DOCS = Path(__file__).resolve().parent
 PAGES = (DOCS.parent / 'README.md', *sorted(DOCS.glob('*.md')))
 _BLOCK = re.compile(r'(<!-- made: (\w+) ?(.*?) -->\n).*?(<!-- end -->)', re.DOTALL)
 _NUMBER = re.compile(r'(<!--=(\w+)\.([\w.]+)-->).*?(<!--/-->)', re.DOTALL)

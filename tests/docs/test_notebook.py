@@ -19,7 +19,8 @@ import dataclasses
 import numpy as np
 from resnet_jax import data
 noise = data.find_dataset('synthetic_cifar10').dataset
-few = dataclasses.replace(noise, name='cifar10', train=noise.train.select(np.arange(256)), test=noise.test.select(np.arange(64)))
+train, test = noise.train.select(np.arange(256)), noise.test.select(np.arange(64))
+few = dataclasses.replace(noise, name='cifar10', train=train, test=test)
 data._DATASETS['cifar10'] = data._Entry(lambda options: few, few.info)
 del noise
 """

@@ -8,9 +8,8 @@ import sys
 import tomllib
 
 import pytest
-from commands_support import ROOT
+from commands_support import ROOT, finished
 from commands_support import command as options_of
-from commands_support import finished
 from document_blocks import blocks, commands, languages, ours
 from document_folder import write_files
 
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarni
 SHELL = [block for block in blocks('', 'bash') if block.page.name != 'measurements.md']  # which has those of EVIDENCE
 EVIDENCE = tomllib.loads((ROOT / 'docs' / 'evidence.toml').read_text())
 EXTRAS = {*tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']}
-_OF_A_SHELL = {'sleep', 'exit', 'sbatch', 'scontrol', '.', 'hf', 'git'}
+_OF_A_SHELL = {'jupyter', 'sleep', 'exit', 'sbatch', 'scontrol', '.', 'hf', 'git'}
 # Flags that make a run of seconds of any recipe.
 _QUICK = (
     '--config.model=resnet8',

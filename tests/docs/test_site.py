@@ -37,4 +37,4 @@ def test_it_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     assert 'resnet_jax.create_model' in (tmp_path / 'api.html').read_text()
     text = (tmp_path / 'commands.html').read_text()
-    assert '--config.FIELD=VALUE' in text and '–config' not in text
+    assert '--config.FIELD=VALUE' in text and '\N{EN DASH}config' not in text

@@ -49,7 +49,7 @@ def languages():
 
 
 def commands(text):
-    """Returns the commands in lines of a shell, each a list of words, without comments, keywords and variables set before it."""
+    """Returns the commands in lines of a shell, each a list of words, without comments, keywords and variables before it."""
     found = []
     for line in text.replace('\\\n', ' ').splitlines():
         if line.lstrip().startswith('case '):
