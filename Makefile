@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EXTRAS ?= quickstart
 
-.PHONY: train test test-all test-newest test-lowest coverage lint clean
+.PHONY: train test test-all test-newest test-lowest coverage lint docs linkcheck clean
 
 train: .venv/installed-$(EXTRAS)
 	.venv/bin/python bin/train.py --config=configs/quickstart.py
@@ -30,6 +30,15 @@ test-lowest: .venv-lowest/installed
 coverage: .venv-test/installed
 	.venv-test/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
+# The site, docs/_build/html/index.html. A warning is an error: a link within the site that leads nowhere is one.
+docs: .venv-docs/installed
+	.venv-docs/bin/python docs/update.py --check
+	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --nitpicky --builder html docs docs/_build/html
+
+# Links to other sites; needs the network.
+linkcheck: .venv-docs/installed
+	.venv-docs/bin/python -m sphinx --builder linkcheck docs docs/_build/linkcheck
+
 lint: .venv-test/installed
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
@@ -43,6 +52,11 @@ lint: .venv-test/installed
 .venv-test/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/python -m pip install --quiet --editable '.[test,dev]'
+	@touch $@
+
+.venv-docs/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 .venv-newest/installed: pyproject.toml
@@ -59,4 +73,4 @@ lint: .venv-test/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-newest .venv-lowest build *.egg-info
+	rm -rf .venv .venv-test .venv-newest .venv-lowest .venv-docs docs/_build build *.egg-info

@@ -158,9 +158,10 @@ class Classifier:
           path: a run folder; a file; a folder that `export` made for the Hugging Face Hub; a name of `available_weights()`,
             such as 'timm/resnet50.a1_in1k'; or 'hf://OWNER/REPOSITORY', to which such a folder was uploaded.
           ema: load the averaged parameters; from a file, those of an entry such as 'state_dict_ema'.
-          model, image_shape, num_classes, **model_kwargs: for a file that `save` did not write: see `weights.load_variables`.
+          model, image_shape, num_classes: for a file that `save` did not write: see `weights.load_variables`.
           normalization: for a file: 'imagenet', 'cifar10', ... (see data/normalization.py); by default the file's own. If it
             has none, mean and std are None.
+          **model_kwargs: attributes of the model, for such a file.
 
         Raises:
           InputFileError: the path does not exist, is damaged or holds another model; or the weights cannot be downloaded, or

@@ -95,9 +95,10 @@ def create_model(
     """Returns the network called `name`, with new parameters: those that linen's `init` gives for the key `rngs.params()`.
 
     Args:
-      name, num_classes, **kwargs: as of `resnet_jax.create_model`.
+      name, num_classes: as of `resnet_jax.create_model`.
       rngs: gives the key of the parameters and, with dropout or stochastic depth, their stream 'dropout'.
       image_shape: (height, width, channels) of the images.
+      **kwargs: as of `resnet_jax.create_model`.
 
     Raises:
       ConfigError: the name or a keyword is unknown, a value is out of range, or the images are too small for the network.

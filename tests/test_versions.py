@@ -50,10 +50,7 @@ def test_pip_can_install_it(extra):
     assert done.returncode == 0, done.stderr
 
 
-def test_readme_names_the_extras_that_there_are():
-    named = {
-        name
-        for names in re.findall(r"'?(?:\.|resnet_jax)\[([\w,]+)\]", (ROOT / 'README.md').read_text())
-        for name in names.split(',')
-    }
+def test_documents_name_the_extras_that_there_are():
+    text = '\n'.join(path.read_text() for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')))
+    named = {name for names in re.findall(r"'?(?:\.|resnet_jax)\[([\w,]+)\]", text) for name in names.split(',')}
     assert named <= PROJECT['optional-dependencies'].keys() and {'cuda12', 'cuda13', 'export'} <= named

@@ -189,7 +189,7 @@ def load_dataset(
     'folder:PATH' holds images in one folder per class (see `data.folder`), 'arrays:FILE.npz' arrays (see `data.arrays`),
     'tfds:NAME[:VERSION]' a set that tfds prepared (see `data.tfds_sets`), 'parquet:PATH' tables of images (see `data.parquet`).
     The CIFAR sets are folders prepared by tfds, `<root>/<name>/3.x.y` in array_record or tfrecord; without one, it is prepared
-    from another copy: `data_archive`, or a download. digits and synthetic_... need no files.
+    from another copy: `data_archive`, or a download. digits and synthetic_cifar10 need no files.
 
     Args:
         source: a name; or images, uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 or 3 channels.

@@ -1,4 +1,4 @@
-"""Turns a study's results.json into Markdown tables, and inserts them into a page between marks."""
+"""Turns a study's results.json into Markdown tables."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,19 +7,6 @@ from statistics import fmean
 from resnet_jax.report.markup import p_value, views
 from resnet_jax.report.overview import reason, training
 from resnet_jax.typing import Json
-
-_MARK = re.compile(r'(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)', re.DOTALL)
-
-
-def fill(page: str, results: Mapping[str, Json]) -> str:
-    """Returns the page with the tables of each study between `<!-- results: NAME -->` and `<!-- end -->`.
-
-    Args:
-      results: {NAME: the contents of its results.json}; a study without results gets 'Not run.'.
-    """
-    return _MARK.sub(
-        lambda match: match[1] + (tables(results[match[2]]) if match[2] in results else 'Not run.\n') + match[3], page
-    )
 
 
 def tables(results: Json) -> str:

@@ -68,7 +68,7 @@ def load_study(path: str | Path) -> JsonDict:
     """
 
     def wrong(problem: str) -> ConfigError:
-        return ConfigError(f'{path}: {problem}; see docs/study.md and configs/study/ for the form of a study')
+        return ConfigError(f'{path}: {problem}; see docs/studies.md and configs/study/ for the form of a study')
 
     study: JsonDict = config_file.load(Path(path), 'get_study')
     for name in ('entries', 'sizes'):

@@ -60,6 +60,12 @@ def test_a_run_leaves_what_it_should(tiny_run):
     subprocess.run(['sha256sum', '--check', '--strict', 'SHA256SUMS'], cwd=workdir / 'checkpoints' / '88', check=True)
 
 
+def test_every_file_of_a_run_is_on_its_page(tiny_run):
+    workdir, page = tiny_run[0], (ROOT / 'docs' / 'run_folder.md').read_text()
+    files = [*workdir.iterdir(), *(workdir / 'plots').iterdir()]
+    assert len(files) > 10 and [path.name for path in files if f'`{path.name}' not in page] == []
+
+
 def test_tensorboard_events_hold_the_metrics(tiny_run):
     from tensorboardX.record_writer import masked_crc32c
 

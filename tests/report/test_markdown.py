@@ -1,15 +1,10 @@
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from resnet_jax.report.markdown import fill, tables
+from resnet_jax.report.markdown import tables
 from resnet_jax.report.results import collect
 from resnet_jax.runs.reader import read_run
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -55,16 +50,3 @@ def test_tables_say_what_results_hold(results):
     ):
         assert line in text
     assert '| 750' not in text and '| 500' not in text
-
-
-def test_a_page_is_filled_between_its_marks_again_and_again(results):
-    page = 'Before\n<!-- results: s -->\nold\n<!-- end -->\nbetween\n<!-- results: other -->\n<!-- end -->\nafter\n'
-    filled = fill(page, {'s': results})
-    assert filled.startswith('Before\n<!-- results: s -->\n| entry') and 'old' not in filled
-    assert filled.endswith('<!-- end -->\nbetween\n<!-- results: other -->\nNot run.\n<!-- end -->\nafter\n')
-    assert fill(filled, {'s': results}) == filled
-
-
-def test_the_page_of_the_study_says_what_its_results_hold():
-    done = subprocess.run([sys.executable, 'docs/update_study.py', '--check'], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
