@@ -5,6 +5,7 @@ published weights. The page shows several side by side. It is at http://127.0.0.
 its description at /openapi.json. Ctrl-C or SIGTERM stops the server when it has answered what it has accepted.
 """
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ FLAGS.define('string', 'host', '127.0.0.1', 'Address to listen at; 0.0.0.0 lets 
 FLAGS.define('integer', 'port', 8000, 'Port to listen at; 0 for any that is free.', lower_bound=0, upper_bound=65535)
 FLAGS.define('path', 'token_file', None, 'File with a token that requests must have as Authorization: Bearer TOKEN.')
 FLAGS.define('bool', 'ema', False, 'Use the averaged parameters of runs.')
-FLAGS.define('integer', 'max_batch', 32, 'Most images in a batch, compiled for 1, 2, 4, ...', lower_bound=1, upper_bound=4096)
+FLAGS.define('integer', 'max_batch', 32, 'Most images in a batch, compiled for 1, 4, 16, ...', lower_bound=1, upper_bound=4096)
 _WAIT = FLAGS.define('float', 'wait_ms', 2.0, 'Milliseconds that an image waits for others in a batch.', lower_bound=0.0)
 FLAGS.define('integer', 'max_images', 64, 'Most images of a request (413).', lower_bound=1)
 FLAGS.define('float', 'max_mib', 16.0, 'Most MiB of a request (413).', lower_bound=0.001)
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         seconds=FLAGS.value('timeout'),
     )
     largest = FLAGS.value('max_batch')
-    sizes = [*(1 << i for i in range((largest - 1).bit_length())), largest]
+    sizes = [*itertools.takewhile(lambda size: size < largest, (4**i for i in itertools.count())), largest]
     names = _names(arguments)
     bound = server.bind(host, FLAGS.value('port'))
     networks = []

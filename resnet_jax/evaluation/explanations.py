@@ -18,6 +18,7 @@ import numpy as np
 from resnet_jax.classifier import Classifier, Images
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import ConfigError, did_you_mean
+from resnet_jax.models.checks import check_positive_int
 from resnet_jax.models.ensemble import Ensemble
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.typing import Variables
@@ -82,6 +83,94 @@ def class_activation_maps(
     return jnp.where(high > low, (evidence - low) / jnp.where(high > low, high - low, 1), 0)
 
 
+def input_gradients(
+    classifier: Classifier, images: Images, class_index: int | np.ndarray | None = None, batch_size: int = 32
+) -> np.ndarray:
+    """Returns how the logit of a class changes with each value of an image: Simonyan et al., arXiv:1312.6034, section 3.
+
+    Arguments and errors are those of `grad_cam`.
+
+    Returns:
+      float32 `[n, height, width, channels]`: the gradient, in logits per unit of a pixel scaled to [0, 1].
+    """
+    gradients = _explain(classifier, logit_gradients, images, class_index, batch_size)
+    return np.asarray(gradients / np.array(classifier.std or (1.0,), np.float32))
+
+
+def logit_gradients(model: nn.Module, variables: Variables, inputs: jax.Array, class_index: jax.Array) -> jax.Array:
+    """Returns the gradients of logits with respect to `inputs`, in float32; a pure function of what the maps take."""
+    apply: Callable[[jax.Array], Any] = functools.partial(model.apply, variables, train=False)
+    logits, pull_back = jax.vjp(apply, inputs)
+    gradients: jax.Array = pull_back(_one_hot(logits, class_index))[0]
+    return gradients.astype(jnp.float32)
+
+
+def integrated_gradients(
+    classifier: Classifier,
+    images: Images,
+    class_index: int | np.ndarray | None = None,
+    baseline: np.ndarray | None = None,
+    steps: int = 50,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """Returns how much each value of an image adds to the logit of a class: Sundararajan et al., arXiv:1703.01365, section 3.
+
+    The gradients are integrated along the straight line from a baseline to the image by Gauss-Legendre quadrature. Their sum
+    over an image is the difference between its logit and that of the baseline (completeness, section 3), up to the error of
+    the quadrature, which more steps make smaller.
+
+    Args:
+      baseline: uint8 `[height, width, channels]`, an image that says nothing; by default black.
+      steps: points of the quadrature, each as much work as `input_gradients`.
+
+    Returns:
+      float32 `[n, height, width, channels]`, in logits.
+
+    Raises:
+      ConfigError: the baseline is no image of the network's size, or steps is not positive; otherwise as `grad_cam`.
+    """
+    start = np.zeros(classifier.image_shape, np.uint8) if baseline is None else np.asarray(baseline)
+    if start.shape != tuple(classifier.image_shape) or start.dtype != np.uint8:
+        shape = list(classifier.image_shape)
+        raise ConfigError(f'the baseline is {start.dtype}{list(start.shape)}; expected one image, uint8 {shape}')
+    check_positive_int('steps', steps)
+    return _explain(classifier, path_integral, images, class_index, batch_size, start, steps=steps)
+
+
+def path_integral(
+    model: nn.Module, variables: Variables, inputs: jax.Array, class_index: jax.Array, baseline: jax.Array, steps: int
+) -> jax.Array:
+    """Returns integrated gradients, float32 like `inputs`; a pure function.
+
+    Args:
+      baseline: `[height, width, channels]`, normalised as `inputs` are.
+    """
+    logits: jax.Array = model.apply(variables, inputs, train=False)  # type: ignore[assignment]
+    chosen = _classes(logits, class_index)  # those predicted for the images, not for the points of their paths
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    start, way = baseline.astype(jnp.float32)[None], (inputs - baseline[None]).astype(jnp.float32)
+
+    def add(total: jax.Array, point: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        place, weight = point
+        x = (start + place * way).astype(inputs.dtype)
+        return total + weight * logit_gradients(model, variables, x, chosen), None
+
+    # From [-1, 1] to [0, 1]. One point after the other: the memory is that of one gradient.
+    places = jnp.asarray((points + 1) / 2, jnp.float32), jnp.asarray(weights / 2, jnp.float32)
+    return way * jax.lax.scan(add, jnp.zeros_like(way), places)[0]
+
+
+def first_filters(classifier: Classifier) -> np.ndarray | None:
+    """Returns the kernels of the first convolution, float32 `[filters, height, width, channels]`; None if there is none."""
+    for path in map_layers(classifier):
+        node = classifier.variables['params']
+        for name in path.split('/'):
+            node = node.get(name, {})
+        if np.ndim(node.get('kernel', 0)) == 4:
+            return np.moveaxis(np.asarray(node['kernel'], np.float32), -1, 0)
+    return None
+
+
 def map_layers(classifier: Classifier) -> dict[str, tuple[int, int, int]]:
     """Returns the modules whose outputs are maps: {path: (rows, columns, features)}, in the order in which they end.
 
@@ -135,8 +224,11 @@ def _with_layer(
 
 
 def _one_hot(logits: jax.Array, class_index: jax.Array) -> jax.Array:
-    chosen = jnp.where(class_index == PREDICTED, logits.argmax(-1), class_index)
-    return jax.nn.one_hot(chosen, logits.shape[-1], dtype=logits.dtype)
+    return jax.nn.one_hot(_classes(logits, class_index), logits.shape[-1], dtype=logits.dtype)
+
+
+def _classes(logits: jax.Array, class_index: jax.Array) -> jax.Array:
+    return jnp.where(class_index == PREDICTED, logits.argmax(-1), class_index)
 
 
 @our_settings()
@@ -146,9 +238,10 @@ def _explain(
     images: Images,
     class_index: int | np.ndarray | None,
     batch_size: int,
+    *more: np.ndarray,
     **options: Any,
 ) -> np.ndarray:
-    """Calls a pure function on batches of normalised images; the last batch is padded."""
+    """Calls a pure function on batches of normalised images, and on `more` of them; the last batch is padded."""
     array = classifier.read_all(images)
     classes = np.full(len(array), PREDICTED, np.int32)
     if class_index is not None:
@@ -162,16 +255,15 @@ def _explain(
         model, mean, std, dtype = classifier.model, classifier.mean or (0.0,), classifier.std or (1.0,), classifier.dtype
 
         @jax.jit
-        def compute(variables: Variables, batch: jax.Array, index: jax.Array) -> jax.Array:
-            return function(model, variables, normalize(batch, mean, std, dtype), index, **options)
+        def compute(variables: Variables, batch: jax.Array, index: jax.Array, *more: jax.Array) -> jax.Array:
+            inputs, *others = (normalize(images, mean, std, dtype) for images in (batch, *more))
+            return function(model, variables, inputs, index, *others, **options)
 
         programs[key] = compute
     size, results = max(1, min(batch_size, len(array))), []
-    for start in range(0, len(array), size):
+    for start in range(0, max(1, len(array)), size):  # of no images too: the result has its shape from the function
         batch, index = array[start : start + size], classes[start : start + size]
         missing = size - len(batch)
         padded = np.pad(batch, [(0, missing), (0, 0), (0, 0), (0, 0)]), np.pad(index, (0, missing))
-        results.append(np.asarray(programs[key](classifier.on_device, *padded))[: len(batch)])
-    if not results:
-        return np.zeros((0, *classifier.image_shape[:2]), np.float32)
+        results.append(np.asarray(programs[key](classifier.on_device, *padded, *more))[: len(batch)])
     return np.concatenate(results)

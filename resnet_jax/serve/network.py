@@ -18,6 +18,8 @@ from resnet_jax.serve import confidence, exported
 from resnet_jax.serve.program import Program, Run
 from resnet_jax.typing import Json, JsonDict, Variables
 
+LEAST_ROWS = 4  # of maps that are shown
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
@@ -30,7 +32,7 @@ class Network:
       maps: program from images and classes, int32 `[n]`, to Grad-CAM's maps, float32 `[n, height, width]` from 0 to 1; None
         where the network cannot be explained.
       measured: how often answers were right on the test set, by their confidence; None if that is not known.
-      facts: 'format', and, where they are known, 'model' and 'dataset'.
+      facts: 'format', and, where they are known, 'model', 'dataset' and 'explained_layer', of which the maps are.
     """
 
     name: str
@@ -101,7 +103,7 @@ def _of_exported(file: Path, name: str, sizes: Sequence[int]) -> Network:
 def _of_classifier(classifier: Classifier, name: str, sizes: Sequence[int], map_sizes: Sequence[int]) -> Network:
     variables, shape = classifier.on_device, classifier.image_shape
     mean, std = classifier.mean or (0.0,), classifier.std or (1.0,)
-    layer = next(reversed(map_layers(classifier)), None)
+    layer = _explained_layer(classifier)
     measured = confidence.of_run(classifier)
 
     def maps(variables: Variables, images: jax.Array, classes: jax.Array) -> jax.Array:
@@ -124,10 +126,20 @@ def _of_classifier(classifier: Classifier, name: str, sizes: Sequence[int], map_
     with progress(f'Compiling {name}', total, 'programs') as advance:
         probabilities = _program(compile_probabilities, lambda size: [_noise(size, shape)], sizes, advance)
         explained = _program(compile_maps, with_classes, map_sizes, advance) if layer else None
-    facts: JsonDict = {'format': 'weights', 'model': classifier.origin.model, 'dataset': classifier.origin.dataset}
+    origin = classifier.origin
+    facts: JsonDict = {'format': 'weights', 'model': origin.model, 'dataset': origin.dataset, 'explained_layer': layer}
     how: Json = {key: getattr(classifier, key) for key in ('resize', 'crop', 'interpolation')}
     facts = {key: value for key, value in facts.items() if value}
     return Network(name, classifier.class_names, shape, probabilities, explained, measured, facts=facts, **how)
+
+
+def _explained_layer(classifier: Classifier) -> str | None:
+    """Returns the last layer whose maps have LEAST_ROWS and as many columns, or else the most; None without any.
+
+    The last maps of some networks for small images are single pixels, which say nothing about where.
+    """
+    rows = {path: min(LEAST_ROWS, *shape[:2]) for path, shape in map_layers(classifier).items()}
+    return max(reversed(rows), key=rows.__getitem__, default=None)
 
 
 def _program(
