@@ -32,6 +32,7 @@ from resnet_jax.typing import JsonDict
 
 T = TypeVar('T')
 
+_SMALL = 2**16  # bytes of a body that is read sooner than a thread is woken
 _PAGE = {'/': ('page.html', 'text/html'), '/page.css': ('page.css', 'text/css'), '/page.js': ('page.js', 'text/javascript')}
 
 
@@ -147,7 +148,8 @@ class Service:
         with self._coming():
             body = await read_body(request, self._limits, admitted)
             async with asyncio.timeout(self._limits.seconds):
-                question = await self._in_thread(parse, body, request.headers.get('content-type', ''), self._limits)
+                arguments = body, request.headers.get('content-type', ''), self._limits
+                question = parse(*arguments) if len(body) < _SMALL else await self._in_thread(parse, *arguments)
                 admitted.add_images(len(question.images) - 1)
                 network = next(iter(self._networks.values())) if question.model is None else self._find(question.model)
                 names = [f'image {number}' for number in range(1, len(question.images) + 1)]

@@ -30,7 +30,7 @@ def describe(names: Sequence[str], limits: Limits, *, token: bool) -> JsonDict:
             '/healthz': {'get': _operation('healthz', 'Whether the server answers', 'Health', {'503': 'it is stopping'})},
         },
         'components': {
-            'schemas': {**_SCHEMAS, 'Model name': {'type': 'string', 'enum': list(names), 'default': names[0]}},
+            'schemas': {**_SCHEMAS, 'ModelName': {'type': 'string', 'enum': list(names), 'default': names[0]}},
             **({'securitySchemes': {'token': {'type': 'http', 'scheme': 'bearer'}}} if token else {}),
         },
         **({'security': [{'token': []}]} if token else {}),
@@ -113,7 +113,7 @@ _COUNT: JsonDict = {'type': 'integer', 'minimum': 0}
 _SHARE: JsonDict = {'type': 'number', 'minimum': 0, 'maximum': 1}
 _PNG: JsonDict = {'type': 'string', 'contentEncoding': 'base64', 'contentMediaType': 'image/png'}
 _FIELDS: JsonDict = {
-    'model': _ref('Model name'),
+    'model': _ref('ModelName'),
     'top': {'type': 'integer', 'minimum': 1, 'default': 5, 'description': 'how many classes to name'},
     'class': {**_TEXT, 'description': 'the class to explain; by default the most probable one'},
 }
