@@ -108,15 +108,15 @@ class Service:
 
     async def _predict(self, request: Request) -> Response:
         with self._admission.request() as admitted, _errors(self._limits):
-            question, network, images = await self._read(request, admitted)
-            async with asyncio.timeout(self._limits.seconds):
+            question, network, images, deadline = await self._read(request, admitted)
+            async with asyncio.timeout_at(deadline):
                 answers = await self._compute(network.probabilities, [(image,) for image in images])
             predictions = [_prediction(network, probabilities, question.top) for probabilities in answers]
             return JSONResponse({'model': network.name, 'predictions': predictions})
 
     async def _explain(self, request: Request) -> Response:
         with self._admission.request() as admitted, _errors(self._limits):
-            question, network, images = await self._read(request, admitted)
+            question, network, images, deadline = await self._read(request, admitted)
             if network.maps is None:
                 raise RequestError(
                     501, f'{network.name} cannot be explained, as exported programs cannot; expected a run folder or weights'
@@ -125,7 +125,7 @@ class Service:
             if chosen is not None and chosen not in network.class_names:
                 near = did_you_mean(chosen[:80], network.class_names)
                 raise RequestError(422, f'{network.name} has no class {chosen[:80]!r}{near}')
-            async with asyncio.timeout(self._limits.seconds):
+            async with asyncio.timeout_at(deadline):
                 answers = await self._compute(network.probabilities, [(image,) for image in images])
                 classes = [int(p.argmax()) if chosen is None else network.class_names.index(chosen) for p in answers]
                 maps = await self._compute(network.maps, list(zip(images, map(np.int32, classes), strict=True)))
@@ -143,11 +143,12 @@ class Service:
 
             return JSONResponse({'model': network.name, 'predictions': await self._in_thread(draw)})
 
-    async def _read(self, request: Request, admitted: Admitted) -> tuple[Question, Network, list[np.ndarray]]:
-        """Returns what a request asks, of which network, and its images as the network takes them."""
+    async def _read(self, request: Request, admitted: Admitted) -> tuple[Question, Network, list[np.ndarray], float]:
+        """Returns what a request asks, of which network, its images as the network takes them, and the time of its deadline."""
         with self._coming():
             body = await read_body(request, self._limits, admitted)
-            async with asyncio.timeout(self._limits.seconds):
+            deadline = asyncio.get_running_loop().time() + self._limits.seconds
+            async with asyncio.timeout_at(deadline):
                 arguments = body, request.headers.get('content-type', ''), self._limits
                 question = parse(*arguments) if len(body) < _SMALL else await self._in_thread(parse, *arguments)
                 admitted.add_images(len(question.images) - 1)
@@ -162,7 +163,7 @@ class Service:
         for image in read:
             if isinstance(image, BaseException):
                 raise image
-        return question, network, read  # type: ignore[return-value]
+        return question, network, read, deadline  # type: ignore[return-value]
 
     def _find(self, name: str) -> Network:
         if name not in self._networks:

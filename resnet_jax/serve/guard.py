@@ -1,6 +1,5 @@
 """Who may ask, and what a browser may do with the answers."""
 
-import asyncio
 import hmac
 import re
 from collections.abc import Collection
@@ -37,7 +36,6 @@ class Guard:
 
     Attributes:
       stopping: whether the server stops; every answer then ends its connection.
-      cut: requests that were cancelled, and so not answered.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: Collection[str]):
@@ -49,7 +47,7 @@ class Guard:
             machine, and yet a page of any site could call it by a name of its own that leads there (DNS rebinding).
         """
         self._app, self._token, self._hosts = app, token, hosts
-        self.stopping, self.cut = False, 0
+        self.stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
@@ -65,11 +63,7 @@ class Guard:
             await send(message)
 
         refused = self._refuse(scope['path'], Headers(scope=scope))
-        try:
-            await (refused or self._app)(scope, receive, send_with_headers)
-        except asyncio.CancelledError:
-            self.cut += 1
-            raise
+        await (refused or self._app)(scope, receive, send_with_headers)
 
     def _refuse(self, path: str, headers: Headers) -> JSONResponse | None:
         host = re.sub(r':\d+$', '', headers.get('host', ''))

@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -24,7 +23,7 @@ _HEAD_SECONDS = 10.0  # for the head of a request
 _IDLE_SECONDS = 30  # until a connection without requests is closed
 _LAST_SECONDS = 0.3  # for requests on open connections when the server stops
 _LOCAL = ('localhost', '127.0.0.1', '[::1]')  # names of this machine
-_GRACE_SECONDS = 5.0  # beyond the limit of a request, for those in progress when the server stops
+_GRACE_SECONDS = 5.0  # beyond the limits of a request, within which it is answered in any case
 
 
 def is_loopback(host: str) -> bool:
@@ -62,14 +61,7 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-class Stopped(NamedTuple):
-    """How a server ended: by which signal, and how many requests it had accepted and did not answer in time."""
-
-    number: int
-    unanswered: int
-
-
-def serve(service: Service, bound: socket.socket, limits: Limits, token: str | None, ready: Callable[[], None]) -> Stopped:
+def serve(service: Service, bound: socket.socket, limits: Limits, token: str | None, ready: Callable[[], None]) -> None:
     """Answers requests until SIGINT, SIGTERM or SIGHUP, and then those that it has accepted. A second signal ends the process.
 
     Args:
@@ -97,11 +89,9 @@ def serve(service: Service, bound: socket.socket, limits: Limits, token: str | N
         server_header=False,
         limit_concurrency=limits.connections,
         timeout_keep_alive=_IDLE_SECONDS,
-        timeout_graceful_shutdown=round(limits.seconds + _GRACE_SECONDS),
+        timeout_graceful_shutdown=round(2 * limits.seconds + _GRACE_SECONDS),
     )
-    server = _Server(config, service, guard, ready)
-    server.run(sockets=[bound])
-    return Stopped(server.number, guard.cut)
+    _Server(config, service, guard, ready).run(sockets=[bound])
 
 
 class _Server(uvicorn.Server):
