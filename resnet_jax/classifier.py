@@ -373,13 +373,14 @@ class Classifier:
     @our_settings()
     def features(self, images: Images) -> dict[str, jax.Array]:
         """Returns the network's intermediate outputs, without `tta` and in a single batch: see `models.features`."""
-        return self._compiled_features(self._on_device, self._read(images)[:])
+        return self._compiled_features(self.on_device, self.read_all(images)[:])
 
     def read(self, path: str | Path) -> np.ndarray:
         """Returns an image file as the network takes it, uint8 `[height, width, channels]`: see `data.images.read_image`."""
         return read_image(path, self.image_shape, self.resize, self.crop, self.interpolation)
 
-    def _read(self, images: Images) -> np.ndarray | ImagesOnDemand:
+    def read_all(self, images: Images) -> np.ndarray | ImagesOnDemand:
+        """Returns images as the network takes them, uint8 `[n, height, width, channels]`; errors as of `logits`."""
         if isinstance(images, ImagesOnDemand):
             return images
         if isinstance(images, np.ndarray | jax.Array):
@@ -396,12 +397,12 @@ class Classifier:
     @our_settings()
     def _compute(self, images: Images, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns logits and their log-softmax; all batches have the same size, and the last one is padded."""
-        array = self._read(images)
+        array = self.read_all(images)
         size, results = max(1, min(batch_size, len(array))), [(np.zeros((0, len(self.class_names)), np.float32),) * 2]
         for start in range(0, len(array), size):
             batch = array[start : start + size]
             padded = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
-            logits, log_probabilities = self._compiled(self._on_device, padded)
+            logits, log_probabilities = self._compiled(self.on_device, padded)
             results.append((np.asarray(logits)[: len(batch)], np.asarray(log_probabilities)[: len(batch)]))
         if not all(np.isfinite(logits).all() for logits, _ in results):
             raise InputFileError(
@@ -411,7 +412,8 @@ class Classifier:
         return np.concatenate(first), np.concatenate(second)
 
     @functools.cached_property
-    def _on_device(self) -> Variables:
+    def on_device(self) -> Variables:
+        """The variables on the default device."""
         # After training the variables are on all devices; only the default device computes.
         variables: Variables = jax.device_put(jax.device_get(self.variables))
         return variables

@@ -39,6 +39,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     ),
     'resnet_jax.nnx': ('models',),
     'resnet_jax.export': ('classifier', 'data', 'export'),
+    'resnet_jax.serve': ('classifier', 'config', 'data', 'runs', 'evaluation', 'serve'),
     'resnet_jax.benchmark': (
         'plugins',
         'config',
@@ -77,7 +78,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
             'evaluation',
             'training',
         ),
-        *('weights', 'export', 'study', 'benchmark'),
+        *('weights', 'export', 'serve', 'study', 'benchmark'),
     ),
     'resnet_jax.__main__': ('cli',),
 }

@@ -7,6 +7,7 @@ Times the train command's training and evaluation steps, on random data of the s
 {name} --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a built-in list
 {name} --augmentations=all --config=resnet18  # what each augmentation costs per image
 {name} --decoding=folder:PATH --peer=torch    # decoding pictures beside PyTorch's DataLoader
+{name} --serving=MODEL --requests=10000       # the serve command beside a plain server of onnxruntime, and hostile requests
 """
 
 import functools
@@ -46,12 +47,15 @@ _LAYERS = FLAGS.define('list', 'layers', None, 'Shapes of convolutions, HEIGHTxI
 _AUGMENTATIONS = FLAGS.define('list', 'augmentations', None, 'Augmentations, such as randaugment,cutmix, or all.')
 _DECODING = FLAGS.define('string', 'decoding', None, 'Pictures, as folder:PATH, to decode as decode=always does.')
 _WORKERS = FLAGS.define('integer', 'workers', 0, 'With --decoding: processes, and threads; 0 for the number of cores.', 0)
+_SERVING = FLAGS.define('path', 'serving', None, 'A run folder, exported folder or name, to serve and ask under load.')
+_REQUESTS = FLAGS.define('integer', 'requests', 0, 'With --serving: also so many requests, a tenth of them hostile.', 0)
 _JSON = FLAGS.define('path', 'json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
 _say = functools.partial(print, flush=True)
 _ALL = (
     *(_PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS),
-    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _JSON),
+    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _SERVING, _REQUESTS, _JSON),
 )
+_PARTS = ('layers', 'augmentations', 'decoding', 'serving')
 for _flag in (_SECONDS, _MINUTES):
     flags.register_validator(_flag, lambda value: value <= 10_000, message='expected a number of at most 10,000')
 
@@ -93,6 +97,13 @@ def main(arguments: Sequence[str]) -> None:
         report.save(_JSON.value, row)
         print('\n' + decoding.table(row))
         return
+    elif _SERVING.value:
+        from resnet_jax.benchmark import serving
+
+        row = serving.measure_serving(_SERVING.value, effort, requests=_REQUESTS.value, progress=_say)
+        report.save(_JSON.value, row)
+        print('\n' + serving.table(row))
+        return
     elif _AUGMENTATIONS.value:
         from resnet_jax.benchmark.augmentation import measure_augmentations, parse_augmentations, table
 
@@ -111,20 +122,21 @@ def _check_flags() -> None:
     """Checks the flags before anything is measured.
 
     Raises:
-      ConfigError: --suite, --layers, --augmentations or --decoding would ignore a flag, or --json cannot be written.
+      ConfigError: --suite, --layers, --augmentations, --decoding or --serving would ignore a flag, or --json cannot be written.
     """
     given = {flag.name: flag.value for flag in _ALL}
     suite, path = given['suite'], given['json']
-    parts = [f'suite={suite}'] if suite else [name for name in ('layers', 'augmentations', 'decoding') if given[name]]
+    parts = [f'suite={suite}'] if suite else [name for name in _PARTS if given[name]]
     reason = f'with --{parts[0]}' if parts else ''
     if len(parts) > 1:
         raise ConfigError(f'--{parts[0]} and --{parts[1]} together; expected one of them')
     alone = ['devices', 'startup', 'variants']
     alone += ['peer'] if parts != ['decoding'] else []
-    alone += ['batch_sizes'] if suite == 'gpu' else []
+    alone += ['batch_sizes'] if suite == 'gpu' or parts == ['serving'] else []
     unused = [(name, reason) for name in alone if reason and given[name]]
-    if given['workers'] and not given['decoding']:
-        unused.append(('workers', 'without --decoding'))
+    for name, needed in (('workers', 'decoding'), ('requests', 'serving')):
+        if given[name] and not given[needed]:
+            unused.append((name, f'without --{needed}'))
     if given['networks'] and suite != 'cpu':
         unused.append(('networks', 'without --suite=cpu'))
     if reason and len(given['batch_sizes'] or []) > 1:

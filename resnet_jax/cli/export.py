@@ -40,8 +40,7 @@ def main(arguments: Sequence[str]) -> None:
         path = Path(out, f'model.{name}')
         size = path.stat().st_size / 1e6
         print(f'{path}  {size:.1f} MB, loaded again and compared: probabilities within {difference:.1g}')
-    if kind == 'safetensors':
-        print(Path(out, 'config.json'))
+    print(Path(out, 'config.json'))
     print(Path(out, 'README.md'))
     if kind == 'safetensors':
         print(table_entry(out))

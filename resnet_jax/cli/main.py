@@ -5,6 +5,7 @@
   predict    classify image files
   convert    convert weights from and to PyTorch
   export     export a run for serving, as StableHLO and ONNX
+  serve      answer requests over HTTP, with a page to try networks
   compare    report on runs side by side
   study      make every run of a study, and its report
   benchmark  measure speed
@@ -20,7 +21,10 @@ import sys
 
 from resnet_jax.runtime import streams
 
-COMMANDS = ('train', 'evaluate', 'predict', 'convert', 'export', 'compare', 'study', 'benchmark', 'data', 'models')
+COMMANDS = (
+    *('train', 'evaluate', 'predict', 'convert', 'export', 'serve'),
+    *('compare', 'study', 'benchmark', 'data', 'models'),
+)
 
 
 def main(verb: str | None = None) -> None:

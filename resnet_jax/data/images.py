@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import math
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,10 @@ FORMATS = (
 EXPECTED = 'expected an image, such as PNG, JPEG, GIF, BMP, TIFF, WEBP or PPM'
 
 INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
+
+
+class TooManyPixelsError(InputFileError):
+    """An image is larger than what may be decoded."""
 
 
 @functools.cache
@@ -44,6 +49,7 @@ def read_image(
     crop: float = 1.0,
     interpolation: str = 'bicubic',
     name: str | None = None,
+    most_pixels: int | None = None,
 ) -> np.ndarray:
     """Reads an image file, resized.
 
@@ -58,15 +64,17 @@ def read_image(
       crop: share of the centre, with resize='crop'; 224 / 256 is torchvision's Resize(256) and CenterCrop(224).
       interpolation: one of INTERPOLATIONS.
       name: what to call the file in errors; by default its path.
+      most_pixels: that the file may have; by default, and at most, Pillow's `Image.MAX_IMAGE_PIXELS`.
 
     Returns:
       uint8 of this shape.
 
     Raises:
+      TooManyPixelsError: it has more pixels.
       InputFileError: it is not a readable image file.
     """
     height, width, channels = shape
-    with _open(source, name) as file:
+    with _open(source, name, most_pixels) as file:
         file.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
         ImageOps.exif_transpose(file, in_place=True)
         white = _white(file)
@@ -133,20 +141,21 @@ def _shown_size(file: Image.Image) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _open(source: str | Path | bytes, name: str | None) -> Iterator[Image.Image]:
+def _open(source: str | Path | bytes, name: str | None, most_pixels: int | None = None) -> Iterator[Image.Image]:
     """Opens an image; whatever fails in the body is an InputFileError."""
     shown = name or ('the image' if isinstance(source, bytes) else str(source))
+    most = min(filter(None, (most_pixels, Image.MAX_IMAGE_PIXELS)), default=None)
     try:
         if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
             raise InputFileError(f'{shown} is not a file; {EXPECTED}')
         with warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as file:
+                if most and math.prod(file.size) > most:
+                    raise Image.DecompressionBombError
                 yield file
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputFileError(
-            f'{shown} has too many pixels; expected at most {Image.MAX_IMAGE_PIXELS:,}: scale it down'
-        ) from None
+        raise TooManyPixelsError(f'{shown} has too many pixels; expected at most {most:,}: scale it down') from None
     except InputFileError:
         raise
     except FileNotFoundError:

@@ -3,6 +3,7 @@
   model.stablehlo   a `jax.export` artifact; needs jax and flatbuffers
   model.onnx        for onnxruntime and others
   model.safetensors the weights, for this package; with config.json, for the Hugging Face Hub
+  config.json       how the files take images, and their classes; the weights say the same
   README.md         a model card: how to load the files and, for a run, its recipe and result
 
 StableHLO and ONNX take uint8 images `[batch, height, width, channels]`, of any batch size, and return float32 probabilities
@@ -11,6 +12,7 @@ kept.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,9 +68,16 @@ def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence
                         path = partial / f'model.{name}'
                         exported = FORMATS[name].write(classifier, path)
                         differences[name] = compare.check(exported, path, FORMATS[name].reload)
-                if 'safetensors' in formats:
-                    hub.write_config(classifier, partial)
+                (hub.write_config if 'safetensors' in formats else _write_config)(classifier, partial)
                 (partial / 'README.md').write_text(model_card(classifier, differences), encoding='utf-8')
         except OSError as error:
             raise ResourceError(f'{out} could not be written: {error}; free space or choose another folder') from None
     return differences
+
+
+def _write_config(classifier: Classifier, folder: Path) -> None:
+    """Writes config.json: what a program that answers for the files, such as `serve`, must know beside them."""
+    names = ('image_shape', 'class_names', 'resize', 'crop', 'interpolation')
+    known = {'model': classifier.origin.model, 'dataset': classifier.origin.dataset}
+    config = {**{name: getattr(classifier, name) for name in names}, **{name: text for name, text in known.items() if text}}
+    (folder / 'config.json').write_text(json.dumps(config, indent=1) + '\n', encoding='utf-8')

@@ -10,7 +10,9 @@ def test_a_run_becomes_a_folder_to_serve_from(tiny_run, tmp_path):
     out = tmp_path / 'served'
     done = run('export.py', f'--workdir={tiny_run[0]}', f'--out={out}', '--format=both', devices=2)
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == [str(out / n) for n in ('model.stablehlo', 'model.onnx', 'README.md')]
+    assert [line.split()[0] for line in lines] == [
+        str(out / name) for name in ('model.stablehlo', 'model.onnx', 'config.json', 'README.md')
+    ]
     assert sorted(p.name for p in tmp_path.iterdir()) == ['served']
     result = json.loads((tiny_run[0] / 'result.json').read_text())
     card = (out / 'README.md').read_text()

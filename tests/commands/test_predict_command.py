@@ -42,8 +42,31 @@ def test_bad_files_are_named_and_good_ones_answered(tiny_run, digit, tmp_path):
     assert [line.split()[1] for line in errors] == [str(f) for f in files if f != digit]
 
 
+def test_it_draws_what_speaks_for_its_answers(tiny_run, digit, tmp_path):
+    picture = tmp_path / 'new' / 'why.png'
+    bad = tmp_path / 'text.png'
+    bad.write_text('this is no image')
+    done = run('predict.py', f'--workdir={tiny_run[0]}', f'--explain={picture}', digit, bad, digit, code=3)
+    assert len(done.stdout.splitlines()) == 2 and str(picture) in done.stderr
+    with Image.open(picture) as drawn:
+        pixels = np.asarray(drawn.convert('RGB')).astype(int)
+    assert 900 < pixels.shape[1] < 1300 and 500 < pixels.shape[0] < 900  # two rows of four
+    top, bottom = pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :]
+    assert len(np.unique(top.reshape(-1, 3), axis=0)) > 30 and np.abs(top.mean() - bottom.mean()) < 3  # the same image twice
+    (tmp_path / 'file').write_text('')
+    error = error_line(run('predict.py', f'--workdir={tiny_run[0]}', f'--explain={tmp_path}/file/why.png', digit, code=5))
+    assert 'file/why.png cannot be written' in error
+
+
 @pytest.mark.parametrize(
-    ('flags', 'text'), [(['x.png'], '--workdir'), (['--workdir=w'], 'image file'), (['--top=0', 'x'], 'top')]
+    ('flags', 'text'),
+    [
+        (['x.png'], '--workdir'),
+        (['--workdir=w'], 'image file'),
+        (['--top=0', 'x'], 'top'),
+        (['--workdir=w', '--explain=why.txt', 'x'], 'ends in .png or .svg'),
+        (['--workdir=w', '--explain=why.png', *41 * 'x'], '40 images at most, not 41'),
+    ],
 )
 def test_bad_flags_are_one_line(flags, text):
     assert text in error_line(run('predict.py', *flags, code=2))

@@ -247,7 +247,7 @@ class TestExportClassifier:
     def test_out_appears_when_all_is_written(self, classifier, tmp_path):
         out = tmp_path / 'a' / 'b'
         assert export.export_classifier(classifier, out) == {'stablehlo': pytest.approx(0, abs=1e-6)}
-        assert sorted(p.name for p in out.iterdir()) == ['README.md', 'model.stablehlo']
+        assert sorted(p.name for p in out.iterdir()) == ['README.md', 'config.json', 'model.stablehlo']
         assert [p.name for p in out.parent.iterdir()] == ['b']
 
     def test_an_empty_folder_is_filled_and_any_other_refused(self, classifier, tmp_path):

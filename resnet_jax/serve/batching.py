@@ -1,0 +1,90 @@
+"""Answers the items of many requests in one batch."""
+
+import asyncio
+import collections
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+import numpy as np
+
+from resnet_jax.serve.program import Program
+
+Item = tuple[np.ndarray | np.int32, ...]
+
+
+class _Waiting(NamedTuple):
+    item: Item
+    answer: 'asyncio.Future[np.ndarray]'
+    since: float
+
+
+class Batcher:
+    """Collects items, and answers those that wait with one call of a program, one batch after the other.
+
+    While a batch is computed, the next one collects by itself. Only when nothing is computed, and others are about to come, is
+    it worth waiting for them.
+    """
+
+    def __init__(self, program: Program, wait: float, coming: Callable[[], bool], thread: Executor):
+        """Must be called in an event loop, as all methods.
+
+        Args:
+          wait: seconds that an item waits, at the most, for others to come.
+          coming: whether others are about to come.
+          thread: of one thread, which computes; several batchers may share it.
+        """
+        self._program, self._wait, self._coming, self._thread = program, wait, coming, thread
+        self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._arrived = asyncio.Event()
+
+    async def answer(self, *item: np.ndarray | np.int32) -> np.ndarray:
+        """Returns the program's result for an item; raises what the program raises for its batch.
+
+        An item whose caller is cancelled, as by a timeout, is left out of its batch.
+        """
+        answer: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(item, answer, time.monotonic()))
+        self._arrived.set()
+        return await answer
+
+    async def work(self) -> None:
+        """Answers items until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._collect()
+            batch = self._next_batch()
+            if not batch:
+                continue
+            try:
+                results = await loop.run_in_executor(self._thread, self._program, [each.item for each in batch])
+            except Exception as error:
+                for each in batch:
+                    if not each.answer.done():
+                        each.answer.set_exception(error)
+                continue
+            for each, result in zip(batch, results, strict=True):
+                if not each.answer.done():
+                    each.answer.set_result(result)
+
+    async def _collect(self) -> None:
+        """Waits until there are items, and for others that are about to come."""
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        while len(self._waiting) < self._program.largest and self._coming():
+            left = self._waiting[0].since + self._wait - time.monotonic()
+            if left <= 0:
+                return
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), left)
+            except TimeoutError:
+                return
+
+    def _next_batch(self) -> list[_Waiting]:
+        wanted = [each for each in self._waiting if not each.answer.done()]
+        size = self._program.best_size(len(wanted)) if wanted else 0
+        self._waiting = collections.deque(wanted[size:])
+        return wanted[:size]

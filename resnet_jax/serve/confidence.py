@@ -1,0 +1,75 @@
+"""How often answers as sure as a network's answer were right on the test set."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from resnet_jax.classifier import Classifier
+from resnet_jax.errors import InputFileError
+from resnet_jax.evaluation.predictions import FILE, Predictions, load_predictions
+from resnet_jax.runs.reader import read_run
+
+MOST_BINS, LEAST_COUNT = 15, 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Of `count` answers to test images with a confidence from `low` to `high`, the share `accuracy` was right."""
+
+    low: float
+    high: float
+    count: int
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Confidence:
+    """Accuracy by confidence, in bins of equal counts, ascending.
+
+    Not the equal intervals of the report: most answers of a network fall into the last of them, where 94 % and 99.9 % would
+    say the same. Equal counts are those of Nguyen and O'Connor, arXiv:1508.05154, section 3.
+    """
+
+    bins: tuple[Measured, ...]
+
+    def of(self, confidence: float) -> Measured:
+        """Returns the bin nearest to a confidence."""
+        return min(self.bins, key=lambda each: max(each.low - confidence, confidence - each.high, 0.0))
+
+
+def measure(predictions: Predictions) -> Confidence | None:
+    """Returns the accuracy by confidence; None for fewer than LEAST_COUNT examples, which would say little."""
+    confidence = np.minimum(np.exp(predictions.log_probabilities.max(axis=1).astype(np.float64)), 1.0)
+    order = np.argsort(confidence, kind='stable')
+    number = min(MOST_BINS, len(order) // LEAST_COUNT)
+    bins: list[Measured] = []
+    for part in np.array_split(order, number) if number else []:
+        one = Measured(confidence[part[0]], confidence[part[-1]], len(part), float(predictions.correct[part].mean()))
+        while bins and bins[-1].high == one.low == one.high:  # of a very sure network: one confidence for many answers
+            last = bins.pop()
+            count = last.count + one.count
+            one = Measured(last.low, one.high, count, (last.count * last.accuracy + one.count * one.accuracy) / count)
+        bins.append(one)
+    return Confidence(tuple(bins)) if bins else None
+
+
+def of_run(classifier: Classifier) -> Confidence | None:
+    """Returns the accuracy by confidence of a finished run's network; None where the run has no predictions of this network.
+
+    The predictions in a run folder are of its last result, without averaged parameters. With a test-time augmentation they
+    would be of other probabilities than those of a single view.
+
+    Raises:
+      InputFileError: the predictions are damaged.
+    """
+    origin = classifier.origin
+    if origin.config is None or origin.ema or not Path(origin.path, FILE).exists():
+        return None
+    predictions, result = load_predictions(origin.path), read_run(origin.path).result
+    same = result.get('step') == origin.step and predictions.fingerprint == origin.fingerprint
+    if not same or predictions.tta != 'none':
+        return None
+    if predictions.log_probabilities.shape[1] != len(classifier.class_names):
+        raise InputFileError(f'{origin.path}/{FILE} is of another number of classes; evaluate the run again')
+    return measure(predictions)

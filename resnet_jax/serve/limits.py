@@ -1,0 +1,94 @@
+"""What a server takes on: limits, and the errors that a client gets beyond them."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+_BODIES = 8  # of the largest size, that are held at once
+
+
+class RequestError(Exception):
+    """A request is not answered; `status` is the HTTP status code, the message says what is wrong and what was expected."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Limits of a server, each with the status of a request beyond it.
+
+    Attributes:
+      body_bytes: of the body of a request (413).
+      pixels: of an image (413); at most Pillow's `Image.MAX_IMAGE_PIXELS`.
+      images: of a request (413).
+      queue: images of all requests that are read, decoded or wait for their answer (429).
+      seconds: for a request's body (408), and from then on for its answer (504).
+      connections: open ones (503).
+    """
+
+    body_bytes: int = 16 * 2**20
+    pixels: int = 50_000_000
+    images: int = 64
+    queue: int = 512
+    seconds: float = 30.0
+    connections: int = 1000
+
+
+class Admission:
+    """Counts what is in progress, so that memory is bounded whatever the clients send.
+
+    Attributes:
+      images: in progress; each request counts as one image until it is known how many it has.
+      answered, refused: requests so far.
+    """
+
+    def __init__(self, limits: Limits):
+        self._limits = limits
+        self._bytes = 0
+        self.images = self.answered = self.refused = 0
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator['Admitted']:
+        """Admits a request until the end of the context.
+
+        Raises:
+          RequestError: 429, too much is in progress.
+        """
+        admitted = Admitted(self)
+        try:
+            admitted.add_images(1)
+            yield admitted
+        except BaseException:
+            self.refused += 1
+            raise
+        else:
+            self.answered += 1
+        finally:
+            self.images -= admitted.images
+            self._bytes -= admitted.bytes
+
+    def add(self, images: int, size: int) -> None:
+        if self.images + images > self._limits.queue or self._bytes + size > _BODIES * self._limits.body_bytes:
+            raise RequestError(429, f'{self.images} images are in progress; expected fewer requests at once: try again later')
+        self.images += images
+        self._bytes += size
+
+
+class Admitted:
+    """What one request has in progress."""
+
+    def __init__(self, admission: Admission):
+        self._admission = admission
+        self.images = self.bytes = 0
+
+    def add_images(self, count: int) -> None:
+        """Raises RequestError: 429, too many images are in progress."""
+        self._admission.add(count, 0)
+        self.images += count
+
+    def add_bytes(self, count: int) -> None:
+        """Raises RequestError: 429, too many bytes are in progress."""
+        self._admission.add(0, count)
+        self.bytes += count

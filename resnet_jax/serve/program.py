@@ -1,0 +1,55 @@
+"""A function of batches, compiled for a few batch sizes before the first request."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+Run = Callable[..., np.ndarray]
+
+
+class Program:
+    """A function of batches of one of a few sizes; nothing is compiled for another one.
+
+    Attributes:
+      seconds: {batch size: seconds that a batch takes}, measured when the program was made.
+    """
+
+    def __init__(self, runs: Mapping[int, Run], sample: Callable[[int], Sequence[np.ndarray]]):
+        """Measures how long a batch of each size takes.
+
+        Args:
+          runs: for each batch size a function from arrays `[size, ...]` to an array `[size, ...]`.
+          sample: returns arguments of a batch size.
+        """
+        self._runs = dict(runs)
+        self.seconds: dict[int, float] = {}
+        for size, run in runs.items():
+            arguments = sample(size)
+            run(*arguments)  # the first call allocates
+            before = time.monotonic()
+            run(*arguments)
+            self.seconds[size] = time.monotonic() - before
+
+    @property
+    def largest(self) -> int:
+        return max(self._runs)
+
+    def best_size(self, waiting: int) -> int:
+        """Returns the batch size that answers most of `waiting` items per second; it may be larger than their number."""
+        return max(self._runs, key=lambda size: min(size, waiting) / self.seconds[size])
+
+    def __call__(self, items: Sequence[Iterable[np.ndarray | np.int32]]) -> list[np.ndarray]:
+        """Returns the result of each item, a tuple of arguments without the batch axis; at most `largest` items.
+
+        Raises:
+          FloatingPointError: a result is not finite.
+        """
+        count = len(items)
+        size = min(each for each in self._runs if each >= count)
+        columns = [np.stack(column) for column in zip(*items, strict=True)]
+        padded = [np.pad(column, [(0, size - count)] + [(0, 0)] * (column.ndim - 1)) for column in columns]
+        results = self._runs[size](*padded)[:count]
+        if not np.isfinite(results).all():
+            raise FloatingPointError('the network answers with numbers that are not finite')
+        return list(results)
