@@ -64,7 +64,7 @@ def test_all_leave_one_that_is_stuck(undisturbed, tmp_path, rank, how):
     assert f'continues from {workdir}/checkpoints/22' in pair.error_line(1 - rank)
     assert 'in stick' in pair.errors[rank]
     log = (workdir / 'run.log').read_text()
-    assert f'process {1 - rank}: Thread MainThread:' in log and 'in agree' in pair.errors[1 - rank]
+    assert f'process {1 - rank}: Thread MainThread:' in log and 'in broadcast' in pair.errors[1 - rank]
     if how == 'python':
         assert f'process {rank}: Thread MainThread:' in log and 'in stick' in log
 
