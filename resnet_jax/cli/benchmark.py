@@ -7,6 +7,7 @@ Times the train command's training and evaluation steps, on random data of the s
 {name} --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a built-in list
 {name} --augmentations=all --config=resnet18  # what each augmentation costs per image
 {name} --decoding=folder:PATH --peer=torch    # decoding pictures beside PyTorch's DataLoader
+{name} --aot=h100 --config=resnet18           # no measurement: what XLA compiles for a GPU that need not be here
 """
 
 import functools
@@ -46,11 +47,12 @@ _LAYERS = FLAGS.define('list', 'layers', None, 'Shapes of convolutions, HEIGHTxI
 _AUGMENTATIONS = FLAGS.define('list', 'augmentations', None, 'Augmentations, such as randaugment,cutmix, or all.')
 _DECODING = FLAGS.define('string', 'decoding', None, 'Pictures, as folder:PATH, to decode as decode=always does.')
 _WORKERS = FLAGS.define('integer', 'workers', 0, 'With --decoding: processes, and threads; 0 for the number of cores.', 0)
+_AOT = FLAGS.define('enum', 'aot', None, ['h100', 'h200'], 'Compile the training step for this GPU and count what it does.')
 _JSON = FLAGS.define('path', 'json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
 _say = functools.partial(print, flush=True)
 _ALL = (
     *(_PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS),
-    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _JSON),
+    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _AOT, _JSON),
 )
 for _flag in (_SECONDS, _MINUTES):
     flags.register_validator(_flag, lambda value: value <= 10_000, message='expected a number of at most 10,000')
@@ -93,6 +95,14 @@ def main(arguments: Sequence[str]) -> None:
         report.save(_JSON.value, row)
         print('\n' + decoding.table(row))
         return
+    elif _AOT.value:
+        from resnet_jax.benchmark import ahead
+
+        name, config = _config()
+        row = ahead.measure_ahead(name, {**config, **({'batch_size': sizes[0]} if sizes else {})}, _AOT.value, _say)
+        report.save(_JSON.value, row)
+        print('\n' + ahead.table(row))
+        return
     elif _AUGMENTATIONS.value:
         from resnet_jax.benchmark.augmentation import measure_augmentations, parse_augmentations, table
 
@@ -111,11 +121,11 @@ def _check_flags() -> None:
     """Checks the flags before anything is measured.
 
     Raises:
-      ConfigError: --suite, --layers, --augmentations or --decoding would ignore a flag, or --json cannot be written.
+      ConfigError: --suite, --layers, --augmentations, --decoding or --aot would ignore a flag, or --json cannot be written.
     """
     given = {flag.name: flag.value for flag in _ALL}
     suite, path = given['suite'], given['json']
-    parts = [f'suite={suite}'] if suite else [name for name in ('layers', 'augmentations', 'decoding') if given[name]]
+    parts = [f'suite={suite}'] if suite else [name for name in ('layers', 'augmentations', 'decoding', 'aot') if given[name]]
     reason = f'with --{parts[0]}' if parts else ''
     if len(parts) > 1:
         raise ConfigError(f'--{parts[0]} and --{parts[1]} together; expected one of them')
