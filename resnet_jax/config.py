@@ -221,6 +221,14 @@ class TrainConfig:
         changes='freely',
     )
 
+    cuda_graph: bool = _field(
+        True,
+        _FLAG,
+        'On a GPU, one CUDA graph of all steps of a dispatch, so that it never waits for the host; without one where the '
+        'driver or several processes do not allow it.',
+        changes='freely',
+    )
+
     num_epochs: int = _field(
         200, _integer(1), 'Epochs; `extend` continues a run with more of them.', section='Length and batch'
     )

@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.typing import DTypeLike
 
 from resnet_jax import models
 from resnet_jax.errors import ConfigError
+from resnet_jax.models.layers import bias_in_float32
 from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.typing import Variables
 
@@ -26,9 +28,9 @@ Path = tuple[str, ...]  # of a layer: ('layer1_0', 'conv1')
 _KEYWORDS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv: (
         *('kernel_size', 'strides', 'padding', 'input_dilation', 'kernel_dilation', 'feature_group_count', 'use_bias'),
-        *('dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init', 'conv_general_dilated'),
+        *('dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init', 'conv_general_dilated', 'promote_dtype'),
     ),
-    nn.Dense: ('use_bias', 'dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init'),
+    nn.Dense: ('use_bias', 'dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init', 'promote_dtype'),
     nn.BatchNorm: (
         *('axis', 'momentum', 'epsilon', 'dtype', 'param_dtype', 'use_bias', 'use_scale', 'bias_init', 'scale_init'),
         *('axis_name', 'axis_index_groups', 'use_fast_variance'),
@@ -173,12 +175,19 @@ def _layer(module: nn.Module, params: Mapping[Path, Any], path: Path) -> nnx.Mod
     if isinstance(module, nn.BatchNorm):
         (size,) = {array.shape[0] for at, array in params.items() if at[:-1] == path}
         return nnx.BatchNorm(size, rngs=rngs, **keywords)
+    # NNX's own signature; linen's default is NNX's too.
+    if keywords.pop('promote_dtype') is bias_in_float32:
+        keywords['promote_dtype'] = _bias_in_float32
     *_, inputs, outputs = params[*path, 'kernel'].shape
     if isinstance(module, nn.Dense):
         return nnx.Linear(inputs, outputs, rngs=rngs, **keywords)
     if keywords['conv_general_dilated'] is None:
         del keywords['conv_general_dilated']
     return nnx.Conv(inputs * module.feature_group_count, outputs, rngs=rngs, **keywords)
+
+
+def _bias_in_float32(arrays: Sequence[jax.Array | None], *, dtype: DTypeLike) -> list[jax.Array | None]:
+    return bias_in_float32(*arrays, dtype=dtype)
 
 
 def to_linen(network: Network) -> tuple[nn.Module, Variables]:

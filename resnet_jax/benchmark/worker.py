@@ -24,6 +24,7 @@ from resnet_jax.runtime.jax_settings import why_jax_does_not_start
 
 _SUBJECTS = {
     'ours': ('resnet_jax.benchmark.ours', 'Subject'),
+    'ahead': ('resnet_jax.benchmark.ahead', 'Ahead'),
     'layers': ('resnet_jax.benchmark.ours', 'Layers'),
     'augmentations': ('resnet_jax.benchmark.augmentation', 'Augmentations'),
     'decoding': ('resnet_jax.benchmark.decoding', 'Decoding'),

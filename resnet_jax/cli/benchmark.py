@@ -8,6 +8,7 @@ Times the train command's training and evaluation steps, on random data of the s
 {name} --augmentations=all --config=resnet18  # what each augmentation costs per image
 {name} --decoding=folder:PATH --peer=torch    # decoding pictures beside PyTorch's DataLoader
 {name} --serving=MODEL --requests=10000       # the serve command beside a plain server of onnxruntime, and hostile requests
+{name} --aot=h100 --config=resnet18           # no measurement: what XLA compiles for a GPU that need not be here
 """
 
 import functools
@@ -49,13 +50,14 @@ _DECODING = FLAGS.define('string', 'decoding', None, 'Pictures, as folder:PATH, 
 _WORKERS = FLAGS.define('integer', 'workers', 0, 'With --decoding: processes, and threads; 0 for the number of cores.', 0)
 _SERVING = FLAGS.define('path', 'serving', None, 'A run folder, exported folder or name, to serve and ask under load.')
 _REQUESTS = FLAGS.define('integer', 'requests', 0, 'With --serving: also so many requests, a tenth of them hostile.', 0)
+_AOT = FLAGS.define('enum', 'aot', None, ['h100', 'h200'], 'Compile the training step for this GPU and count what it does.')
 _JSON = FLAGS.define('path', 'json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
 _say = functools.partial(print, flush=True)
 _ALL = (
     *(_PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS),
-    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _SERVING, _REQUESTS, _JSON),
+    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _SERVING, _REQUESTS, _AOT, _JSON),
 )
-_PARTS = ('layers', 'augmentations', 'decoding', 'serving')
+_PARTS = ('layers', 'augmentations', 'decoding', 'serving', 'aot')
 for _flag in (_SECONDS, _MINUTES):
     flags.register_validator(_flag, lambda value: value <= 10_000, message='expected a number of at most 10,000')
 
@@ -104,6 +106,14 @@ def main(arguments: Sequence[str]) -> None:
         report.save(_JSON.value, row)
         print('\n' + serving.table(row))
         return
+    elif _AOT.value:
+        from resnet_jax.benchmark import ahead
+
+        name, config = _config()
+        row = ahead.measure_ahead(name, {**config, **({'batch_size': sizes[0]} if sizes else {})}, _AOT.value, _say)
+        report.save(_JSON.value, row)
+        print('\n' + ahead.table(row))
+        return
     elif _AUGMENTATIONS.value:
         from resnet_jax.benchmark.augmentation import measure_augmentations, parse_augmentations, table
 
@@ -122,7 +132,8 @@ def _check_flags() -> None:
     """Checks the flags before anything is measured.
 
     Raises:
-      ConfigError: --suite, --layers, --augmentations, --decoding or --serving would ignore a flag, or --json cannot be written.
+      ConfigError: --suite, --layers, --augmentations, --decoding, --serving or --aot would ignore a flag, or --json cannot be
+        written.
     """
     given = {flag.name: flag.value for flag in _ALL}
     suite, path = given['suite'], given['json']

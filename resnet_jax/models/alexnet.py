@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int, head_dtype
-from resnet_jax.models.layers import conv2d, he_normal, linear_uniform, sow_features
+from resnet_jax.models.layers import conv2d, dense, linear_uniform, sow_features
 from resnet_jax.ops.pooling import adaptive_average_pool, max_pool
 
 STEMS = ('cifar', 'imagenet')
@@ -77,7 +77,6 @@ class AlexNet(nn.Module):
         small = self.stem == 'cifar'
         check_images(images, min_size=15 if small else 63)
         conv = functools.partial(conv2d, use_bias=True, dtype=self.dtype)
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=he_normal)
         dropout = functools.partial(nn.Dropout, 0.5, deterministic=not train)
         pool = functools.partial(max_pool, window=2 if small else 3, strides=2)
 
@@ -93,8 +92,8 @@ class AlexNet(nn.Module):
         if not small:
             x = adaptive_average_pool(x, 6)
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(dense(4096, name='fc1')(dropout()(x)))
-        x = nn.relu(dense(4096, name='fc2')(dropout()(x)))
+        x = nn.relu(dense(4096, dtype=self.dtype, name='fc1')(dropout()(x)))
+        x = nn.relu(dense(4096, dtype=self.dtype, name='fc2')(dropout()(x)))
         x = x.astype(head_dtype(self.dtype))
         sow_features(self, 'pooled', x)
         return nn.Dense(self.num_classes, kernel_init=linear_uniform, name='fc3')(x)

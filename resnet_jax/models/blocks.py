@@ -64,7 +64,9 @@ def squeeze_excite(y: jax.Array, *, conv: ModuleDef, reduction: int = 16) -> jax
     hidden = max(8, (channels // reduction + 4) // 8 * 8)
     scale = jnp.mean(y, axis=(1, 2), keepdims=True)
     scale = nn.relu(conv(hidden, 1, use_bias=True, name='se_fc1')(scale))
-    return y * nn.sigmoid(conv(channels, 1, use_bias=True, name='se_fc2')(scale))
+    scale = nn.sigmoid(conv(channels, 1, use_bias=True, name='se_fc2')(scale))
+    # Where both are in bfloat16, so is the sum over all pixels that is the gradient of the scale.
+    return (y * scale.astype(jnp.promote_types(y.dtype, jnp.float32))).astype(y.dtype)
 
 
 def drop_branch(y: jax.Array, *, rate: float, train: bool) -> jax.Array:

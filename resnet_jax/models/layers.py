@@ -1,13 +1,17 @@
-"""The convolution and the initialisers that all models share.
+"""The layers and the initialisers that all models share.
 
 Kernels are initialised as in He et al., 2015 (arXiv:1502.01852), equation 14: normal with variance 2 / fan_out, not
 truncated, as in torchvision's ResNet. Biases are zero. The last linear layer is initialised like PyTorch's default `Linear`,
 uniform within +-1 / sqrt(fan_in), except that its bias is zero.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
 from resnet_jax.ops.convolution import conv_general_dilated
@@ -28,10 +32,10 @@ def conv2d(
     dtype: DTypeLike = jnp.float32,
     kernel_init: nn.initializers.Initializer = he_normal,
     name: str | None = None,
-) -> nn.Module:
+) -> Callable[[jax.Array], jax.Array]:
     """Returns a square convolution with float32 parameters; `padding` on every side is kernel_size // 2 by default."""
     # Not padding='SAME': at stride 2 on even sizes XLA pads only after the image, but PyTorch before and after.
-    return nn.Conv(
+    layer = nn.Conv(
         features,
         (kernel_size, kernel_size),
         strides,
@@ -41,8 +45,29 @@ def conv2d(
         dtype=dtype,
         kernel_init=kernel_init,
         conv_general_dilated=conv_general_dilated,
+        promote_dtype=bias_in_float32,
         name=name,
     )
+    return lambda x: layer(x).astype(dtype)
+
+
+def dense(
+    features: int, *, dtype: DTypeLike, kernel_init: nn.initializers.Initializer = he_normal, name: str | None = None
+) -> Callable[[jax.Array], jax.Array]:
+    """Returns a linear layer with float32 parameters that computes in `dtype`."""
+    layer = nn.Dense(features, dtype=dtype, kernel_init=kernel_init, promote_dtype=bias_in_float32, name=name)
+    return lambda x: layer(x).astype(dtype)
+
+
+def bias_in_float32(*arrays: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[jax.Array | None]:
+    """The `promote_dtype` of a layer in bfloat16 that adds its bias in float32; its output is to be rounded afterwards.
+
+    The gradient of a bias is a sum over all pixels of a batch. In bfloat16 it stops to grow where it is 256 times as large
+    as what is added.
+    """
+    *others, bias = arrays
+    promoted: list[jax.Array | None] = promote_dtype(*others, dtype=dtype, inexact=inexact)
+    return [*promoted, None if bias is None else bias.astype(jnp.promote_types(dtype, jnp.float32))]
 
 
 def sow_features(module: nn.Module, name: str, x: jax.Array) -> None:

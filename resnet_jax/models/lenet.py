@@ -27,7 +27,7 @@ from jax.typing import DTypeLike
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.activations import Activation, sigmoid
 from resnet_jax.models.checks import check_choice, check_dtype, check_images, check_positive_int, head_dtype
-from resnet_jax.models.layers import conv2d, sow_features
+from resnet_jax.models.layers import conv2d, dense, sow_features
 from resnet_jax.ops.pooling import average_pool, max_pool
 
 POOLS = ('average', 'max')
@@ -84,7 +84,7 @@ class LeNet(nn.Module):
         check_images(images, min_size=16 - 2 * self.padding)
         xavier = nn.initializers.xavier_uniform()
         conv = functools.partial(conv2d, use_bias=True, dtype=self.dtype, kernel_init=xavier)
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=xavier)
+        linear = functools.partial(dense, dtype=self.dtype, kernel_init=xavier)
         pool = average_pool if self.pool == 'average' else functools.partial(max_pool, strides=2)
 
         x = pool(self.act(conv(6, 5, padding=self.padding, name='conv1')(images)), window=2)
@@ -92,8 +92,8 @@ class LeNet(nn.Module):
         x = pool(self.act(conv(16, 5, padding=0, name='conv2')(x)), window=2)
         sow_features(self, 'stage2', x)
         x = x.reshape(x.shape[0], -1)
-        x = self.act(dense(120, name='fc1')(x))
-        x = self.act(dense(84, name='fc2')(x))
+        x = self.act(linear(120, name='fc1')(x))
+        x = self.act(linear(84, name='fc2')(x))
         x = x.astype(head_dtype(self.dtype))
         sow_features(self, 'pooled', x)
         return nn.Dense(self.num_classes, kernel_init=xavier, name='fc3')(x)

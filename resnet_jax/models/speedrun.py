@@ -144,6 +144,6 @@ class SpeedrunNet(nn.Module):
         for number, width in enumerate(self.widths, 1):
             x = ConvGroup(width, self.depth, conv, norm, self.act, name=f'layer{number}')(x)
             sow_features(self, f'stage{number}', x)
-        x = jnp.max(x, axis=(1, 2)).astype(head_dtype(self.dtype))
+        x = jnp.max(x.astype(head_dtype(self.dtype)), axis=(1, 2))
         sow_features(self, 'pooled', x)
         return self.logit_scale * nn.Dense(self.num_classes, use_bias=False, kernel_init=unit_uniform, name='fc')(x)

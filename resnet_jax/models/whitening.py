@@ -5,6 +5,7 @@ one-sided activation loses nothing. The idea is from D. Page, "How to train your
 negatives are from K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, section 3.2.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
+from resnet_jax.models.layers import bias_in_float32
 from resnet_jax.ops.convolution import conv_general_dilated
 
 LAYER = 'whiten'  # the layer's name in params of every network that has it
@@ -32,21 +34,23 @@ def _unit_patches(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp
     return jnp.concatenate([eye, -eye], 1).reshape(shape)
 
 
-def whitening_conv(channels: int, dtype: DTypeLike = jnp.float32) -> nn.Module:
+def whitening_conv(channels: int, dtype: DTypeLike = jnp.float32) -> Callable[[jax.Array], jax.Array]:
     """Returns the layer for images with `channels` channels: unpadded, `2 * SIZE**2 * channels` outputs, with a bias.
 
     `params[LAYER]['kernel']` gets no gradient. It is initialised for white images; replace it by `whitening_kernel`. The
     optimizer must not update it: without a gradient, weight decay would still change it.
     """
-    return nn.Conv(
+    layer = nn.Conv(
         2 * SIZE**2 * channels,
         (SIZE, SIZE),
         padding=0,
         dtype=dtype,
         kernel_init=_unit_patches,
         conv_general_dilated=_frozen_convolution,
+        promote_dtype=bias_in_float32,
         name=LAYER,
     )
+    return lambda x: layer(x).astype(dtype)
 
 
 def whitening_kernel(images: np.ndarray, epsilon: float = 5e-4) -> np.ndarray:

@@ -1,28 +1,52 @@
 """Data parallelism over all devices of all processes; the only module that calls pmap."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from resnet_jax.errors import one_line
 
 AXIS = 'batch'  # the name of the mapped axis
 Tree = TypeVar('Tree')
 
+# XLA:GPU records what a program launches in CUDA graphs ("command buffers"), by default without convolutions and loops: then
+# the host launches two things for each convolution, and waits at each step for the loop's condition. These are XLA's defaults
+# and those two; the option takes no single one.
+CUDA_GRAPH: dict[str, str | bool] = {
+    'xla_gpu_enable_command_buffer': (
+        'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,CONVOLUTION,WHILE'
+    )
+}
+
+logger = logging.getLogger(__name__)
+
 
 def parallel(
-    function: Callable[..., object], in_axes: Sequence[int | None], donate_argnums: Sequence[int] = ()
+    function: Callable[..., object],
+    in_axes: Sequence[int | None],
+    donate_argnums: Sequence[int] = (),
+    devices: Sequence[jax.Device] | None = None,
 ) -> jax.stages.Wrapped:
     """Maps `function` over the devices, with `AXIS` as the mapped axis; returns the results of the first device.
 
     Args:
       in_axes: 0 for an argument with a leading axis of local devices, None for a replicated one.
       donate_argnums: arguments whose memory the call may reuse.
+      devices: the devices to compile for; None for all of them.
     """
     # pmap does not check that the results are the same on all devices: `function` must reduce them.
     mapped: jax.stages.Wrapped = jax.pmap(
-        function, axis_name=AXIS, in_axes=tuple(in_axes), out_axes=None, donate_argnums=tuple(donate_argnums)
+        function,
+        axis_name=AXIS,
+        in_axes=tuple(in_axes),
+        out_axes=None,
+        donate_argnums=tuple(donate_argnums),
+        devices=devices,
     )
     return mapped
 
@@ -47,13 +71,29 @@ def put(values: jax.Array, value: jax.Array, i: jax.Array) -> jax.Array:
     return updated
 
 
-def compile_parallel(run: jax.stages.Wrapped, *arguments: object) -> jax.stages.Compiled | jax.stages.Wrapped:
+def compile_parallel(
+    run: jax.stages.Wrapped, *arguments: object, cuda_graph: bool = False
+) -> jax.stages.Compiled | jax.stages.Wrapped:
     """Compiles a function returned by `parallel` for arguments like these.
 
     With several processes it returns `run` itself, which compiles on its first call: a function compiled ahead of time expects
     the arguments of all processes together, not those of this process.
+
+    Args:
+      cuda_graph: on a GPU, make the whole program one CUDA graph, if driver and XLA can: see `CUDA_GRAPH`. This is tried with
+        the arguments, which should ask for no steps, and a copy of the first, whose memory it may reuse.
     """
-    return run.lower(*arguments).compile() if jax.process_count() == 1 else run
+    if jax.process_count() > 1:
+        return run
+    lowered = run.lower(*arguments)
+    if cuda_graph and jax.default_backend() == 'gpu':
+        try:
+            compiled = lowered.compile(compiler_options=CUDA_GRAPH)
+            jax.block_until_ready(compiled(jax.tree.map(jnp.copy, arguments[0]), *arguments[1:]))
+            return compiled
+        except RuntimeError as error:
+            logger.info('No CUDA graph of all steps, which costs some speed: %s', one_line(error))
+    return lowered.compile()
 
 
 def options_for_init(key: jax.Array) -> dict[str, Any] | None:

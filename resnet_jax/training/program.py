@@ -1,7 +1,7 @@
 """The program that runs on the devices: epoch order, loading and augmentation, and many training steps per dispatch."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -150,9 +150,11 @@ def train_steps(
     return state, metrics
 
 
-def create_train_steps(experiment: Experiment, *, cropped: bool = False) -> jax.stages.Wrapped:
-    """Returns the `parallel_train_steps` of an experiment; `cropped` as in `load_function`."""
-    return _in_parallel(steps_function(experiment, cropped=cropped))
+def create_train_steps(
+    experiment: Experiment, *, cropped: bool = False, devices: Sequence[jax.Device] | None = None
+) -> jax.stages.Wrapped:
+    """Returns the `parallel_train_steps` of an experiment; `cropped` as in `load_function`, `devices` as in `parallel`."""
+    return _in_parallel(steps_function(experiment, cropped=cropped), devices)
 
 
 def steps_function(experiment: Experiment, *, cropped: bool = False) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -265,8 +267,10 @@ def parallel_train_steps(
     return _in_parallel(run)
 
 
-def _in_parallel(run: Callable[..., tuple[TrainState, dict[str, jax.Array]]]) -> jax.stages.Wrapped:
-    return parallel(run, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
+def _in_parallel(
+    run: Callable[..., tuple[TrainState, dict[str, jax.Array]]], devices: Sequence[jax.Device] | None = None
+) -> jax.stages.Wrapped:
+    return parallel(run, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,), devices=devices)
 
 
 class Program(Protocol):
@@ -310,7 +314,9 @@ class TrainingProgram:
                 self._stream.begin(*divmod(int(jax.device_get(state.step)), self._experiment.steps_per_epoch))
             run = create_train_steps(self._experiment, cropped=self._cropped)
             data = {**self._data, **(self._stream.empty() if self._stream else {})}
-            self._compiled = compile_parallel(run, *self._arguments(state, data), np.int32(0), np.int32(0))
+            arguments = self._arguments(state, data)
+            graph = self._experiment.config.cuda_graph
+            self._compiled = compile_parallel(run, *arguments, np.int32(0), np.int32(0), cuda_graph=graph)
         return self._compiled
 
     def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, list[dict[str, np.ndarray]]]:

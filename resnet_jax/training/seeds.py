@@ -231,7 +231,8 @@ class _Program:
         """Compiles the program, once, for as many states like this one as there are seeds."""
         if self._compiled is None:
             stacked = self._stack(*[state] * len(self._seeds))
-            self._compiled = compile_parallel(self._run, *self._arguments(stacked, self._seeds, 0), np.int32(0), np.int32(0))
+            arguments, graph = self._arguments(stacked, self._seeds, 0), self._experiment.config.cuda_graph
+            self._compiled = compile_parallel(self._run, *arguments, np.int32(0), np.int32(0), cuda_graph=graph)
         return self._compiled
 
     def run(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from small_models import image_size, small_kwargs
 
 from configs import speedrun94, speedrun96
 from resnet_jax.config import TrainConfig
@@ -102,6 +103,26 @@ def test_max_pool_has_a_gradient_without_scatter(window, strides, padding):
     pool = jax.grad(lambda x: max_pool(x, window, strides, padding).sum())
     text = lowered(pool, shape(8, 31, 31, 16, dtype=jax.numpy.bfloat16))
     assert not operations(text).keys() & {'scatter', 'select_and_scatter', 'reduce_window'}
+
+
+@pytest.mark.parametrize('name', ['speedrun94', 'alexnet', 'lenet5', 'd2l_resnet18', 'wrn_16_4', 'resnet8'])
+def test_gradients_are_sums_in_float32(name):
+    """A bfloat16 sum of as many numbers as the pixels of a batch stops to grow: gradients of biases, and of what scales."""
+    kwargs = small_kwargs(name)
+    if name == 'resnet8':
+        kwargs |= {'norm': 'none', 'squeeze_excite': True}
+    model, size = create_model(name, dtype=jax.numpy.bfloat16, **kwargs), image_size(name)
+    images = shape(4, size, size, 3, dtype=jax.numpy.bfloat16)
+    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+
+    def loss(params, variables, images):
+        rngs = {'dropout': jax.random.key(0)}
+        logits, _ = model.apply({**variables, 'params': params}, images, train=True, mutable=['batch_stats'], rngs=rngs)
+        return logits.sum()
+
+    text = lowered(jax.grad(loss), variables['params'], variables, images)
+    sums = re.findall(r'stablehlo\.reduce\(.* applies stablehlo\.add .* -> tensor<(\S+)>', text)
+    assert sums and not any(kind.endswith('bf16') for kind in sums)
 
 
 @pytest.mark.parametrize(('config', 'kernels'), [(speedrun94, 7), (speedrun96, 10)])

@@ -1,0 +1,241 @@
+"""Reads what XLA compiled for a GPU: kernels, bytes, multiply-adds and host launches of one training step.
+
+The number of bytes is what a kernel must read and write at least: each operand once, or the part of it that it slices. The time
+is a lower bound: nothing is faster than the memory for these bytes and the tensor cores for these operations.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+_SIZES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 'f64': 8, 's64': 8, 'u64': 8}
+_ARRAY = re.compile(r'\b(pred|bf16|[suf]\d+)\[([\d,]*)\]')
+_COMPUTATION = re.compile(r'^(ENTRY )?%(\S+) \(.*\{$')
+_INSTRUCTION = re.compile(r'^ +(?:(ROOT) )?%(\S+) = (.*?) ([a-z][a-z0-9-]*)\((.*?)\)(.*)$')
+_CALLED = re.compile(r'(?:calls|to_apply|body|true_computation|false_computation)=%([\w.-]+)')
+_FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'opt-barrier', 'partition-id'}
+SMALL = 2**20  # bytes; a kernel that moves less takes as long as its launch
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Peak rates of a GPU: bytes of its memory, and operations of its tensor cores in bfloat16 without sparsity."""
+
+    bytes_per_second: float
+    flops_per_second: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel of a step.
+
+    Attributes:
+      name, kind: XLA's name for it; 'convolution', 'product' or 'other'.
+      source: the operations of the program that it comes from, as JAX names them.
+      result: shape of what it writes.
+      read, written: bytes.
+      flops: of convolutions and products.
+      share: share of the steps that launch it: below 1 in a branch.
+    """
+
+    name: str
+    kind: str
+    source: str
+    result: str
+    read: int
+    written: int
+    flops: int
+    share: float
+
+    def seconds(self, device: Device) -> float:
+        """Returns the least time per step that it can take."""
+        return self.share * max((self.read + self.written) / device.bytes_per_second, self.flops / device.flops_per_second)
+
+    @property
+    def group(self) -> str:
+        """The part of the step that it belongs to."""
+        if self.kind != 'other':
+            return f'{self.kind}s'
+        if self.read + self.written < SMALL:
+            return 'small kernels'
+        if 'transpose(' in self.source:
+            return 'backward'
+        return 'forward' if 'jvp(' in self.source else 'optimizer, data'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    root: bool
+    name: str
+    shape: str
+    operation: str
+    operands: Sequence[str]
+    attributes: str
+
+    def called(self) -> list[str]:
+        branches = re.search(r'branch_computations=\{([^}]*)\}', self.attributes)
+        return re.findall(r'%([\w.-]+)', branches[1]) if branches else _CALLED.findall(self.attributes)
+
+
+_Computation = Mapping[str, _Instruction]
+
+
+def step_kernels(text: str, branch_share: float = 1.0) -> list[Kernel]:
+    """Returns the kernels of the largest loop of a program, a step of which is one iteration.
+
+    Args:
+      text: the program, optimised HLO.
+      branch_share: share of the steps that take the larger side of a branch; the others take the smaller one.
+    """
+    computations, entry = _parse(text)
+    bodies = _loop_bodies(computations, entry)
+    return list(_kernels(computations, max(bodies, key=lambda name: len(computations[name])), branch_share, 1.0))
+
+
+def host_launches(thunks: str) -> int:
+    """Returns how often the host launches something in a step: kernels, graphs of kernels, and waiting for a condition.
+
+    Args:
+      thunks: the list of what the host does that XLA writes with `xla_dump_to`; what is inside a command buffer (a CUDA
+        graph) is indented below it.
+    """
+    loop, graph, count = None, None, 0
+    for line in thunks.splitlines():
+        matched = re.match(r'^( *)\d+: k(\w+)', line)
+        if not matched:
+            continue
+        depth = len(matched[1])
+        if graph is not None and depth > graph:
+            continue
+        graph = depth if matched[2] == 'CommandBuffer' else None
+        if loop is not None and depth <= loop:
+            break
+        if loop is not None:
+            count += 1
+        elif matched[2] == 'While':
+            loop, count = depth, 1  # the condition's result is copied to the host
+    return count
+
+
+def _parse(text: str) -> tuple[dict[str, _Computation], str]:
+    computations: dict[str, dict[str, _Instruction]] = {}
+    current: dict[str, _Instruction] = {}
+    entry = ''
+    for line in text.splitlines():
+        if begins := _COMPUTATION.match(line):
+            current = computations[begins[2]] = {}
+            entry = begins[2] if begins[1] else entry
+        elif found := _INSTRUCTION.match(line):
+            root, name, shape, operation, operands, attributes = found.groups()
+            inputs = re.findall(r'%([\w.-]+)', operands) or [operands]
+            current[name] = _Instruction(bool(root), name, shape, operation, inputs, attributes)
+    return dict(computations), entry
+
+
+def _loop_bodies(computations: Mapping[str, _Computation], name: str) -> list[str]:
+    found = []
+    for instruction in computations[name].values():
+        if instruction.operation == 'while':
+            found += instruction.called()
+        elif instruction.operation == 'call':
+            found += [body for callee in instruction.called() for body in _loop_bodies(computations, callee)]
+    return found
+
+
+def _kernels(computations: Mapping[str, _Computation], name: str, branch_share: float, share: float) -> Iterator[Kernel]:
+    computation = computations[name]
+    for instruction in computation.values():
+        operation, inside = instruction.operation, instruction.called()
+        if operation == 'conditional':
+            *smaller, larger = sorted(inside, key=lambda branch: len(computations[branch]))
+            yield from _kernels(computations, larger, branch_share, share * branch_share)
+            for branch in smaller if branch_share < 1 else ():
+                yield from _kernels(computations, branch, branch_share, share * (1 - branch_share))
+        elif operation in ('while', 'call', 'async-start'):
+            for callee in inside:
+                yield from _kernels(computations, callee, branch_share, share)
+        elif operation not in _FREE and not operation.endswith('-done'):
+            yield _kernel(computations, computation, instruction, share)
+
+
+def _kernel(
+    computations: Mapping[str, _Computation], computation: _Computation, instruction: _Instruction, share: float
+) -> Kernel:
+    shapes = [computation[name].shape if name in computation else '' for name in instruction.operands]
+    read, written = sum(map(_bytes, shapes)), _bytes(instruction.shape)
+    kind, flops = 'other', 0
+    if instruction.operation == 'fusion':
+        fused = computations[instruction.called()[0]]
+        read, written = _bytes_read(fused), _bytes_written(fused)
+        flops = sum(_product_flops(fused, inner) for inner in fused.values() if inner.operation == 'dot')
+    elif target := re.search(r'custom_call_target="__cudnn\$conv(\w+)"', instruction.attributes):
+        flops = _convolution_flops(target[1], instruction.shape, *shapes[:2])
+        kind = 'convolution'
+    elif instruction.operation == 'dynamic-update-slice':
+        read = written = _bytes(shapes[1])
+    elif instruction.operation == 'dynamic-slice':
+        read = written
+    kind = 'product' if flops and kind == 'other' else kind
+    source = re.search(r'op_name="([^"]*)"', instruction.attributes)
+    return Kernel(instruction.name, kind, source[1] if source else '', instruction.shape, read, written, flops, share)
+
+
+def _arrays(shape: str) -> list[tuple[str, list[int]]]:
+    return [(dtype, [int(size) for size in sizes.split(',') if size]) for dtype, sizes in _ARRAY.findall(shape)]
+
+
+def _bytes(shape: str) -> int:
+    return sum(_SIZES.get(dtype, 4) * math.prod(sizes) for dtype, sizes in _arrays(shape))
+
+
+def _bytes_read(fused: _Computation) -> int:
+    users = collections.defaultdict(list)
+    for instruction in fused.values():
+        for operand in instruction.operands:
+            users[operand].append(instruction)
+
+    def reads(value: _Instruction, whole: int) -> int:
+        total = 0
+        for user in users[value.name]:
+            sliced = user.operands[0] == value.name
+            if user.operation == 'bitcast':
+                total += reads(user, whole)
+            elif user.operation in ('slice', 'dynamic-slice', 'gather') and sliced:
+                total += _bytes(user.shape)
+            elif user.operation != 'dynamic-update-slice' or not sliced:  # in place: what it leaves is not read
+                return whole
+        return min(total, whole)
+
+    parameters = (value for value in fused.values() if value.operation == 'parameter')
+    return sum(reads(value, _bytes(value.shape)) for value in parameters)
+
+
+def _bytes_written(fused: _Computation) -> int:
+    def of(value: _Instruction) -> int:
+        while value.operation == 'bitcast':
+            value = fused[value.operands[0]]
+        return _bytes(fused[value.operands[1]].shape if value.operation == 'dynamic-update-slice' else value.shape)
+
+    root = next(value for value in fused.values() if value.root)
+    return sum(of(fused[name]) for name in root.operands) if root.operation == 'tuple' else of(root)
+
+
+def _product_flops(fused: _Computation, dot: _Instruction) -> int:
+    contracted = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', dot.attributes)
+    sizes = _arrays(fused[dot.operands[0]].shape)[0][1]
+    depth = math.prod(sizes[int(axis)] for axis in contracted[1].split(',') if axis) if contracted else 1
+    return 2 * depth * math.prod(_arrays(dot.shape)[0][1])
+
+
+def _convolution_flops(target: str, *shapes: str) -> int:
+    """Returns twice the multiply-adds: pixels of the output times the numbers of the kernel `[out, height, width, in]`."""
+    result, first, second = (_arrays(shape)[0][1] for shape in shapes)
+    if 'Filter' in target:
+        kernel, image = result, second
+    elif 'Input' in target:
+        kernel, image = second, first
+    else:
+        kernel, image = second, result
+    return 2 * math.prod(kernel) * math.prod(image[:3])
