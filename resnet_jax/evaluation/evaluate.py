@@ -103,7 +103,7 @@ def _keep(
     more: JsonDict,
 ) -> dict[str, str]:
     check_owned_files(folder)
-    write_record(folder, predictions, dataset, classifier.variables)
+    write_record(folder, predictions, dataset, classifier)
     if 'corruptions' in more:
         write_json(folder / 'corruptions.json', more['corruptions'])
     plots: dict[str, str] = {}

@@ -18,8 +18,10 @@ import numpy as np
 from resnet_jax.classifier import Classifier, Images
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import ConfigError, did_you_mean
+from resnet_jax.models import features
 from resnet_jax.models.checks import check_positive_int
 from resnet_jax.models.ensemble import Ensemble
+from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.typing import Variables
 
@@ -160,6 +162,19 @@ def path_integral(
     return way * jax.lax.scan(add, jnp.zeros_like(way), places)[0]
 
 
+def compute_features(classifier: Classifier, images: Images, batch_size: int = 100) -> np.ndarray:
+    """Returns the input of the last linear layer, float32 `[n, features]`.
+
+    Raises:
+      ConfigError: the network keeps no features: see `models.features`.
+    """
+    return _explain(classifier, _pooled, images, None, batch_size)
+
+
+def _pooled(model: nn.Module, variables: Variables, inputs: jax.Array, class_index: jax.Array) -> jax.Array:
+    return features(model, variables, inputs)['pooled']
+
+
 def first_filters(classifier: Classifier) -> np.ndarray | None:
     """Returns the kernels of the first convolution, float32 `[filters, height, width, channels]`; None if there is none."""
     for path in map_layers(classifier):
@@ -254,12 +269,11 @@ def _explain(
     if key not in programs:
         model, mean, std, dtype = classifier.model, classifier.mean or (0.0,), classifier.std or (1.0,), classifier.dtype
 
-        @jax.jit
         def compute(variables: Variables, batch: jax.Array, index: jax.Array, *more: jax.Array) -> jax.Array:
             inputs, *others = (normalize(images, mean, std, dtype) for images in (batch, *more))
             return function(model, variables, inputs, index, *others, **options)
 
-        programs[key] = compute
+        programs[key] = jax.jit(compute, compiler_options=options_for_init(jax.random.key(0)))  # to compile takes longest
     size, results = max(1, min(batch_size, len(array))), []
     for start in range(0, max(1, len(array)), size):  # of no images too: the result has its shape from the function
         batch, index = array[start : start + size], classes[start : start + size]

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.report.markup import Charts, Runs, Section, chart, data_uri, each, number, parts
+from resnet_jax.report.markup import Charts, Runs, Section, chart, each, number, parts
+from resnet_jax.report.pictures import overlay, thumbnail
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.typing import JsonDict
 
 _BALANCED = 'balanced accuracy'
+_MOST_PAIRS = 8
 
 
 def classes(runs: Runs) -> Section:
@@ -52,12 +54,15 @@ def confusion(runs: Runs) -> Section:
         if not matrix:
             return ''
         if len(names) > 20:
-            return _confused(matrix, names)
-        return parts.confusion([(str(name), counts) for name, counts in zip(names, matrix, strict=True)])
+            content = _confused(matrix, names)
+        else:
+            content = parts.confusion([(str(name), counts) for name, counts in zip(names, matrix, strict=True)])
+        return content + _pairs(run, names)
 
     caption = (
         'Counts of test images. Off the diagonal: which classes are taken for which. Of more than 20 classes the 20 pairs that '
-        'are confused most often.'
+        'are confused most often. Pairs of pictures: an image of the first class that is taken for the second, and the image '
+        'of the second, rightly recognised, that the network finds most similar to it.'
     )
     return Section('confusion', 'Confusion matrix', caption, each(runs, of_run))
 
@@ -69,20 +74,67 @@ def _confused(matrix: Sequence[Sequence[int]], names: Sequence[Any]) -> str:
     return parts.table(['true', 'predicted', 'images', 'of'], rows)
 
 
+def _pairs(run: RunReader, names: Sequence[Any]) -> str:
+    figures = []
+    for pixels, row in zip(() if run.pairs is None else run.pairs[:_MOST_PAIRS], run.evaluation.get('pairs', []), strict=False):
+        label, predicted = str(names[row['label']]), str(names[row['predicted']])
+        caption = [f'{label} taken for {predicted}', f'{row["count"]} test image{"s" if row["count"] > 1 else ""}']
+        figures.append(([(thumbnail(pixels[0]), label), (thumbnail(pixels[1]), predicted)], caption))
+    return parts.gallery(figures) if figures else ''
+
+
 def wrong(runs: Runs) -> Section:
     def of_run(run: RunReader) -> str:
         names = run.evaluation.get('class_names', [])
         if run.wrong is None:
             return ''
         figures = []
-        for pixels, row in zip(run.wrong, run.evaluation.get('wrong', []), strict=False):
+        for place, (pixels, row) in enumerate(zip(run.wrong, run.evaluation.get('wrong', []), strict=False)):
             predicted, label = str(names[row['predicted']]), str(names[row['label']])
             caption = [f'said {predicted}, {100 * row["confidence"]:.0f} %', f'is {label}']
-            figures.append((data_uri(pixels), label, caption))
+            pictures = [(thumbnail(pixels), label)]
+            if run.wrong_maps is not None and run.wrong_maps.shape == run.wrong.shape[:3]:
+                pictures.append((thumbnail(overlay(pixels, run.wrong_maps[place])), f'what speaks for {predicted}'))
+            figures.append((pictures, caption))
         return parts.gallery(figures) if figures else ''
 
-    caption = 'The wrong answers given with the highest probability. Some are mislabelled or ambiguous; the others are telling.'
+    caption = (
+        'The wrong answers given with the highest probability. Some are mislabelled or ambiguous; the others are telling. '
+        'Beside each in orange, by Grad-CAM, what speaks for the answer that was given.'
+    )
     return Section('wrong', 'Most confidently wrong', caption, each(runs, of_run))
+
+
+def embedding(runs: Runs, charts: Charts) -> Section | None:
+    """Returns the section with maps of the test set; None if no run has one."""
+
+    def of_run(run: RunReader) -> str:
+        places, labels, names = run.map, run.map_labels, run.evaluation.get('class_names', [])
+        if (
+            places is None
+            or labels is None
+            or places.shape != (len(labels), 2)
+            or not {*labels.tolist()} <= {*range(len(names))}
+        ):
+            return ''
+        series = [
+            {'run': str(names[label]), 'points': [[float(f'{x:.4g}'), float(f'{y:.4g}')] for x, y in places[labels == label]]}
+            for label in np.unique(labels)
+        ]
+        shown = number(run.evaluation.get('map_variance'), '{:.0%}')
+        title = f'{len(labels):,} test images; {shown} of the variance of their features'
+        axes = {'x': 'first principal component', 'y': 'second principal component', 'scatter': True}
+        return chart(charts, f'map_{len(charts)}', title, series, **axes)
+
+    content = each(runs, of_run)
+    if not content:
+        return None
+    caption = (
+        'Test images by what the last layer sees of them, projected on the two directions in which they differ most (PCA): '
+        'classes that are apart here are apart to the network; classes that overlap here may be apart in other directions. Of '
+        'more than 20 classes the first 10. A click on a class hides it.'
+    )
+    return Section('map', 'Map of the test set', caption, content)
 
 
 def calibration(runs: Runs, charts: Charts) -> Section:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from resnet_jax.report.markup import Charts, Runs, Section, chart, data_uri, each, parts, views
+from resnet_jax.report.markup import Charts, Runs, Section, chart, each, parts, views
+from resnet_jax.report.pictures import data_uri
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.typing import Json, JsonDict
 
@@ -43,9 +44,29 @@ def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequ
         'Dashed: training images, as augmented, averaged since the point before. Solid: images not trained on. A growing gap '
         'between them is overfitting. Point at a curve for its values; a click on a name hides it.'
     )
+    if reasons := sorted({reason for run in runs for reason in _why_above(run.config)}):
+        caption += (
+            f' The training loss may lie above the test loss: it is measured {", ".join(reasons)}, and the test loss is not.'
+        )
     if published:
         caption += ' Dotted: what the paper printed, on its own data and schedule; it goes on beyond the iterations shown.'
     return Section('curves', 'Training', caption, content)
+
+
+def _why_above(config: Json) -> list[str]:
+    """Returns how the training loss is measured where the test loss is not, of what makes it larger."""
+    reasons = []
+    if config.get('label_smoothing'):
+        reasons.append(
+            f'against smoothed labels, with which no answer has a loss of 0 (label_smoothing={config["label_smoothing"]})'
+        )
+    if mixed := [name for name in ('mixup', 'cutmix') if config.get(f'{name}_alpha')]:
+        reasons.append(f'on images that are mixed of two classes ({", ".join(mixed)})')
+    if hardest := _selected(config):
+        reasons.append(f'on the examples that a proxy network finds hardest{hardest}')
+    if config.get('auto_augment', 'none') != 'none' or config.get('random_erasing_prob'):
+        reasons.append('on images that augmentation makes harder')
+    return reasons
 
 
 def _selected(config: Json) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from resnet_jax.report.markup import Runs, Section, data_uri, each, number, parts
+from resnet_jax.report.markup import Runs, Section, each, number, parts
+from resnet_jax.report.pictures import data_uri
 from resnet_jax.runs.reader import RunReader
 
 _LISTED = 100  # classes

@@ -1,15 +1,11 @@
-"""Building blocks of report sections: templates, numbers, charts and images."""
+"""Building blocks of report sections: templates, numbers and charts."""
 
-import base64
 import dataclasses
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.typing import Json, JsonDict
@@ -77,11 +73,3 @@ def chart(charts: Charts, name: str, title: str, series: Sequence[Any], **more: 
         return ''
     charts[name] = {'series': list(series), 'label': title, **more}
     return parts.chart(name, title)
-
-
-def data_uri(pixels: np.ndarray) -> str:
-    """Returns uint8 pixels `[height, width, channels]` as a data URI of a PNG."""
-    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG')
-    return f'data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'

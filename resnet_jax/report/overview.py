@@ -25,13 +25,13 @@ def study(results: Json) -> Section:
         status = parts.lines([entry['status'], *dict.fromkeys(map(reason, entry['failed'].values()))])
         marks = ''.join({views(run): None for run in entry['runs'].values()})
         mean = f'{100 * accuracy["mean"]:.2f} % (n = {accuracy["n"]}){marks}' if accuracy else '-'
-        row = [name, status, training(entry['config']), mean, interval]
+        row = [name, mean, difference(results['comparisons'].get(name)), interval, training(entry['config']), status]
         if expected:
-            row.insert(3, _expected(entry.get('expected')))
-        rows.append([*row, difference(results['comparisons'].get(name))])
-    header = ['entry', 'status', 'training', 'test accuracy', '95 % interval over seeds', 'difference in points']
+            row.insert(2, _expected(entry.get('expected')))
+        rows.append(row)
+    header = ['entry', 'test accuracy', 'difference in points', '95 % interval over seeds', 'training', 'status']
     if expected:
-        header.insert(3, 'published')
+        header.insert(2, 'published')
     caption = (
         'Mean test accuracy over seeds, of the last epoch or of the best on a validation split where there is one, with its t '
         'interval. The difference is to the baseline, seed by seed, with its interval; one is called better or worse only '
@@ -109,12 +109,39 @@ def difference(compared: Json | None) -> str:
     return parts.lines([text], f'McNemar, by seed: p = {values}' if pairs else '')
 
 
+def headline(runs: Runs) -> str:
+    """Returns the result of a single run, which stands above everything else; '' for several runs, which have a table."""
+    if len(runs) > 1:
+        return ''
+    (run,) = runs
+    if not run.result:
+        evaluated = [rows[-1] for split in ('validation', 'test') if (rows := run.rows(split, 'accuracy'))]
+        so_far = [f'{100 * value:.2f} % after iteration {step:,}' for step, value in evaluated[:1]]
+        why = [str(run.failed['reason'])] if run.failed.get('reason') else []
+        return parts.headline('failed' if run.failed else 'not finished', [*so_far, *why])
+    selected = 'the best on validation' if run.result.get('selected') == 'validation' else 'the last'
+    name = run.evaluation.get('dataset') or run.config.get('dataset', '')
+    facts = [
+        f'test accuracy after epoch {number(run.result.get("epoch"))}, {selected}{views(run.result)}',
+        f'95 % interval {_wilson(run.result)}',
+        f'{run.config.get("model", "")} on {name}: {number(run.result["count"])} test images',
+    ]
+    return parts.headline(f'{100 * run.result["accuracy"]:.2f} %', facts)
+
+
+def _wilson(result: Json) -> str:
+    share = wilson_interval(round(result['accuracy'] * result['count']), result['count'])
+    return f'{100 * (share.low or 0):.2f} to {100 * (share.high or 0):.2f} %'
+
+
 def summary(runs: Runs) -> Section:
-    header = ['run', 'model', 'parameters', 'multiply-adds', 'memory', 'epoch', 'test accuracy', '95 % interval', 'time']
+    header = ['run', 'test accuracy', '95 % interval', 'model', 'parameters', 'multiply-adds', 'memory', 'epoch', 'time']
     caption = (
         'The interval (Wilson) is what the choice of test images leaves open about each trained network. What another seed '
-        'would give is not in it. Time includes evaluation; images/s and ms per iteration are of training alone. Memory is '
-        'estimated before training: parameters, state of the optimizer, and the scratch space that the compiled step asks for.'
+        'would give is not in it. Time includes evaluation. Images/s is of training alone: the median over the rows of the '
+        'log, each of which has the moving average of the iterations before it; ms per iteration is the batch divided by it. '
+        'Memory is estimated before training: parameters, state of the optimizer, and the scratch space that the compiled step '
+        'asks for.'
     )
     if any(views(run.result) for run in runs):
         caption += (
@@ -129,19 +156,17 @@ def _summary(run: RunReader) -> list[str]:
     result = run.result
     accuracy, interval = 'failed' if run.failed else 'not finished', '-'
     if result:
-        accuracy = f'{100 * result["accuracy"]:.2f} %{views(result)}'
-        share = wilson_interval(round(result['accuracy'] * result['count']), result['count'])
-        interval = f'{100 * (share.low or 0):.2f} to {100 * (share.high or 0):.2f} %'
+        accuracy, interval = f'{100 * result["accuracy"]:.2f} %{views(result)}', _wilson(result)
     needed = sum(run.memory.get(key) or 0 for key in ('state_bytes', 'scratch_bytes'))
     return [
         run.name,
+        accuracy,
+        interval,
         str(run.config.get('model', '-')),
         number(run.model.get('parameters')),
         number(run.model.get('multiply_adds')),
         number(needed / 2**20, '{:,.0f} MiB') if needed else '-',
         number(result.get('epoch')),
-        accuracy,
-        interval,
         number(result.get('seconds'), '{:,.0f} s'),
         number(run.images_per_second, '{:,.0f}'),
         number(run.iteration_seconds and 1000 * run.iteration_seconds, '{:,.1f}'),

@@ -50,6 +50,7 @@ def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -
         curves.curves(runs, charts, results and results['published']),
         answers.classes(first),
         answers.confusion(first),
+        answers.embedding(first, charts),
         answers.wrong(first),
         answers.calibration(first, charts),
         answers.robustness(first, charts),
@@ -68,4 +69,6 @@ def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -
     data = json.dumps({'charts': charts}, allow_nan=False).replace('<', '\\u003c').replace('\u2028', ' ')
     sections = [section for section in all_sections if section]
     page = template('page.html')
-    return page.render(title=title, sections=sections, policy=policy, style=style, script=script, data=data) + '\n'
+    headline = '' if results else overview.headline(runs)
+    values = {'title': title, 'headline': headline, 'sections': sections}
+    return page.render(**values, policy=policy, style=style, script=script, data=data) + '\n'

@@ -55,14 +55,22 @@
       element('text', {x: 14, y: (H - bottom) / 2, 'text-anchor': 'middle', transform: `rotate(-90 14 ${(H - bottom) / 2})`}, svg, chart.y);
       for (const s of shown) {
         const colour = colours[names.indexOf(s.run) % colours.length];
-        element('polyline', {points: s.points.map(p => `${X(p[0]).toFixed(1)},${Y(p[1]).toFixed(1)}`).join(' '), fill: 'none', stroke: colour, 'stroke-width': s.dashed ? 1.2 : 2, 'stroke-dasharray': s.dashed ? '5 4' : s.marked ? '1 4' : 'none', 'stroke-linecap': 'round'}, svg);
-        if (s.points.length < 80 && !s.dashed) for (const p of s.points) element('circle', {cx: X(p[0]), cy: Y(p[1]), r: 2.5, fill: colour}, svg);
+        if (!chart.scatter) element('polyline', {points: s.points.map(p => `${X(p[0]).toFixed(1)},${Y(p[1]).toFixed(1)}`).join(' '), fill: 'none', stroke: colour, 'stroke-width': s.dashed ? 1.2 : 2, 'stroke-dasharray': s.dashed ? '5 4' : s.marked ? '1 4' : 'none', 'stroke-linecap': 'round'}, svg);
+        if (chart.scatter || s.points.length < 80 && !s.dashed) for (const p of s.points) element('circle', {cx: X(p[0]).toFixed(1), cy: Y(p[1]).toFixed(1), r: 2.5, fill: colour, 'fill-opacity': chart.scatter ? .65 : 1}, svg);
       }
       const guide = element('line', {class: 'guide', y1: top, y2: H - bottom, x1: -9, x2: -9}, svg);
       svg.addEventListener('pointermove', event => {
         const box = svg.getBoundingClientRect(), x = x0 + ((event.clientX - box.left) / box.width * W - left) / (W - left - right) * (x1 - x0);
         guide.setAttribute('x1', X(x)); guide.setAttribute('x2', X(x));
         const found = [];
+        if (chart.scatter) {
+          const px = (event.clientX - box.left) / box.width * W, py = (event.clientY - box.top) / box.height * H;
+          const far = p => (X(p[0]) - px) ** 2 + (Y(p[1]) - py) ** 2;
+          const [, s] = shown.flatMap(s => s.points.map(p => [far(p), s])).reduce((a, b) => b[0] < a[0] ? b : a);
+          guide.setAttribute('x1', -9); guide.setAttribute('x2', -9);
+          tip.textContent = `nearest: ${s.run}`;
+          return;
+        }
         for (const s of shown) if (s.points.length) found.push([s, s.points.reduce((a, b) => Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a)]);
         found.sort((a, b) => b[1][1] - a[1][1]);
         tip.replaceChildren(...found.map(([s, p]) => {
@@ -75,11 +83,25 @@
     };
     for (const name of names) { const b = button(controls, name, true, 'run', () => { hidden.has(name) ? hidden.delete(name) : hidden.add(name); draw(); return !hidden.has(name); });
       b.style.borderLeft = `6px solid ${colours[names.indexOf(name) % colours.length]}`; }
-    if (!chart.range) button(controls, 'log scale', logarithmic, 'log', () => { logarithmic = !logarithmic; draw(); return logarithmic; });
+    if (!chart.range && !chart.scatter) button(controls, 'log scale', logarithmic, 'log', () => { logarithmic = !logarithmic; draw(); return logarithmic; });
     if (chart.series.some(s => s.points.some(p => p.length > 2 && p[2] !== null))) button(controls, 'by time', false, 'time', () => { byTime = !byTime; draw(); return byTime; });
     if (chart.focus) button(controls, 'all iterations', !focus, 'focus', () => { focus = !focus; draw(); return !focus; });
     draw();
     window.addEventListener('resize', draw);
+  }
+  // A table that is cut says so, and fades where it goes on.
+  for (const area of document.querySelectorAll('.scroll')) {
+    const hint = document.createElement('div');
+    hint.className = 'hint'; hint.textContent = 'The table goes on to the right: scroll \u2192';
+    area.before(hint);
+    const mark = () => {
+      hint.hidden = area.scrollWidth <= area.clientWidth + 1;
+      area.classList.toggle('cut', area.scrollLeft + area.clientWidth < area.scrollWidth - 1);
+      if (hint.hidden) area.removeAttribute('tabindex'); else area.tabIndex = 0;
+    };
+    area.addEventListener('scroll', mark);
+    new ResizeObserver(mark).observe(area);
+    mark();
   }
   window.addEventListener('beforeprint', () => { for (const one of document.querySelectorAll('details')) one.open = true; });
   document.documentElement.dataset.ready = 'true';

@@ -32,6 +32,9 @@ class RunReader:
       metrics, timing: rows of the .jsonl files.
       changes: changes to the config during training.
       wrong: uint8 `[k, height, width, channels]`, the images of evaluation['wrong'], or None.
+      wrong_maps: uint8 `[k, height, width]`, what speaks for the answers given to them, or None.
+      pairs: uint8 `[pairs, 2, height, width, channels]`, the images of evaluation['pairs'], or None.
+      map: float32 `[n, 2]`, test images by the principal components of their features; map_labels: int `[n]`; or None.
       samples: uint8 `[height, width, 3]`, a sheet of training images with a row for each class, or None.
       augmentation: uint8 `[height, width, 3]`, the sheet of augmented training images, or None.
       filters: float32 `[height, width, in, out]`, the kernel of the first convolution, or None.
@@ -53,6 +56,10 @@ class RunReader:
     timing: list[Row]
     changes: list[ConfigChange]
     wrong: np.ndarray | None
+    wrong_maps: np.ndarray | None
+    pairs: np.ndarray | None
+    map: np.ndarray | None
+    map_labels: np.ndarray | None
     samples: np.ndarray | None
     augmentation: np.ndarray | None
     filters: np.ndarray | None
@@ -116,7 +123,11 @@ def read_run(folder: str | Path) -> RunReader:
         metrics=_read_rows(folder / 'metrics.jsonl'),
         timing=_read_rows(folder / 'timing.jsonl'),
         changes=read_config_changes(folder),
-        wrong=samples.get('wrong'),
+        wrong=_of_rank(samples.get('wrong'), 4, np.uint8),
+        wrong_maps=_of_rank(samples.get('wrong_maps'), 3, np.uint8),
+        pairs=_of_rank(samples.get('pairs'), 5, np.uint8),
+        map=_of_rank(samples.get('map'), 2, np.floating),
+        map_labels=_of_rank(samples.get('map_labels'), 1, np.integer),
         samples=_read_png(folder / 'plots' / 'samples.png'),
         augmentation=_read_png(folder / 'plots' / 'augmentation.png'),
         filters=samples.get('filters'),
@@ -197,3 +208,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         return read_npz(path)
     except (OSError, ValueError):
         return {}
+
+
+def _of_rank(array: np.ndarray | None, rank: int, kind: Any) -> np.ndarray | None:
+    """Returns an array of this rank and kind of dtype, of finite numbers; None for any other."""
+    if array is None or array.ndim != rank or not np.issubdtype(array.dtype, kind):
+        return None
+    return array if np.isfinite(array).all() else None

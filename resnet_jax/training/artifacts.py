@@ -17,7 +17,7 @@ def record(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_si
     height, _, channels = dataset.image_shape
     with optional('The files for the report could not be written'):  # the run has its result without them
         predictions = predict_split(classifier, dataset, batch_size)
-        write_record(folder.path, predictions, dataset, classifier.variables)
+        write_record(folder.path, predictions, dataset, classifier)
         folder.write_json('model.json', describe_model(classifier.model, height, channels))
 
 

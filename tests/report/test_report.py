@@ -21,6 +21,7 @@ SECTIONS = [
     'curves',
     'classes',
     'confusion',
+    'map',
     'wrong',
     'calibration',
     'robustness',
@@ -274,7 +275,7 @@ def test_in_a_browser_nothing_fails_and_toggles_work(nasty_page, tmp_path):
     found = browse(nasty_page, tmp_path / 'profile')
     assert found['problems'] == [] and found['hacked'] == 0
     assert (found['before'], found['hidden'], found['after']) == (4, 2, 4)
-    assert found['time'] and found['charts'] == found['drawn'] == 8
+    assert found['time'] and found['charts'] == found['drawn'] == 10
     assert 'first, test: 44.44 at 12' in found['tip'] and 'second, train' in found['tip']
 
 

@@ -41,6 +41,8 @@ def write_folder(folder, seed=0, class_name='frog'):
                 'duplicates': {'test_in_train': 2, 'with_another_label': 1},
                 'notes': [f'1 broken image left out: {class_name}'],
             },
+            'map_variance': 0.25,
+            'pairs': [{'label': 0, 'predicted': 1, 'count': 5, 'index': 1, 'like': 2}],
             'wrong': [{'index': 1, 'label': 2, 'predicted': 0, 'confidence': 0.9, 'label_probability': 0.05}],
         },
         'corruptions': {
@@ -63,6 +65,14 @@ def write_folder(folder, seed=0, class_name='frog'):
     (folder / 'plots').mkdir()
     for name in ('augmentation', 'samples'):
         Image.fromarray(np.full((20, 30, 3), 80 + seed, np.uint8)).save(folder / 'plots' / f'{name}.png')
-    np.savez(folder / 'samples.npz', wrong=np.full((1, 8, 8, 3), 9, np.uint8), filters=rng.normal(size=(3, 3, 3, 4)))
+    np.savez(
+        folder / 'samples.npz',
+        wrong=np.full((1, 8, 8, 3), 9, np.uint8),
+        wrong_maps=np.full((1, 8, 8), 255, np.uint8),
+        pairs=np.full((1, 2, 8, 8, 3), 7, np.uint8),
+        map=rng.normal(size=(5, 2)),
+        map_labels=np.arange(5) % 3,
+        filters=rng.normal(size=(3, 3, 3, 4)),
+    )
     np.savez(folder / 'predictions.npz', log_probabilities=answers, labels=np.arange(30) % 3, fingerprint=np.array('x'))
     return folder

@@ -1,0 +1,25 @@
+"""A map of images: the features of a network in two dimensions."""
+
+import numpy as np
+import scipy.linalg
+
+
+def principal_components(features: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns the first two principal components of features, and their share of the variance.
+
+    Args:
+      features: float `[n, d]`.
+
+    Returns:
+      float32 `[n, 2]`, of each component the largest value positive; and the share, from 0 to 1.
+    """
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    n, d = centred.shape
+    # The smaller of the two Gram matrices has the same eigenvalues.
+    gram = centred.T @ centred if d <= n else centred @ centred.T
+    first, total = max(len(gram) - 2, 0), float(np.trace(gram))
+    values, vectors = scipy.linalg.eigh(gram, subset_by_index=(first, len(gram) - 1))
+    scores = (centred @ vectors if d <= n else vectors * np.sqrt(np.maximum(values, 0)))[:, ::-1]
+    scores = np.pad(scores, [(0, 0), (0, 2 - scores.shape[1])])
+    largest = np.take_along_axis(scores, np.abs(scores).argmax(axis=0)[None], axis=0)
+    return np.asarray(scores * np.where(largest < 0, -1, 1), np.float32), float(values.sum()) / total if total > 0 else 1.0
