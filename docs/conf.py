@@ -31,6 +31,7 @@ autodoc_typehints_format = 'short'
 autodoc_member_order = 'bysource'
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_use_rtype = False
 python_maximum_signature_line_length = 88
 # Types of other packages, and those of this one that are not on the page: there is no inventory of them without the network.
 nitpick_ignore_regex = [('py:.*', r'(?!resnet_jax\.).*')]

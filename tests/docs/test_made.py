@@ -33,6 +33,11 @@ def test_a_number_that_was_changed_by_hand_is_noticed(tmp_path):
     assert UPDATE['page'](page) == table
 
 
+def test_no_line_begins_with_a_number_that_is_made():
+    """Markdown takes a line that begins with a comment for HTML, which ends the paragraph or list before it."""
+    assert [text for text in PAGES.values() if re.search(r'^\s*<!--=', text, re.M)] == []
+
+
 def test_every_field_and_every_command_is_in_the_reference():
     assert all(f'| `{field.name}` |' in PAGES['config.md'] for field in fields())
     assert all(f'\n## {command}\n' in PAGES['commands.md'] for command in COMMANDS)
