@@ -35,19 +35,20 @@ for _flag in (_WAIT, _TIMEOUT):
 def main(arguments: Sequence[str]) -> None:
     if not arguments:
         raise ConfigError('no model given; expected a run folder, an exported folder or a name, as runs/resnet18')
+    names, token, host = _names(arguments), _token(FLAGS.value('token_file')), FLAGS.value('host')
     try:
         from resnet_jax.serve import server
     except ImportError as error:
-        if (error.name or '').partition('.')[0] not in ('starlette', 'uvicorn', 'python_multipart', 'h11', 'anyio'):
+        package = (error.name or '').partition('.')[0]
+        if package not in ('starlette', 'uvicorn', 'python_multipart', 'h11', 'anyio'):
             raise
-        raise ConfigError(f"serve needs {error.name}; expected it: pip install 'resnet_jax[serve]'") from None
+        raise ConfigError(f"serve needs {package}; expected it: pip install 'resnet_jax[serve]'") from None
     from resnet_jax.runtime.console import log_to_console
     from resnet_jax.serve.app import Service
     from resnet_jax.serve.limits import Limits
     from resnet_jax.serve.network import load_network
 
     log_to_console('stderr')
-    host, token = FLAGS.value('host'), _token(FLAGS.value('token_file'))
     limits = Limits(
         body_bytes=round(2**20 * FLAGS.value('max_mib')),
         pixels=round(1e6 * FLAGS.value('max_megapixels')),
@@ -57,17 +58,16 @@ def main(arguments: Sequence[str]) -> None:
     )
     largest = FLAGS.value('max_batch')
     sizes = [*itertools.takewhile(lambda size: size < largest, (4**i for i in itertools.count())), largest]
-    names = _names(arguments)
     bound = server.bind(host, FLAGS.value('port'))
+    address, port = bound.getsockname()[:2]
+    if not server.is_loopback(address) and token is None:
+        tell(f'warning: anyone who reaches this machine at {address}:{port} can use it; expected --token_file=FILE for a token')
     networks = []
     for path, name in zip(arguments, names, strict=True):
         network = load_network(expand_home(path), name, sizes, [1, min(8, largest)], ema=FLAGS.value('ema'))
         height, width, channels = network.image_shape
         print(f'{name}: {len(network.class_names)} classes, images of {height} x {width} x {channels}', flush=True)
         networks.append(network)
-    address, port = bound.getsockname()[:2]
-    if not server.is_loopback(address) and token is None:
-        tell(f'warning: anyone who reaches this machine at {address}:{port} can use it; expected --token_file=FILE for a token')
 
     def ready() -> None:
         print(f'Serving at http://{f"[{address}]" if ":" in address else address}:{port}', flush=True)

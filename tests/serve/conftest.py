@@ -17,12 +17,12 @@ def digit_file(tmp_path_factory):
 
 @pytest.fixture(scope='package')
 def exported_folder(tmp_path_factory):
-    """The network for digits, exported as StableHLO."""
+    """The network for digits, exported as StableHLO and ONNX."""
     import resnet_jax
     from resnet_jax.export import export_classifier
 
     out = tmp_path_factory.mktemp('exported') / 'program'
-    export_classifier(resnet_jax.load(DIGITS), out, ('stablehlo',))
+    export_classifier(resnet_jax.load(DIGITS), out, ('stablehlo', 'onnx'))
     return out
 
 

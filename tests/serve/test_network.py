@@ -14,7 +14,6 @@ from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.explanations import grad_cam
 from resnet_jax.evaluation.metrics import calibration
 from resnet_jax.evaluation.predictions import Predictions
-from resnet_jax.export import export_classifier
 from resnet_jax.models import create_model
 from resnet_jax.serve import confidence, exported
 from resnet_jax.serve.network import _explained_layer, load_network
@@ -35,13 +34,6 @@ def images():
     from sklearn.datasets import load_digits
 
     return (load_digits().images[:5, ..., None] * 255 / 16).astype(np.uint8)
-
-
-@pytest.fixture(scope='module')
-def folder(classifier, tmp_path_factory):
-    out = tmp_path_factory.mktemp('exported') / 'digits'
-    export_classifier(classifier, out, ('stablehlo', 'onnx'))
-    return out
 
 
 def test_a_program_answers_what_it_is_asked_and_pads_the_rest():
@@ -77,8 +69,8 @@ def test_it_answers_as_the_classifier_does_and_compiles_nothing_more(classifier,
 
 
 @pytest.mark.parametrize('name', ['model.stablehlo', 'model.onnx'])
-def test_exported_programs_answer_as_the_classifier_does(name, folder, classifier, images):
-    path = folder if name == 'model.stablehlo' else folder / name
+def test_exported_programs_answer_as_the_classifier_does(name, exported_folder, classifier, images):
+    path = exported_folder if name == 'model.stablehlo' else exported_folder / name
     network = load_network(str(path), 'exported', (1, 4), (1,))
     found = network.probabilities([(image,) for image in images[:3]])
     np.testing.assert_allclose(found, classifier.probabilities(images[:3]), rtol=1e-3, atol=1e-6)
@@ -86,15 +78,15 @@ def test_exported_programs_answer_as_the_classifier_does(name, folder, classifie
     assert network.facts == {'format': name.partition('.')[2], 'model': 'resnet8', 'dataset': 'digits'}
 
 
-def test_exported_files_that_are_not_whole_are_one_line(folder, tmp_path):
+def test_exported_files_that_are_not_whole_are_one_line(exported_folder, tmp_path):
     for name in ('model.stablehlo', 'model.onnx'):
-        (tmp_path / name).write_bytes((folder / name).read_bytes()[:1000])
+        (tmp_path / name).write_bytes((exported_folder / name).read_bytes()[:1000])
         with pytest.raises(InputFileError, match='export it again'):
             exported.load(tmp_path / name)
         with pytest.raises(InputFileError, match='export it again'):
             exported.load(tmp_path / 'missing' / name)
     assert exported.describe(tmp_path / 'model.onnx', 2)['class_names'] == ['0', '1']  # of older exports, or a file moved
-    described = json.loads((folder / 'config.json').read_text())
+    described = json.loads((exported_folder / 'config.json').read_text())
     for wrong in (
         {'class_names': ['a']},
         {'crop': 0},
@@ -107,7 +99,7 @@ def test_exported_files_that_are_not_whole_are_one_line(folder, tmp_path):
         with pytest.raises(InputFileError, match=r'config.json does not describe model.onnx'):
             exported.describe(tmp_path / 'model.onnx', 10)
     with pytest.raises(ConfigError, match='without --ema'):
-        load_network(str(folder), 'exported', (1,), (1,), ema=True)
+        load_network(str(exported_folder), 'exported', (1,), (1,), ema=True)
 
 
 def test_damaged_weights_are_refused_before_the_first_request(classifier, tmp_path):

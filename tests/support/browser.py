@@ -94,10 +94,7 @@ class Browser:
 
     def click(self, selector):
         """Clicks in the middle of an element, as a mouse does."""
-        where = self.evaluate(
-            f'(() => {{ const one = document.querySelector({json.dumps(selector)}); one.scrollIntoView({{block: "center"}}); '
-            'const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2] })()'
-        )
+        where = self._middle(selector)
         for kind in ('mousePressed', 'mouseReleased'):
             self._call('Input.dispatchMouseEvent', type=kind, x=where[0], y=where[1], button='left', clickCount=1)
 
@@ -107,9 +104,26 @@ class Browser:
         node = self._call('DOM.querySelector', nodeId=root, selector=selector)['nodeId']
         self._call('DOM.setFileInputFiles', nodeId=node, files=[str(path) for path in paths])
 
+    def drop_files(self, selector, *paths):
+        """Drags files over an element and drops them there."""
+        where = self._middle(selector)
+        data = {'items': [], 'files': [str(path) for path in paths], 'dragOperationsMask': 1}
+        for kind in ('dragEnter', 'dragOver', 'drop'):
+            self._call('Input.dispatchDragEvent', type=kind, x=where[0], y=where[1], data=data)
+
+    def accessibility_tree(self):
+        """Returns what a screen reader gets: nodes with a role and a name."""
+        return [node for node in self._call('Accessibility.getFullAXTree')['nodes'] if not node['ignored']]
+
     def screenshot(self, path, whole=True):
         picture = self._call('Page.captureScreenshot', captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(picture['data']))
+
+    def _middle(self, selector):
+        return self.evaluate(
+            f'(() => {{ const one = document.querySelector({json.dumps(selector)}); one.scrollIntoView({{block: "center"}}); '
+            'const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2] })()'
+        )
 
     def _call(self, method, **parameters):
         number = next(self._numbers)

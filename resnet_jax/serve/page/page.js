@@ -46,6 +46,7 @@ async function start() {
     $('ask-token').hidden = false;
     return $('token').focus();
   }
+  say('');
   $('ask-token').hidden = true;
   $('choose').hidden = false;
   const several = state.networks.length > 1 ? `${state.networks.length} networks side by side: ` : '';
@@ -62,6 +63,7 @@ function makeCard(network) {
   const photo = element('img', { className: 'photo', alt: '' });
   const view = element('img', { className: 'network-view', alt: '', hidden: true });
   const map = element('canvas', { className: 'map', width, height });
+  const paint = map.getContext('2d', { willReadFrequently: true });
   const stage = element('div', { className: 'stage' }, photo, view, map);
   stage.classList.toggle('grey', channels === 1);
   stage.style.aspectRatio = `${width} / ${height}`;
@@ -79,7 +81,7 @@ function makeCard(network) {
   const header = element('header', {}, title, element('p', { className: 'soft', textContent: facts.join(' · ') }));
   const article = element('article', { className: 'network' }, header, problem, body);
   article.setAttribute('aria-label', network.name);
-  const card = { network, article, body, photo, view, map, caption, said, measured, classes, problem, maps: new Map(), unreadable: false };
+  const card = { network, article, body, photo, view, map, paint, caption, said, measured, classes, problem, maps: new Map(), unreadable: false };
   return card;
 }
 
@@ -169,9 +171,8 @@ async function showMap(card, answer) {
   image.src = `data:image/png;base64,${answer.map}`;
   await image.decode();
   if (card.maps.get(answer.explained) !== answer) return; // another picture has come
-  const context = card.map.getContext('2d');
-  context.drawImage(image, 0, 0);
-  const pixels = context.getImageData(0, 0, card.map.width, card.map.height);
+  card.paint.drawImage(image, 0, 0);
+  const pixels = card.paint.getImageData(0, 0, card.map.width, card.map.height);
   let most = 0;
   for (let i = 0; i < pixels.data.length; i += 4) {
     most = Math.max(most, pixels.data[i]);
@@ -181,7 +182,7 @@ async function showMap(card, answer) {
     for (let c = 0; c < 3; c++) pixels.data[i + c] = COLORS[low][c] + (place - low) * (COLORS[low + 1][c] - COLORS[low][c]);
     pixels.data[i + 3] = 255 * Math.min(1, 0.15 + 1.1 * value); // what does not speak for the class stays a picture
   }
-  context.putImageData(pixels, 0, 0);
+  card.paint.putImageData(pixels, 0, 0);
   card.caption.textContent = most ? `What speaks for ${answer.explained}` : `No part of the picture speaks for ${answer.explained}`;
   showViews();
 }
@@ -215,7 +216,7 @@ async function show(file) {
     card.unreadable = false;
     card.photo.src = state.address;
     card.photo.alt = `The picture, as ${card.network.name} gets it`;
-    card.map.getContext('2d').clearRect(0, 0, card.map.width, card.map.height);
+    card.paint.clearRect(0, 0, card.map.width, card.map.height);
   }
   if (!$('answers').children.length) $('answers').replaceChildren(...state.cards.map(({ article }) => article));
   showViews();
