@@ -6,6 +6,8 @@
 --tta=mirror_translate averages the logits over views of each image, and every figure says so. --compare=runs/other also reports
 how the two runs' predictions differ; --corruptions adds the errors on 15 kinds of corrupted images.
 
+--cifar10c, --cifar10_1 and --cifar10h evaluate a CIFAR-10 network on these published sets, in the files of their authors.
+
 {name} --ensemble runs/seed0 runs/seed1 runs/seed2
 
 evaluates the mean of the logits of several runs.
@@ -34,6 +36,9 @@ FLAGS.define('bool', 'json', False, 'Print JSON instead of a table.')
 FLAGS.define('path', 'data_dir', None, 'tfds folder, if the data has moved since.')
 FLAGS.define('path', 'compare', None, 'Another finished run folder: how the answers to the same images differ.')
 FLAGS.define('bool', 'corruptions', False, 'Also 15 common corruptions at 5 severities: 75 times the work.')
+FLAGS.define('path', 'cifar10c', None, 'Also on CIFAR-10-C: a folder with labels.npy and 15 or 19 files such as fog.npy.')
+FLAGS.define('path', 'cifar10_1', None, 'Also on CIFAR-10.1: a folder with cifar10.1_v6_data.npy and cifar10.1_v6_labels.npy.')
+FLAGS.define('path', 'cifar10h', None, "Also beside people's answers, CIFAR-10H: a folder with cifar10h-counts.npy.")
 FLAGS.define('bool', 'ensemble', False, 'Evaluate the mean of the logits of the run folders that follow.')
 FLAGS.define(
     'path', 'weights', None, 'Instead of a run: file of weights, .pth, .pt, .th or .safetensors, or name (models --weights).'
@@ -88,15 +93,18 @@ def main(arguments: Sequence[str]) -> None:
     if FLAGS.value('tta'):
         classifier = dataclasses.replace(classifier, tta=FLAGS.value('tta'))
     origin = classifier.origin
+    batch_size = origin.config.eval_batch_size if origin.config else 1000
+    published = _published_sets(classifier, dataset, batch_size)  # first: their files may be missing
     metrics, besides = evaluate(
         classifier,
         dataset,
-        batch_size=origin.config.eval_batch_size if origin.config else 1000,
+        batch_size=batch_size,
         folder=workdir if workdir and not FLAGS.value('ema') else None,
         other=other,
         other_name=compare or '',
         corruptions=FLAGS.value('corruptions'),
     )
+    besides |= published
     if compare and origin.config:
         theirs, ours = read_run(compare).config, origin.config.to_dict()
         differ = {name: [theirs[name], ours[name]] for name in ours if name in theirs and theirs[name] != ours[name]}
@@ -110,6 +118,28 @@ def main(arguments: Sequence[str]) -> None:
     if workdir:
         title = f'{origin.model} after {origin.step} iterations, {origin.dataset}'
     print(format_evaluation(title, dataset.class_names, metrics, {**more, **besides}))
+
+
+def _published_sets(classifier: 'Classifier', dataset: 'Dataset', batch_size: int) -> JsonDict:
+    from resnet_jax.data.cifar import official_test_order
+    from resnet_jax.data.sources import SOURCES
+    from resnet_jax.evaluation import cifar_variants
+    from resnet_jax.evaluation.predictions import predict_split
+
+    results: JsonDict = {}
+    if folder := FLAGS.value('cifar10h'):
+        cifar_variants.check_cifar10(classifier)
+        if dataset.name != 'cifar10':
+            raise ConfigError(f'--cifar10h is of the test images of cifar10, not of {dataset.name}; leave it out')
+        config = classifier.origin.config
+        order = official_test_order(SOURCES['cifar10'], FLAGS.value('data_dir') or (config.data_dir if config else ''))
+        predictions = predict_split(classifier, dataset, batch_size)
+        results['cifar10h'] = cifar_variants.compare_cifar10h(predictions, folder, order)
+    if folder := FLAGS.value('cifar10_1'):
+        results['cifar10_1'] = cifar_variants.evaluate_cifar10_1(classifier, folder, batch_size)
+    if folder := FLAGS.value('cifar10c'):
+        results['cifar10c'] = cifar_variants.evaluate_cifar10c(classifier, folder, batch_size)
+    return results
 
 
 def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':

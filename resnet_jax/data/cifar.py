@@ -2,15 +2,31 @@
 
 import logging
 
+import numpy as np
+
 from resnet_jax.data import cache, tfds_folder
 from resnet_jax.data.options import DEFAULTS, LoadOptions
 from resnet_jax.data.sources import Source
 from resnet_jax.data.split import Dataset, Fingerprint, Split
+from resnet_jax.errors import InputFileError
 from resnet_jax.typing import JsonDict
 
 logger = logging.getLogger(__name__)
 
 _NOT_OFFICIAL = 'the pixels or labels differ from the official ones by their hash, as those of a re-encoded copy do'
+
+
+def official_test_order(source: Source, data_dir: str) -> np.ndarray:
+    """Returns the number of each test image of `load_cifar` in the official test set, int64 [n].
+
+    Raises:
+        InputFileError: there is no tfds folder in `data_dir` or the default root, or its examples have no ids.
+    """
+    root = tfds_folder.tfds_root(data_dir)
+    folder = tfds_folder.find_folder(root, source.name)
+    if folder is None:
+        raise InputFileError(f'no {source.name} in {root}; expected the folder that the test set was read from')
+    return tfds_folder.official_order(folder, source, 'test')
 
 
 def load_cifar(source: Source, options: LoadOptions = DEFAULTS) -> Dataset:

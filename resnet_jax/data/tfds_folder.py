@@ -167,6 +167,25 @@ def _read_split(
     return Split(image, label), to_records(image[order], list(every_label[order].T))
 
 
+def official_order(folder: Path, source: Source, split: str) -> np.ndarray:
+    """Returns the number of each example of a split in the .bin files, int64 [n]: tfds shuffles them, and keeps it as their id.
+
+    Raises:
+        InputFileError: a file is missing or damaged, or the examples have no such ids.
+    """
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    file_format, shards = _describe(folder, source)[split]
+    places = [
+        _place(tf_example_pb2.Example.FromString(record).features.feature['id'].bytes_list.value, split)
+        for path, _ in shards
+        for record in _read_shard(path, file_format)
+    ]
+    if sorted(places) != list(range(len(places))):
+        raise InputFileError(f'the examples in {folder} have no ids of {source.name}, which say their order; {_AGAIN}')
+    return np.array(places)
+
+
 def _place(ids: Sequence[bytes], split: str) -> int:
     """Returns the number in an id of tfds such as b'train_00042', or -1."""
     match = re.fullmatch(rb'%s_(\d{5})' % split.encode(), ids[0]) if ids else None

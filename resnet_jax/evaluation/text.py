@@ -13,7 +13,8 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
     Args:
       metrics: as `Predictions.describe` returns them.
       more: may hold 'agreement' (`significance.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots' (paths),
-        'members' of an ensemble ('workdir', 'accuracy', 'loss' of each alone), 'published_accuracy' of weights by name.
+        'cifar10c', 'cifar10_1' and 'cifar10h' (see `cifar_variants`), 'members' of an ensemble ('workdir', 'accuracy', 'loss'
+        of each alone), 'published_accuracy' of weights by name.
     """
     class_names = [printable(name) for name in class_names]
     width = max(map(len, class_names))
@@ -44,6 +45,7 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
         lines += _agreement(agreement)
     if corruptions := more.get('corruptions'):
         lines += _corruptions(corruptions)
+    lines += _published_sets(more)
     for kind, path in more.get('plots', {}).items():
         lines.append(f'{kind}: {path}')
     return '\n'.join(map(printable, lines))
@@ -68,12 +70,41 @@ def _agreement(agreement: Json) -> list[str]:
     ]
 
 
+def _published_sets(more: Json) -> list[str]:
+    lines = []
+    if found := more.get('cifar10c'):
+        lines += _errors('CIFAR-10-C', found)
+        lines.append(
+            f'  CIFAR-10-C accuracy {100 * found["accuracy"]:.2f} %{_averaged(found["tta"])}: the mean over 15 corruptions '
+            f"and 5 severities of {found['count']:,} images, RobustBench's figure for corruptions"
+        )
+        if found['mean_corruption_error_19'] is not None:
+            lines.append(f'  with the four extra corruptions {100 * (1 - found["mean_corruption_error_19"]):.2f} %')
+    for version, found in more.get('cifar10_1', {}).items():
+        lines.append(
+            f'CIFAR-10.1 {version} accuracy {100 * found["accuracy"]:.2f} % of {found["count"]:,} images, loss '
+            f'{found["loss"]:.4f}{_averaged(found["tta"])}'
+        )
+    if found := more.get('cifar10h'):
+        lines.append(
+            f'CIFAR-10H, answers of people to {found["count"]:,} test images{_averaged(found["tta"])}: cross entropy '
+            f'{found["cross_entropy"]:.4f}, KL divergence {found["kl_divergence"]:.4f} nats; the class that most people name '
+            f'{100 * found["plurality_accuracy"]:.2f} %'
+        )
+    return lines
+
+
 def _corruptions(corruptions: Json) -> list[str]:
+    mean, clean = corruptions['mean_corruption_error'], corruptions['clean_error']
+    lines = _errors('corrupted images', corruptions)
+    lines.append(f'  mean corruption error {100 * mean:.2f} % (not normalised), clean {100 * clean:.2f} %')
+    return lines
+
+
+def _errors(images: str, corruptions: Json) -> list[str]:
     width = max(map(len, corruptions['errors']))
-    lines = [f'error on corrupted images, in %: {"":{max(0, width - 33)}}severity 1 to 5, mean']
+    lines = [f'error on {images}, in %: {"":{max(0, width - 17 - len(images))}}severity 1 to 5, mean']
     for name, errors in corruptions['errors'].items():
         cells = ' '.join(f'{100 * error:6.2f}' for error in [*errors, corruptions['corruption_errors'][name]])
         lines.append(f'  {name:{width}}  {cells}')
-    mean, clean = corruptions['mean_corruption_error'], corruptions['clean_error']
-    lines.append(f'  mean corruption error {100 * mean:.2f} % (not normalised), clean {100 * clean:.2f} %')
     return lines

@@ -8,17 +8,18 @@ import logging
 import logging.handlers
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from resnet_jax.config import TrainConfig, changed_fields, check_continues, describe_changes
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError, RunFolderInUseError
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.progress import Progress
-from resnet_jax.runs.tensorboard import EventFile
+from resnet_jax.runs.tensorboard import EventFiles
 from resnet_jax.runtime.files import delete_unfinished, write_atomically
 from resnet_jax.runtime.untrusted import check_owned_files, parse_json, printable, read_text
 from resnet_jax.typing import Json, JsonDict
@@ -153,7 +154,7 @@ class RunFolder:
         Keeps an interrupted run's rows up to `progress.step`, and drops later ones, which the run writes again.
 
         Args:
-          splits: splits that the run logs during training; rows of others are dropped.
+          splits: splits that the run logs during training, the evaluated one last; rows of others are dropped.
           again: split whose row at `progress.step` is dropped too.
         """
         step = progress.step
@@ -180,7 +181,7 @@ class RunFolder:
                     self._replace(name, ''.join(kept))
         if self._events:
             self._events.close()
-        self._events = EventFile(self.path / 'tensorboard', step)
+        self._events = EventFiles(self.path / 'tensorboard', step, self._config.to_dict(), splits[-1])
 
     def _describe(self) -> None:
         self.write_json('config.json', self._config.to_dict())
@@ -248,7 +249,11 @@ class RunFolder:
             self._failing = True
         for row in rows:
             scalars = {name: v for name, v in {**row, **timing}.items() if isinstance(v, float) and name != 'epoch'}
-            self._events.write(row['step'], {f'{row["split"]}/{name}': value for name, value in scalars.items()})
+            self._events.write(row['step'], row['split'], scalars)
+
+    def write_images(self, step: int, split: str, images: Mapping[str, np.ndarray]) -> None:
+        """Shows uint8 images `[height, width, 1 or 3]` by name in TensorBoard."""
+        self._events.write_images(step, split, images)
 
     def flush(self) -> None:
         """Writes the rows that are not written yet.

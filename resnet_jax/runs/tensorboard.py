@@ -1,6 +1,7 @@
-"""TensorBoard's event files."""
+"""TensorBoard's event files: a run of its own for each split, with the same tags, so that TensorBoard draws them together."""
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -8,6 +9,10 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from resnet_jax.typing import Json
 
 logger = logging.getLogger(__name__)
 
@@ -26,46 +31,84 @@ def _without_torch() -> Iterator[None]:
             del sys.modules['torch']
 
 
-class EventFile:
-    """A TensorBoard event file, written by the calling thread.
+class EventFiles:
+    """The TensorBoard event files of a run, written by the calling thread.
 
     tensorboardX's own writer thread dies when the disk is full, and callers that wait for it hang.
 
     Args:
-      folder: folder of the file, which is created at the first write.
+      folder: each split has a folder in it; they are created at the first write.
       step: TensorBoard drops events of an interrupted run after this step.
+      config: the fields of the config, for TensorBoard's table of hyperparameters.
+      split: the split whose accuracy and loss this table shows.
     """
 
-    def __init__(self, folder: Path, step: int):
-        self._folder, self._step = folder, step
-        self._writer: Any = None
+    def __init__(self, folder: Path, step: int, config: Json, split: str):
+        self._folder, self._step, self._config, self._split = folder, step, config, split
+        self._writers: dict[str, Any] = {}
         self._given_up = False
 
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    def write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
         """Appends scalars by name; if that fails, logs a warning and stops writing."""
-        if self._given_up:
-            return
         with _without_torch():
-            from tensorboardX.proto.event_pb2 import Event
             from tensorboardX.summary import scalar
 
+        if scalars:
+            self._append(step, split, [scalar(name, value) for name, value in scalars.items()])
+
+    def write_images(self, step: int, split: str, images: Mapping[str, np.ndarray]) -> None:
+        """Appends uint8 images `[height, width, 1 or 3]` by name; otherwise like `write`."""
+        with _without_torch():
+            from tensorboardX.summary import image
+
+        summaries = [image('image', pixels, dataformats='HWC') for pixels in images.values()]
+        for summary, name in zip(summaries, images, strict=True):
+            summary.value[0].tag = name  # tensorboardX would replace its spaces
+        self._append(step, split, summaries)
+
+    def _append(self, step: int, split: str, summaries: list[Any]) -> None:
+        if self._given_up:
+            return
+        from tensorboardX.proto.event_pb2 import Event
+
         with self._or_give_up():
-            writer = self._open()
-            for name, value in scalars.items():
-                writer.write_event(Event(summary=scalar(name, value), step=step, wall_time=time.time()))
+            if not self._writers:
+                self._write_hparams()
+            writer = self._open(split)
+            for summary in summaries:
+                writer.write_event(Event(summary=summary, step=step, wall_time=time.time()))
             writer.flush()
 
-    def _open(self) -> Any:
+    def _open(self, split: str) -> Any:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        if self._writer is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+        if split not in self._writers:
+            folder = self._folder / split
+            folder.mkdir(parents=True, exist_ok=True)
             # Each start needs its own file name: tensorboardX would overwrite a file that was started in the same second.
-            self._writer = EventsWriter(str(self._folder / 'events'), f'.{os.getpid()}.{self._step}')
+            writer = self._writers[split] = EventsWriter(str(folder / 'events'), f'.{os.getpid()}.{self._step}')
             start = SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(session_log=start, step=self._step + 1, wall_time=time.time()))
-        return self._writer
+            writer.write_event(Event(session_log=start, step=self._step + 1, wall_time=time.time()))
+        return self._writers[split]
+
+    def _write_hparams(self) -> None:
+        from tensorboardX.proto.api_pb2 import MetricInfo, MetricName
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+        from tensorboardX.summary import hparams
+
+        simple = {k: v if isinstance(v, str | bool | int | float) else json.dumps(v) for k, v in self._config.items()}
+        experiment, session, _ = hparams(simple, {})
+        plugin = experiment.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin.content)
+        # tensorboardX knows only metrics in the folder of the session itself.
+        names = [MetricName(group=self._split, tag=tag) for tag in ('accuracy', 'loss')]
+        content.experiment.metric_infos.extend(MetricInfo(name=name) for name in names)
+        plugin.content = content.SerializeToString()
+        for summary in (experiment, session):
+            self._open('').write_event(Event(summary=summary, wall_time=time.time()))
+        self._open('').flush()
 
     @contextlib.contextmanager
     def _or_give_up(self) -> Iterator[None]:
@@ -77,8 +120,8 @@ class EventFile:
             self.close()
 
     def close(self) -> None:
-        """Closes the file; ignores errors, because a full disk must not hide the error that ended the run."""
-        writer, self._writer = self._writer, None
-        if writer:
+        """Closes the files; ignores errors, because a full disk must not hide the error that ended the run."""
+        writers, self._writers = self._writers, {}
+        for writer in writers.values():
             with contextlib.suppress(OSError):
                 writer.close()

@@ -1,6 +1,9 @@
 """Files that a run writes for its report: plots, test-set predictions and a description of the network."""
 
 import contextlib
+from collections.abc import Sequence
+
+import numpy as np
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.data import Dataset
@@ -10,6 +13,9 @@ from resnet_jax.evaluation.record import describe_model, write_record
 from resnet_jax.report.optional import optional
 from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
+from resnet_jax.typing import Json
+
+_SHOWN = 12  # mistakes in TensorBoard
 
 
 def record(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
@@ -17,8 +23,20 @@ def record(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_si
     height, _, channels = dataset.image_shape
     with optional('The files for the report could not be written'):  # the run has its result without them
         predictions = predict_split(classifier, dataset, batch_size)
-        write_record(folder.path, predictions, dataset, classifier)
+        written = write_record(folder.path, predictions, dataset, classifier)
         folder.write_json('model.json', describe_model(classifier.model, height, channels))
+        _show_mistakes(folder, classifier, dataset, written['wrong'][:_SHOWN])
+
+
+def _show_mistakes(folder: RunFolder, classifier: Classifier, dataset: Dataset, wrong: Sequence[Json]) -> None:
+    images = dataset.test.image[np.array([one['index'] for one in wrong], int)]
+    images = images if images.shape[-1] == 3 else images[..., :1]
+    names = dataset.class_names
+    titles = [
+        f'mistakes/{place:02} {names[one["label"]]}, taken for {names[one["predicted"]]} ({100 * one["confidence"]:.0f} %)'
+        for place, one in enumerate(wrong, 1)
+    ]
+    folder.write_images(classifier.origin.step or 0, 'test', dict(zip(titles, images, strict=True)))
 
 
 def leave_failed(folder: RunFolder, error: UserError) -> None:

@@ -1,6 +1,8 @@
 """The log of a run: metric rows in its folder, log lines and a progress bar on the console."""
 
+import importlib.util
 import logging
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def report_result(path: Path, result: Json) -> None:
-    """Logs a run's result and its files."""
+    """Logs a run's result and what a person may do with it next."""
     which = 'best on validation' if result['selected'] == 'validation' else 'the last'
     logger.info(
         '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)%s',
@@ -37,7 +39,16 @@ def report_result(path: Path, result: Json) -> None:
     )
     if 'ema_accuracy' in result:
         logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
-    logger.info('Files: %s', ', '.join(str(p) for p in sorted(path.iterdir()) if not p.name.startswith('.')))
+    here = shlex.quote(str(path))
+    needs = '' if importlib.util.find_spec('tensorboard') else '  (after pip install tensorboard)'
+    for number, line in enumerate(
+        (
+            f'open {here}/report.html',
+            f'tensorboard --logdir={here}/tensorboard{needs}',
+            f'resnet-jax predict --workdir={here} IMAGE...',
+        )
+    ):
+        logger.info('%s %s', '     ' if number else 'Next:', line)
 
 
 def _averaged(tta: str) -> str:
@@ -64,10 +75,12 @@ class RunLog:
         selects = f' (of the hardest {100 * self._config.selected_fraction:g} % of each batch)'
         self._selects = selects if experiment.proxy else ''  # which examples the training loss and accuracy cover
         self._kernels: list[str] = []
+        self._since: list[dict[str, float]] = []  # metrics of the steps since the last evaluation
 
     def resume(self, progress: Progress) -> None:
         """Continues the log from a checkpoint; the elapsed time never decreases, not even after a rollback."""
         self.progress, self._started = progress, min(self._started, time.monotonic() - progress.seconds)
+        self._since.clear()
 
     @property
     def seconds(self) -> float:
@@ -153,6 +166,7 @@ class RunLog:
         """Records the metrics of a step; writes a row of their means every `log_every` steps and after the last step."""
         pending = self.progress.pending
         pending.append(metrics)
+        self._since.append(metrics)
         due = step % self._config.log_every == 0 or step == self._experiment.total_steps
         if per_layer_grad_norms is not None and (due or step == 1):
             norms = dict(zip(self._kernels, per_layer_grad_norms.tolist(), strict=True))
@@ -186,13 +200,19 @@ class RunLog:
         self.bar.update(step, self._status)
 
     def evaluation(self, split: str, step: int, metrics: Json, seconds: float) -> None:
-        """Writes the metrics of an evaluation that took `seconds`."""
+        """Writes the metrics of an evaluation that took `seconds`; logs them beside the training since the last one."""
         self._evaluation_seconds = seconds
         self.bar.update(step, self._status)  # replaces the progress of the evaluation
         self.row(split, step, metrics)
+        train = ''
+        if self._since:  # none if only the evaluation was left to do
+            loss, accuracy = (float(np.mean([row[name] for row in self._since])) for name in ('loss', 'accuracy'))
+            train = f'train loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{self._selects}; '
+        self._since.clear()
         logger.info(
-            'Epoch %.4g: %s loss %.4f, accuracy %.2f %%%s%s',
+            'Epoch %.4g: %s%s loss %.4f, accuracy %.2f %%%s%s',
             step / self._experiment.steps_per_epoch,
+            train,
             split,
             metrics['loss'],
             100 * metrics['accuracy'],

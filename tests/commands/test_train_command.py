@@ -41,6 +41,12 @@ def test_a_run_leaves_what_it_should(tiny_run):
     assert 'resnet8, ' in done.stdout
     assert re.search(r'^Iteration 5 of 88, loss [\d.]+, accuracy [\d.]+ %, .* images/s, 0:\d\d:\d\d left$', done.stdout, re.M)
     assert re.search(r'^Test accuracy [\d.]+ % \(\d+ of 360\), loss [\d.]+, epoch 4 \(the last\)$', done.stdout, re.M)
+    means = r'loss [\d.]+, accuracy [\d.]+ %'
+    assert re.findall(rf'^Epoch (\d): train {means}; test {means}$', done.stdout, re.M) == ['1', '2', '3', '4']
+    first, *others = done.stdout.splitlines()[-3:]
+    assert first == f'Next: open {workdir}/report.html'
+    assert re.fullmatch(rf' +tensorboard --logdir={workdir}/tensorboard( .*)?', others[0])
+    assert others[1].strip() == f'resnet-jax predict --workdir={workdir} IMAGE...'
     names = {p.name for p in workdir.iterdir()}
     assert names >= {'config.json', 'environment.json', 'metrics.jsonl', 'result.json', 'run.log', 'plots', 'tensorboard'}
     assert 'Iteration 5 of 88' in (workdir / 'run.log').read_text()
@@ -70,18 +76,24 @@ def test_tensorboard_events_hold_the_metrics(tiny_run):
     from tensorboardX.record_writer import masked_crc32c
 
     workdir, _ = tiny_run
-    (path,) = (workdir / 'tensorboard').iterdir()
-    data, scalars = path.read_bytes(), {}
-    while data:
-        length = int.from_bytes(data[:8], 'little')
-        record = data[12 : 12 + length]
-        assert masked_crc32c(record) == int.from_bytes(data[12 + length : 16 + length], 'little')
-        event = Event.FromString(record)
-        scalars.update({(value.tag, event.step): value.simple_value for value in event.summary.value})
-        data = data[16 + length :]
+    scalars = {}
+    for split in ('train', 'test'):
+        (path,) = (workdir / 'tensorboard' / split).iterdir()
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], 'little')
+            record = data[12 : 12 + length]
+            assert masked_crc32c(record) == int.from_bytes(data[12 + length : 16 + length], 'little')
+            event = Event.FromString(record)
+            scalars.update({(split, value.tag, event.step): value.simple_value for value in event.summary.value})
+            data = data[16 + length :]
     last = rows(workdir)[-1]
-    assert scalars['test/accuracy', last['step']] == pytest.approx(last['accuracy'], rel=1e-6)
-    assert ('train/images_per_second', 5) in scalars
+    assert scalars['test', 'accuracy', last['step']] == pytest.approx(last['accuracy'], rel=1e-6)
+    assert ('train', 'accuracy', 5) in scalars and ('train', 'images_per_second', 5) in scalars
+    evaluation = json.loads((workdir / 'evaluation.json').read_text())
+    mistakes = [tag for split, tag, step in scalars if split == 'test' and step == last['step'] and 'mistakes/' in tag]
+    assert len(mistakes) == min(12, len(evaluation['wrong'])) > 0
+    assert mistakes[0].startswith(f'mistakes/01 {evaluation["wrong"][0]["label"]}, taken for ')
 
 
 def test_the_same_command_again_does_nothing(tiny_run):
@@ -89,7 +101,7 @@ def test_the_same_command_again_does_nothing(tiny_run):
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file() and p.name not in ('run.log', '.lock')}
     again = run('train.py', *TINY, f'--workdir={workdir}')
     assert 'is finished; nothing to do' in again.stdout
-    assert again.stdout.splitlines()[1] == first.stdout.splitlines()[-2]
+    assert again.stdout.splitlines()[1:] == first.stdout.splitlines()[-4:]  # the result, and what to do next
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 

@@ -3,8 +3,17 @@ import json
 import jax
 import numpy as np
 import pytest
-from sklearn.metrics import precision_score, top_k_accuracy_score
+import torch
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    log_loss,
+    precision_score,
+    recall_score,
+    top_k_accuracy_score,
+)
 from tiny import Linear
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.data import Dataset, Split
@@ -30,6 +39,22 @@ def test_figures_are_scikit_learns():
     expected = precision_score(labels, log_probabilities.argmax(1), average=None)
     np.testing.assert_allclose(found['per_class_precision'], expected)
     assert found['confusion'].sum() == found['count'] == 200
+
+
+def test_calibration_and_balanced_accuracy_are_those_of_torchmetrics_and_scikit_learn():
+    log_probabilities, labels = answers(n=500)
+    found = describe(log_probabilities, labels)
+    probabilities, targets = torch.tensor(np.exp(log_probabilities)), torch.tensor(labels)
+    for name, norm in (('ece', 'l1'), ('mce', 'max')):
+        expected = multiclass_calibration_error(probabilities, targets, num_classes=7, n_bins=15, norm=norm)
+        assert found['calibration'][name] == pytest.approx(expected.item(), abs=1e-6)
+    predicted = log_probabilities.argmax(1)
+    assert found['balanced_accuracy'] == pytest.approx(balanced_accuracy_score(labels, predicted))
+    np.testing.assert_allclose(found['per_class_accuracy'], recall_score(labels, predicted, average=None))
+    np.testing.assert_array_equal(found['confusion'], confusion_matrix(labels, predicted))
+    shares = np.exp(log_probabilities.astype(float))
+    expected = log_loss(labels, shares / shares.sum(1, keepdims=True), labels=range(7))
+    assert found['loss'] == pytest.approx(expected, rel=1e-5)
 
 
 def test_equal_probabilities_count_as_argmax_counts_them():

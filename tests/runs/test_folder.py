@@ -1,4 +1,5 @@
 import contextlib
+import io
 import json
 import logging
 import os
@@ -8,9 +9,12 @@ import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tiny
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError, RunFolderInUseError
 from resnet_jax.runs.folder import RunFolder
@@ -271,9 +275,9 @@ def test_a_start_from_nothing_drops_all_rows(tmp_path, config):
 
 
 def read_events(folder):
-    """Reads TensorBoard's files: per record 8 bytes of length, 4 of checksum, the data, 4 of checksum."""
+    """Reads TensorBoard's files below a folder: per record 8 bytes of length, 4 of checksum, the data, 4 of checksum."""
     events = []
-    for path in sorted(folder.glob('events*')):
+    for path in sorted(folder.rglob('events*')):
         data = path.read_bytes()
         while data:
             (size,) = struct.unpack('<Q', data[:8])
@@ -284,13 +288,41 @@ def read_events(folder):
 
 def test_tensorboard_events(tmp_path, config):
     with RunFolder(tmp_path, config) as folder:
-        folder.start(Progress(step=4), {}, ('train',))
+        folder.start(Progress(step=4), {}, ('train', 'gradients', 'test'))
+        folder.write_metrics([{'step': 5, 'epoch': 2.5, 'split': 'train', 'loss': 0.5}])
+        folder.write_metrics([{'step': 5, 'epoch': 2.5, 'split': 'gradients', 'norms': {'fc': 1.0}}])
         folder.write_metrics([{'step': 6, 'epoch': 3.0, 'split': 'test', 'loss': 0.25, 'count': 19}], images_per_second=50.0)
-    events = read_events(tmp_path / 'tensorboard')
-    scalars = {(v.tag, e.step, v.simple_value) for e in events if e.HasField('summary') for v in e.summary.value}
-    assert scalars == {('test/loss', 6, 0.25), ('test/images_per_second', 6, 50.0)}
-    restarts = [event.step for event in events if event.session_log.status == SessionLog.START]
-    assert restarts == [5]  # TensorBoard drops what an interrupted run wrote from here on
+        folder.write_images(6, 'test', {'mistakes/1 cat, taken for dog (9 %)': np.full((2, 3, 1), 7, np.uint8)})
+    assert sorted(path.name for path in (tmp_path / 'tensorboard').iterdir() if path.is_dir()) == ['test', 'train']
+    found = {}
+    for split in ('train', 'test'):  # the same tag in both, so that TensorBoard draws them in one chart
+        events = read_events(tmp_path / 'tensorboard' / split)
+        values = [(event.step, value) for event in events if event.HasField('summary') for value in event.summary.value]
+        found[split] = {(value.tag, step, value.simple_value) for step, value in values if not value.HasField('image')}
+        restarts = [event.step for event in events if event.session_log.status == SessionLog.START]
+        assert restarts == [5]  # TensorBoard drops what an interrupted run wrote from here on
+    assert found == {'train': {('loss', 5, 0.5)}, 'test': {('loss', 6, 0.25), ('images_per_second', 6, 50.0)}}
+    (image,) = [value for _, value in values if value.HasField('image')]
+    assert image.tag == 'mistakes/1 cat, taken for dog (9 %)' and (image.image.height, image.image.width) == (2, 3)
+    with Image.open(io.BytesIO(image.image.encoded_image_string)) as picture:
+        assert np.unique(np.asarray(picture.convert('L'))).tolist() == [7]
+
+
+def test_the_config_is_tensorboards_hyperparameters(tmp_path, config):
+    with RunFolder(tmp_path, config) as folder:
+        folder.start(Progress(), {}, ('train', 'gradients', 'validation'))
+        folder.write_metrics([{'step': 1, 'epoch': 0.5, 'split': 'train', 'loss': 0.5}])
+    (path,) = (tmp_path / 'tensorboard').glob('events*')
+    values = [value for event in read_events(path.parent) for value in event.summary.value if 'hparams' in value.tag]
+    contents = [HParamsPluginData.FromString(value.metadata.plugin_data.content) for value in values]
+    (experiment,) = [content.experiment for content in contents if content.HasField('experiment')]
+    (session,) = [content.session_start_info for content in contents if content.HasField('session_start_info')]
+    fields = config.to_dict()
+    assert {info.name for info in experiment.hparam_infos} == fields.keys() == session.hparams.keys()
+    assert session.hparams['learning_rate'].number_value == fields['learning_rate']
+    assert session.hparams['model'].string_value == fields['model'] and session.hparams['flip'].bool_value == fields['flip']
+    metrics = [(info.name.group, info.name.tag) for info in experiment.metric_infos]
+    assert metrics == [('validation', 'accuracy'), ('validation', 'loss')]
 
 
 def test_messages_go_to_run_log_while_it_is_open(tmp_path, config):

@@ -292,7 +292,7 @@ def test_a_result_with_averaged_views_says_so_wherever_it_is_written(tmp_path):
     assert found['accuracy'] == result['accuracy'] and found['loss'] == pytest.approx(result['loss'], rel=1e-4)
     assert {found['tta'], result['tta'], *(row['tta'] for row in rows(tmp_path, 'test'))} == {'mirror'}
     log = (tmp_path / 'run.log').read_text()
-    for line in ('Epoch 2: test loss .*', 'Test accuracy .*'):
+    for line in ('Epoch 2: train loss .*; test loss .*', 'Test accuracy .*'):
         assert re.search(line + r', logits averaged over views \(mirror\)$', log, re.M)
     assert '(views averaged: mirror)' in (tmp_path / 'report.html').read_text()
 
