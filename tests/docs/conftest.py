@@ -24,6 +24,7 @@ def small(patch):
 
     import resnet_jax
     from resnet_jax import data, models
+    from resnet_jax.weights import match
 
     digits = resnet_jax.load_dataset('digits')
     few = dataclasses.replace(
@@ -34,7 +35,9 @@ def small(patch):
     patch.setattr(data, '_DATASETS', {**data._DATASETS, 'digits': data._Entry(lambda options: few, few.info)})
     before = jax.config.values['jax_disable_most_optimizations']
     jax.config.update('jax_disable_most_optimizations', True)
+    match._named_shapes.cache_clear()  # of the networks that really have these names, and then of the small ones
     yield
+    match._named_shapes.cache_clear()
     jax.config.update('jax_disable_most_optimizations', before)
 
 
