@@ -78,7 +78,7 @@ def folder(files):
 
     config = quickstart.get_config()
     config.num_epochs, config.warmup_epochs = 2, 0.5
-    config.model_kwargs = {'num_filters': 4, 'stage_sizes': (1, 1)}
+    config.model_kwargs = {'num_filters': 4, 'stage_sizes': (1, 1, 2)}
     resnet_jax.train_and_evaluate(config, 'runs/quickstart')
     for name in ('resnet18', 'digits'):
         shutil.copytree('runs/quickstart', f'runs/{name}')

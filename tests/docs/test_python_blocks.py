@@ -7,7 +7,7 @@ from document_blocks import blocks
 
 from resnet_jax.config import TrainConfig
 
-_SLOW = {'export.md', 'finetuning.md', 'own_images.md', 'own_loop.md'}  # they train, or export first
+_SLOW = {'explanations.md', 'export.md', 'finetuning.md', 'own_images.md', 'own_loop.md'}  # they compile much
 _BY_PAGE = {page.name: [*found] for page, found in itertools.groupby(blocks('python'), key=lambda block: block.page)}
 
 

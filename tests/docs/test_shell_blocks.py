@@ -41,6 +41,7 @@ _NOT_RUN = (
     r'hf://|timm/|akamaster/|chenyaofo/',
     r'--coordinator_address|--distributed',
     r'tfds:|parquet:|data_archive|data_dir|imagenet_resnet50|TFDS',
+    r'^serve',
     r'^benchmark|^study(?!.*--(dry_run|report_only))|--corruptions|--seeds|--import',
     r'--weights=resnet20.th',  # on CIFAR-10
 )
