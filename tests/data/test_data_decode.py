@@ -141,7 +141,7 @@ def test_work_and_memory_grow_with_the_images_and_not_faster(tmp_path, monkeypat
     monkeypatch.setattr(decode, '_BLOCK', 4)
     root, opened = small(tmp_path, count=10), []
     original = images._open
-    monkeypatch.setattr(images, '_open', lambda source, name: opened.append(name) or original(source, name))
+    monkeypatch.setattr(images, '_open', lambda source, name, *rest: opened.append(name) or original(source, name, *rest))
     load(root)
     assert len(opened) == 2 * 40 and len(set(opened)) == 40
 

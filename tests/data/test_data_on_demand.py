@@ -104,7 +104,7 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(orientation):
 def test_an_image_is_decoded_each_time_and_only_when_it_is_asked_for(tmp_path, monkeypatch):
     root, opened = small(tmp_path, count=3), []
     original = images._open
-    monkeypatch.setattr(images, '_open', lambda source, name: opened.append(name) or original(source, name))
+    monkeypatch.setattr(images, '_open', lambda source, name, *rest: opened.append(name) or original(source, name, *rest))
     always = load(root, **ALWAYS)
     held, rest = hold_out(always.train, 2, seed=0)[::-1]
     assert describe_dataset(always)['duplicates'] is None and describe_dataset(always)['counts']['train'] == [3, 3]
