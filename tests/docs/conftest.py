@@ -11,13 +11,13 @@ from document_blocks import blocks
 from document_folder import write_files
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='module')
 def patch():
     with pytest.MonkeyPatch.context() as patch:
         yield patch
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='module')
 def small(patch):
     """In this process: digits are few, and the networks of the documents have a block in each of two stages."""
     import jax
@@ -57,7 +57,7 @@ def registrations(small, monkeypatch):
         sys.modules.pop(str(block.file).removesuffix('.py'), None)
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='module')
 def files(tmp_path_factory, patch, small):
     """The current folder, with pictures and with the files that blocks are of."""
     folder = tmp_path_factory.mktemp('documents')
@@ -67,7 +67,7 @@ def files(tmp_path_factory, patch, small):
     return folder
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='module')
 def folder(files):
     """The same, with runs and a file of weights, made in this process with small networks and few images."""
     import jax

@@ -1,18 +1,23 @@
 import pytest
 from pair import SHORT, Pair
 
+QUICK = 'JAX_DISABLE_MOST_OPTIMIZATIONS', '1'  # halves the time of compilation
 
-@pytest.fixture(scope='session', autouse=True)
+
+@pytest.fixture(scope='module', autouse=True)
 def quick_commands():
+    # Not for the whole session: see tests/faults/conftest.py.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # halves the time of compilation
+        patch.setenv(*QUICK)
         yield
 
 
 @pytest.fixture(scope='session')
-def undisturbed(tmp_path_factory, quick_commands):
+def undisturbed(tmp_path_factory):
     """The run folder of two processes that nothing happened to. Do not change it."""
     workdir = tmp_path_factory.mktemp('runs') / 'undisturbed'
-    pair = Pair(workdir, *SHORT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*QUICK)
+        pair = Pair(workdir, *SHORT)
     assert pair.wait() == [0, 0], pair.errors
     return workdir

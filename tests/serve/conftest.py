@@ -4,7 +4,7 @@ from PIL import Image
 from server_process import DIGITS, ServeProcess
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='session')
 def digit_file(tmp_path_factory):
     """A file with the first of scikit-learn's digits, a zero, at three times its size."""
     from sklearn.datasets import load_digits
@@ -15,7 +15,7 @@ def digit_file(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='session')
 def exported_folder(tmp_path_factory):
     """The network for digits, exported as StableHLO and ONNX."""
     import resnet_jax
@@ -26,7 +26,7 @@ def exported_folder(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='module')
 def server(exported_folder):
     """A server of two networks with small limits."""
     limits = ('--max_batch=4', '--max_images=3', '--max_mib=0.5', '--max_megapixels=1')
