@@ -48,14 +48,15 @@ def test_weights_and_biases_keeps_every_step_offline(tmp_path):
 @pytest.mark.slow
 def test_mlflow_keeps_metrics_params_and_the_report(tmp_path):
     store = (tmp_path / 'mlruns').as_uri()  # mlflow-skinny, which the tests install, has no other without a server
-    run('mlflow', tmp_path, MLFLOW_TRACKING_URI=store, HOME=str(tmp_path))
+    variables = {'MLFLOW_TRACKING_URI': store, 'MLFLOW_ALLOW_FILE_STORE': 'true'}
+    run('mlflow', tmp_path, HOME=str(tmp_path), **variables)
     code = (
         'import mlflow; (run,) = mlflow.MlflowClient().search_runs(["0"]); print(run.data.params["model"]); '
         'print(sorted(run.data.metrics)); client = mlflow.MlflowClient(); '
         'print([m.step for m in client.get_metric_history(run.info.run_id, "test/accuracy")]); '
         'print([a.path for a in client.list_artifacts(run.info.run_id)])'
     )
-    environment = {**os.environ, 'MLFLOW_TRACKING_URI': store}
+    environment = {**os.environ, **variables}
     done = subprocess.run(
         [sys.executable, '-c', code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
