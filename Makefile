@@ -14,6 +14,7 @@ test: .venv-test/installed lint
 	.venv-test/bin/python -m pytest -n 2 --dist loadfile
 
 test-all: .venv-test/installed lint
+	.venv-test/bin/python -m pip install --quiet --editable '.[test,loggers]'
 	.venv-test/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
 # What depends most on the version of JAX: kernels, networks, the training step, exports, commands. For a Python that has the

@@ -25,6 +25,7 @@ FLAGS.define('bool', 'extend', False, 'Let a run go on to more epochs than it wa
 FLAGS.define(
     'bool', 'allow_changes', False, 'Let a run go on with another learning rate, schedule or weight decay; it is recorded.'
 )
+FLAGS.define('bool', 'profile', False, 'Trace ten iterations into profile/ in the workdir, for XProf or Perfetto.')
 FLAGS.define('integer', 'seeds', 0, 'Train as many seeds, from config.seed on, each in a folder of the workdir.', 0)
 FLAGS.define('path', 'init_config', None, 'Write a config file to start from, and do nothing else.')
 FLAGS.define('bool', 'distributed', False, 'One of several processes; SLURM, MPI and Kubernetes are found.')
@@ -99,6 +100,8 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
 
     signals.GRACE_SECONDS = 5.0
     options = {'extend': FLAGS.value('extend'), 'allow_changes': FLAGS.value('allow_changes')}
+    if FLAGS.value('seeds') and FLAGS.value('profile'):
+        raise ConfigError('--profile traces one run; expected it without --seeds')
     try:
         if FLAGS.value('seeds'):
             done = train_seeds(checked, workdir, FLAGS.value('seeds'), **options)
@@ -106,7 +109,7 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
             spread = f' ± {statistics.stdev(accuracies):.2f}' if len(accuracies) > 1 else ''
             print(f'{len(accuracies)} seeds in {workdir}: accuracy {statistics.mean(accuracies):.2f}{spread} % (mean ± sd)')
         else:
-            train_and_evaluate(checked, workdir, **options)
+            train_and_evaluate(checked, workdir, **options, profile=FLAGS.value('profile'))
     except ConfigError as error:
         if 'continue with' not in str(error):
             raise

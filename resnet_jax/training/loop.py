@@ -42,6 +42,7 @@ def train_and_evaluate(
     callbacks: Sequence[Callback] = (),
     dataset: Dataset | None = None,
     weights: Classifier | None = None,
+    profile: bool = False,
 ) -> TrainingResult:
     """Trains a config in a run folder, or continues the run there.
 
@@ -57,6 +58,7 @@ def train_and_evaluate(
       dataset: what to train on, instead of `config.dataset`, which becomes its name: see `data.load_dataset`. To continue the
         run, pass the same one.
       weights: the network to start from, instead of that which `config.init_from` names; see `finetune`.
+      profile: write a trace of ten iterations to `workdir/profile`.
 
     Raises:
       ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError, LostPeerError: see `resnet_jax.errors`.
@@ -79,7 +81,9 @@ def train_and_evaluate(
         folder = RunFolder(workdir, checked, extend=extend, allow_changes=allow_changes)
         with StopSignal() as stop, distributed.process_group(checked.to_dict(), folder.path, folder.newest_checkpoint), folder:
             distributed.assert_shared(folder.path / '.lock')
-            return train_in_folder(experiment, source, folder, stop, callbacks, extend=extend, allow_changes=allow_changes)
+            return train_in_folder(
+                experiment, source, folder, stop, callbacks, extend=extend, allow_changes=allow_changes, profile=profile
+            )
 
 
 def train_in_folder(
@@ -92,6 +96,7 @@ def train_in_folder(
     *,
     extend: bool,
     allow_changes: bool,
+    profile: bool = False,
 ) -> TrainingResult:
     """Trains in a folder that this process holds, unless the run there is finished; otherwise as `train_and_evaluate`.
 
@@ -105,7 +110,8 @@ def train_in_folder(
         distributed.assert_equal('data set', dataset.describe())
         checkpoints = RunCheckpoints(experiment, dataset, folder, extend=extend, allow_changes=allow_changes)
         try:
-            result, classifier = Trainer(experiment, dataset, folder, checkpoints, stop, callbacks, create_program).train()
+            trainer = Trainer(experiment, dataset, folder, checkpoints, stop, callbacks, create_program, profile)
+            result, classifier = trainer.train()
         except (DivergedError, OutOfMemoryError) as error:
             leave_failed(folder, error)
             raise

@@ -25,6 +25,7 @@ from resnet_jax.training.checkpointing import RunCheckpoints
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.finetune import RECORD, Start
 from resnet_jax.training.log import RunLog
+from resnet_jax.training.profile import Profiler
 from resnet_jax.training.program import Program, TrainingProgram
 from resnet_jax.training.samples import draw_samples
 from resnet_jax.typing import JsonDict, PyTree, Row, Variables
@@ -44,11 +45,13 @@ class Trainer:
         stop: StopSignal,
         callbacks: Sequence[Callback] = (),
         create_program: Callable[[Experiment, Split], Program] = TrainingProgram,
+        profile: bool = False,
     ):
         config = experiment.config
         self._experiment, self._config, self._dataset, self._folder = experiment, config, dataset, folder
         self._checkpoints, self._stop, self._callbacks = checkpoints, stop, callbacks
         self._create_program = create_program
+        self._profiler = Profiler(folder.path / 'profile' if profile and folder.primary else None)
         self._train, validation = data.training_splits(dataset, config.validation_size, config.train_size, config.seed)
         self._split = 'validation' if validation else 'test'
         largest = experiment.in_phase(len(experiment.freezing.starts) - 1) if experiment.freezing else experiment
@@ -154,10 +157,12 @@ class Trainer:
                         program.close()
                         program = self._create_program(self._experiment, self._train)
                         self._compile(program)
-                    count, before = self.logger.pace.size(self._steps_to_pause()), time.monotonic()
+                    most = 1 if self._profiler.alone else self._steps_to_pause()
+                    count, before = self.logger.pace.size(most), time.monotonic()
                     self._stop.unsaved = True
                     failpoints.reach('dispatch')
-                    self._state, metrics = program.run(self._state, self._progress.step, count)
+                    with self._profiler.iteration(self._progress.step):
+                        self._state, metrics = program.run(self._state, self._progress.step, count)
                     self.logger.pace.measured(len(metrics), time.monotonic() - before)
                     self._take(metrics)
                     dispatches += 1
@@ -166,6 +171,7 @@ class Trainer:
                     self._evaluate_and_save()
                     self._stop_if_asked()
         finally:
+            self._profiler.stop()
             program.close()
 
     def _unfreeze(self, phase: int) -> None:

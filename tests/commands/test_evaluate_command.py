@@ -54,6 +54,12 @@ def test_bad_input_is_one_line(flags, code, text):
     assert text in error_line(run('evaluate.py', *flags, code=code))
 
 
+@pytest.mark.parametrize('flag', ['cifar10c', 'cifar10_1', 'cifar10h'])
+def test_the_published_sets_are_for_networks_of_cifar10(tiny_run, tmp_path, flag):
+    error = error_line(run('evaluate.py', f'--workdir={tiny_run[0]}', f'--{flag}={tmp_path}', code=2))
+    assert "expected one for CIFAR-10's 32 x 32 images" in error
+
+
 def test_averaged_parameters_that_do_not_exist_are_refused(tiny_run):
     assert 'ema_decay' in error_line(run('evaluate.py', f'--workdir={tiny_run[0]}', '--ema', code=2))
 

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import pty
@@ -94,6 +95,19 @@ def test_tensorboard_events_hold_the_metrics(tiny_run):
     mistakes = [tag for split, tag, step in scalars if split == 'test' and step == last['step'] and 'mistakes/' in tag]
     assert len(mistakes) == min(12, len(evaluation['wrong'])) > 0
     assert mistakes[0].startswith(f'mistakes/01 {evaluation["wrong"][0]["label"]}, taken for ')
+
+
+def test_a_profile_names_each_iteration_and_changes_nothing(tiny_run, tmp_path):
+    undisturbed, _ = tiny_run
+    done = run('train.py', *TINY, f'--workdir={tmp_path / "run"}', '--profile')
+    assert f'Trace in {tmp_path}/run/profile: ' in done.stdout
+    (path,) = (tmp_path / 'run' / 'profile').rglob('perfetto_trace.json.gz')
+    events = json.loads(gzip.decompress(path.read_bytes()))['traceEvents']
+    steps = [int(event['args']['step_num']) for event in events if event.get('name') == 'train']
+    assert steps == [*range(2, 12)]
+    assert list(path.parent.glob('*.xplane.pb'))
+    assert_same_state(undisturbed, tmp_path / 'run')
+    assert 'without --seeds' in error_line(run('train.py', *TINY, '--profile', '--seeds=2', code=2))
 
 
 def test_the_same_command_again_does_nothing(tiny_run):
