@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarni
 SHELL = [block for block in blocks('', 'bash') if block.page.name != 'measurements.md']  # which has those of EVIDENCE
 EVIDENCE = tomllib.loads((ROOT / 'docs' / 'evidence.toml').read_text())
 EXTRAS = {*tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']}
-_OF_A_SHELL = {'jupyter', 'sleep', 'exit', 'sbatch', 'scontrol', '.', 'hf', 'git'}
+_OF_A_SHELL = {'jupyter', 'sleep', 'exit', 'sbatch', 'scontrol', '.', 'hf', 'git', 'tensorboard'}
 # Flags that make a run of seconds of any recipe.
 _QUICK = (
     '--config.model=resnet8',
@@ -42,6 +42,7 @@ _NOT_RUN = (
     r'--coordinator_address|--distributed',
     r'tfds:|parquet:|data_archive|data_dir|imagenet_resnet50|TFDS',
     r'^serve',
+    r'--cifar10',
     r'^benchmark|^study(?!.*--(dry_run|report_only))|--corruptions|--seeds|--import',
     r'--weights=resnet20.th',  # on CIFAR-10
 )
