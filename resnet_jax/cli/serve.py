@@ -15,6 +15,7 @@ from resnet_jax.cli import command
 from resnet_jax.cli.arguments import expand_home
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runtime.streams import tell
+from resnet_jax.runtime.untrusted import printable
 
 FLAGS = command.Flags()
 FLAGS.define('string', 'host', '127.0.0.1', 'Address to listen at; 0.0.0.0 lets other machines in.')
@@ -35,7 +36,8 @@ for _flag in (_WAIT, _TIMEOUT):
 def main(arguments: Sequence[str]) -> None:
     if not arguments:
         raise ConfigError('no model given; expected a run folder, an exported folder or a name, as runs/resnet18')
-    names, token, host = _names(arguments), _token(FLAGS.value('token_file')), FLAGS.value('host')
+    paths = [expand_home(path) for path in arguments]
+    names, token, host = _names(paths), _token(FLAGS.value('token_file')), FLAGS.value('host')
     try:
         from resnet_jax.serve import server
     except ImportError as error:
@@ -63,10 +65,11 @@ def main(arguments: Sequence[str]) -> None:
     if not server.is_loopback(address) and token is None:
         tell(f'warning: anyone who reaches this machine at {address}:{port} can use it; expected --token_file=FILE for a token')
     networks = []
-    for path, name in zip(arguments, names, strict=True):
-        network = load_network(expand_home(path), name, sizes, [1, min(8, largest)], ema=FLAGS.value('ema'))
+    for path, name in zip(paths, names, strict=True):
+        network = load_network(path, name, sizes, sorted({1, min(8, largest)}), ema=FLAGS.value('ema'))
         height, width, channels = network.image_shape
-        print(f'{name}: {len(network.class_names)} classes, images of {height} x {width} x {channels}', flush=True)
+        text = f'{name}: {len(network.class_names)} classes, images of {height} x {width} x {channels}'
+        print(printable(text), flush=True)
         networks.append(network)
 
     def ready() -> None:

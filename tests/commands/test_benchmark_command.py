@@ -45,6 +45,8 @@ def test_both_steps_are_timed_beside_torch(tmp_path):
         ['--layers=8x8x8', '--peer=torch'],
         ['--networks=resnet18'],
         ['--workers=2'],
+        ['--requests=9'],
+        ['--serving=runs/a', '--peer=torch'],
         ['--decoding=no/such/folder', '--layers=8x8x8'],
         ['--json=no/such/folder/rows.json'],
     ],
