@@ -9,7 +9,7 @@ views of all test images.
 Command:  python bin/train.py --config=configs/speedrun94.py
 Expected: not yet run here on a GPU. The sources report 94.01 % on CIFAR-10's own images (airbench94_muon.py: mean of 200
           runs, 2.59 s; cifar10_speedrun.py: 2.015 s; both on an A100).
-Hardware: meant for a GPU: 0.28 PFLOP (118 M multiply-adds for each of 8 * 32 * 1536 images, three times, two FLOPs each).
+Hardware: meant for a GPU: 0.25 PFLOP (105 M multiply-adds for each of 8 * 32 * 1536 images, three times, two FLOPs each).
           On a CPU configs/speedrun_cpu.py is practical.
 """
 

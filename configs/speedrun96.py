@@ -11,7 +11,7 @@ closer to 0.
 Command:  python bin/train.py --config=configs/speedrun96.py
 Expected: not yet run here on a GPU. The source reports 96.00 % on CIFAR-10's own images (mean of 200 runs), in 27.3 s on an
           A100.
-Hardware: meant for a GPU: about 3 PFLOP (452 M multiply-adds for each of 45 * 48 * 512 images, three times, two FLOPs each).
+Hardware: meant for a GPU: about 3 PFLOP (414 M multiply-adds for each of 45 * 48 * 512 images, three times, two FLOPs each).
 """
 
 from resnet_jax import default_config

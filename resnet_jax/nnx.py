@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax import models
 from resnet_jax.errors import ConfigError
+from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.layers import bias_in_float32
 from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.typing import Variables
@@ -31,7 +32,7 @@ _KEYWORDS: dict[type[nn.Module], tuple[str, ...]] = {
         *('dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init', 'conv_general_dilated', 'promote_dtype'),
     ),
     nn.Dense: ('use_bias', 'dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init', 'promote_dtype'),
-    nn.BatchNorm: (
+    BatchNorm: (
         *('axis', 'momentum', 'epsilon', 'dtype', 'param_dtype', 'use_bias', 'use_scale', 'bias_init', 'scale_init'),
         *('axis_name', 'axis_index_groups', 'use_fast_variance'),
     ),

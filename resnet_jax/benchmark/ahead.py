@@ -18,7 +18,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet_jax import data
-from resnet_jax.benchmark.hlo import SMALL, Device, Kernel, host_launches, step_kernels
+from resnet_jax.benchmark.hlo import SMALL, Device, Kernel, host_launches, slow_operations, step_kernels
 from resnet_jax.benchmark.measure import on_random_data
 from resnet_jax.benchmark.worker import Worker
 from resnet_jax.config import TrainConfig
@@ -64,11 +64,12 @@ class Ahead:
             launches = host_launches(thunks.read_text())
         memory = compiled.memory_analysis()
         due = 1 / checked.proxy_update_every if experiment.proxy else 1.0
-        device = Device(facts.bandwidth, _FLOPS)
+        device, text = Device(facts.bandwidth, _FLOPS), compiled.as_text() or ''
         return {
             'gpu': gpu,
-            **_summary(step_kernels(compiled.as_text() or ''), device),
-            'floor_seconds_average': _floor(step_kernels(compiled.as_text() or '', due), device),
+            **_summary(step_kernels(text), device),
+            'floor_seconds_average': _floor(step_kernels(text, due), device),
+            'slow_operations': slow_operations(text),
             'host_launches': launches,
             'temporary_bytes': memory.temp_size_in_bytes if memory else None,
         }
@@ -146,4 +147,5 @@ def table(row: Row) -> str:
     more += f'{row["temporary_bytes"] / 2**20:,.0f} MiB of temporary memory'
     if row['floor_seconds_average'] < row['floor_seconds']:
         more += f'; {1000 * row["floor_seconds_average"]:.2f} ms on average over the steps with and without the branch'
-    return '\n'.join([*text, more])
+    slow = ', '.join(f'{count} {name}' for name, count in row['slow_operations'].items() if count)
+    return '\n'.join([*text, more, *([slow] if slow else [])])

@@ -45,8 +45,8 @@ def gpu_suite(
       seconds: time for everything.
 
     Returns:
-      'versions', 'config' and 'parts'. 'parts' has for 'step', 'peer', 'startup' and each of the speedruns the 'seconds' it
-      took and the measurements, or 'error', or 'skipped' with the reason.
+      'versions', 'config' and 'parts'. 'parts' has for 'step', 'evaluation', 'step_without_cuda_graph', 'peer', 'startup' and
+      each of the speedruns the 'seconds' it took and the measurements, or 'error', or 'skipped' with the reason.
     """
     started = time.monotonic()
     result: Row = {'versions': _versions(), 'config': dict(config), 'parts': {}}
@@ -69,9 +69,13 @@ def gpu_suite(
         result['parts'][name] = {'seconds': round(time.monotonic() - before, 1), **part}
         save(path, result)
 
-    begin('step', 0.25, lambda limit: _epoch(_measure(config, effort, limit, [])))
+    train = ['--steps=train']
+    begin('step', 0.15, lambda limit: _epoch(_measure(config, effort, limit, train)))
+    begin('evaluation', 0.1, lambda limit: _measure(config, effort, limit, ['--steps=eval']))
+    alone = {**config, 'cuda_graph': False}
+    begin('step_without_cuda_graph', 0.15, lambda limit: _epoch(_measure(alone, effort, limit, train)))
     # Only the speed records' PyTorch variant, with weights in half precision too: each variant takes a minute to compile.
-    peer = ['--peer=torch', '--steps=train', f'--variants={config["dtype"]}']
+    peer = ['--peer=torch', *train, f'--variants={config["dtype"]}']
     begin('peer', 0.45, lambda limit: _epoch(_measure(config, effort, limit, peer)))
     begin('startup', 0.35, lambda limit: measure_startup(on_random_data(config), limit=limit / 2, progress=progress))
     for number, (name, speedrun) in enumerate(speedruns.items()):  # seeds use all the time left

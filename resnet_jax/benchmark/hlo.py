@@ -94,6 +94,29 @@ def step_kernels(text: str, branch_share: float = 1.0) -> list[Kernel]:
     return list(_kernels(computations, max(bodies, key=lambda name: len(computations[name])), branch_share, 1.0))
 
 
+def slow_operations(text: str) -> dict[str, int]:
+    """Counts what a program should not have.
+
+    These are convolutions in float32, scatters, sums in bfloat16, which lose what they add, and transposes of activations: of
+    1 MiB or more in bfloat16.
+    """
+    computations, _ = _parse(text)
+    counts = dict.fromkeys(('float32 convolutions', 'scatters', 'bfloat16 sums', 'activation transposes'), 0)
+    for computation in computations.values():
+        for instruction in computation.values():
+            operation, dtypes = instruction.operation, [dtype for dtype, _ in _arrays(instruction.shape)]
+            if operation == 'custom-call' and '__cudnn$conv' in instruction.attributes:
+                counts['float32 convolutions'] += 'f32' in dtypes
+            elif operation in ('scatter', 'select-and-scatter'):
+                counts['scatters'] += 1
+            elif operation == 'reduce' and 'bf16' in dtypes:
+                reducer = computations[instruction.called()[0]].values()
+                counts['bfloat16 sums'] += any(inner.operation == 'add' for inner in reducer)
+            elif operation == 'transpose' and dtypes == ['bf16'] and _bytes(instruction.shape) >= SMALL:
+                counts['activation transposes'] += 1
+    return counts
+
+
 def host_launches(thunks: str) -> int:
     """Returns how often the host launches something in a step: kernels, graphs of kernels, and waiting for a condition.
 

@@ -47,8 +47,8 @@
   d2l_resnet18       |     18 |  11,184,650 |       37.02 M | Dive into Deep Learning, section 8.6
   d2l_resnet18_3conv |     26 |  17,457,290 |       55.89 M | the same, a third convolution in the block
   d2l_resnext26      |     26 |   1,703,818 |       10.00 M | the same with its ResNeXtBlock(groups=16, bot_mul=1)
-  speedrun94         |      8 |   1,971,640 |      118.15 M | KellerJordan/cifar10-airbench, airbench94_muon.py
-  speedrun96         |     11 |   9,915,704 |      451.97 M | the same, airbench96_faster.py
+  speedrun94         |      8 |   1,971,640 |      105.36 M | KellerJordan/cifar10-airbench, airbench94_muon.py
+  speedrun96         |     11 |   9,915,704 |      414.45 M | the same, airbench96_faster.py
 
 He et al. is arXiv:1512.03385. M means millions, G billions; numbers in the last column are as the source prints them.
 Multiply-adds count convolutions and linear layers for one image. Both counts are for 10 classes and 32x32x3 images, or for

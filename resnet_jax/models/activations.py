@@ -1,8 +1,10 @@
 """Activations as plain functions. JAX's own are compiled functions, which `pickle` cannot find again by name."""
 
+import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -23,13 +25,30 @@ def tanh(x: jax.Array) -> jax.Array:
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """`jax.nn.gelu` without approximation, as PyTorch's GELU."""
-    return jax.nn.gelu(x, approximate=False)
+    """`jax.nn.gelu` without approximation, as PyTorch's GELU; computed in float32 at least."""
+    y: jax.Array = _gelu(x)
+    return y
 
 
 def silu(x: jax.Array) -> jax.Array:
     """`jax.nn.silu`."""
     return jax.nn.silu(x)
+
+
+@jax.custom_jvp
+def _gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x.astype(jnp.promote_types(x.dtype, jnp.float32)), approximate=False).astype(x.dtype)
+
+
+@_gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Needs nothing of the forward pass but x; JAX's own derivative keeps the error function and two products too."""
+    (x,), (dx,) = primals, tangents
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    density = jnp.exp(-jnp.square(wide) / 2) / math.sqrt(2 * math.pi)
+    # Not erfc, which the forward pass has: XLA would keep it. For large negative x this is 0 where the exact value is 1e-8.
+    slope = (1 + jax.lax.erf(wide * math.sqrt(0.5))) / 2 + wide * density
+    return _gelu(x), slope.astype(x.dtype) * dx
 
 
 ACTIVATIONS: dict[str, Activation] = {'relu': relu, 'sigmoid': sigmoid, 'tanh': tanh, 'gelu': gelu, 'silu': silu}

@@ -5,7 +5,7 @@ truncated, as in torchvision's ResNet. Biases are zero. The last linear layer is
 uniform within +-1 / sqrt(fan_in), except that its bias is zero.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -26,14 +26,17 @@ def conv2d(
     kernel_size: int,
     strides: int = 1,
     *,
-    padding: int | None = None,
+    padding: int | Sequence[tuple[int, int]] | None = None,
     groups: int = 1,
     use_bias: bool = False,
     dtype: DTypeLike = jnp.float32,
     kernel_init: nn.initializers.Initializer = he_normal,
     name: str | None = None,
 ) -> Callable[[jax.Array], jax.Array]:
-    """Returns a square convolution with float32 parameters; `padding` on every side is kernel_size // 2 by default."""
+    """Returns a square convolution with float32 parameters.
+
+    `padding`, on every side or as ((top, bottom), (left, right)), is kernel_size // 2 by default.
+    """
     # Not padding='SAME': at stride 2 on even sizes XLA pads only after the image, but PyTorch before and after.
     layer = nn.Conv(
         features,

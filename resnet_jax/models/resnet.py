@@ -38,6 +38,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.activations import Activation, relu
+from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.blocks import (
     BasicBlock,
     ModuleDef,
@@ -173,7 +174,7 @@ class ResNet(nn.Module):
         # Flax's momentum is the fraction kept: this is PyTorch's 0.1. Flax's running variance is biased; PyTorch's has the
         # factor n / (n - 1).
         norm: ModuleDef = functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
             momentum=0.9,
             epsilon=1e-5,

@@ -28,6 +28,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.activations import Activation, gelu
+from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.blocks import ModuleDef
 from resnet_jax.models.checks import check_dtype, check_images, check_positive, check_positive_int, check_rate, head_dtype
 from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
@@ -58,8 +59,10 @@ class ConvGroup(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        # Without the last row and column of an odd number, which the pool would drop.
+        padding = [(1, 1 - size % 2) for size in x.shape[1:3]]
         # Pool before BatchNorm, which then normalises a quarter of the pixels.
-        x = max_pool(self.conv(self.filters, 3, name='conv1')(x), 2, 2)
+        x = max_pool(self.conv(self.filters, 3, padding=padding, name='conv1')(x), 2, 2)
         x = self.act(self.norm(name='bn1')(x))
         y = self.conv(self.filters, 3, name='conv2')(x)
         y = self.act(self.norm(name='bn2')(y))
@@ -131,7 +134,7 @@ class SpeedrunNet(nn.Module):
         check_images(images, min_size=SIZE - 1 + 2 ** len(self.widths))
         conv = functools.partial(conv2d, dtype=self.dtype, kernel_init=partial_identity)
         norm = functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
             momentum=self.batch_norm_momentum,
             epsilon=1e-12,

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_jax.errors import ConfigError
 
@@ -29,6 +30,8 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0) -> jax.A
         raise ConfigError(f'padding {padding} is larger than half the pooling window of {window}')
     if min(x.shape[1:3]) + 2 * padding < window:
         raise ConfigError(f'images are too small: a pooling window of {window} does not fit into {x.shape[1:3]} pixels')
+    if (window, strides, padding) == (2, 2, 0):
+        return _max_of_blocks(x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2])
     for axis in (1, 2):
         pad_width = [(0, 0)] * x.ndim
         pad_width[axis] = (padding, padding)
@@ -37,6 +40,31 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0) -> jax.A
         slices = [jax.lax.slice_in_dim(x, start, start + span, strides, axis) for start in range(window)]
         x = functools.reduce(jnp.maximum, slices)
     return x
+
+
+@jax.custom_jvp
+def _max_of_blocks(x: jax.Array) -> jax.Array:
+    """Returns the maxima of 2x2 blocks of `[batch, 2 * h, 2 * w, channels]`."""
+    return functools.reduce(jnp.maximum, _corners(x))
+
+
+@_max_of_blocks.defjvp
+def _max_of_blocks_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Remembers which pixels of each block are the largest as bits of a byte, all that the gradient reads of x."""
+    (x,), (dx,) = primals, tangents
+    y = _max_of_blocks(x)
+    bits = sum((corner == y).astype(jnp.uint8) << place for place, corner in enumerate(_corners(x)))
+    y, bits = jax.lax.optimization_barrier((y, bits))  # else the gradient computes the bits again, from x
+    places = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 1, 2, 1)
+    chosen = (bits[:, :, None, :, None] >> places) & 1
+    blocks = dx.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, x.shape[3])
+    count = sum((bits >> place) & 1 for place in range(4))  # population_count has no derivative, not even none
+    return y, jnp.where(chosen == 1, blocks, 0).sum((2, 4)) / jnp.asarray(count, x.dtype)
+
+
+def _corners(x: jax.Array) -> list[jax.Array]:
+    """Returns the pixels of 2x2 blocks that have the same place in them."""
+    return [jax.lax.slice(x, (0, i, j, 0), x.shape, (1, 2, 2, 1)) for i in range(2) for j in range(2)]
 
 
 def average_pool(x: jax.Array, window: int, ceil_mode: bool = False) -> jax.Array:

@@ -50,14 +50,16 @@ def select_hardest(
     def mean(values: PyTree) -> PyTree:
         return values if axis_name is None else jax.lax.pmean(values, axis_name)
 
-    losses, gradient_of, batch_stats = jax.vjp(losses_of, proxy['params'], has_aux=True)
+    losses, batch_stats = losses_of(proxy['params'])
     # Keep the batch's order: sorted by loss, the microbatches of gradient accumulation would differ in difficulty.
     chosen = jnp.sort(jax.lax.top_k(losses, count)[1])
 
     def update(params: PyTree, opt_state: optax.OptState) -> tuple[PyTree, optax.OptState]:
         # A comparison instead of a scatter into zeros.
         weights = (jnp.arange(len(losses))[:, None] == chosen[None, :]).any(axis=1) / jnp.float32(count)
-        (grads,) = gradient_of(weights)
+        # Computes the losses again: otherwise what the gradient needs of them would be written at the other steps too. Where
+        # the proxy is updated at each step, XLA computes them once.
+        (grads,) = jax.vjp(losses_of, params, has_aux=True)[1](weights)
         updates, opt_state = tx.update(mean(grads), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 

@@ -94,8 +94,10 @@ def suite(tmp_path, speedruns, seconds=60.0):
 def test_a_gpu_is_measured_part_by_part(programs, tmp_path):
     programs(fails=2)
     parts, said = suite(tmp_path, {'fast': CONFIG, 'absent': 'there is no config absent'})
-    assert list(parts) == ['step', 'peer', 'startup', 'fast', 'absent']
-    assert parts['step']['epoch_seconds'] == 0.5 and parts['step']['flags'].keys() == {'config', 'json', 'rounds', 'seconds'}
+    assert list(parts) == ['step', 'evaluation', 'step_without_cuda_graph', 'peer', 'startup', 'fast', 'absent']
+    given = {'config', 'json', 'rounds', 'seconds', 'steps'}
+    assert parts['step']['epoch_seconds'] == 0.5 and parts['step']['flags'].keys() == given
+    assert [parts[name]['flags']['steps'] for name in ('step', 'evaluation')] == ['train', 'eval']
     assert parts['peer']['flags'] | {'peer': 'torch', 'variants': 'bfloat16', 'steps': 'train'} == parts['peer']['flags']
     fast = parts['fast']
     assert [run['seed'] for run in fast['runs']] == [0, 1]  # the third fails: what there is stays

@@ -95,6 +95,7 @@ def test_the_gpu_suite_on_a_cpu(tmp_path):
     run('benchmark.py', *TINY, *flags, '--speedruns=configs/quickstart.py,configs/none.py', timeout=540)
     parts = json.loads(path.read_text())['parts']
     assert parts['step']['epoch_seconds'] > 0 and parts['step']['compile']['train']['program']['conditional'] == 0
+    assert parts['evaluation']['eval']['images_per_second']['n'] == 2 and parts['step_without_cuda_graph']['epoch_seconds'] > 0
     assert parts['peer']['train']['ratio']['n'] == 2 and 'eval' not in parts['peer']
     assert parts['quickstart']['accuracy']['mean'] > 0.98 and parts['quickstart']['accuracy']['n'] >= 2
     assert parts['none']['skipped'].startswith("no config file 'configs/none.py'; expected one of configs/alexnet.py")
