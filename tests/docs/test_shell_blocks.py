@@ -175,7 +175,8 @@ def to_run():
 @pytest.mark.parametrize('command', to_run(), ids=' '.join)
 def test_a_command_runs(command, real_folder):
     verb, *arguments = command
-    made = [argument.partition('=')[2] for argument in arguments if re.match('--(out|workdir|init_config)=', argument)]
-    for name in ('runs/of_the_documents', *(made if verb in ('train', 'export') else ())):
+    flag = {'train': '--workdir=', 'export': '--out='}.get(verb, 'none')
+    made = [argument.removeprefix(flag) for argument in arguments if argument.startswith(flag)]
+    for name in ('runs/of_the_documents', *made):
         shutil.rmtree(real_folder / name, ignore_errors=True)
     execute(verb, quickened(verb, arguments), real_folder)
