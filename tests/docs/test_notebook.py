@@ -12,7 +12,7 @@ import resnet_jax
 NOTEBOOK = nbformat.read(ROOT / 'docs' / 'tutorial.ipynb', as_version=4)
 CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == 'code']
 # The sizes of the cell with the tag 'parameters', made small.
-_SMALL = 'EPOCHS = 1\nCIFAR_IMAGES = 128\nCIFAR_EPOCHS = 1\n'
+_SMALL = 'EPOCHS = 2\nCIFAR_IMAGES = 128\nCIFAR_EPOCHS = 1\n'
 # Noise in the place of CIFAR-10, where there is none.
 _NOISE = """
 import dataclasses
