@@ -32,7 +32,7 @@ from resnet_jax.typing import JsonDict
 
 T = TypeVar('T')
 
-_SMALL = 2**16  # bytes of a body that is read sooner than a thread is woken
+_SMALL = 2**16  # bytes and pixels that are read sooner than a thread is woken
 _PAGE = {'/': ('page.html', 'text/html'), '/page.css': ('page.css', 'text/css'), '/page.js': ('page.js', 'text/javascript')}
 
 
@@ -154,16 +154,18 @@ class Service:
                 admitted.add_images(len(question.images) - 1)
                 network = next(iter(self._networks.values())) if question.model is None else self._find(question.model)
                 names = [f'image {number}' for number in range(1, len(question.images) + 1)]
-                pixels = self._limits.pixels
-                reading = [
-                    self._in_thread(network.read, image, name, pixels)
-                    for image, name in zip(question.images, names, strict=True)
-                ]
+                reading = [self._decode(network, *of) for of in zip(question.images, names, strict=True)]
                 read = await asyncio.gather(*reading, return_exceptions=True)
         for image in read:
             if isinstance(image, BaseException):
                 raise image
         return question, network, read, deadline  # type: ignore[return-value]
+
+    async def _decode(self, network: Network, image: bytes, name: str) -> np.ndarray:
+        if len(image) < _SMALL and self._admission.images == 1:
+            with contextlib.suppress(TooManyPixelsError):
+                return network.read(image, name, _SMALL)
+        return await self._in_thread(network.read, image, name, self._limits.pixels)
 
     def _find(self, name: str) -> Network:
         if name not in self._networks:

@@ -7,6 +7,19 @@ import numpy as np
 
 Run = Callable[..., np.ndarray]
 
+_CALLS, _SECONDS = 20, 0.3  # at most, to measure a batch size
+
+
+def seconds_of(run: Run, arguments: Sequence[np.ndarray]) -> float:
+    """Returns the seconds that a call takes, the least of a few: what else the machine does only adds to it."""
+    run(*arguments)  # the first call allocates
+    taken: list[float] = []
+    while not taken or (len(taken) < _CALLS and sum(taken) < _SECONDS):
+        before = time.monotonic()
+        run(*arguments)
+        taken.append(time.monotonic() - before)
+    return min(taken)
+
 
 class Program:
     """A function of batches of one of a few sizes; nothing is compiled for another one.
@@ -25,11 +38,7 @@ class Program:
         self._runs = dict(runs)
         self.seconds: dict[int, float] = {}
         for size, run in runs.items():
-            arguments = sample(size)
-            run(*arguments)  # the first call allocates
-            before = time.monotonic()
-            run(*arguments)
-            self.seconds[size] = time.monotonic() - before
+            self.seconds[size] = seconds_of(run, sample(size))
 
     @property
     def largest(self) -> int:

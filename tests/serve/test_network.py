@@ -57,7 +57,7 @@ def test_it_answers_as_the_classifier_does_and_compiles_nothing_more(classifier,
     network = load_network(DIGITS, 'digits', (1, 4), (1, 2))
     want, maps = classifier.probabilities(images[:3]), grad_cam(classifier, images[:2], layer=network.facts['explained_layer'])
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        np.testing.assert_allclose(network.probabilities([(image,) for image in images[:3]]), want, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(network.probabilities([(image,) for image in images[:3]]), want, rtol=1e-4, atol=1e-7)
         items = [(image, np.int32(index)) for image, index in zip(images[:2], want.argmax(1), strict=False)]
         np.testing.assert_allclose(network.maps(items), maps, atol=1e-4)
         for count in (1, 2, 4):

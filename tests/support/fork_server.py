@@ -23,7 +23,7 @@ _LONGEST = 2**18  # bytes of a request
 # Imported by a run in its functions; the modules of the package import the rest.
 _IMPORTED = ('orbax.checkpoint', 'tensorboardX', 'PIL.Image', 'jax.experimental.multihost_utils')
 # Of the package: programs, what needs torch or an extra, and data, because pyarrow starts a thread.
-_NOT_IMPORTED = ('benchmark', 'data', 'export')
+_NOT_IMPORTED = ('benchmark', 'data', 'export', 'serve')
 
 
 class ForkServer:
