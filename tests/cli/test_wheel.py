@@ -38,4 +38,5 @@ def test_the_recipes_are_in_both(tmp_path):
     assert {f'resnet_jax/{name}' for name in CONFIGS} <= names
     assert {'resnet_jax/data/imagenet_classes.txt', 'resnet_jax/weights/digits/model.safetensors'} <= names
     assert {'resnet_jax/py.typed', 'resnet_jax/report/report.css', 'resnet_jax/ops/kernels/kernels.h'} <= names
+    assert {f'resnet_jax/serve/page/page.{kind}' for kind in ('html', 'css', 'js')} <= names
     assert not [name for name in names if not name.startswith(('resnet_jax/', 'resnet_jax-0.2.0.dist-info/'))]

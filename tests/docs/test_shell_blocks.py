@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarni
 SHELL = [block for block in blocks('', 'bash') if block.page.name != 'measurements.md']  # which has those of EVIDENCE
 EVIDENCE = tomllib.loads((ROOT / 'docs' / 'evidence.toml').read_text())
 EXTRAS = {*tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']}
-_OF_A_SHELL = {'jupyter', 'sleep', 'exit', 'sbatch', 'scontrol', '.', 'hf', 'git', 'tensorboard'}
+_OF_A_SHELL = {'jupyter', 'sleep', 'exit', 'sbatch', 'scontrol', '.', 'hf', 'git', 'tensorboard', 'curl'}
 # Flags that make a run of seconds of any recipe.
 _QUICK = (
     '--config.model=resnet8',
