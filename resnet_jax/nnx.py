@@ -32,9 +32,12 @@ _KEYWORDS: dict[type[nn.Module], tuple[str, ...]] = {
         *('dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init', 'conv_general_dilated', 'promote_dtype'),
     ),
     nn.Dense: ('use_bias', 'dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init', 'promote_dtype'),
-    BatchNorm: (
-        *('axis', 'momentum', 'epsilon', 'dtype', 'param_dtype', 'use_bias', 'use_scale', 'bias_init', 'scale_init'),
-        *('axis_name', 'axis_index_groups', 'use_fast_variance'),
+    **dict.fromkeys(
+        (BatchNorm, nn.BatchNorm),
+        (
+            *('axis', 'momentum', 'epsilon', 'dtype', 'param_dtype', 'use_bias', 'use_scale', 'bias_init', 'scale_init'),
+            *('axis_name', 'axis_index_groups', 'use_fast_variance'),
+        ),
     ),
 }
 

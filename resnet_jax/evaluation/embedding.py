@@ -1,7 +1,6 @@
 """A map of images: the features of a network in two dimensions."""
 
 import numpy as np
-import scipy.linalg
 
 
 def principal_components(features: np.ndarray) -> tuple[np.ndarray, float]:
@@ -13,6 +12,8 @@ def principal_components(features: np.ndarray) -> tuple[np.ndarray, float]:
     Returns:
       float32 `[n, 2]`, of each component the largest value positive; and the share, from 0 to 1.
     """
+    import scipy.linalg  # here, because a start of training need not wait for it
+
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     n, d = centred.shape
     # The smaller of the two Gram matrices has the same eigenvalues.

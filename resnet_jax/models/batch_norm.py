@@ -26,16 +26,17 @@ class BatchNorm(nn.BatchNorm):
         channels = (x.shape[-1],)
         average_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
         average_var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
-        scale = self.param('scale', nn.initializers.ones, channels) if self.use_scale else jnp.ones(channels)
-        bias = self.param('bias', nn.initializers.zeros, channels) if self.use_bias else jnp.zeros(channels)
+        ones, zeros = jnp.ones(channels, jnp.float32), jnp.zeros(channels, jnp.float32)
+        scale = self.param('scale', lambda _: ones) if self.use_scale else ones
+        bias = self.param('bias', lambda _: zeros) if self.use_bias else zeros
         dtype = jnp.dtype(self.dtype or x.dtype)
         if running:
             return _normalized(x, average_mean.value, average_var.value, scale, bias, self.epsilon).astype(dtype)
         axis_name = None if self.is_initializing() else self.axis_name
         y, mean, var = normalize(x, scale, bias, self.epsilon, axis_name)
         if not self.is_initializing():
-            average_mean.value = self.momentum * average_mean.value + (1 - self.momentum) * mean
-            average_var.value = self.momentum * average_var.value + (1 - self.momentum) * var
+            for average, new in ((average_mean, mean), (average_var, var)):
+                average.value = self.momentum * average.value + (1 - self.momentum) * new.astype(average.value.dtype)
         return y.astype(dtype)
 
 
@@ -63,8 +64,8 @@ def _normalize_jvp(epsilon: float, axis_name: str | None, primals: Triple, tange
     dx, dscale, dbias = tangents
     y, mean, var = normalize(x, scale, bias, epsilon, axis_name)
     channels = (1,) * (x.ndim - 1) + mean.shape
+    x, scale, dx, dscale, dbias = (array.astype(mean.dtype) for array in (x, scale, dx, dscale, dbias))
     centred = x - mean.reshape(channels)
-    dx = dx.astype(mean.dtype)
     dmean, product = _means(axis_name, dx, centred * dx)
     dvar = 2 * product
     inverse = jax.lax.rsqrt(var + epsilon)
@@ -78,6 +79,8 @@ def _normalize_jvp(epsilon: float, axis_name: str | None, primals: Triple, tange
 
 
 def _normalized(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    dtype = jnp.promote_types(x.dtype, var.dtype)
+    x, mean, var, scale, bias = (array.astype(dtype) for array in (x, mean, var, scale, bias))
     channels = (1,) * (x.ndim - 1) + mean.shape
     factor = jax.lax.rsqrt(var + epsilon) * scale
     return (x - mean.reshape(channels)) * factor.reshape(channels) + bias.reshape(channels)

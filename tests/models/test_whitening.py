@@ -1,4 +1,5 @@
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,19 +67,25 @@ def test_images_without_a_patch(shape):
         whitening_kernel(np.zeros(shape, np.float32))
 
 
+class Whitening(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return whitening_conv(3)(images)
+
+
 def test_before_it_is_computed_it_is_that_of_white_images():
     white = np.random.default_rng(0).normal(size=(2000, 6, 6, 3)).astype(np.float32)
-    layer = whitening_conv(3)
+    layer = Whitening()
     variables = layer.init(jax.random.key(0), white[:1])
     moments = second_moments(np.asarray(layer.apply(variables, white)).reshape(-1, 24)[:, :12])
     np.testing.assert_allclose(moments, np.eye(12), atol=0.03)
 
 
 def test_the_kernel_gets_no_gradient_and_the_bias_does():
-    layer, images = whitening_conv(3), jnp.asarray(photographs(2))
+    layer, images = Whitening(), jnp.asarray(photographs(2))
     variables = layer.init(jax.random.key(0), images)
     gradient = jax.grad(lambda params: jnp.square(layer.apply({'params': params}, images)).sum())(variables['params'])
-    assert not gradient['kernel'].any() and gradient['bias'].any()
+    assert not gradient[LAYER]['kernel'].any() and gradient[LAYER]['bias'].any()
 
 
 def test_the_stem_of_a_resnet():
@@ -89,7 +96,7 @@ def test_the_stem_of_a_resnet():
     variables = model.init(jax.random.key(0), images, train=False)
     assert variables['params']['conv1']['kernel'].shape == (3, 3, 24, 4)
     params = dict(variables['params'])
-    seen = jax.nn.relu(whitening_conv(3).apply({'params': params.pop(LAYER)}, images))
+    seen = jax.nn.relu(Whitening().apply({'params': {LAYER: params.pop(LAYER)}}, images))
     rest = create_model('resnet8', stage_sizes=(1,), num_filters=4)
     expected = rest.apply({**variables, 'params': params}, seen, train=False)
     chex.assert_trees_all_close(model.apply(variables, images, train=False), expected, rtol=1e-5)

@@ -239,11 +239,17 @@ def test_convolutions_in_a_loop_are_canonical(dtype, full_compilation):
 
 def test_in_a_flax_module():
     x = jax.random.normal(jax.random.key(0), (2, 9, 9, 3))
-    module = conv2d(5, 3, 2, use_bias=True)
+
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return conv2d(5, 3, 2, use_bias=True, name='conv')(x)
+
     plain = nn.Conv(5, (3, 3), 2, padding=1)
-    variables = module.init(jax.random.key(1), x)
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, plain.init(jax.random.key(1), x))
-    np.testing.assert_allclose(module.apply(variables, x), plain.apply(variables, x), rtol=1e-6)
+    variables = Module().init(jax.random.key(1), x)
+    inner = {'params': variables['params']['conv']}
+    assert jax.tree.map(jnp.shape, inner) == jax.tree.map(jnp.shape, plain.init(jax.random.key(1), x))
+    np.testing.assert_allclose(Module().apply(variables, x), plain.apply(inner, x), rtol=1e-6)
 
 
 @pytest.mark.parametrize('kwargs', [{'rhs_dilation': (2, 2)}, {'precision': 'highest'}])

@@ -148,9 +148,9 @@ def whole(tmp_path_factory, compile_each_program_once):
         traces.append(args)
         return train_step(*args, **kwargs)
 
-    def counted_compile(run, *arguments):
+    def counted_compile(run, *arguments, **options):
         compiled.append(run)
-        return compile_parallel(run, *arguments)
+        return compile_parallel(run, *arguments, **options)
 
     def counted_evaluation(evaluator, *args):
         metrics = evaluate(evaluator, *args)
@@ -174,8 +174,8 @@ def whole(tmp_path_factory, compile_each_program_once):
 def test_a_fast_epoch_is_one_dispatch_and_its_metrics_are_fetched_once(monkeypatch, tmp_path):
     counts, fetched, compile_parallel, device_get = [], [], program.compile_parallel, jax.device_get
 
-    def counted_compile(run, *arguments):
-        compiled = compile_parallel(run, *arguments)
+    def counted_compile(run, *arguments, **options):
+        compiled = compile_parallel(run, *arguments, **options)
 
         def counted(*args):
             counts.append(int(args[-1]))
@@ -693,7 +693,7 @@ def test_an_evaluation_that_diverges_is_not_written(script, tmp_path):
 
 
 def test_out_of_memory_names_what_saves_memory(tmp_path, monkeypatch):
-    def exhausted(*_):
+    def exhausted(*_, **options):
         raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.')
 
     monkeypatch.setattr(program, 'compile_parallel', exhausted)
@@ -702,7 +702,7 @@ def test_out_of_memory_names_what_saves_memory(tmp_path, monkeypatch):
 
 
 def test_other_errors_of_the_runtime_are_not_taken_for_it(tmp_path, monkeypatch):
-    def internal(*_):
+    def internal(*_, **options):
         raise jax.errors.JaxRuntimeError('INTERNAL: something else')
 
     monkeypatch.setattr(program, 'compile_parallel', internal)
