@@ -33,7 +33,7 @@ from resnet_jax.models.blocks import ModuleDef
 from resnet_jax.models.checks import check_dtype, check_images, check_positive, check_positive_int, check_rate, head_dtype
 from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
 from resnet_jax.models.whitening import SIZE, whitening_conv
-from resnet_jax.ops.pooling import max_pool
+from resnet_jax.ops.pooling import global_max_pool, max_pool
 
 
 def unit_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -147,6 +147,6 @@ class SpeedrunNet(nn.Module):
         for number, width in enumerate(self.widths, 1):
             x = ConvGroup(width, self.depth, conv, norm, self.act, name=f'layer{number}')(x)
             sow_features(self, f'stage{number}', x)
-        x = jnp.max(x.astype(head_dtype(self.dtype)), axis=(1, 2))
+        x = global_max_pool(x.astype(head_dtype(self.dtype)))
         sow_features(self, 'pooled', x)
         return self.logit_scale * nn.Dense(self.num_classes, use_bias=False, kernel_init=unit_uniform, name='fc')(x)

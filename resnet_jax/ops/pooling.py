@@ -50,21 +50,43 @@ def _max_of_blocks(x: jax.Array) -> jax.Array:
 
 @_max_of_blocks.defjvp
 def _max_of_blocks_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Remembers which pixels of each block are the largest as bits of a byte, all that the gradient reads of x."""
+    """Remembers which pixels of each block are the largest as bits of a byte, all that the gradient reads of x.
+
+    By comparisons of pixels. A comparison with y finds none where XLA computes x twice and rounds it otherwise.
+    """
     (x,), (dx,) = primals, tangents
-    y = _max_of_blocks(x)
-    bits = sum((corner == y).astype(jnp.uint8) << place for place, corner in enumerate(_corners(x)))
-    y, bits = jax.lax.optimization_barrier((y, bits))  # else the gradient computes the bits again, from x
+    corners = _corners(x)
+    largest = [functools.reduce(jnp.logical_and, [one >= other for other in corners if other is not one]) for one in corners]
+    bits = sum(chosen.astype(jnp.uint8) << place for place, chosen in enumerate(largest))
+    y, bits = jax.lax.optimization_barrier((_max_of_blocks(x), bits))  # else the gradient computes the bits again, from x
     places = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 1, 2, 1)
     chosen = (bits[:, :, None, :, None] >> places) & 1
     blocks = dx.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, x.shape[3])
     count = sum((bits >> place) & 1 for place in range(4))  # population_count has no derivative, not even none
-    return y, jnp.where(chosen == 1, blocks, 0).sum((2, 4)) / jnp.asarray(count, x.dtype)
+    return y, jnp.where(chosen == 1, blocks, 0).sum((2, 4)) / jnp.maximum(jnp.asarray(count, x.dtype), 1)  # 0 of NaN
 
 
 def _corners(x: jax.Array) -> list[jax.Array]:
     """Returns the pixels of 2x2 blocks that have the same place in them."""
     return [jax.lax.slice(x, (0, i, j, 0), x.shape, (1, 2, 2, 1)) for i in range(2) for j in range(2)]
+
+
+@jax.custom_jvp
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """Returns the maximum over all pixels, `[batch, channels]` of `[batch, height, width, channels]`.
+
+    The gradient belongs to the first of equal pixels, as in PyTorch. JAX's own looks for pixels that are equal to the maximum;
+    where XLA computes x twice and rounds it otherwise there are none, and the gradient is infinite.
+    """
+    return x.max((1, 2))
+
+
+@global_max_pool.defjvp
+def _global_max_pool_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    pixels = x.reshape(x.shape[0], -1, x.shape[-1])
+    chosen = jnp.arange(pixels.shape[1])[None, :, None] == pixels.argmax(1)[:, None]
+    return global_max_pool(x), jnp.where(chosen, dx.reshape(pixels.shape), 0).sum(1)
 
 
 def average_pool(x: jax.Array, window: int, ceil_mode: bool = False) -> jax.Array:

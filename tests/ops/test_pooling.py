@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from jax.test_util import check_grads
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.ops.pooling import adaptive_average_pool, average_pool, max_pool
+from resnet_jax.ops.pooling import adaptive_average_pool, average_pool, global_max_pool, max_pool
 
 
 def distinct(*shape):
@@ -78,3 +79,16 @@ def test_an_average_pool_that_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match=r'a pooling window of 2 does not fit into \(1, 4\) pixels'):
         average_pool(jnp.zeros((1, 1, 4, 1)), 2)
     assert average_pool(jnp.ones((1, 1, 1, 1)), 2, ceil_mode=True).shape == (1, 1, 1, 1)
+
+
+def test_global_maximum_and_its_gradient_are_pytorchs_also_for_ties():
+    x = np.random.default_rng(0).integers(0, 4, size=(3, 5, 4, 6)).astype(np.float32)  # many ties
+    weights = np.arange(18, dtype=np.float32).reshape(3, 6)
+    y, vjp = jax.vjp(global_max_pool, jnp.asarray(x))
+    torch_x = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).requires_grad_()
+    expected = torch.nn.functional.adaptive_max_pool2d(torch_x, 1)[:, :, 0, 0]
+    (expected * torch.from_numpy(weights)).sum().backward()
+    chex.assert_trees_all_equal(np.asarray(y), expected.detach().numpy())
+    chex.assert_trees_all_equal(np.asarray(vjp(jnp.asarray(weights))[0]), torch_x.grad.numpy().transpose(0, 2, 3, 1))
+    with jax.enable_x64(True):
+        check_grads(global_max_pool, (np.random.default_rng(0).normal(size=(2, 3, 3, 2)),), order=2)
