@@ -1,8 +1,8 @@
 """The networks as modules of Flax NNX: `create_model('resnet18', rngs=nnx.Rngs(0))`.
 
-A `Network` computes what the linen network of the same name computes. Its layers are NNX's own (`nnx.Conv`, `nnx.BatchNorm`,
-`nnx.Linear`) and have the names of the linen parameters: `network.layer1_0.conv1.kernel`. Every layer can be replaced, by
-any function of its input: `network.fc = nnx.Linear(512, 3, rngs=rngs)`.
+A `Network` computes what the linen network of the same name computes. Its layers are NNX's own (`nnx.Conv`, `nnx.Linear`, and
+`nnx.BatchNorm` with a gradient of ours) and have the names of the linen parameters: `network.layer1_0.conv1.kernel`. Every
+layer can be replaced, by any function of its input: `network.fc = nnx.Linear(512, 3, rngs=rngs)`.
 """
 
 import functools
@@ -18,12 +18,12 @@ from jax.typing import DTypeLike
 
 from resnet_jax import models
 from resnet_jax.errors import ConfigError
-from resnet_jax.models.batch_norm import BatchNorm
+from resnet_jax.models import batch_norm
 from resnet_jax.models.layers import bias_in_float32
 from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.typing import Variables
 
-__all__ = ['Block', 'Network', 'create_model', 'from_linen', 'to_linen']
+__all__ = ['BatchNorm', 'Block', 'Network', 'create_model', 'from_linen', 'to_linen']
 
 Path = tuple[str, ...]  # of a layer: ('layer1_0', 'conv1')
 _KEYWORDS: dict[type[nn.Module], tuple[str, ...]] = {
@@ -33,7 +33,7 @@ _KEYWORDS: dict[type[nn.Module], tuple[str, ...]] = {
     ),
     nn.Dense: ('use_bias', 'dtype', 'param_dtype', 'precision', 'kernel_init', 'bias_init', 'promote_dtype'),
     **dict.fromkeys(
-        (BatchNorm, nn.BatchNorm),
+        (batch_norm.BatchNorm, nn.BatchNorm),
         (
             *('axis', 'momentum', 'epsilon', 'dtype', 'param_dtype', 'use_bias', 'use_scale', 'bias_init', 'scale_init'),
             *('axis_name', 'axis_index_groups', 'use_fast_variance'),
@@ -44,6 +44,26 @@ _KEYWORDS: dict[type[nn.Module], tuple[str, ...]] = {
 
 class Block(nnx.Module):
     """A part of a network; its attributes are its layers."""
+
+
+class BatchNorm(nnx.BatchNorm):
+    """NNX's BatchNorm whose gradient reads the activations twice, as that of the linen networks does."""
+
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns the normalised array; as `nnx.BatchNorm`."""
+        running = self.use_running_average if use_running_average is None else use_running_average
+        if running or mask is not None:
+            normalized: jax.Array = super().__call__(x, running, mask=mask)
+            return normalized
+        scale = jnp.ones(self.mean.shape) if self.scale is None else self.scale[...]
+        bias = jnp.zeros(self.mean.shape) if self.bias is None else self.bias[...]
+        y, mean, var = batch_norm.normalize(x, scale, bias, self.epsilon, self.axis_name)
+        for average, new in ((self.mean, mean), (self.var, var)):
+            new = self.momentum * average[...] + (1 - self.momentum) * new.astype(average[...].dtype)
+            average[...] = jax.lax.stop_gradient(new)
+        return y.astype(self.dtype or x.dtype)
 
 
 class Network(Block):
@@ -178,7 +198,8 @@ def _layer(module: nn.Module, params: Mapping[Path, Any], path: Path) -> nnx.Mod
     rngs = nnx.Rngs(0)
     if isinstance(module, nn.BatchNorm):
         (size,) = {array.shape[0] for at, array in params.items() if at[:-1] == path}
-        return nnx.BatchNorm(size, rngs=rngs, **keywords)
+        kind = BatchNorm if isinstance(module, batch_norm.BatchNorm) else nnx.BatchNorm
+        return kind(size, rngs=rngs, **keywords)
     # NNX's own signature; linen's default is NNX's too.
     if keywords.pop('promote_dtype') is bias_in_float32:
         keywords['promote_dtype'] = _bias_in_float32

@@ -28,6 +28,7 @@ _SUBJECTS = {
     'layers': ('resnet_jax.benchmark.ours', 'Layers'),
     'augmentations': ('resnet_jax.benchmark.augmentation', 'Augmentations'),
     'decoding': ('resnet_jax.benchmark.decoding', 'Decoding'),
+    'own_loops': ('resnet_jax.benchmark.own_loops', 'OwnLoops'),
     'torch': ('resnet_jax.benchmark.peer', 'Subject'),
     'torch_layers': ('resnet_jax.benchmark.peer', 'Layers'),
     'torch_decoding': ('resnet_jax.benchmark.torch_pictures', 'Decoding'),

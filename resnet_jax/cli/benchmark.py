@@ -8,6 +8,7 @@ Times the train command's training and evaluation steps, on random data of the s
 {name} --augmentations=all --config=resnet18  # what each augmentation costs per image
 {name} --decoding=folder:PATH --peer=torch    # decoding pictures beside PyTorch's DataLoader
 {name} --serving=MODEL --requests=10000       # the serve command beside a plain server of onnxruntime, and hostile requests
+{name} --own_loops --config=resnet20          # a step in a loop of one's own, in NNX beside linen
 {name} --aot=h100 --config=resnet18           # no measurement: what XLA compiles for a GPU that need not be here
 """
 
@@ -50,14 +51,15 @@ _DECODING = FLAGS.define('string', 'decoding', None, 'Pictures, as folder:PATH, 
 _WORKERS = FLAGS.define('integer', 'workers', 0, 'With --decoding: processes, and threads; 0 for the number of cores.', 0)
 _SERVING = FLAGS.define('path', 'serving', None, 'A run folder, exported folder or name, to serve and ask under load.')
 _REQUESTS = FLAGS.define('integer', 'requests', 0, 'With --serving: also so many requests, a tenth of them hostile.', 0)
+_OWN_LOOPS = FLAGS.define('bool', 'own_loops', False, "A training step in a loop of one's own, in NNX beside linen and optax.")
 _AOT = FLAGS.define('enum', 'aot', None, ['h100', 'h200'], 'Compile the training step for this GPU and count what it does.')
 _JSON = FLAGS.define('path', 'json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
 _say = functools.partial(print, flush=True)
 _ALL = (
     *(_PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS),
-    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _SERVING, _REQUESTS, _AOT, _JSON),
+    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _SERVING, _REQUESTS, _OWN_LOOPS, _AOT, _JSON),
 )
-_PARTS = ('layers', 'augmentations', 'decoding', 'serving', 'aot')
+_PARTS = ('layers', 'augmentations', 'decoding', 'serving', 'own_loops', 'aot')
 for _flag in (_SECONDS, _MINUTES):
     flags.register_validator(_flag, lambda value: value <= 10_000, message='expected a number of at most 10,000')
 
@@ -114,6 +116,14 @@ def main(arguments: Sequence[str]) -> None:
         report.save(_JSON.value, row)
         print('\n' + ahead.table(row))
         return
+    elif _OWN_LOOPS.value:
+        from resnet_jax.benchmark import own_loops
+
+        name, config = _config()
+        row = own_loops.measure_own_loops(name, {**config, **({'batch_size': sizes[0]} if sizes else {})}, effort, _say)
+        report.save(_JSON.value, row)
+        print('\n' + own_loops.table(row))
+        return
     elif _AUGMENTATIONS.value:
         from resnet_jax.benchmark.augmentation import measure_augmentations, parse_augmentations, table
 
@@ -132,7 +142,7 @@ def _check_flags() -> None:
     """Checks the flags before anything is measured.
 
     Raises:
-      ConfigError: --suite, --layers, --augmentations, --decoding, --serving or --aot would ignore a flag, or --json cannot be
+      ConfigError: --suite, --layers, --augmentations, --decoding, --serving, --own_loops or --aot would ignore a flag, or --json cannot be
         written.
     """
     given = {flag.name: flag.value for flag in _ALL}

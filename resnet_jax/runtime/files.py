@@ -13,6 +13,7 @@ from typing import IO
 
 logger = logging.getLogger(__name__)
 _UNFINISHED = re.compile(r'\..+\.[0-9]+-[0-9a-f]{8}\.partial', re.DOTALL)
+_written_here: set[Path] = set()  # the temporary files and folders of this process
 
 
 def write_atomically(path: str | Path, data: bytes | str | Callable[[IO[bytes]], object], *, durable: bool = False) -> Path:
@@ -78,6 +79,7 @@ def _unfinished(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
     delete_unfinished(path.parent)
     partial = path.with_name(f'.{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial')
     handle = None
+    _written_here.add(partial)
     try:
         while handle is None:
             make(partial)
@@ -85,6 +87,7 @@ def _unfinished(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
         yield partial
     finally:
         _delete(partial)
+        _written_here.discard(partial)
         if handle is not None:
             os.close(handle)
 
@@ -114,6 +117,12 @@ def delete_unfinished(folder: Path) -> None:
                     _delete(path)
                 finally:
                     os.close(handle)
+
+
+def delete_own_unfinished() -> None:
+    """Deletes this process's temporary files and folders; for one that ends in the midst of writing them."""
+    for path in tuple(_written_here):
+        _delete(path)
 
 
 def _delete(path: Path) -> None:

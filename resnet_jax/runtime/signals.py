@@ -15,6 +15,7 @@ from types import FrameType
 import jax
 
 from resnet_jax.errors import Interrupted
+from resnet_jax.runtime.files import delete_own_unfinished
 from resnet_jax.runtime.streams import tell_at_once
 
 Handler = Callable[[int, FrameType | None], object] | int | None
@@ -131,4 +132,5 @@ def _end(number: int, message: bytes) -> None:
         with contextlib.suppress(OSError):
             os.write(1, b'\x1b[?25h\n')  # the cursor, which the progress bar hides
     tell_at_once(message)
+    delete_own_unfinished()  # a plot that the main thread draws takes seconds on a busy machine
     os._exit(128 + number)

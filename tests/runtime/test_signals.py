@@ -105,6 +105,18 @@ def test_a_second_signal_ends_it_at_once_even_then(number):
     assert 'the state is saved' in err and 'Stopped at once' in err
 
 
+def test_a_file_that_is_being_written_when_it_ends_the_process_is_deleted(tmp_path):
+    writing = 'from resnet_jax.runtime.files import write_atomically\ndef stay(file):\n'
+    lock = "    print('ready', flush=True)\n" + ''.join(line + '\n' for line in STUCK.splitlines() if 'mutex' in line)
+    start = STUCK.partition('    print')[0] + '    write_atomically(sys.argv[3], stay)\n'
+    arguments = [sys.executable, '-c', writing + lock + start, '0.2', 'saved', str(tmp_path / 'plot.png')]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'ready\n' and len(list(tmp_path.iterdir())) == 1
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM and not list(tmp_path.iterdir())
+
+
 DROPPED = """
 import gc, signal
 from resnet_jax.runtime import signals
