@@ -142,8 +142,8 @@ def _check_flags() -> None:
     """Checks the flags before anything is measured.
 
     Raises:
-      ConfigError: --suite, --layers, --augmentations, --decoding, --serving, --own_loops or --aot would ignore a flag, or --json cannot be
-        written.
+      ConfigError: --suite, --layers, --augmentations, --decoding, --serving, --own_loops or --aot would ignore a flag, or
+        --json cannot be written.
     """
     given = {flag.name: flag.value for flag in _ALL}
     suite, path = given['suite'], given['json']

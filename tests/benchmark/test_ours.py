@@ -19,6 +19,7 @@ def test_the_steps_that_are_timed_are_those_of_a_run():
     assert subject.eval(2) > 0
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_made_are_not_counted():
     """After a step that is not finite the others are passed over."""
     subject = ours.Subject(config(learning_rate=1e30, schedule='constant', warmup_epochs=0.0))

@@ -9,6 +9,7 @@ import pytest
 from commands_support import error_line
 from installed import resnet_jax
 from run_files import write_folder
+from sampling import sample
 from test_command_line import SCRIPT
 
 FULL = Path('/dev/full')
@@ -76,7 +77,7 @@ def test_closed_streams_change_no_exit_code(closed):
 VERBS = [['--version'], ['--help'], ['train', '--help'], ['models'], ['models', 'resnet8']]
 
 
-@pytest.mark.parametrize('arguments', VERBS)
+@pytest.mark.parametrize('arguments', sample(VERBS, 2))
 def test_a_reader_that_has_left_and_a_full_disk_behind_standard_output(arguments):
     for unbuffered in (False, True):
         done = run_left('-m', 'resnet_jax', *arguments, unbuffered=unbuffered)

@@ -30,6 +30,7 @@ IMPOSSIBLE = {
 }
 
 
+@pytest.mark.slow
 def test_what_a_run_cannot_follow_changes_nothing_and_is_named(tiny_run, tmp_path):
     workdir = tmp_path / 'run'
     done = run('train.py', *TINY, f'--workdir={workdir}', **NOT_FOLLOWED)

@@ -55,6 +55,7 @@ def assert_same_run(left, right):
     assert_same_state(left, right)
 
 
+@pytest.mark.slow
 def test_the_log_says_when_the_first_step_starts(first):
     _, _, done = first
     after, compiling = starting_line(done)

@@ -97,6 +97,7 @@ def test_tensorboard_events_hold_the_metrics(tiny_run):
     assert mistakes[0].startswith(f'mistakes/01 {evaluation["wrong"][0]["label"]}, taken for ')
 
 
+@pytest.mark.slow
 def test_a_profile_names_each_iteration_and_changes_nothing(tiny_run, tmp_path):
     undisturbed, _ = tiny_run
     done = run('train.py', *TINY, f'--workdir={tmp_path / "run"}', '--profile')
@@ -125,6 +126,7 @@ def test_another_config_in_the_same_folder_is_refused_with_a_diff(tiny_run):
     assert 'learning_rate: 0.1 -> 0.2' in error_line(done) and 'batch_size: 64 -> 32' in error_line(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tiny_run, tmp_path, number):
     undisturbed, _ = tiny_run
@@ -255,6 +257,7 @@ def test_processes_without_a_coordinator_are_refused():
     assert '--coordinator_address' in error_line(run('train.py', *flags, code=2))
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_does_not_stop_the_run(tmp_path):
     process = subprocess.Popen(
         **command('train.py', *TINY, f'--workdir={tmp_path / "run"}'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

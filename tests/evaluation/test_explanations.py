@@ -102,6 +102,7 @@ def test_of_a_linear_network_integrated_gradients_are_exact(images):
         grad_cam(classifier, images)
 
 
+@pytest.mark.slow
 def test_by_default_the_predicted_class_is_explained_in_batches_of_any_size(pair, images):
     classifier, _ = pair
     predicted = classifier.logits(images).argmax(1)

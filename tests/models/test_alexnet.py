@@ -30,6 +30,7 @@ def images():
     return np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_every_parameter_receives_a_gradient(variables, images):
     model = create_model('alexnet')
 
@@ -43,6 +44,7 @@ def test_every_parameter_receives_a_gradient(variables, images):
         assert jnp.isfinite(leaf).all() and jnp.abs(leaf).max() > 1e-6, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_dropout_in_training_only(variables, images):
     model = create_model('alexnet')
     apply = jax.jit(lambda key: model.apply(variables, images, train=True, rngs={'dropout': key}))

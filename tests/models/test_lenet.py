@@ -29,7 +29,7 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize('name', PAIRS)
+@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow if '_imagenet' in name else ()) for name in PAIRS])
 def test_agrees_with_torch(name):
     model, make_reference, shape = PAIRS[name]
     torch.manual_seed(0)

@@ -131,6 +131,7 @@ def test_a_hessian_vector_product_is_that_of_the_whole_hessian():
         assert np.abs(hessian).max() > 0.1
 
 
+@pytest.mark.slow
 def test_stochastic_depth_and_dropout_have_forward_derivatives():
     kwargs = {'num_classes': 3, 'stage_sizes': (1, 1), 'num_filters': 4}
     for name, more in (('resnet18', {'stochastic_depth': 0.5}), ('wrn_16_4', {'dropout': 0.3})):

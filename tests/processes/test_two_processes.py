@@ -91,6 +91,7 @@ def test_a_second_signal_to_one_ends_it_at_once(undisturbed, tmp_path, rank):
     assert_same_run(undisturbed, workdir)
 
 
+@pytest.mark.slow
 def test_processes_with_different_configs_do_not_start(tmp_path):
     pair = Pair(tmp_path / 'run', *SHORT, second=['--config.learning_rate=0.2'])
     assert pair.wait() == [2, 2], pair.errors
@@ -118,6 +119,7 @@ def test_processes_with_different_versions_devices_or_data_do_not_start(what, de
     assert not (tmp_path / 'run' / 'checkpoints').exists()
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_is_not_shared_is_refused(tmp_path):
     pair = Pair(tmp_path / 'run', *SHORT, second=[f'--workdir={tmp_path / "elsewhere"}'])
     assert pair.wait() == [75, 2], pair.errors
@@ -135,6 +137,7 @@ def test_an_error_of_the_first_process_ends_the_second(tmp_path):
     assert 'process 0 has failed' in pair.error_line(1) and 'cannot be written' in pair.error_line(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('rank', 'text'), [(0, 'not all of the other processes came'), (1, 'process 0 was not reached at')])
 def test_a_process_that_is_alone_gives_up(rank, text, tmp_path):
     flags = [*SHORT, f'--workdir={tmp_path / "run"}', f'--coordinator_address=localhost:{free_port()}', '--num_processes=2']
@@ -156,6 +159,7 @@ def test_a_process_with_an_id_that_is_taken_is_refused_and_disturbs_nobody(tmp_p
     assert pair.wait(LEFT) == [143, 143], pair.errors
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_named(tmp_path):
     with socket.socket() as taken:
         taken.bind(('localhost', 0))

@@ -17,7 +17,7 @@ def test_two_writers_never_give_a_reader_a_part(tmp_path):
     path = tmp_path / 'result.json'
     write_atomically(path, json.dumps({'letter': 'c', 'text': 'c'}))
     context = multiprocessing.get_context('spawn')
-    writers = [context.Process(target=write_many, args=(path, letter, 1000)) for letter in 'ab']
+    writers = [context.Process(target=write_many, args=(path, letter, 300)) for letter in 'ab']
     for writer in writers:
         writer.start()
     seen = set()

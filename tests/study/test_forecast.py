@@ -63,6 +63,7 @@ def test_the_time_of_a_study(runs, monkeypatch):
     assert estimate(runs, None) == '0 of 4 runs are left'
 
 
+@pytest.mark.slow
 def test_a_measurement_is_one(runs):
     assert measure(runs[0].config, seconds=0.0) > 1
 

@@ -5,9 +5,8 @@ import pytest
 from resnet_jax import create_model
 from resnet_jax.models import ResNet, SpeedrunNet, available_models
 
-# The fast tests take these, the slow ones every name.
-FEW = ('preact_resnet18', 'speedrun94')
-CASES = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in available_models()]
+# The fast tests take one, the slow ones every name.
+CASES = [pytest.param(name, marks=() if name == 'preact_resnet18' else pytest.mark.slow) for name in available_models()]
 
 
 def small_kwargs(name):

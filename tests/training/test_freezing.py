@@ -136,7 +136,7 @@ SLOW = ('nothing', 'backbone', 'all BatchNorm', 'depth')
     [
         *(pytest.param(case, 'sgd', marks=pytest.mark.slow if case in SLOW else ()) for case in CASES if case != 'later'),
         pytest.param('later', 'sgd', marks=pytest.mark.slow),
-        ('later', 'adam'),
+        pytest.param('later', 'adam', marks=pytest.mark.slow),
     ],
 )
 def test_twenty_steps_as_torch(case, optimizer):

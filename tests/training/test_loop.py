@@ -280,6 +280,7 @@ def test_the_test_set_is_evaluated_once_and_for_the_best_epoch_on_validation(who
         assert whole.result[f'{prefix}loss'] == metrics['loss']
 
 
+@pytest.mark.slow
 def test_a_result_with_averaged_views_says_so_wherever_it_is_written(tmp_path):
     result = train(config(tta='mirror', num_epochs=2, validation_size=0), tmp_path)
     state, logits = state_at(tmp_path), 0
@@ -297,7 +298,7 @@ def test_a_result_with_averaged_views_says_so_wherever_it_is_written(tmp_path):
     assert '(views averaged: mirror)' in (tmp_path / 'report.html').read_text()
 
 
-@pytest.mark.parametrize(('number', 'stop'), [(signal.SIGTERM, 6), (signal.SIGINT, 7)])
+@pytest.mark.parametrize(('number', 'stop'), [(signal.SIGTERM, 6), pytest.param(signal.SIGINT, 7, marks=pytest.mark.slow)])
 def test_stopped_and_resumed_is_bitwise_the_same_as_never_stopped(whole, tmp_path, monkeypatch, number, stop):
     """At the end of an epoch and within one; the whole run takes many steps per dispatch, this one takes one."""
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -323,6 +324,7 @@ def test_a_crash_is_repeated_from_the_last_checkpoint(whole, tmp_path):
     assert_same_run(tmp_path, result, whole.workdir, whole.result)
 
 
+@pytest.mark.slow
 def test_evaluation_by_iterations_and_gradient_norms_go_on_after_an_interruption(tmp_path):
     changes = {'eval_every_steps': 2, 'log_gradient_norms': True, 'ema_decay': 0.0}
     result = train(config(**changes), tmp_path / 'whole')
@@ -449,7 +451,7 @@ def test_a_finished_run_is_not_repeated(whole, monkeypatch):
     assert 'is finished; nothing to do' in log and log.count('Test accuracy') >= 2
 
 
-@pytest.mark.parametrize(('batch_size', 'told'), [(16, False), (40, True)])
+@pytest.mark.parametrize(('batch_size', 'told'), [(40, True), pytest.param(16, False, marks=pytest.mark.slow)])
 def test_a_batch_that_leaves_out_much_of_the_data_is_told(batch_size, told, tmp_path, caplog):
     """Of the 48 images a batch of 40 leaves out 8."""
     train_and_evaluate(config(num_epochs=1, warmup_epochs=0.0, batch_size=batch_size), tmp_path)
@@ -710,6 +712,7 @@ def test_other_errors_of_the_runtime_are_not_taken_for_it(tmp_path, monkeypatch)
         train(config(), tmp_path)
 
 
+@pytest.mark.slow
 def test_real_digits_are_learned_by_a_real_network(tmp_path, monkeypatch, quick_compilation):
     monkeypatch.undo()
     changes = {'dataset': 'digits', 'batch_size': 32, 'learning_rate': 0.1, 'crop_padding': 0, 'flip': False}

@@ -55,6 +55,7 @@ def same(first, second):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_decoded_images(tmp_path, folder, monkeypatch):
     once = train_and_evaluate(config(folder, 'once', validation_size=12), tmp_path / 'once')
     one_step_at_a_time(monkeypatch)

@@ -33,6 +33,7 @@ def test_the_images_are_those_that_the_first_steps_are_given(experiment):
     assert not np.array_equal(shown[:, 1], shown[:, 7])
 
 
+@pytest.mark.slow
 def test_a_run_with_augmentation_and_class_weights_shows_both_in_its_report(tmp_path, monkeypatch):
     tiny.register(monkeypatch, DATA)
     config = tiny.config(model='tiny', model_kwargs={}, random_erasing_prob=0.5, class_weights='balanced', num_epochs=2)

@@ -72,6 +72,7 @@ def test_a_run_that_is_behind_catches_up_to_the_bit(together, tmp_path):
         assert done.result['step'] == 22 and arrays(ours, 22) == arrays(theirs, 22)
 
 
+@pytest.mark.slow
 def test_an_error_of_one_run_ends_that_run_alone(tmp_path):
     train_seeds(CONFIG.replace(learning_rate=0.05, seed=6), tmp_path, 1)
     with pytest.raises(ConfigError, match=r'seed6 holds a run of another config \(learning_rate: 0.05 -> 0.1\)'):
