@@ -21,7 +21,7 @@
 #else
 #define LANES 4
 #endif
-#if LANES == 16 /* rows of a block of sums that fits into the registers: 32 of them, or 16 */
+#if LANES == 16 || defined(__aarch64__) /* rows of a block of sums that fits into the registers: 32 of them, or 16 */
 #define ROWS 8
 #else
 #define ROWS 6
