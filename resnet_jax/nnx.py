@@ -49,9 +49,7 @@ class Block(nnx.Module):
 class BatchNorm(nnx.BatchNorm):
     """NNX's BatchNorm whose gradient reads the activations twice, as that of the linen networks does."""
 
-    def __call__(
-        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None) -> jax.Array:
         """Returns the normalised array; as `nnx.BatchNorm`."""
         running = self.use_running_average if use_running_average is None else use_running_average
         if running or mask is not None:

@@ -64,6 +64,7 @@ class OwnLoops:
 
         def step() -> jax.Array:
             nonlocal state
+            loss: jax.Array
             state, loss = train_step(*state, *self._batch)
             return loss
 
@@ -71,9 +72,7 @@ class OwnLoops:
 
     def _nnx(self) -> Callable[[], jax.Array]:
         rngs, keywords = nnx.Rngs(0), self._config['model_kwargs']
-        model = our_nnx.create_model(
-            self._config['model'], self._classes, rngs=rngs, image_shape=self._shape, **keywords
-        )
+        model = our_nnx.create_model(self._config['model'], self._classes, rngs=rngs, image_shape=self._shape, **keywords)
         optimizer = nnx.Optimizer(model, self._optimizer, wrt=nnx.Param)
 
         @nnx.jit
@@ -81,18 +80,22 @@ class OwnLoops:
             model: our_nnx.Network, optimizer: nnx.Optimizer[Any], images: jax.Array, labels: jax.Array
         ) -> jax.Array:
             def loss_fn(model: our_nnx.Network) -> jax.Array:
-                return optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
+                loss: jax.Array = optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
+                return loss
 
+            loss: jax.Array
             loss, gradients = nnx.value_and_grad(loss_fn)(model)
             optimizer.update(model, gradients)
             return loss
 
-        return lambda: train_step(model, optimizer, *self._batch)
+        def step() -> jax.Array:
+            loss: jax.Array = train_step(model, optimizer, *self._batch)
+            return loss
+
+        return step
 
 
-def measure_own_loops(
-    name: str, config: Json, effort: Effort, progress: Callable[[str], None] = lambda line: None
-) -> Row:
+def measure_own_loops(name: str, config: Json, effort: Effort, progress: Callable[[str], None] = lambda line: None) -> Row:
     """Measures both loops in turns.
 
     Args:

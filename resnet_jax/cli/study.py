@@ -19,6 +19,7 @@ FLAGS.define('string', 'config', None, 'Study: a name, such as paper, or a file.
 FLAGS.define('string', 'size', None, "One of the study's sizes; default: its first.")
 FLAGS.define('integer', 'seeds', 0, "Number of seeds, from 0 on; default: the size's own.", 0)
 FLAGS.define('bool', 'stop_when_decided', False, 'Make no more runs of an entry that is already better or worse.')
+FLAGS.define('bool', 'together', False, 'Train the seeds of an entry in one process: on a GPU, in one program.')
 FLAGS.define('path', 'workdir', None, 'Folder of the runs; default runs/study/<name>-<size>.')
 FLAGS.define('list', 'devices', [], 'GPUs, as 0,1: each trains one run at a time. Default: one run after the other.')
 FLAGS.define('bool', 'dry_run', False, 'Say what would run, and how long it takes.')
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(FLAGS.value('workdir') or Path('runs', 'study', f'{name}-{size}'))
     runs = expand(study, size, folder, FLAGS.value('seeds'))
     if FLAGS.value('stop_when_decided'):
+        if FLAGS.value('together'):
+            raise ConfigError('--together makes all seeds of an entry; expected it without --stop_when_decided')
         study['looks'] = max(1, len({run.seed for run in runs}) - 1)  # from the second seed on
     for run in runs:
         TrainConfig.from_mapping(run.config)
@@ -65,7 +68,9 @@ def main(arguments: Sequence[str]) -> None:
         with Progress(disable=not sys.stdout.isatty(), refresh_per_second=2, speed_estimate_period=3600) as bar:
             task = bar.add_task(name, total=1.0)
             options = {'needed': functools.partial(is_needed, study, runs)} if FLAGS.value('stop_when_decided') else {}
-            failed = make_runs(runs, devices, lambda done: bar.update(task, completed=done), weights, **options)
+            advance = functools.partial(bar.update, task)
+            together = FLAGS.value('together')
+            failed = make_runs(runs, devices, lambda done: advance(completed=done), weights, together=together, **options)
     print(write_study_report({'name': f'{name}, size {size}', **study}, runs, folder))
     unexpected = [f'{run} (exit code {code})' for run, code in failed.items() if not Path(run, 'failed.json').is_file()]
     if unexpected:

@@ -107,7 +107,7 @@ def expand(study: Json, size: str, folder: Path, seeds: int = 0) -> list[StudyRu
         for name, entry in study['entries'].items():
             if seed not in chosen[name]:
                 continue
-            if not re.fullmatch(r'[\w.+,=-]+', name):
+            if not re.fullmatch(r'[\w.+,=-]+', name) or name == 'plots':
                 raise ConfigError(f'entry {name!r} cannot be a folder; expected letters, digits and any of ._+-,=')
             overrides = {
                 **entry.get('overrides', {}),
@@ -115,7 +115,7 @@ def expand(study: Json, size: str, folder: Path, seeds: int = 0) -> list[StudyRu
                 **own[name].get('overrides', {}),
                 'seed': seed,
             }
-            runs.append(StudyRun(name, seed, _config(entry['config'], overrides), folder / f'{name}-seed{seed}'))
+            runs.append(StudyRun(name, seed, _config(entry['config'], overrides), folder / name / f'seed{seed}'))
     return runs
 
 

@@ -6,10 +6,12 @@ import logging
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from resnet_jax import plugins
 from resnet_jax.config import TrainConfig, check_continues
@@ -21,6 +23,7 @@ from resnet_jax.runtime.untrusted import check_owned_files, parse_json, read_tex
 from resnet_jax.study.entries import StudyRun
 
 logger = logging.getLogger(__name__)
+Job = tuple[StudyRun, ...]  # runs of one process: one, or all seeds of an entry
 
 _IN_USE = 6
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
@@ -75,6 +78,7 @@ def make_runs(
     progress: Callable[[float], None] | None = None,
     weights: Sequence[float] | None = None,
     needed: Callable[[StudyRun], bool] = lambda run: True,
+    together: bool = False,
 ) -> dict[str, int]:
     """Executes the unfinished runs, one after the other, or as many at once as there are `devices`.
 
@@ -87,6 +91,7 @@ def make_runs(
       progress: called several times a second with the completed share of the study.
       weights: cost of each run, see `weigh`.
       needed: asked before a run starts; a run that is not needed is left out.
+      together: give all seeds of an entry to one process, which trains them as `train --seeds` does: on a GPU in one program.
 
     Returns:
       {folder: exit code} of the runs that did not finish.
@@ -94,26 +99,26 @@ def make_runs(
     Raises:
       Interrupted: SIGINT or SIGTERM arrived; the runs were stopped and have saved their state.
     """
-    waiting = [run for run in runs if status(run) in ('new', 'started')]
+    waiting = _jobs(runs, together)
     free: list[str | None] = list(devices) or [None]
     weights = weights or [1.0] * len(runs)
     spared: list[StudyRun] = []
     started, before = time.monotonic(), _share(runs, weights, spared)
-    active: dict[subprocess.Popen[bytes], tuple[StudyRun, str | None]] = {}
+    active: dict[subprocess.Popen[bytes], tuple[Job, str | None]] = {}
     failed: dict[str, int] = {}
     stopped: list[int] = []
     previous = {number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while (waiting and not stopped) or active:
             while waiting and free and not stopped:
-                run = waiting.pop(0)
-                if not needed(run):
-                    spared.append(run)
-                    logger.info('%s is left out: its comparison is decided', run.folder)
+                job = waiting.pop(0)
+                if not all(map(needed, job)):
+                    spared.extend(job)
+                    logger.info('%s is left out: its comparison is decided', _folder(job))
                     continue
                 device = free.pop(0)
-                active[_start(run, device)] = run, device
-                logger.info('%s starts; its output goes to output.log there', run.folder)
+                active[_start(job, device)] = job, device
+                logger.info('%s starts; its output goes to output.log there', _folder(job))
             time.sleep(0.2)
             if stopped:
                 for process in active:
@@ -122,19 +127,20 @@ def make_runs(
                     process.wait()
                 raise Interrupted(stopped[0])
             for process in [process for process in active if process.poll() is not None]:
-                run, device = active.pop(process)
+                job, device = active.pop(process)
                 free.append(device)
                 if process.returncode == _IN_USE and time.monotonic() - started < _PATIENCE:
-                    waiting.append(run)  # retry after the other runs, or after a second if there are none
+                    waiting.append(job)  # retry after the other runs, or after a second if there are none
                     time.sleep(1)
                 elif process.returncode:
-                    failed[str(run.folder)] = process.returncode
-                    _note(run, process.returncode)
+                    failed |= {str(run.folder): process.returncode for run in job if status(run) != 'finished'}
+                    _note(_folder(job), process.returncode)
                 else:
-                    accuracy, share = read_run(run.folder).result.get('accuracy', math.nan), _share(runs, weights, spared)
+                    share = _share(runs, weights, spared)
+                    accuracy = statistics.mean(read_run(run.folder).result.get('accuracy', math.nan) for run in job)
                     left = (1 - share) * (time.monotonic() - started) / max(share - before, 1e-9)
                     done = f'{100 * share:.0f} % of the whole done, about {duration(left)} left'
-                    logger.info('%s: test accuracy %.2f %%; %s', run.folder, 100 * accuracy, done)
+                    logger.info('%s: test accuracy %.2f %%; %s', _folder(job), 100 * accuracy, done)
             if progress:
                 progress(_share(runs, weights, spared))
     finally:
@@ -149,10 +155,29 @@ def _share(runs: Sequence[StudyRun], weights: Sequence[float], spared: Sequence[
     return float(sum(done) / sum(weights))
 
 
-def _start(run: StudyRun, device: str | None) -> subprocess.Popen[bytes]:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    check_owned_files(run.folder)
-    config = run.folder / 'study_config.py'
+def _jobs(runs: Sequence[StudyRun], together: bool) -> list[Job]:
+    """Returns the unfinished runs, each alone; together, those of an entry none of which has ended."""
+    waiting = [run for run in runs if status(run) in ('new', 'started')]
+    if not together:
+        return [(run,) for run in waiting]
+    jobs: list[Job] = []
+    for entry in dict.fromkeys(run.entry for run in waiting):
+        left, seeds = [run for run in waiting if run.entry == entry], [run.seed for run in runs if run.entry == entry]
+        follow = seeds == list(range(seeds[0], seeds[0] + len(left)))
+        jobs += [tuple(left)] if follow else [(run,) for run in left]
+    return jobs
+
+
+def _folder(job: Job) -> Path:
+    return job[0].folder if len(job) == 1 else job[0].folder.parent
+
+
+def _start(job: Job, device: str | None) -> subprocess.Popen[bytes]:
+    run, folder = job[0], _folder(job)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_owned_files(folder)
+    config = folder / 'study_config.py'
+    seeds = [f'--seeds={len(job)}'] if len(job) > 1 else []
     text = (
         f'"""Written by the study command: {run.entry}, seed {run.seed}."""\n\nfrom ml_collections import ConfigDict\n\n\n'
         f'def get_config():\n    return ConfigDict({run.config!r})\n'
@@ -160,9 +185,9 @@ def _start(run: StudyRun, device: str | None) -> subprocess.Popen[bytes]:
     write_atomically(config, text)
     command = [sys.executable, '-m', 'resnet_jax', 'train', *plugins.import_flags()]
     environment = dict(os.environ) if device is None else {**os.environ, 'CUDA_VISIBLE_DEVICES': device}
-    with (run.folder / 'output.log').open('a') as log:
+    with (folder / 'output.log').open('a') as log:
         return subprocess.Popen(
-            [*command, f'--config={config}', f'--workdir={run.folder}'],
+            [*command, f'--config={config}', f'--workdir={folder}', *seeds],
             stdout=log,
             stderr=log,
             env=environment,
@@ -177,10 +202,10 @@ def _end_with_parent() -> None:
         _LIBC.prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
 
-def _note(run: StudyRun, code: int) -> None:
-    lines = read_text(run.folder / 'output.log').splitlines()
+def _note(folder: Path, code: int) -> None:
+    lines = read_text(folder / 'output.log').splitlines()
     reason = next((line for line in reversed(lines) if line.startswith('error: ')), f'exit code {code}')
-    logger.warning('%s: %s', run.folder, reason)
+    logger.warning('%s: %s', folder, reason)
 
 
 def epochs_done(run: StudyRun) -> float:

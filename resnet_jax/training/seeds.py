@@ -17,7 +17,7 @@ from resnet_jax import data
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import LazyDataset, Split
 from resnet_jax.data.order import epoch_order
-from resnet_jax.errors import ConfigError, Interrupted
+from resnet_jax.errors import ConfigError, DivergedError, Interrupted
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runtime import console, memory
 from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, replicate
@@ -58,8 +58,8 @@ def train_seeds(
 
     Raises:
       ConfigError: together, and there are several processes, or the config has a validation_size, which selects other images
-        for each seed, divergence_retries, unfreeze_epochs or decode='always'. Otherwise see `train_and_evaluate`; with several
-        errors, that of the first seed, after the other runs have ended.
+        for each seed, divergence_retries, unfreeze_epochs or decode='always'. Otherwise see `train_and_evaluate`.
+      DivergedError: a run diverged; raised when the others have ended.
     """
     first = config if isinstance(config, TrainConfig) else TrainConfig.from_mapping(config)
     if count < 1:
@@ -76,11 +76,22 @@ def train_seeds(
     if together is None:
         together = jax.default_backend() != 'cpu' and not obstacle
     if not together or count == 1:
-        return [
-            train_and_evaluate(checked, path, extend=extend, allow_changes=allow_changes)
-            for checked, path in zip(configs, folders, strict=True)
-        ]
+        return _train_in_turn(configs, folders, extend=extend, allow_changes=allow_changes)
     return _train_together(configs, folders, extend=extend, allow_changes=allow_changes)
+
+
+def _train_in_turn(
+    configs: Sequence[TrainConfig], folders: Sequence[Path], *, extend: bool, allow_changes: bool
+) -> list[TrainingResult]:
+    results, diverged = [], None
+    for config, path in zip(configs, folders, strict=True):
+        try:
+            results.append(train_and_evaluate(config, path, extend=extend, allow_changes=allow_changes))
+        except DivergedError as error:
+            diverged = diverged or error
+    if diverged:
+        raise diverged
+    return results
 
 
 @our_settings()

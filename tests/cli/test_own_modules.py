@@ -112,7 +112,7 @@ def test_it_is_continued_by_its_folder_alone(folder):
 @pytest.mark.slow
 def test_a_study_and_a_benchmark_give_the_module_to_the_processes_they_start(folder):
     resnet_jax(folder, 'study', IMPORT, '--config=study.py', '--workdir=studied')
-    assert json.loads((folder / 'studied' / 'mine-seed0' / 'result.json').read_text())['epoch'] == 1
+    assert json.loads((folder / 'studied' / 'mine/seed0' / 'result.json').read_text())['epoch'] == 1
     assert 'multiply-adds' in resnet_jax(folder, 'study', IMPORT, '--config=study.py', '--workdir=new', '--dry_run').stdout
     flags = '--config=mine.py', '--rounds=2', '--seconds=0.01', '--json=speed.json'
     resnet_jax(folder, 'benchmark', IMPORT, *flags)

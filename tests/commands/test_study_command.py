@@ -31,15 +31,15 @@ def test_a_study_is_made_reported_and_not_made_again(tmp_path):
     assert (
         '2 of 2 runs are left: about 0.0 hours (0.0 to 0.0)' in dry
         and 'measured now' in dry
-        and 'slow-seed0: new, resnet8' in dry
+        and 'slow/seed0: new, resnet8' in dry
     )
     assert not out.exists()
     lines = run('study.py', *flags, '--devices=0,1', timeout=300).stderr  # both at once
-    assert 'diverged at iteration' in lines and f'{out}/slow-seed0 starts' in lines
-    assert re.search(r'slow-seed0: test accuracy [\d.]+ %; \d+ % of the whole done, about 0:0\d:\d\d left', lines)
+    assert 'diverged at iteration' in lines and f'{out}/slow/seed0 starts' in lines
+    assert re.search(r'slow/seed0: test accuracy [\d.]+ %; \d+ % of the whole done, about 0:0\d:\d\d left', lines)
     results = json.loads((out / 'results.json').read_text())
     assert {name: entry['status'] for name, entry in results['entries'].items()} == {'slow': 'run', 'diverges': 'failed'}
-    assert 'diverged' in json.loads((out / 'diverges-seed0' / 'failed.json').read_text())['reason']
+    assert 'diverged' in json.loads((out / 'diverges/seed0' / 'failed.json').read_text())['reason']
     figures = results['entries']['slow']['runs']['0']
     assert figures['parameters'] > 0 and figures['iteration_seconds'] > 0 and figures['state_bytes'] > 0
     assert figures['environment']['packages']['jax'] and len(figures['test']['accuracy']) == 2
@@ -47,15 +47,15 @@ def test_a_study_is_made_reported_and_not_made_again(tmp_path):
         assert [row['entry'] for row in csv.DictReader(file)] == ['slow', 'diverges']
     assert 'section id="study"' in (out / 'report.html').read_text()
     assert {'accuracy.svg', 'accuracy.png', 'final.svg'} <= {path.name for path in (out / 'plots').iterdir()}
-    before = (out / 'slow-seed0' / 'result.json').stat().st_mtime
+    before = (out / 'slow/seed0' / 'result.json').stat().st_mtime
     # The study's own process never starts JAX, which would take a GPU's memory from the runs.
     run('study.py', *flags, '--report_only', JAX_PLATFORMS='none_such')
     run('study.py', *flags, JAX_PLATFORMS='none_such')
-    assert (out / 'slow-seed0' / 'result.json').stat().st_mtime == before
-    assert 'not finished' not in (out / 'diverges-seed0' / 'report.html').read_text()  # its own, with what it has done
+    assert (out / 'slow/seed0' / 'result.json').stat().st_mtime == before
+    assert 'not finished' not in (out / 'diverges/seed0' / 'report.html').read_text()  # its own, with what it has done
     study.write_text(study.read_text().replace('0.02', '0.03'))
     done = run('study.py', *flags, code=2)
-    assert 'slow-seed0 holds a run of another config (learning_rate: 0.02 -> 0.03)' in error_line(done)
+    assert 'slow/seed0 holds a run of another config (learning_rate: 0.02 -> 0.03)' in error_line(done)
 
 
 @pytest.mark.slow
@@ -72,6 +72,21 @@ def test_a_full_disk_is_no_finding(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_seeds_of_an_entry_in_one_process(tmp_path):
+    study, out = tmp_path / 'tiny.py', tmp_path / 'out'
+    study.write_text(STUDY.replace('EPOCHS', '2'))
+    flags = (f'--config={study}', f'--workdir={out}', '--seeds=2', '--together')
+    log = run('study.py', *flags, timeout=600).stderr
+    assert f'{out}/slow starts' in log and f'{out}/slow: test accuracy' in log and f'{out}/diverges: error: ' in log
+    entries = json.loads((out / 'results.json').read_text())['entries']
+    assert [list(entry['runs']) for entry in entries.values()] == [['0', '1'], []]
+    assert {name: entry['status'] for name, entry in entries.items()} == {'slow': 'run', 'diverges': 'failed'}
+    assert (out / 'slow' / 'output.log').read_text().count('Test accuracy') == 2
+    run('study.py', *flags, JAX_PLATFORMS='none_such')  # nothing is left
+    assert '--stop_when_decided' in error_line(run('study.py', *flags, '--stop_when_decided', code=2))
+
+
+@pytest.mark.slow
 def test_entries_that_are_decided_get_no_more_seeds(tmp_path):
     study, out = tmp_path / 'tiny.py', tmp_path / 'out'
     study.write_text(STUDY.replace('EPOCHS', '2').replace("'diverges'", "'far'").replace('1e30', '1e-6'))
@@ -80,7 +95,7 @@ def test_entries_that_are_decided_get_no_more_seeds(tmp_path):
     results = json.loads((out / 'results.json').read_text())
     assert results['comparisons']['far']['verdict'] == 'worse' and results['looks'] == 5
     assert {entry['status'] for entry in results['entries'].values()} == {'decided'}
-    assert f'{out}/slow-seed5 is left out' in log and not (out / 'far-seed5').exists()
+    assert f'{out}/slow/seed5 is left out' in log and not (out / 'far/seed5').exists()
 
 
 @pytest.fixture
@@ -112,18 +127,18 @@ def test_a_study_that_is_interrupted_or_killed_in_the_middle_continues_to_the_sa
     study.write_text(STUDY.replace('EPOCHS', '30').replace("'diverges'", "'second'").replace('1e30', '0.01'))
     flags = (f'--config={study}', f'--workdir={out}')
     process = start(*flags)
-    wait_for(lambda: list(out.glob('slow-seed0/checkpoints/*')))
+    wait_for(lambda: list(out.glob('slow/seed0/checkpoints/*')))
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 143 and 'same command continues' in stderr
     process = start(*flags)
-    wait_for(lambda: list(out.glob('second-seed0/checkpoints/*')))
+    wait_for(lambda: list(out.glob('second/seed0/checkpoints/*')))
     process.kill()  # its run gets a signal from the system, and saves its state while the next study already begins
     process.communicate(timeout=300)
     run('study.py', *flags, timeout=300)
     assert json.loads((out / 'results.json').read_text())['entries']['second']['status'] == 'run'
     run('study.py', f'--config={study}', f'--workdir={whole}', timeout=300)
-    for name in ('slow-seed0', 'second-seed0'):
+    for name in ('slow/seed0', 'second/seed0'):
         assert (out / name / 'metrics.jsonl').read_bytes() == (whole / name / 'metrics.jsonl').read_bytes()
         assert 'Continuing' in (out / name / 'output.log').read_text()
 

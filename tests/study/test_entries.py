@@ -45,9 +45,9 @@ def test_an_entry_may_have_seeds_and_overrides_of_its_own_in_a_size(tmp_path):
         'entries': {'usual': {'config': 'quickstart'}, 'own': own},
         'sizes': {'cpu': {'seeds': [0, 1], 'overrides': {'num_epochs': 5}}, 'full': {'seeds': [2]}},
     }
-    made = [(run.folder.name, run.config['num_epochs']) for run in expand(study, 'cpu', tmp_path)]
-    assert made == [('usual-seed0', 5), ('own-seed0', 1), ('usual-seed1', 5)]
-    assert [run.folder.name for run in expand(study, 'full', tmp_path)] == ['usual-seed2', 'own-seed2']
+    made = [(str(run.folder.relative_to(tmp_path)), run.config['num_epochs']) for run in expand(study, 'cpu', tmp_path)]
+    assert made == [('usual/seed0', 5), ('own/seed0', 1), ('usual/seed1', 5)]
+    assert [str(run.folder.relative_to(tmp_path)) for run in expand(study, 'full', tmp_path)] == ['usual/seed2', 'own/seed2']
 
 
 def test_another_number_of_seeds(tmp_path):
@@ -124,8 +124,8 @@ def test_a_study_that_has_changed_since_its_runs_were_made(tmp_path):
 
     (run,) = runs(learning_rate=0.1)
     check_made_alike([run])  # nothing there yet
-    run.folder.mkdir()
+    run.folder.mkdir(parents=True)
     (run.folder / 'config.json').write_text(json.dumps(TrainConfig.from_mapping(run.config).to_dict()))
     check_made_alike(runs(learning_rate=0.1, eval_batch_size=10))  # a field that may change
-    with pytest.raises(ConfigError, match=r'a-seed0 holds a run of another config \(learning_rate: 0.1 -> 0.2\)'):
+    with pytest.raises(ConfigError, match=r'a/seed0 holds a run of another config \(learning_rate: 0.1 -> 0.2\)'):
         check_made_alike(runs(learning_rate=0.2))

@@ -8,7 +8,7 @@ from commands_support import TINY, error_line, run
 
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import dataset_info
-from resnet_jax.errors import ConfigError
+from resnet_jax.errors import ConfigError, DivergedError
 from resnet_jax.runs import checkpoint
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.seeds import train_seeds
@@ -78,6 +78,12 @@ def test_an_error_of_one_run_ends_that_run_alone(tmp_path):
     with pytest.raises(ConfigError, match=r'seed6 holds a run of another config \(learning_rate: 0.05 -> 0.1\)'):
         train_seeds(CONFIG, tmp_path, 2, together=True)
     assert (tmp_path / 'seed5' / 'result.json').is_file()
+
+
+def test_one_that_diverges_does_not_keep_the_next_from_running(tmp_path):
+    with pytest.raises(DivergedError, match='iteration'):
+        train_seeds(CONFIG.replace(learning_rate=1e30, num_epochs=1), tmp_path, 2)
+    assert all((tmp_path / name / 'failed.json').is_file() for name in ('seed5', 'seed6'))
 
 
 def test_what_cannot_be_trained_together_is_named(tmp_path):
