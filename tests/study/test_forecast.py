@@ -27,7 +27,7 @@ def runs(tmp_path, monkeypatch):
 
 
 def finish(run, seconds):
-    run.folder.mkdir()
+    run.folder.mkdir(parents=True)
     (run.folder / 'result.json').write_text(json.dumps({'accuracy': 0.5, 'count': 360, 'seconds': seconds}))
 
 
