@@ -21,6 +21,7 @@ SHAPES = {  # size, channels in and out, kernel, stride, padding
     'shortcut': ((8, 8), 8, 16, 1, 2, ((0, 0), (0, 0))),
     'imagenet stem': ((21, 19), 3, 8, 7, 2, ((3, 3), (3, 3))),
     'odd rows of a block': ((5, 11), 20, 28, 3, 1, ((0, 1), (2, 0))),
+    'slices of a part': ((4, 4), 8, 96, 3, 1, ((1, 1), (1, 1))),
 }
 
 
@@ -90,7 +91,7 @@ def test_direct_convolutions(shape):
         assert_close(kernels.input_gradient(g, weights, x.shape[1:3], stride, padding), dx)
 
 
-@pytest.mark.parametrize('shape', ['stage', 'odd rows of a block'])
+@pytest.mark.parametrize('shape', ['stage', 'odd rows of a block', 'slices of a part'])
 def test_winograds_form(shape):
     x, weights, g, _, padding, y, _, dweights = arrays(shape)
     # The kernel's transform: Lavin and Gray, arXiv:1509.09308, section 4.3.

@@ -40,15 +40,17 @@ static void conv_image(const Loop *loop, int64_t image, float *scratch) {
   }
 }
 
-static void gradient_part(const Loop *loop, int64_t part, float *scratch) {
+/* A slice of the kernel's rows of a part: one row, or all. */
+static void gradient_part(const Loop *loop, int64_t piece, float *scratch) {
   const Job *d = loop->job;
   int64_t depth = d->kw * d->in, x_row = d->padded_width * d->in, s = d->in_step, size = d->kh * depth * d->out;
+  int64_t part = piece / d->slices, rows = d->kh / d->slices, first = piece % d->slices * rows;
   float *y = d->y + part * size;
-  memset(y, 0, size * 4);
+  memset(y + first * depth * d->out, 0, rows * depth * d->out * 4);
   for (int64_t image = part; image < d->batch; image += d->parts) {
     const float *x = pad(d, d->x + image * d->height * d->width * d->in, scratch);
     const float *g = d->b + image * d->rows * d->columns * d->out;
-    for (int64_t i = 0; i < d->kh; i++)
+    for (int64_t i = first; i < first + rows; i++)
       all_outer(depth, d->out, d->rows, d->columns, x + i * x_row, s * x_row, s * d->in, g, d->columns * d->out, d->out,
                 y + i * depth * d->out, d->out);
   }
@@ -88,5 +90,6 @@ HANDLER resnet_jax_kernel_gradient(XLA_FFI_CallFrame *frame) {
   d.kh = y[0], d.kw = y[1];
   int64_t size = d.kh * d.kw * d.in * d.out;
   size_t scratch = d.padded_height * d.padded_width * d.in;
+  if (BUFFER(rets, 1)->dims[0] < threads_of(frame)) d.slices = d.kh; /* each slice pads the images anew */
   return run_parts(frame, &d, gradient_part, scratch, size, sum_parts, (size + SUM - 1) / SUM);
 }

@@ -1,7 +1,7 @@
 /* Shared code of the kernels: a loop over XLA's threads, blocks of sums in registers, and the arguments that XLA passes.
 
-   Only the shapes determine how work is split into units, and no two units write the same element, so the bits of a result do
-   not depend on the number of threads. The last axis of every output is a multiple of LANES. */
+   Only the shapes determine in which order an element's sum is computed, and no two units write the same element, so the bits of
+   a result do not depend on the number of threads. The last axis of every output is a multiple of LANES. */
 
 #ifndef RESNET_JAX_KERNELS_H
 #define RESNET_JAX_KERNELS_H
@@ -99,6 +99,19 @@ static XLA_FFI_Error *fail(const XLA_FFI_Api *api, XLA_FFI_Error_Code code, cons
   return api->XLA_FFI_Error_Create(&args);
 }
 
+/* Returns the number of threads of XLA's pool; 1 if there is none. */
+static int64_t threads_of(XLA_FFI_CallFrame *frame) {
+  int64_t threads = 1;
+  XLA_FFI_ThreadPool_NumThreads_Args args = {XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, frame->ctx, &threads};
+  XLA_FFI_Error *error = frame->api->XLA_FFI_ThreadPool_NumThreads(&args);
+  if (error) {
+    XLA_FFI_Error_Destroy_Args destroy = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, NULL, error};
+    frame->api->XLA_FFI_Error_Destroy(&destroy);
+    return 1;
+  }
+  return threads;
+}
+
 /* Runs the units on XLA's threads and this one. This thread never waits for a task to start: it may be one of the pool's, and
    all others may be waiting like it. A task that starts late finds nothing to do. */
 static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Body *body, int64_t units, size_t scratch, const void *job) {
@@ -109,9 +122,8 @@ static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Body *body, int64_t units, s
   atomic_init(&loop->references, 1);
   pthread_mutex_init(&loop->mutex, NULL);
   pthread_cond_init(&loop->finished, NULL);
-  int64_t threads = 1;
-  XLA_FFI_ThreadPool_NumThreads_Args number = {XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, frame->ctx, &threads};
-  XLA_FFI_Error *error = frame->api->XLA_FFI_ThreadPool_NumThreads(&number);
+  XLA_FFI_Error *error = NULL;
+  int64_t threads = threads_of(frame);
   for (int64_t i = 1; !error && i < threads && i < units; i++) {
     XLA_FFI_ThreadPool_Schedule_Args args = {XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, frame->ctx, task, loop};
     atomic_fetch_add(&loop->references, 1);
@@ -225,7 +237,8 @@ typedef struct {
   const float *x, *b;
   float *y;
   int64_t batch, height, width, in, rows, columns, out, top, left;
-  int64_t parts; /* of a kernel gradient, added in their order */
+  int64_t parts;  /* of a kernel gradient, added in their order */
+  int64_t slices; /* of each part, where there are more threads than parts */
   /* direct */
   int64_t in_step, out_step, padded_height, padded_width, kh, kw, phases;
   const int64_t *phase; /* per phase: kernel height and width, first row and column of y and of padded x, offset in b */
@@ -244,7 +257,8 @@ static Job job(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *output) {
                .in = x[3],
                .rows = o[1],
                .columns = o[2],
-               .out = o[3]};
+               .out = o[3],
+               .slices = 1};
 }
 
 /* A kernel gradient and its parts, `size` floats each. */
@@ -259,7 +273,7 @@ static XLA_FFI_Error *run_parts(XLA_FFI_CallFrame *frame, Job *j, Body *body, si
                                 int64_t units) {
   j->parts = BUFFER(rets, 1)->dims[0];
   j->y = BUFFER(rets, 1)->data;
-  XLA_FFI_Error *error = run(frame, body, j->parts, scratch, j);
+  XLA_FFI_Error *error = run(frame, body, j->parts * j->slices, scratch, j);
   Sums s = {.parts = j->y, .y = BUFFER(rets, 0)->data, .number = j->parts, .size = size, .in = j->in, .out = j->out};
   return error ? error : run(frame, add, units, 0, &s);
 }

@@ -96,11 +96,13 @@ static void winograd_unit(const Loop *loop, int64_t unit, float *scratch) {
   }
 }
 
-static void winograd_gradient_part(const Loop *loop, int64_t part, float *scratch) {
+/* A slice of the output channels of a part. */
+static void winograd_gradient_part(const Loop *loop, int64_t piece, float *scratch) {
   const Job *w = loop->job;
+  int64_t part = piece / w->slices, slice = w->out / w->slices, c0 = piece % w->slices * slice;
   int64_t size = 36 * w->in * w->out, units = (w->tiles + w->group - 1) / w->group;
-  float *places = scratch, *grads = places + 36 * PLACE(w->in), *copy = grads + 36 * PLACE(w->out), *y = w->y + part * size;
-  memset(y, 0, size * 4);
+  float *places = scratch, *grads = places + 36 * PLACE(w->in), *copy = grads + 36 * PLACE(slice), *y = w->y + part * size + c0;
+  for (int64_t row = 0; row < 36 * w->in; row++) memset(y + row * w->out, 0, slice * 4);
   for (int64_t unit = part; unit < units; unit += w->parts) {
     int64_t first, tiles = tiles_of(w, unit, &first);
     transform_input(w, first, tiles, places, copy);
@@ -108,17 +110,17 @@ static void winograd_gradient_part(const Loop *loop, int64_t part, float *scratc
       int64_t tile = first + t, image = tile / (w->down * w->across), stride;
       const float *g = window(w->b + image * w->rows * w->columns * w->out, w->rows, w->columns, w->out,
                               tile / w->across % w->down * 4, tile % w->across * 4, 4, copy, &stride);
-      for (int64_t c = 0; c < w->out; c += LANES) {
+      for (int64_t c = 0; c < slice; c += LANES) {
         vec d[16], columns[24], out[36];
         UNROLL for (int i = 0; i < 4; i++) UNROLL for (int j = 0; j < 4; j++) d[4 * i + j] =
-            load(g + i * stride + j * w->out + c);
+            load(g + i * stride + j * w->out + c0 + c);
         UNROLL for (int j = 0; j < 4; j++) output_transposed6(d + j, 4, columns + j, 4);
         UNROLL for (int i = 0; i < 6; i++) output_transposed6(columns + 4 * i, 1, out + 6 * i, 1);
-        for (int p = 0; p < 36; p++) store(grads + p * PLACE(w->out) + t * w->out + c, out[p]);
+        for (int p = 0; p < 36; p++) store(grads + p * PLACE(slice) + t * slice + c, out[p]);
       }
     }
     for (int64_t p = 0; p < 36; p++)
-      all_outer(w->in, w->out, 1, tiles, places + p * PLACE(w->in), 0, w->in, grads + p * PLACE(w->out), 0, w->out,
+      all_outer(w->in, slice, 1, tiles, places + p * PLACE(w->in), 0, w->in, grads + p * PLACE(slice), 0, slice,
                 y + p * w->in * w->out, w->out);
   }
 }
@@ -166,5 +168,7 @@ HANDLER resnet_jax_winograd(XLA_FFI_CallFrame *frame) {
 HANDLER resnet_jax_winograd_kernel_gradient(XLA_FFI_CallFrame *frame) {
   if (metadata(frame)) return NULL;
   Job w = winograd(frame, BUFFER(args, 1), GRADIENT_TILES);
+  int64_t parts = BUFFER(rets, 1)->dims[0], threads = threads_of(frame); /* each slice transforms the images anew */
+  while (parts * w.slices < threads && w.out / w.slices > 2 * LANES && w.out / w.slices % (2 * LANES) == 0) w.slices *= 2;
   return run_parts(frame, &w, winograd_gradient_part, winograd_scratch(&w), 36 * w.in * w.out, transform_parts, w.in);
 }
