@@ -1,4 +1,4 @@
-"""Reads what XLA compiled for a GPU: kernels, bytes, multiply-adds and host launches of one training step.
+"""Reads what XLA compiled, mostly for a GPU: kernels, bytes, multiply-adds and host launches of one training step.
 
 The number of bytes is what a kernel must read and write at least: each operand once, or the part of it that it slices. The time
 is a lower bound: nothing is faster than the memory for these bytes and the tensor cores for these operations.

@@ -100,6 +100,7 @@ def measure(
         seconds = min(seconds, effort.seconds)
         size = size if effort.seconds >= 0.5 else 256
         row['matrix_products'] = {'ours': ours('matrix_products', size=size, seconds=seconds)}
+        row['memory_rate'] = ours('memory_rate', size=2**28 if effort.seconds >= 0.5 else 2**20, seconds=seconds)
         if not peer:
             _measure_steps(row, config, ours, None, effort, progress)
         else:
@@ -177,6 +178,8 @@ def _measure_steps(
         row[phase] = {'images_per_second': summary(first)}
         row[phase]['multiply_adds_per_second'] = work * row[phase]['images_per_second']['median']
         row[phase]['share_of_matrix_product'] = row[phase]['multiply_adds_per_second'] / peak
+        steps_per_second = row[phase]['images_per_second']['median'] / images
+        row[phase]['share_of_memory_rate'] = row['compile'][phase]['step_bytes'] * steps_per_second / row['memory_rate']
         line = f'{row["name"]}: {phase} {row[phase]["images_per_second"]["median"]:,.0f} images/s'
         if torch:
             row[phase]['torch'] = {'variant': variant, 'images_per_second': summary(second)}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import data
+from resnet_jax.benchmark.hlo import step_kernels
 from resnet_jax.config import TrainConfig
 from resnet_jax.data.augment import TTA
 from resnet_jax.errors import UserError
@@ -91,19 +92,25 @@ class Subject:
         }
 
     def compile(self, phase: str) -> JsonDict:
-        """Compiles 'train' or 'eval'; returns the time, whether the cache had it, scratch memory per device, and operations."""
+        """Compiles 'train' or 'eval'.
+
+        Returns:
+          The time, whether the cache had it, the scratch memory of a device, the bytes that the operations of a step read and
+          write on it, in the caches or in memory, and the operations.
+        """
         hits, before = self._events.get('/jax/compilation_cache/cache_hits', 0), time.monotonic()
         train = phase == 'train'
         compiled = self._program.compile(self._state) if train else self._evaluator.compile(self._state.variables)
         seconds = time.monotonic() - before
         assert isinstance(compiled, jax.stages.Compiled)  # always so with a single process
         cached = self._events.get('/jax/compilation_cache/cache_hits', 0) > hits
-        scratch = compiled.memory_analysis()
+        scratch, text = compiled.memory_analysis(), compiled.as_text() or ''
         return {
             'seconds': seconds,
             'from_cache': cached,
             'scratch_bytes': scratch.temp_size_in_bytes if scratch else None,
-            'program': inspect_program(compiled.as_text() or ''),
+            'step_bytes': sum(kernel.share * (kernel.read + kernel.written) for kernel in step_kernels(text)),
+            'program': inspect_program(text),
         }
 
     def train(self, steps: int, variant: str = '') -> float:
@@ -147,6 +154,23 @@ class Subject:
             best = max(best, count * size**3 / elapsed)
             if elapsed < seconds / 5:
                 count *= 2
+        return best
+
+    def memory_rate(self, size: int, seconds: float) -> float:
+        """Returns the best rate at which arrays of `size` bytes are read and written, in bytes per second."""
+
+        @jax.jit
+        def repeat(a: jax.Array, count: int) -> jax.Array:
+            result: jax.Array = jax.lax.fori_loop(0, count, lambda i, x: x + i, a)
+            return result
+
+        a = jnp.zeros(size // 4, jnp.float32)
+        repeat(a, 1).block_until_ready()
+        best, end = 0.0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            before = time.monotonic()
+            repeat(a, 4).block_until_ready()
+            best = max(best, 4 * 2 * size / (time.monotonic() - before))
         return best
 
     def peak_memory(self) -> dict[str, int]:

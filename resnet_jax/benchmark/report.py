@@ -25,7 +25,10 @@ def save(path: str | Path | None, rows: Row | Sequence[Row]) -> None:
 
 def table(rows: Sequence[Row]) -> str:
     """Returns a table with a header and, for each row of `measure`, a line for training and one for evaluation."""
-    header = ('config', 'step', 'dtype', 'devices', 'batch', 'images/s', 'of product', 'PyTorch', 'ratio', 'lowest-highest')
+    header = (
+        *('config', 'step', 'dtype', 'devices', 'batch', 'images/s'),
+        *('of product', 'of memory', 'PyTorch', 'ratio', 'lowest-highest'),
+    )
     cells = [header]
     failed = []
     for row in rows:
@@ -41,9 +44,10 @@ def table(rows: Sequence[Row]) -> str:
                 rate = part['torch']['images_per_second']['median']
                 peer = (_number(rate), f'{ratio["median"]:.2f}', f'{ratio["low"]:.2f}-{ratio["high"]:.2f}')
             batch = row['batch_size' if phase == 'train' else 'eval_batch_size']
-            rate, share = part['images_per_second']['median'], f'{100 * part["share_of_matrix_product"]:.0f} %'
+            rate = part['images_per_second']['median']
+            shares = (f'{100 * part[name]:.0f} %' for name in ('share_of_matrix_product', 'share_of_memory_rate'))
             devices = str(row['facts']['devices'])
-            cells.append((row['name'], phase, row['dtype'], devices, str(batch), _number(rate), share, *peer))
+            cells.append((row['name'], phase, row['dtype'], devices, str(batch), _number(rate), *shares, *peer))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for line in cells:
@@ -68,6 +72,7 @@ def details(row: Row) -> str:
     rates = {side: values[row['dtype']] / 1e9 for side, values in row['matrix_products'].items()}
     rates_text = ', '.join(f'{rate:,.0f} with {"jax" if side == "ours" else side}' for side, rate in rates.items())
     lines.append(f'square matrix product in {row["dtype"]}: {rates_text} (G multiply-adds/s)')
+    lines.append(f'memory: {row["memory_rate"] / 1e9:,.0f} GB/s read and written')
     for start, seconds in row.get('startup', {}).items():
         lines.append(
             f'{start} start: first training step after {seconds["starts"]:.1f} s, of these {seconds["compile"]:.1f} s to '
@@ -80,7 +85,8 @@ def details(row: Row) -> str:
     text = ', '.join(f'{where} {size / 2**20:,.0f} MiB' for where, size in memory.items())
     lines.append(f'peak memory: {text}')
     for phase, compiled in row['compile'].items():
-        lines.append(f'scratch memory of {phase}: {(compiled["scratch_bytes"] or 0) / 2**20:,.0f} MiB')
+        scratch, moved = (compiled['scratch_bytes'] or 0) / 2**20, compiled['step_bytes'] / 2**20
+        lines.append(f'scratch memory of {phase}: {scratch:,.0f} MiB; a step reads and writes {moved:,.0f} MiB')
     if 'torch' in row:
         text = ', '.join(f'{where} {size / 2**20:,.0f} MiB' for where, size in row['torch']['peak_memory'].items())
         idle = max(row['idle'].values())

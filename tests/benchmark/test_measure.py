@@ -24,9 +24,10 @@ def test_random_data_take_the_place_of_the_config_s():
     assert on_random_data(config())['dataset'] == 'synthetic_digits'
 
 
-def test_multiply_adds_by_hand():
+def test_multiply_adds_and_bytes_by_hand():
     facts = {'train_multiply_adds': 6.0, 'eval_multiply_adds': 2.0, 'eval_batch_size': 10}
-    row, rates = {'name': '', 'matrix_products': {'ours': {'float32': 1000.0}}, 'facts': facts}, []
+    row, rates = {'name': '', 'matrix_products': {'ours': {'float32': 1000.0}}, 'facts': facts, 'memory_rate': 1200.0}, []
+    row['compile'] = {'train': {'step_bytes': 300}, 'eval': {'step_bytes': 60}}
 
     def side(what, steps, variant):
         rates.append(what)
@@ -37,3 +38,4 @@ def test_multiply_adds_by_hand():
     assert row['train']['images_per_second']['median'] == 20 == row['eval']['images_per_second']['median']
     assert np.isclose(row['train']['share_of_matrix_product'], 3 * 2 * 20 / 1000)
     assert np.isclose(row['eval']['share_of_matrix_product'], 2 * 20 / 1000)
+    assert row['train']['share_of_memory_rate'] == 300 * 2 / 1200 and row['eval']['share_of_memory_rate'] == 60 * 2 / 1200
