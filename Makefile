@@ -23,9 +23,10 @@ test-newest: .venv-newest/installed
 	.venv-newest/bin/python -m pytest -n 2 --dist loadfile tests/ops tests/models tests/export tests/test_nnx.py tests/training/test_step.py \
 		tests/training/test_lowering_for_cuda.py tests/commands/test_export_command.py tests/commands/test_predict_command.py
 
-# On the lowest versions that pyproject.toml allows; make test in a fresh folder is on the newest ones for its Python.
+# On the lowest versions that pyproject.toml allows; make test in a fresh folder is on the newest ones for its Python. Old
+# versions of libraries use what others of them have deprecated since.
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -W ignore::DeprecationWarning
 
 # Lines of the package that the fast tests run; the commands that tests start in processes of their own are not counted.
 coverage: .venv-test/installed
