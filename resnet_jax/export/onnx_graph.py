@@ -15,11 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 import onnx
+from jax.extend.core import Jaxpr, JaxprEqn, Var
 from onnx import TensorProto, helper, numpy_helper
 
 from resnet_jax.errors import ExportError
 from resnet_jax.typing import PyTree
 
+_Aval = jax.core.ShapedArray
 _OPSET, _IR_VERSION = 18, 8  # of 2022, for onnxruntime 1.14 and later
 
 _ELEMENTWISE = {
@@ -137,6 +139,11 @@ def _stored(name: str, shape: Sequence[Any], order: Sequence[int] | None = None)
     return _Value(tuple(shape), tuple(shape), tuple(range(len(shape)) if order is None else order), name=name)
 
 
+def _aval(variable: Var) -> _Aval:
+    assert isinstance(variable.aval, _Aval)
+    return variable.aval
+
+
 def _refuse(problem: str) -> ExportError:
     return ExportError(f'the network {problem}, which cannot be converted to ONNX; expected the format stablehlo')
 
@@ -203,7 +210,7 @@ class _Graph:
 
     # Jaxprs
 
-    def run(self, jaxpr: Any, constants: Sequence[Any], arguments: Sequence[_Value]) -> list[_Value]:
+    def run(self, jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[_Value]) -> list[_Value]:
         """Adds the operations of a jaxpr, and returns its results.
 
         Raises:
@@ -222,7 +229,7 @@ class _Graph:
         self._scope = outer
         return [value(atom) for atom in jaxpr.outvars]
 
-    def _convert(self, equation: Any, inputs: list[_Value]) -> list[_Value]:
+    def _convert(self, equation: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
         kind, parameters = equation.primitive.name, equation.params
         function = next((parameters[key] for key in ('jaxpr', 'call_jaxpr', 'fun_jaxpr') if key in parameters), None)
         if function is not None and kind not in _LOOPS:
@@ -231,7 +238,7 @@ class _Graph:
             return known
         if kind in _UNCHANGED:
             return inputs
-        out = equation.outvars[0].aval
+        out = _aval(equation.outvars[0])
         if kind in _ELEMENTWISE:
             return [self._elementwise(_ELEMENTWISE[kind], inputs, out)]
         if kind in _REDUCE:
@@ -241,14 +248,14 @@ class _Graph:
         result = _RULES[kind](self, out, *inputs, **parameters)
         return result if isinstance(result, list) else [result]
 
-    def _compute(self, equation: Any, inputs: list[_Value]) -> list[_Value]:
+    def _compute(self, equation: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
         """Returns the results of an operation on what is known; [] if something is not."""
-        if equation.primitive.name in _LOOPS or not all(isinstance(n, int) for v in equation.outvars for n in v.aval.shape):
+        if equation.primitive.name in _LOOPS or not all(isinstance(n, int) for v in equation.outvars for n in _aval(v).shape):
             return []
         arrays = [v.array.transpose(np.argsort(v.order)) for v in inputs if v.array is not None and v.sizes == v.shape]
         if len(arrays) < len(inputs):
             return []
-        kind, out = equation.primitive.name, equation.outvars[0].aval
+        kind, out = equation.primitive.name, _aval(equation.outvars[0])
         name = inputs[0].name if inputs and kind in _RESHAPES else f'{self._scope}/constant'
         if kind in _NUMPY and np.issubdtype(out.dtype, np.floating):
             return [_known(np.asarray(_NUMPY[kind](*arrays), out.dtype), name)]
@@ -260,7 +267,7 @@ class _Graph:
 
     # Operations: each takes what is known of its result, the inputs and the parameters of the primitive.
 
-    def _elementwise(self, kind: str, inputs: Sequence[_Value], out: Any) -> _Value:
+    def _elementwise(self, kind: str, inputs: Sequence[_Value], out: _Aval) -> _Value:
         if kind in ('And', 'Or', 'Not') and out.dtype != np.bool_:
             raise _refuse('has a bitwise operation')
         full = [v for v in inputs if v.shape]  # the others are single numbers
@@ -272,15 +279,15 @@ class _Graph:
         sizes = tuple(next((v.sizes[axis] for v in full if v.sizes[axis] == n), 1) for axis, n in enumerate(out.shape))
         return _Value(tuple(out.shape), sizes, order, name=name)
 
-    def _number(self, like: Any, value: float) -> _Value:
+    def _number(self, like: _Aval, value: float) -> _Value:
         return _known(np.asarray(value, like.dtype))
 
-    def _reduce(self, kind: str, x: _Value, out: Any, axes: Sequence[int]) -> _Value:
+    def _reduce(self, kind: str, x: _Value, out: _Aval, axes: Sequence[int]) -> _Value:
         x = self.whole(x)
         stored = self._integers([x.order.index(axis) for axis in axes])
         return _stored(self.node(kind, [self.name(x), stored], keepdims=0), out.shape, _without(x.order, axes))
 
-    def _argmax(self, out: Any, x: _Value, *, axes: Sequence[int], **_: Any) -> _Value:
+    def _argmax(self, out: _Aval, x: _Value, *, axes: Sequence[int], **_: Any) -> _Value:
         x = self.whole(x)
         name = self.node('ArgMax', [self.name(x)], axis=x.order.index(axes[0]), keepdims=0)
         return _stored(self._cast(name, out.dtype), out.shape, _without(x.order, axes))
@@ -288,39 +295,39 @@ class _Graph:
     def _cast(self, name: str, dtype: Any) -> str:
         return self.node('Cast', [name], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
-    def _convert_element_type(self, out: Any, x: _Value, **_: Any) -> _Value:
+    def _convert_element_type(self, out: _Aval, x: _Value, **_: Any) -> _Value:
         return dataclasses.replace(x, array=None, name=self._cast(self.name(x), out.dtype))
 
-    def _rsqrt(self, out: Any, x: _Value, **_: Any) -> _Value:
+    def _rsqrt(self, out: _Aval, x: _Value, **_: Any) -> _Value:
         return self._elementwise('Reciprocal', [self._elementwise('Sqrt', [x], out)], out)
 
-    def _ne(self, out: Any, x: _Value, y: _Value, **_: Any) -> _Value:
+    def _ne(self, out: _Aval, x: _Value, y: _Value, **_: Any) -> _Value:
         return self._elementwise('Not', [self._elementwise('Equal', [x, y], out)], out)
 
-    def _square(self, out: Any, x: _Value, **_: Any) -> _Value:
+    def _square(self, out: _Aval, x: _Value, **_: Any) -> _Value:
         return self._elementwise('Mul', [x, x], out)
 
-    def _erfc(self, out: Any, x: _Value, **_: Any) -> _Value:
+    def _erfc(self, out: _Aval, x: _Value, **_: Any) -> _Value:
         return self._elementwise('Sub', [self._number(out, 1), self._elementwise('Erf', [x], out)], out)
 
-    def _expm1(self, out: Any, x: _Value, **_: Any) -> _Value:
+    def _expm1(self, out: _Aval, x: _Value, **_: Any) -> _Value:
         return self._elementwise('Sub', [self._elementwise('Exp', [x], out), self._number(out, 1)], out)
 
-    def _log1p(self, out: Any, x: _Value, **_: Any) -> _Value:
+    def _log1p(self, out: _Aval, x: _Value, **_: Any) -> _Value:
         return self._elementwise('Log', [self._elementwise('Add', [x, self._number(out, 1)], out)], out)
 
-    def _integer_pow(self, out: Any, x: _Value, *, y: int, **_: Any) -> _Value:
+    def _integer_pow(self, out: _Aval, x: _Value, *, y: int, **_: Any) -> _Value:
         return self._elementwise('Pow', [x, self._number(out, y)], out)
 
-    def _clamp(self, out: Any, low: _Value, x: _Value, high: _Value, **_: Any) -> _Value:
+    def _clamp(self, out: _Aval, low: _Value, x: _Value, high: _Value, **_: Any) -> _Value:
         return self._elementwise('Min', [self._elementwise('Max', [x, low], out), high], out)
 
-    def _select_n(self, out: Any, which: _Value, *cases: _Value, **_: Any) -> _Value:
+    def _select_n(self, out: _Aval, which: _Value, *cases: _Value, **_: Any) -> _Value:
         if len(cases) != 2:
             raise _refuse('selects among other than two arrays')
         return self._elementwise('Where', [which, cases[1], cases[0]], out)
 
-    def _broadcast_in_dim(self, out: Any, x: _Value, *, broadcast_dimensions: Sequence[int], **_: Any) -> _Value:
+    def _broadcast_in_dim(self, out: _Aval, x: _Value, *, broadcast_dimensions: Sequence[int], **_: Any) -> _Value:
         """Adds axes; what is computed with the result repeats them."""
         new = [axis for axis in range(len(out.shape)) if axis not in broadcast_dimensions]
         x = self.whole(x) if new else x
@@ -336,22 +343,22 @@ class _Graph:
         name = self.node('Unsqueeze', [self.plain(x), self._integers(new)])
         return _Value(tuple(out.shape), tuple(sizes), plain, name=name)
 
-    def _reshape(self, out: Any, x: _Value, **_: Any) -> _Value:
+    def _reshape(self, out: _Aval, x: _Value, **_: Any) -> _Value:
         sizes = [n if isinstance(n, int) else -1 for n in out.shape]
         if sizes.count(-1) > 1:
             raise _refuse('has an array with two axes of the size of the batch')
         return _stored(self.node('Reshape', [self.plain(x), self._integers(sizes)]), out.shape)
 
-    def _squeeze(self, out: Any, x: _Value, *, dimensions: Sequence[int], **_: Any) -> _Value:
+    def _squeeze(self, out: _Aval, x: _Value, *, dimensions: Sequence[int], **_: Any) -> _Value:
         stored = self._integers([x.order.index(axis) for axis in dimensions])
         x = self.whole(x)
         return _stored(self.node('Squeeze', [self.name(x), stored]), out.shape, _without(x.order, dimensions))
 
-    def _transpose(self, out: Any, x: _Value, *, permutation: Sequence[int], **_: Any) -> _Value:
+    def _transpose(self, out: _Aval, x: _Value, *, permutation: Sequence[int], **_: Any) -> _Value:
         order = tuple(tuple(permutation).index(axis) for axis in x.order)
         return dataclasses.replace(x, shape=tuple(out.shape), sizes=tuple(x.sizes[i] for i in permutation), order=order)
 
-    def _pad(self, out: Any, x: _Value, value: _Value, *, padding_config: Sequence[tuple[int, int, int]], **_: Any) -> _Value:
+    def _pad(self, out: _Aval, x: _Value, value: _Value, *, padding_config: Sequence[tuple[int, int, int]], **_: Any) -> _Value:
         x = self.whole(x)
         low, high, between = zip(*(padding_config[axis] for axis in x.order), strict=True)
         if any(between):
@@ -361,7 +368,7 @@ class _Graph:
 
     def _slice(
         self,
-        out: Any,
+        out: _Aval,
         x: _Value,
         *,
         start_indices: Sequence[Any],
@@ -382,13 +389,13 @@ class _Graph:
         numbers = [self._integers(values) for values in zip(*cuts, strict=True)]
         return _stored(self.node('Slice', [self.name(x), *numbers]), out.shape, x.order) if cuts else x
 
-    def _concatenate(self, out: Any, *arrays: _Value, dimension: int, **_: Any) -> _Value:
+    def _concatenate(self, out: _Aval, *arrays: _Value, dimension: int, **_: Any) -> _Value:
         parts = [self.whole(array) for array in arrays]
         order = next(part.order for part in parts if part.array is None)
         name = self.node('Concat', [self.name(part, order) for part in parts], axis=order.index(dimension))
         return _stored(name, out.shape, order)
 
-    def _split(self, out: Any, x: _Value, *, sizes: Sequence[int], axis: int, **_: Any) -> list[_Value]:
+    def _split(self, out: _Aval, x: _Value, *, sizes: Sequence[int], axis: int, **_: Any) -> list[_Value]:
         ends = np.cumsum(sizes)
         parts = []
         for size, end in zip(sizes, ends, strict=True):
@@ -399,7 +406,7 @@ class _Graph:
         return parts
 
     def _conv(
-        self, out: Any, x: _Value, kernel: _Value, *, strides: Sequence[int], padding: Sequence[Sequence[int]], groups: int
+        self, out: _Aval, x: _Value, kernel: _Value, *, strides: Sequence[int], padding: Sequence[Sequence[int]], groups: int
     ) -> _Value:
         """resnet_jax.ops.convolution."""
         numbers = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
@@ -409,7 +416,7 @@ class _Graph:
 
     def _conv_general_dilated(
         self,
-        out: Any,
+        out: _Aval,
         x: _Value,
         kernel: _Value,
         *,
@@ -442,7 +449,7 @@ class _Graph:
     def _reduce_window(
         self,
         kind: str,
-        out: Any,
+        out: _Aval,
         x: _Value,
         *,
         window_dimensions: Sequence[int],
@@ -467,14 +474,14 @@ class _Graph:
         )
         return _stored(name, out.shape, order)
 
-    def _reduce_window_max(self, out: Any, x: _Value, **parameters: Any) -> _Value:
+    def _reduce_window_max(self, out: _Aval, x: _Value, **parameters: Any) -> _Value:
         return self._reduce_window('MaxPool', out, x, **parameters)
 
-    def _reduce_window_sum(self, out: Any, x: _Value, **parameters: Any) -> _Value:
+    def _reduce_window_sum(self, out: _Aval, x: _Value, **parameters: Any) -> _Value:
         mean = self._reduce_window('AveragePool', out, x, **parameters)
         return self._elementwise('Mul', [mean, self._number(out, math.prod(parameters['window_dimensions']))], out)
 
-    def _dot_general(self, out: Any, x: _Value, y: _Value, *, dimension_numbers: Any, **_: Any) -> _Value:
+    def _dot_general(self, out: _Aval, x: _Value, y: _Value, *, dimension_numbers: Any, **_: Any) -> _Value:
         (x_sum, y_sum), (x_batch, y_batch) = dimension_numbers
         if not x_batch and tuple(x_sum) == (len(x.shape) - 1,) and tuple(y_sum) == (0,) and len(y.shape) == 2:
             return _stored(self.node('MatMul', [self.plain(x), self.plain(y)]), out.shape)
