@@ -75,7 +75,7 @@ def muon(
         matrices = [kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels]  # from patches to outputs
         matrices = orthogonalize(matrices, steps, dtype)
         shaped = [matrix.reshape(kernel.shape) for matrix, kernel in zip(matrices, kernels, strict=True)]
-        return structure.unflatten(shaped), state
+        return jax.tree.unflatten(structure, shaped), state
 
     # The iterations need no state; an unused one, that of optax's scale_by_muon, keeps the form of checkpoints.
     init = optax.contrib.scale_by_muon(ns_steps=steps).init

@@ -23,7 +23,7 @@ def packing(like: PyTree) -> tuple[Callable[[PyTree], list[jax.Array]], Callable
     shapes = [leaf.shape for leaf in leaves]
 
     def pack(tree: PyTree) -> list[jax.Array]:
-        leaves = structure.flatten_up_to(tree)
+        leaves = jax.tree.leaves(tree)
         joined = [jnp.concatenate([leaves[i].reshape(-1) for i in group]) for group in groups.values()]
         return [*joined, *(leaves[i] for i in others)]
 
@@ -33,6 +33,6 @@ def packing(like: PyTree) -> tuple[Callable[[PyTree], list[jax.Array]], Callable
             ends = np.cumsum([np.prod(shapes[i], dtype=int) for i in group])
             for i, part in zip(group, jnp.split(array, ends[:-1]), strict=True):
                 leaves[i] = part.reshape(shapes[i])
-        return structure.unflatten([leaves[i] for i in range(len(shapes))])
+        return jax.tree.unflatten(structure, [leaves[i] for i in range(len(shapes))])
 
     return pack, unpack
