@@ -25,10 +25,15 @@ def _primitive(name: str, default: Callable[..., Arrays], cpu: Callable[..., Arr
         return [jax.core.ShapedArray(result.shape, result.dtype) for result in results]
 
     primitive.def_abstract_eval(abstract)
-    primitive.def_impl(lambda *arrays, **parameters: jax.jit(functools.partial(cpu, **parameters))(*arrays))
+    primitive.def_impl(lambda *arrays, **parameters: _jitted(cpu, tuple(parameters.items()))(*arrays))
     mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=True))
     mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=True), platform='cpu')
     return primitive
+
+
+@functools.cache
+def _jitted(function: Callable[..., Arrays], parameters: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
+    return jax.jit(functools.partial(function, **dict(parameters)))
 
 
 def _sums(*arrays: jax.Array, axes: tuple[int, ...]) -> Arrays:
@@ -53,7 +58,7 @@ _copies_p = _primitive('copies', _copies, _copies)
 
 
 def sums(*arrays: jax.Array) -> Arrays:
-    """Returns the sums of arrays of one shape and dtype `[..., channels]` over all axes but the last, each `[channels]`."""
+    """Returns the sums of float32 or float64 arrays of one shape `[..., channels]` over all axes but the last, `[channels]`."""
     added: Arrays = _sums_p.bind(*arrays, axes=tuple(range(arrays[0].ndim - 1)))
     return added
 
