@@ -14,6 +14,23 @@ def relu(x: jax.Array) -> jax.Array:
     return jax.nn.relu(x)
 
 
+def act_of_sum(act: Activation, x: jax.Array, y: jax.Array | float) -> jax.Array:
+    """Returns act(x + y), the end of a residual block; for ReLU with a gradient that reads its result instead of x and y."""
+    return _positive(x + y) if act is relu else act(x + y)
+
+
+@jax.custom_jvp
+def _positive(x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x)
+
+
+@_positive.defjvp
+def _positive_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    # Where the result is positive, x is, and XLA would compute that from x, which is a sum and not in memory.
+    y = jax.lax.optimization_barrier(_positive(*primals))
+    return y, jnp.where(y > 0, *tangents, 0)
+
+
 def sigmoid(x: jax.Array) -> jax.Array:
     """`jax.nn.sigmoid`."""
     return jax.nn.sigmoid(x)

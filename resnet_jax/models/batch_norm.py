@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.ops.sums import copies, sums
+
 Triple = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -74,7 +76,8 @@ def _normalize_jvp(epsilon: float, axis_name: str | None, primals: Triple, tange
     factor = inverse * scale
     slope = inverse * dscale - factor * inverse * inverse * dvar / 2
     shift = dbias - factor * dmean
-    dy = factor.reshape(channels) * dx + slope.reshape(channels) * centred + shift.reshape(channels)
+    slope, shift = copies(x.shape, slope, shift)
+    dy = factor.reshape(channels) * dx + slope * centred + shift
     return (y, mean, var), (dy, dmean, dvar)
 
 
@@ -88,5 +91,5 @@ def _normalized(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array,
 
 def _means(axis_name: str | None, *arrays: jax.Array) -> list[jax.Array]:
     """Returns the means over all axes but the last, and over the devices."""
-    means = jnp.stack([array.mean(tuple(range(array.ndim - 1))) for array in arrays])
-    return list(means if axis_name is None else jax.lax.pmean(means, axis_name))
+    means = [total / (arrays[0].size // arrays[0].shape[-1]) for total in sums(*arrays)]
+    return means if axis_name is None else list(jax.lax.pmean(means, axis_name))

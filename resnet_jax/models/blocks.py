@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.models.activations import Activation
+from resnet_jax.models.activations import Activation, act_of_sum
 from resnet_jax.models.checks import check_positive_int
 from resnet_jax.ops.pooling import average_pool
 
@@ -117,7 +117,7 @@ class BasicBlock(Block):
         y = self.act(y)
         y = self.conv(self.filters, 3, name='conv2')(y)
         y = self.norm(name='bn2')(y)
-        return self.act(self.branch(y) + self.shortcut(x, self.filters, self.strides))
+        return act_of_sum(self.act, self.branch(y), self.shortcut(x, self.filters, self.strides))
 
 
 class ThreeConvBlock(Block):
@@ -133,7 +133,7 @@ class ThreeConvBlock(Block):
         y = self.act(y)
         y = self.conv(self.filters, 3, name='conv3')(y)
         y = self.norm(name='bn3')(y)
-        return self.act(self.branch(y) + self.shortcut(x, self.filters, self.strides))
+        return act_of_sum(self.act, self.branch(y), self.shortcut(x, self.filters, self.strides))
 
 
 class BottleneckBlock(Block):
@@ -161,7 +161,7 @@ class BottleneckBlock(Block):
         y = self.act(y)
         y = self.conv(4 * self.filters, 1, name='conv3')(y)
         y = self.norm(name='bn3')(y)
-        return self.act(self.branch(y) + self.shortcut(x, 4 * self.filters, self.strides))
+        return act_of_sum(self.act, self.branch(y), self.shortcut(x, 4 * self.filters, self.strides))
 
 
 class D2LResNeXtBlock(Block):
@@ -185,7 +185,7 @@ class D2LResNeXtBlock(Block):
         y = self.act(y)
         y = self.conv(self.filters, 1, name='conv3')(y)
         y = self.norm(name='bn3')(y)
-        return self.act(self.branch(y) + self.shortcut(x, self.filters, self.strides, norm=self.norm))
+        return act_of_sum(self.act, self.branch(y), self.shortcut(x, self.filters, self.strides, norm=self.norm))
 
 
 class PreActBlock(Block):

@@ -204,6 +204,7 @@ def create_experiment(
             whitening_bias_schedule=whitening_bias_schedule,
             muon_momentum=config.muon_momentum,
             muon_steps=config.muon_steps,
+            muon_dtype='bfloat16' if config.dtype == 'bfloat16' else 'float32',
         )
 
     freezing = plan(config, model, info.image_shape)

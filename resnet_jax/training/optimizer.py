@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from resnet_jax.config import OPTIMIZERS, TrainConfig
 from resnet_jax.errors import ConfigError
@@ -122,6 +124,7 @@ def create_optimizer(
     whitening_bias_schedule: optax.Schedule | None = None,
     muon_momentum: float = 0.6,
     muon_steps: int = 3,
+    muon_dtype: DTypeLike = jnp.float32,
 ) -> optax.GradientTransformation:
     """Returns 'sgd', 'adam' or 'adamw', each equal to PyTorch's of that name, 'muon', or a registered optimizer.
 
@@ -136,7 +139,7 @@ def create_optimizer(
         decay is divided by the same factor, so that every parameter decays at the same rate.
       whitening_bias_schedule: learning rate of a whitening layer's bias; required for a network with such a layer, whose
         kernel is then frozen.
-      muon_momentum, muon_steps: see `muon`.
+      muon_momentum, muon_steps, muon_dtype: see `muon`.
 
     Raises:
       ConfigError: the name is unknown.
@@ -166,7 +169,7 @@ def create_optimizer(
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     if name != 'muon' and bias_scale == head_scale == 1.0 and whitening_bias_schedule is None:
         return optax.chain(*clip, *rule())
-    kernels = [muon(schedule, muon_momentum, nesterov, muon_steps)] if name == 'muon' else rule()
+    kernels = [muon(schedule, muon_momentum, nesterov, muon_steps, muon_dtype)] if name == 'muon' else rule()
     groups = {
         'kernel': optax.chain(*kernels),
         'head': optax.chain(*rule(head_scale)),

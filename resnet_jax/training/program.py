@@ -19,6 +19,7 @@ from resnet_jax.runtime.memory import fits_on_devices
 from resnet_jax.training import lookahead
 from resnet_jax.training.class_weights import class_weights, weight_labels
 from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.packing import packing
 from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import kernel_paths, train_step
@@ -126,8 +127,11 @@ def train_steps(
     key, bad_step = jax.random.wrap_key_data(key), failpoints.traced_at('image')
     names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
 
+    pack, unpack = packing(state)
+
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        i, _, state, metrics = carry
+        i, _, packed, metrics = carry
+        state = unpack(packed)
         rows = None
         if 'first_step' in data:
             rows = (i - data['first_step']) * order.shape[1] + jnp.arange(order.shape[1])
@@ -139,15 +143,15 @@ def train_steps(
         updated, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
         # The same on every device, because these metrics are averages over all devices.
         finite = jnp.isfinite(jnp.stack([new[name] for name in names])).all()
-        state = jax.tree.map(lambda after, before: jnp.where(finite, after, before), updated, state)
-        return i + 1, finite, state, {name: put(values, new[name], i) for name, values in metrics.items()}
+        packed = jax.tree.map(lambda after, before: jnp.where(finite, after, before), pack(updated), packed)
+        return i + 1, finite, packed, {name: put(values, new[name], i) for name, values in metrics.items()}
 
     empty = {name: jnp.zeros(order.shape[0]) for name in names}
     if per_layer_grad_norms:
         empty['per_layer_grad_norms'] = jnp.zeros((order.shape[0], len(kernel_paths(state.params))))
-    carry = (start, jnp.bool_(True), state, empty)
-    _, _, state, metrics = jax.lax.while_loop(lambda carry: (carry[0] < start + count) & carry[1], body, carry)
-    return state, metrics
+    carry = (start, jnp.bool_(True), pack(state), empty)
+    _, _, packed, metrics = jax.lax.while_loop(lambda carry: (carry[0] < start + count) & carry[1], body, carry)
+    return unpack(packed), metrics
 
 
 def create_train_steps(

@@ -76,8 +76,8 @@ def test_ceilings_of_resnet8(tmp_path):
     assert counts['slow_operations'] == dict.fromkeys(counts['slow_operations'], 0)
     assert counts['groups']['convolutions']['kernels'] == 20  # 7 kernels: output, two gradients, not that for the images
     assert counts['host_launches'] == 0
-    # As jax 0.10.2 compiles it: 163 kernels, 1.20 GB, 0.36 ms, 150 MiB.
-    assert counts['kernels'] <= 170
+    # As jax 0.10.2 compiles it: 131 kernels, 1.20 GB, 0.36 ms, 150 MiB.
+    assert counts['kernels'] <= 137
     assert counts['bytes_read'] + counts['bytes_written'] <= 1.25e9
     assert counts['floor_seconds'] <= 0.37e-3
     assert counts['temporary_bytes'] <= 165 * 2**20

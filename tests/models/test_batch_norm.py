@@ -10,7 +10,7 @@ import pytest
 import torch
 from jax.test_util import check_grads
 
-from resnet_jax.models.activations import gelu
+from resnet_jax.models.activations import act_of_sum, gelu, relu
 from resnet_jax.models.batch_norm import BatchNorm, normalize
 
 
@@ -77,3 +77,26 @@ def test_gelu_is_that_of_pytorch():
     np.testing.assert_allclose(y, torch.nn.functional.gelu(expected).detach(), atol=1e-6)
     np.testing.assert_allclose(slope, expected.grad, atol=1e-6)
     assert gelu(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_the_relu_of_a_sum_has_the_derivatives_of_relu():
+    """Also at 0, of NaN, in both modes, twice, and mapped."""
+    x, y = np.random.default_rng(0).normal(size=(2, 5, 7)).astype(np.float32)
+    x[0, 0], x[1, 1], y[1, 1] = np.nan, 1.0, -1.0
+
+    def ours(x, y):
+        return act_of_sum(relu, x, y)
+
+    def plain(x, y):
+        return jax.nn.relu(x + y)
+
+    for function in (
+        lambda act: act(x, y),
+        lambda act: jax.vmap(jax.grad(lambda x, y: jnp.sin(act(x, y)).sum(), (0, 1)))(x, y),
+        lambda act: jax.jvp(act, (x, y), (y, x)),
+        lambda act: jax.grad(lambda x: (jax.grad(lambda x: (act(x, y) ** 3).sum())(x) ** 2).sum())(x),
+    ):
+        for one, other in zip(jax.tree.leaves(function(ours)), jax.tree.leaves(function(plain)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+    np.testing.assert_array_equal(act_of_sum(gelu, x, y), gelu(x + y))
+    assert act_of_sum(relu, jnp.asarray(x, jnp.bfloat16), 0.0).dtype == jnp.bfloat16

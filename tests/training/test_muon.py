@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch_speedrun import Muon
 
-from resnet_jax.training.muon import muon, renormalize
+from resnet_jax.training.muon import muon, orthogonalize, renormalize
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -87,3 +87,27 @@ def test_renormalised_kernels_have_the_norm_of_as_many_unit_outputs():
 
 def test_a_gradient_of_zero_gives_no_update():
     np.testing.assert_allclose(direction(np.zeros((3, 3, 2, 4), np.float32), 3), 0, atol=1e-6)
+
+
+def test_products_in_one_batch_are_those_of_each_matrix():
+    matrices = [jnp.asarray(normal(shape)) for shape in ((36, 8), (8, 5), (20, 8), (8, 20), (5, 5), (7, 1))]
+    for matrix, ours in zip(matrices, orthogonalize(matrices, 3), strict=True):
+        (alone,) = orthogonalize([matrix], 3)
+        assert ours.shape == matrix.shape
+        np.testing.assert_allclose(ours, alone, atol=1e-6)
+
+
+def test_products_in_bfloat16_are_those_in_float32_but_for_five_percent():
+    matrices = [jnp.asarray(normal(shape)) for shape in ((576, 64), (216, 64), (24, 32))]
+    for ours, exact in zip(orthogonalize(matrices, 3, jnp.bfloat16), orthogonalize(matrices, 3), strict=True):
+        assert ours.dtype == jnp.float32
+        assert jnp.linalg.norm(ours - exact) < 0.05 * jnp.linalg.norm(exact)
+
+
+def test_the_state_is_that_of_optax():
+    """Its form is that of checkpoints."""
+    kernels = {'a': jnp.asarray(normal(SHAPES[0]))}
+    ours = jax.eval_shape(muon(lambda step: 1.0, 0.6, True, 3).init, kernels)
+    theirs = jax.eval_shape(optax.contrib.scale_by_muon(ns_steps=3).init, kernels)
+    assert jax.tree.structure(ours[1]) == jax.tree.structure(theirs)
+    assert jax.tree.leaves(ours[1]) == jax.tree.leaves(theirs)
