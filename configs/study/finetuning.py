@@ -26,11 +26,11 @@ def _pair(name, config, learning_rate, **overrides):
             model: {'overrides': {'model': model} | ({'init_from': f'akamaster/{model}.cifar10'} if weights else {})}
             for model in ('resnet20', 'resnet56')
         }
-        return {'config': config, 'overrides': overrides, 'baseline': f'{name}-scratch', 'sizes': sizes}
+        return {'config': config, 'overrides': overrides, 'baseline': f'{name}_scratch', 'sizes': sizes}
 
     return {
-        f'{name}-scratch': entry({**overrides, 'learning_rate': learning_rate}, weights=False),
-        f'{name}-tuned': entry({**overrides, 'learning_rate': learning_rate / 10}, weights=True),
+        f'{name}_scratch': entry({**overrides, 'learning_rate': learning_rate}, weights=False),
+        f'{name}_tuned': entry({**overrides, 'learning_rate': learning_rate / 10}, weights=True),
     }
 
 
