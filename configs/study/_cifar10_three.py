@@ -2,14 +2,14 @@
 
 import dataclasses
 
-import resnet_jax
+from resnet_jax.data import load_dataset, register_dataset
 from resnet_jax.data.split import Fingerprint
 
 NAME, CLASSES = 'cifar10_three', 3
 
 
 def _load(data_dir, archive):
-    cifar10 = resnet_jax.load_dataset('cifar10', data_dir=data_dir or '', data_archive=archive or '')
+    cifar10 = load_dataset('cifar10', data_dir=data_dir or '', data_archive=archive or '')
     train, test = (split.select(split.label < CLASSES) for split in (cifar10.train, cifar10.test))
     return dataclasses.replace(
         cifar10,
@@ -21,4 +21,4 @@ def _load(data_dir, archive):
     )
 
 
-resnet_jax.register_dataset(NAME, _load)
+register_dataset(NAME, _load)
