@@ -88,11 +88,14 @@ def _of_study(entry):
                 'milliseconds': f'{1000 * fmean(run["iteration_seconds"] for run in runs):,.0f}',
                 'seeds': ' and '.join(f'{100 * run["accuracy"]:.2f}' for run in runs),
             }
+            if of['accuracy']['sd'] is not None:
+                found[name]['spread'] = f'{100 * of["accuracy"]["mean"]:.1f} ± {100 * of["accuracy"]["sd"]:.1f}'
         if compared:
             pairs = [f'{100 * pair["difference"]:+.2f}' for pair in compared['pairs'].values()]
             found[name] |= {'difference': f'{100 * compared["mean"]:+.2f}', 'by_seed': ' and '.join(pairs)}
         if compared and compared['low'] is not None:
             found[name]['interval'] = f'{100 * compared["low"]:+.0f} to {100 * compared["high"]:+.0f}'
+            found[name]['narrow_interval'] = f'{100 * compared["low"]:+.1f} to {100 * compared["high"]:+.1f}'
     return found
 
 

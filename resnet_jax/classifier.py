@@ -58,12 +58,13 @@ class Origin:
 
     Attributes:
       model, model_kwargs: its arguments for `create_model`.
-      path: the run folder or file.
+      path: the run folder, file or name that it was loaded from.
       dataset, fingerprint: name and fingerprint of the data set it was trained on; '' if unknown.
       step: number of training steps; None if unknown.
       config: config of the run; None if it does not come from a run.
       ema: whether the parameters are the run's averaged ones.
       licence: of published weights, as an identifier of the Hugging Face Hub; '' if unknown.
+      file: the file of weights that it was loaded from, for a name the one in the cache; '' if there is none.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Origin:
     config: TrainConfig | None = None
     ema: bool = False
     licence: str = ''
+    file: str = ''
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -206,7 +208,7 @@ class Classifier:
                 resize=facts.get('resize', 'crop'),
                 crop=facts.get('crop', 1.0),
                 interpolation=facts.get('interpolation', 'bicubic'),
-                origin=Origin(facts['model'], facts['model_kwargs'], text, dataset, licence=licence),
+                origin=Origin(facts['model'], facts['model_kwargs'], text, dataset, licence=licence, file=str(path)),
             )
         except ConfigError as error:
             raise InputFileError(f'{path} describes its weights wrongly: {error}') from None

@@ -14,7 +14,7 @@ _PACKAGED = Path(__file__).parent / 'configs'
 
 def packaged_configs(kind: str = '') -> list[str]:
     """Returns the names of the packaged configs, or of the packaged studies if `kind` is 'study'."""
-    return sorted(path.stem for path in (_PACKAGED / kind).glob('*.py') if path.name != '__init__.py')
+    return sorted(path.stem for path in (_PACKAGED / kind).glob('[!_]*.py'))
 
 
 def find(name: str, kind: str = '') -> Path:
@@ -35,7 +35,7 @@ def find(name: str, kind: str = '') -> Path:
         return _PACKAGED / kind / f'{path.name}.py'
     if path.suffix == '.py' and path.is_file():
         return path
-    files = sorted(str(file) for file in path.parent.glob('*.py') if file.name != '__init__.py')
+    files = sorted(str(file) for file in path.parent.glob('[!_]*.py'))
     expected = f'expected one of {", ".join(files or names)}'
     hint = f'; did you mean {path.stem!r}, which comes with the package?' if path.stem in names else ''
     raise ConfigError(f'no config file {name!r}; {expected}{hint}')

@@ -22,7 +22,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax.plugins': (),
     'resnet_jax.config': (),
     'resnet_jax.config_file': (),
-    'resnet_jax.configs': ('config', 'configs', 'study'),
+    'resnet_jax.configs': ('plugins', 'config', 'configs', 'data', 'study'),
     'resnet_jax.significance': (),
     'resnet_jax.ops': ('ops',),
     'resnet_jax.models': ('ops', 'models'),

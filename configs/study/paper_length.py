@@ -1,7 +1,7 @@
 """The paper's networks at the length of its longer run: 9,000 iterations of 100 images, at a constant learning rate.
 
 Command:  python bin/study.py --config=configs/study/paper_length.py
-Expected: see docs/study.md.
+Expected: not run to its end yet; on two cores it takes eight hours.
 Source:   the paper names neither optimizer nor learning rate. That of the residual networks is the one of paper_rate.py whose
           series is closest to the paper's; that of AlexNet is its own paper's, 0.01 (Krizhevsky et al. 2012, section 5).
 """

@@ -1,7 +1,7 @@
 """The constant learning rate at which d2l_resnet18 follows the paper's series, from which paper_length.py takes its own.
 
 Command:  python bin/study.py --config=configs/study/paper_rate.py
-Expected: see docs/study.md.
+Expected: not run to its end yet; on two cores it takes half an hour.
 Source:   the paper names neither optimizer nor learning rate.
 """
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from resnet_jax.report.markup import p_value, views
-from resnet_jax.report.overview import reason, training
+from resnet_jax.report.overview import among, reason, training
 from resnet_jax.typing import Json
 
 
@@ -49,7 +49,7 @@ def _best(results: Json) -> str:
     if len(ranked) < 2:
         return ''
     alike = ', '.join(row['entry'] for row in ranked[1:] if not row['apart'])
-    first = f'{ranked[0]["entry"]} has the highest mean accuracy, {100 * ranked[0]["accuracy"]:.2f} %'
+    first = f'{among(results)}{ranked[0]["entry"]} has the highest mean accuracy, {100 * ranked[0]["accuracy"]:.2f} %'
     return f'{first}; {f"the seeds cannot tell it from {alike}" if alike else "all others are worse"}.\n'
 
 

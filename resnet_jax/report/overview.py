@@ -64,12 +64,19 @@ def ranking(results: Json) -> Section | None:
         rows.append([str(place), row['entry'], f'{100 * row["accuracy"]:.2f} % (n = {row["n"]})', interval, behind, told])
     alike = [row['entry'] for row in ranked[1:] if not row['apart']]
     caption = (
-        f'{ranked[0]["entry"]} has the highest mean accuracy. '
+        f'{among(results)}{ranked[0]["entry"]} has the highest mean accuracy. '
         f'{"The seeds cannot tell it from " + ", ".join(alike) if alike else "All others are worse"}. '
         'As it was chosen by its result, each p (paired t test over seeds) is corrected for all pairs of entries (Bonferroni).'
     )
     header = ['place', 'entry', 'test accuracy', '95 % interval over seeds', 'points behind', 'worse than the first']
     return Section('ranking', 'Ranking', caption, parts.table(header, rows, 'text'))
+
+
+def among(results: Json) -> str:
+    """Returns how a sentence on the ranking begins if other entries of the study have another baseline; '' otherwise."""
+    ranked = {row['entry'] for row in results['ranking']}
+    complete = all(name in ranked for name, entry in results['entries'].items() if entry['accuracy'])
+    return '' if complete else f'Of the entries that are compared with {results["baseline"]}, '
 
 
 def reason(text: str) -> str:

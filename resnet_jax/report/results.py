@@ -52,8 +52,8 @@ def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> Json
     Returns:
       'name', 'baseline', 'published', 'looks' and:
       'ranking': the baseline and the entries that are compared with it, as `ranking.rank` returns them.
-      'entries': {entry: {'status': 'run', 'decided', 'partly run', 'not run' or 'failed', 'config', 'runs': {seed: figures},
-        'failed': {seed: reason}, 'accuracy': mean, sd and 95 % t interval over seeds, or None, 'expected'}}.
+      'entries': {entry: {'status': 'run', 'decided', 'partly run', 'not run' or 'failed', 'baseline', 'config', 'runs': {seed:
+        figures}, 'failed': {seed: reason}, 'accuracy': mean, sd and 95 % t interval over seeds, or None, 'expected'}}.
       'comparisons': {entry: {'baseline', 'seeds', the mean difference and its t interval, 'pairs': {seed: `compare_answers`
         of the two networks, with 'p_holm', p corrected for all pairs of the study (Holm 1979)}, 'images': the mean
         difference of all these seeds' networks and its interval over test images, 'p': p of the t test over seeds,
@@ -73,6 +73,7 @@ def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> Json
         complete = 'run' if len(runs) == len(entries[name]) else 'partly run' if runs else 'failed' if failed else 'not run'
         results['entries'][name] = {
             'status': complete,
+            'baseline': baselines[name],
             'config': next((run.config for run in [*runs.values(), *entries[name].values()] if run.config), {}),
             'accuracy': dataclasses.asdict(mean_interval(accuracies)) if accuracies else None,
             'runs': {str(seed): _figures(run) for seed, run in runs.items()},

@@ -10,12 +10,16 @@ from resnet_jax.report.figures import Axes, Figure, save
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.typing import Json
 
+_COLOURS = 10  # of matplotlib's cycle
+_COLUMNS = 3  # of panels
+
 
 def plot_study(results: Json, runs: Sequence[RunReader], folder: Path) -> list[Path]:
     """Plots the runs of a study as .png and .svg files, and returns their paths.
 
     accuracy, loss: by iteration, one line per seed, solid for test images and dashed for training images. If a published
-      series continues beyond our runs, a second panel shows it to its end.
+      series continues beyond our runs, a second panel shows it to its end. More than ten entries, which is as many as there
+      are colours, have a panel for each baseline.
     final: test accuracy of each seed, and the mean.
     gradient_norms: by layer, at the first and the last logged iteration.
 
@@ -25,7 +29,7 @@ def plot_study(results: Json, runs: Sequence[RunReader], folder: Path) -> list[P
       results: the return value of `results.collect`.
     """
     runs = [run for run in runs if run.result or run.failed]
-    colours = {name: f'C{place % 10}' for place, name in enumerate(results['entries'])}
+    colours = {name: f'C{place % _COLOURS}' for group in _groups(results) for place, name in enumerate(group)}
     figures = {
         'accuracy': _curves(results, runs, 'accuracy', 'accuracy (%)', 100, colours),
         'loss': _curves(results, runs, 'loss', 'loss (nats)', 1, colours),
@@ -34,6 +38,14 @@ def plot_study(results: Json, runs: Sequence[RunReader], folder: Path) -> list[P
     }
     drawn = [(name, figure) for name, figure in figures.items() if figure is not None]
     return [save(figure, folder / f'{name}.{kind}') for name, figure in drawn for kind in ('png', 'svg')]
+
+
+def _groups(results: Json) -> list[list[str]]:
+    """Returns the entries in groups that share colours and axes: all of them, or those of each baseline if they are many."""
+    entries, groups = results['entries'], dict[str, list[str]]()
+    for name, entry in entries.items():
+        groups.setdefault(entry.get('baseline', results['baseline']), []).append(name)
+    return [*groups.values()] if len(entries) > _COLOURS else [[*entries]]
 
 
 class _Named:
@@ -56,17 +68,27 @@ def _curves(
         return None
     ours, published = max(ends), {name: measures[key] for name, measures in results['published'].items() if measures.get(key)}
     beyond = any(points[-1][0] > ours for points in published.values())
-    figure = Figure(figsize=(12 if beyond else 9, 4.5), layout='constrained')
-    for place, axis in enumerate(figure.subplots(1, 2 if beyond else 1, sharey=True, squeeze=False)[0]):
+    groups = [group for group in _groups(results) if any(run.entry in group for run in runs)]
+    if beyond and len(groups) == 1:
+        groups *= 2
+    columns = min(len(groups), _COLUMNS)
+    height = -(-len(groups) // columns)
+    figure = Figure(figsize=(9 if columns == 1 else 12, max(4.5, 2.8 * height)), layout='constrained')
+    axes = figure.subplots(height, columns, sharey=True, squeeze=False).flat
+    for axis in axes[len(groups) :]:
+        axis.set_axis_off()
+    for place, (axis, group) in enumerate(zip(axes, groups, strict=False)):
         named, drawn = _Named(), []
         for run in runs:
+            if run.entry not in group:
+                continue
             for split, style in (('train', '--'), ('test', '-')):
                 rows = [(step, scale * value) for step, value in run.rows(split, key) if isinstance(value, int | float)]
                 drawn += [value for _, value in rows]
                 if rows:
                     axis.plot(
                         *zip(*rows, strict=True),
-                        style,
+                        style if len(rows) > 1 else 'o',
                         color=colours[run.entry],
                         alpha=0.4 if split == 'train' else 0.9,
                         linewidth=0.8 if split == 'train' else 1.5,
@@ -74,15 +96,15 @@ def _curves(
                     )
         for (name, points), marker in zip(published.items(), itertools.cycle('ox+'), strict=False):
             axis.plot(*zip(*points, strict=True), ':', color='black', marker=marker, markersize=4, label=name)
-        if key == 'loss':  # a diverged curve would flatten all others
+        if key == 'loss' and drawn:  # a diverged curve would flatten all others
             top = 10 * float(np.quantile(drawn, 0.9))
             axis.set_yscale('log')
             if max(drawn) > top:
                 axis.set_ylim(top=top)
                 label = f'{label}, cut off at the top'
-        if beyond and not place:
+        if len(groups) == 2 and groups[0] == groups[1] and not place:
             axis.set_xlim(0, 1.02 * ours)
-        _finish(figure, axis, xlabel='iteration', ylabel='' if place else label)
+        _finish(figure, axis, xlabel='iteration', ylabel='' if place % columns else label)
     return figure
 
 

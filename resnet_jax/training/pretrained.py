@@ -84,12 +84,10 @@ def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> We
         _, variables, facts = load_variables(
             path, config.model, ema=config.init_ema, only=only, any_channels=True, **config.model_kwargs
         )
-    with path.open('rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
     return Weights(
         source=config.init_from,
         file=str(path),
-        sha256=digest,
+        sha256=_sha256(path),
         arrays=flatten(variables),
         model=facts['model'],
         model_kwargs=facts['model_kwargs'],
@@ -106,6 +104,8 @@ def of_classifier(classifier: Classifier, config: TrainConfig) -> Weights:
     file = Path(origin.path, 'checkpoints', str(origin.step)) if origin.step is not None else Path(origin.path)
     if origin.config and (file / SUMS).is_file():
         digest = hashlib.sha256((file / SUMS).read_bytes()).hexdigest()
+    elif origin.file and Path(origin.file).is_file():
+        file, digest = Path(origin.file), _sha256(Path(origin.file))
     else:
         file, hashed = Path(origin.path or '.'), hashlib.sha256()
         for name, array in sorted(arrays.items()):
@@ -124,6 +124,11 @@ def of_classifier(classifier: Classifier, config: TrainConfig) -> Weights:
         mean=classifier.mean,
         std=classifier.std,
     )
+
+
+def _sha256(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def wanted_names(config: TrainConfig, model: nn.Module, image_shape: Shape, head: frozenset[str]) -> frozenset[str]:

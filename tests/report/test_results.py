@@ -151,3 +151,9 @@ def test_the_page_ranks(run):
     assert section.caption.startswith('b has the highest mean accuracy. All others are worse.')
     assert section.content.index('90.50 %') < section.content.index('51.00 %') and 'yes, p = ' in section.content
     assert ranking(collect({}, {'a': {0: run(0.5)}})) is None
+
+
+def test_a_ranking_says_if_it_is_not_of_all_entries(run):
+    entries = {name: {0: run(0.5)} for name in 'abcd'}
+    found = collect({'entries': {'c': {'baseline': 'c'}, 'd': {'baseline': 'c'}}}, entries)
+    assert ranking(found).caption.startswith('Of the entries that are compared with a, a has the highest mean accuracy.')

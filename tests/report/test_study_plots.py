@@ -39,6 +39,18 @@ def test_plots_are_files_that_are_the_same_every_time(runs, tmp_path):
     assert {path: path.read_bytes() for path in paths} == before
 
 
+def test_many_entries_have_a_panel_for_each_baseline(runs, tmp_path):
+    names = [f'{place}{part}' for place in range(6) for part in ('_base', '_other')]
+    many = {name: {0: dataclasses.replace(runs['a'][0], entry=name)} for name in names}
+    many |= {name: {0: dataclasses.replace(runs['a'][0], entry=name, result={})} for name in ('6_base', '6_other')}
+    names += ['6_base', '6_other']  # which have not run
+    study = {'name': 's', 'entries': {name: {'baseline': f'{name[0]}_base'} for name in names}}
+    plot_study(collect(study, many), every(many), tmp_path)
+    accuracy = (tmp_path / 'accuracy.svg').read_text()
+    assert all(accuracy.count(f'<!-- {name} -->') == (name[0] != '6') for name in names)
+    assert accuracy.count('<!-- iteration -->') == 6 and accuracy.count('<!-- accuracy (%) -->') == 2  # two rows of three
+
+
 def test_a_loss_that_has_exploded_is_cut_off_and_named(runs, tmp_path):
     rows = [{'step': step, 'split': 'train', 'loss': 10.0 ** (3 * step), 'accuracy': 0.1} for step in (1, 2, 3)]
     runs['up'] = {0: dataclasses.replace(runs['a'][0], entry='up', metrics=rows, result={}, failed={'reason': 'diverged'})}

@@ -26,7 +26,9 @@ from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.finetune import RECORD, begin, finetuning_config
 from resnet_jax.training.loop import train_and_evaluate
 from resnet_jax.training.seeds import train_seeds
+from resnet_jax.weights.hub import fetch
 from resnet_jax.weights.names import flatten
+from resnet_jax.weights.published import find_weights
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -91,6 +93,17 @@ def test_all_but_the_head_comes_from_a_file_and_the_record_says_so(tmp_path, suf
     assert (info.mean, info.std) == (((0.2,), (0.1,)) if named else (GREY.mean, GREY.std))
     assert f'5 classes{" (a, b, c, d, e)" * named}, stripes has 3 classes (top, middle, bottom)' in text
     assert ('that of the weights, mean 0.2' if named else 'if you know it, set normalization') in text
+
+
+def test_weights_by_name_are_recorded_as_the_file_that_they_are(tmp_path):
+    published = find_weights('resnet_jax/resnet8.digits')
+    file = fetch(published)
+    _, start, text = start_of(tmp_path, published.name, model_kwargs={})
+    assert (start.record['source'], start.record['file']) == (published.name, str(file))
+    assert start.record['sha256'] == hashlib.sha256(file.read_bytes()).hexdigest() == published.sha256
+    assert f'Starts from {published.name} ({file}, SHA-256 {published.sha256[:12]}...)' in text
+    changed = resnet_jax.load(published.name).with_classes(('a', 'b', 'c'))  # no longer what is in the file
+    assert changed.origin.path == published.name and not changed.origin.file
 
 
 def test_the_head_is_kept_where_it_fits_unless_a_new_one_is_asked_for(tmp_path):
