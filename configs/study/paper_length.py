@@ -2,8 +2,8 @@
 
 Command:  python bin/study.py --config=configs/study/paper_length.py
 Expected: not run to its end yet; on two cores it takes eight hours.
-Source:   the paper names neither optimizer nor learning rate. That of the residual networks is the one of paper_rate.py whose
-          series is closest to the paper's; that of AlexNet is its own paper's, 0.01 (Krizhevsky et al. 2012, section 5).
+Source:   the paper names neither optimizer nor learning rate. 0.03 for the residual networks is a guess that paper_rate.py is
+          to check; AlexNet has the rate of its own paper, 0.01 (Krizhevsky et al. 2012, section 5).
 """
 
 

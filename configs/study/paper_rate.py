@@ -1,4 +1,4 @@
-"""The constant learning rate at which d2l_resnet18 follows the paper's series, from which paper_length.py takes its own.
+"""Three constant learning rates: at which of them does d2l_resnet18 follow the paper's series? For paper_length.py.
 
 Command:  python bin/study.py --config=configs/study/paper_rate.py
 Expected: not run to its end yet; on two cores it takes half an hour.
