@@ -50,6 +50,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
         'data',
         'evaluation',
         'training',
+        'nnx',
         'benchmark',
     ),
     'resnet_jax.study': (
