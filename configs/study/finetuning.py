@@ -8,7 +8,7 @@ of it from the weights, as `Classifier.finetune` does. No rate was tuned.
 Command:  python bin/study.py --config=configs/study/finetuning.py [--size=resnet56]
 Data:     CIFAR-10; the digits of scikit-learn; and ants and bees, the photographs of PyTorch's transfer-learning tutorial:
           unpack https://download.pytorch.org/tutorial/hymenoptera_data.zip in the folder where you start the command.
-Expected: see docs/study.md. The size 'resnet56' has not been run.
+Expected: see docs/study.md, with three seeds (--seeds=3). The size 'resnet56' has not been run.
 """
 
 from resnet_jax import plugins
