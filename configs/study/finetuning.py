@@ -53,7 +53,7 @@ def _few(name, dataset, classes, images, config='default'):
 
 
 def get_study():
-    entries = {}
+    entries: dict[str, object] = {}
     for dataset, classes in (('cifar10_three', 3), ('cifar10', 10)):
         for images in (10, 50, 250):
             entries |= _few(f'{classes}x{images}', dataset, classes, images)

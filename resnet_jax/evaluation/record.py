@@ -38,7 +38,7 @@ def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset,
         **facts,
     }
     record['confusion'] = record['confusion'].tolist()
-    write_atomically(folder / 'samples.npz', lambda file: np.savez(file, **arrays))
+    write_atomically(folder / 'samples.npz', lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     write_json(folder / 'evaluation.json', record)
     with optional('The sheet of training images could not be drawn'):
         write_sheet(sample_images(dataset)[0], folder / 'plots' / 'samples.png')
