@@ -6,13 +6,26 @@ The library uses the checked, frozen `TrainConfig`, which `TrainConfig.from_mapp
 
 import dataclasses
 import json
-import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ml_collections import ConfigDict, FieldReference
 
+from resnet_jax.config_checks import (
+    CLASS_WEIGHTS,
+    EPOCHS,
+    FLAG,
+    FRACTIONS,
+    KEYWORDS,
+    NAME,
+    OPTIONAL_NAME,
+    PATH,
+    PATTERNS,
+    Check,
+    integer,
+    number,
+    one_of,
+)
 from resnet_jax.errors import ConfigError, did_you_mean
 from resnet_jax.typing import Json, JsonDict
 
@@ -23,88 +36,6 @@ OPTIMIZERS = ['sgd', 'adam', 'adamw', 'muon']
 
 # How images get another size: see `data.images.read_image`.
 RESIZE = ('crop', 'squash', 'pad')
-
-_LARGEST_INTEGER = 2**31 - 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """What a field accepts: `expected` describes it, `accepts` decides."""
-
-    expected: str
-    accepts: Callable[[object], bool]
-    choices: Sequence[str] = ()
-
-    def explain(self, value: object) -> str:
-        """Returns what was expected instead of a rejected value."""
-        if not self.choices:
-            return self.expected
-        hint = did_you_mean(str(value), self.choices).removeprefix('; ')
-        return 'one of ' + ', '.join(self.choices) + (f' ({hint})' if hint else '')
-
-
-def _integer(low: int, high: int = _LARGEST_INTEGER) -> Check:
-    def accepts(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-    return Check(f'an integer of at least {low} and at most {high}', accepts)
-
-
-def _number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Check:
-    """Returns a check for a finite number in [low, high]; `above` and `below` exclude the ends."""
-
-    def accepts(value: object) -> bool:
-        if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > sys.float_info.max:
-            return False
-        return low <= value <= high and not (above and value == low) and not (below and value == high)
-
-    upper = '' if math.isinf(high) else f' and {"below" if below else "at most"} {high:g}'
-    return Check(f'a number {"above" if above else "of at least"} {low:g}{upper}', accepts)
-
-
-def _one_of(choices: Sequence[str]) -> Check:
-    return Check('', lambda value: isinstance(value, str) and value in choices, choices)
-
-
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(value, Mapping)
-
-
-def _are_fractions(value: object) -> bool:
-    if not isinstance(value, tuple | list) or not all(isinstance(v, int | float) and 0 < v < 1 for v in value):
-        return False
-    return list(value) == sorted(value)
-
-
-def _are_class_weights(value: object) -> bool:
-    if isinstance(value, str):
-        return value in ('', 'balanced')
-    positive = _number(0, above=True)
-    return isinstance(value, tuple | list) and len(value) > 0 and all(positive.accepts(weight) for weight in value)
-
-
-def _are_epochs(value: object) -> bool:
-    if not isinstance(value, tuple | list) or not all(type(v) is int and 0 < v <= _LARGEST_INTEGER for v in value):
-        return False
-    return list(value) == sorted(set(value))
-
-
-_FLAG = Check('True or False', lambda value: isinstance(value, bool))
-_NAME = Check('a name', lambda value: isinstance(value, str) and bool(value))
-_OPTIONAL_NAME = Check("a name, or '' for none", lambda value: isinstance(value, str))
-_PATH = Check("a path, or '' for none", lambda value: isinstance(value, str))
-_FRACTIONS = Check('increasing fractions of the run, such as (0.5, 0.75)', _are_fractions)
-_CLASS_WEIGHTS = Check("'' for none, 'balanced', or a number above 0 for each class, such as (1.0, 2.5)", _are_class_weights)
-_PATTERNS = Check("patterns of layers with commas between, or '' for none", lambda value: isinstance(value, str))
-_EPOCHS = Check('increasing epochs, such as (2, 4)', _are_epochs)
-_KEYWORDS = Check(
-    'a dict of keyword arguments: numbers, strings, lists, True or False as keyword arguments, which config.json can hold',
-    _is_json,
-)
 
 
 def _field(default: Any, check: Check, meaning: str, *, changes: Changes = 'never', section: str = '') -> Any:
@@ -138,306 +69,304 @@ class TrainConfig:
 
     seed: int = _field(
         0,
-        _integer(0),
+        integer(0),
         'Everything random (initialisation, shuffling, augmentation, dropout) depends only on the seed and the step.',
         section='Randomness',
     )
 
     dataset: str = _field(
         'cifar10',
-        _NAME,
+        NAME,
         'cifar10, cifar100, digits, folder:PATH (images in one folder per class), arrays:FILE.npz, tfds:NAME, parquet:PATH, or '
         'a registered name.',
         changes='on_request',
         section='Data',
     )
     data_dir: str = _field(
-        '', _PATH, "Root folder prepared by tensorflow-datasets; '' for TFDS_DATA_DIR, else its default.", changes='freely'
+        '', PATH, "Root folder prepared by tensorflow-datasets; '' for TFDS_DATA_DIR, else its default.", changes='freely'
     )
     data_archive: str = _field(
-        '', _PATH, 'Official archive of CIFAR, or folder of its tables in parquet, instead of a download.', changes='freely'
+        '', PATH, 'Official archive of CIFAR, or folder of its tables in parquet, instead of a download.', changes='freely'
     )
     test_fraction: float = _field(
         0.2,
-        _number(0, 1, above=True, below=True),
+        number(0, 1, above=True, below=True),
         'Share of each class that becomes the test split of a folder or file that has none.',
     )
     image_size: int = _field(
         0,
-        _integer(0, 4096),
+        integer(0, 4096),
         'Height and width in pixels that images are resized to; 0 for the size that all of them have, or else 64.',
     )
     resize: str = _field(
         'crop',
-        _one_of(RESIZE),
+        one_of(RESIZE),
         'crop: the centre square; squash: the whole image, without its proportions; pad: the whole image between black bars.',
     )
-    broken_images: str = _field('stop', _one_of(('stop', 'skip')), 'An image that cannot be read: stop, or skip it.')
-    follow_links: bool = _field(False, _FLAG, 'Follow links that lead out of a folder of images.')
+    broken_images: str = _field('stop', one_of(('stop', 'skip')), 'An image that cannot be read: stop, or skip it.')
+    follow_links: bool = _field(False, FLAG, 'Follow links that lead out of a folder of images.')
     decode: str = _field(
         'once',
-        _one_of(('once', 'always')),
+        one_of(('once', 'always')),
         'Image files: once, into arrays that are kept on disk; always, each time that one is shown, with resized_crop_area cut '
         'out of the whole picture, for sets whose arrays would not fit on disk (needs image_size and normalization).',
     )
     decode_workers: int = _field(
-        0, _integer(0, 1024), 'decode=always: processes that decode training images; 0 for threads.', changes='freely'
+        0, integer(0, 1024), 'decode=always: processes that decode training images; 0 for threads.', changes='freely'
     )
     test_crop: float = _field(
         1.0,
-        _number(0, 1, above=True),
+        number(0, 1, above=True),
         'decode=always: share of the centre that the evaluation shows, 0.875 in recipes for ImageNet.',
     )
     device_data_gib: float = _field(
         0.0,
-        _number(0),
+        number(0),
         'GiB of images that may stay on each device; a larger split is sent there in chunks. 0 for half of the free memory.',
         changes='freely',
     )
     validation_size: int = _field(
         0,
-        _integer(0),
+        integer(0),
         'Training images held out; the result is then that of the epoch with the best accuracy on them. 0 for none, or for '
         "the data set's own validation split.",
     )
     train_size: int = _field(
-        0, _integer(0), 'Train on this many of the other images, stratified by class and the same for every seed; 0 for all.'
+        0, integer(0), 'Train on this many of the other images, stratified by class and the same for every seed; 0 for all.'
     )
 
-    model: str = _field('resnet18', _NAME, 'A name for create_model.', section='Model')
-    model_kwargs: Mapping[str, Any] = _field({}, _KEYWORDS, 'Keyword arguments for create_model.')
+    model: str = _field('resnet18', NAME, 'A name for create_model.', section='Model')
+    model_kwargs: Mapping[str, Any] = _field({}, KEYWORDS, 'Keyword arguments for create_model.')
     dtype: str = _field(
         'float32',
-        _one_of(('float32', 'bfloat16')),
+        one_of(('float32', 'bfloat16')),
         'Compute dtype of the network; parameters and statistics are always float32.',
     )
     cross_device_batch_norm: bool = _field(
-        False, _FLAG, "BatchNorm statistics over the global batch instead of each device's shard."
+        False, FLAG, "BatchNorm statistics over the global batch instead of each device's shard."
     )
     deterministic: bool = _field(
         False,
-        _FLAG,
+        FLAG,
         'Make runs on a GPU bitwise reproducible, at some cost in speed; on a CPU they always are.',
         changes='freely',
     )
 
     cuda_graph: bool = _field(
         True,
-        _FLAG,
+        FLAG,
         'On a GPU, one CUDA graph of all steps of a dispatch, so that it never waits for the host; without one where the '
         'driver or several processes do not allow it.',
         changes='freely',
     )
 
-    num_epochs: int = _field(
-        200, _integer(1), 'Epochs; `extend` continues a run with more of them.', section='Length and batch'
-    )
-    batch_size: int = _field(128, _integer(1), 'Global batch size, split over all devices of all processes.')
-    gradient_accumulation_steps: int = _field(1, _integer(1), 'Microbatches that a batch is split into, to save memory.')
+    num_epochs: int = _field(200, integer(1), 'Epochs; `extend` continues a run with more of them.', section='Length and batch')
+    batch_size: int = _field(128, integer(1), 'Global batch size, split over all devices of all processes.')
+    gradient_accumulation_steps: int = _field(1, integer(1), 'Microbatches that a batch is split into, to save memory.')
 
     crop_padding: int = _field(
-        4, _integer(0), 'Pixels added on each side before a random crop; 0 for no crop.', section='Augmentation and loss'
+        4, integer(0), 'Pixels added on each side before a random crop; 0 for no crop.', section='Augmentation and loss'
     )
     crop_mode: str = _field(
         'constant',
-        _one_of(('constant', 'reflect')),
+        one_of(('constant', 'reflect')),
         'Pixels that are added: constant (zeros) or reflect (the image mirrored at its edges).',
     )
     resized_crop_area: float = _field(
         0.0,
-        _number(0, 1),
+        number(0, 1),
         'Smallest share of the image that a random crop shows, resized to the whole, instead of the padded one; 0 for none, '
         '0.08 in recipes for ImageNet.',
     )
-    flip: bool = _field(True, _FLAG, 'Flip images left to right at random.')
+    flip: bool = _field(True, FLAG, 'Flip images left to right at random.')
     alternating_flip: bool = _field(
-        False, _FLAG, 'Flip each image at random in the first epoch, then alternate every epoch (arXiv:2404.00498).'
+        False, FLAG, 'Flip each image at random in the first epoch, then alternate every epoch (arXiv:2404.00498).'
     )
     saturation: float = _field(
-        0.0, _number(0), 'Change the saturation by a random factor from 1 - this (at least 0) to 1 + this.'
+        0.0, number(0), 'Change the saturation by a random factor from 1 - this (at least 0) to 1 + this.'
     )
-    hue: float = _field(0.0, _number(0, 0.5), 'Turn the hue by a random share of the circle within +- this.')
+    hue: float = _field(0.0, number(0, 0.5), 'Turn the hue by a random share of the circle within +- this.')
     auto_augment: str = _field(
         'none',
-        _one_of(('none', 'randaugment', 'trivialaugment')),
+        one_of(('none', 'randaugment', 'trivialaugment')),
         'Random operations on each image (Cubuk et al. 2020; Müller and Hutter 2021); see docs/augmentation.md.',
     )
-    randaugment_num_ops: int = _field(2, _integer(1, 16), 'randaugment: operations, one after the other.')
-    randaugment_magnitude: int = _field(9, _integer(0, 30), 'randaugment: their magnitude, of 30.')
+    randaugment_num_ops: int = _field(2, integer(1, 16), 'randaugment: operations, one after the other.')
+    randaugment_magnitude: int = _field(9, integer(0, 30), 'randaugment: their magnitude, of 30.')
     brightness: float = _field(
-        0.0, _number(0), 'Add a random number within +- this to a normalised image; a recipe for 94 % uses 0.14.'
+        0.0, number(0), 'Add a random number within +- this to a normalised image; a recipe for 94 % uses 0.14.'
     )
     contrast: float = _field(
-        0.0, _number(0, 1), 'Then multiply by a random number from 1 - contrast to 1 + contrast; the same recipe uses 0.13.'
+        0.0, number(0, 1), 'Then multiply by a random number from 1 - contrast to 1 + contrast; the same recipe uses 0.13.'
     )
-    cutout_size: int = _field(0, _integer(0), 'Side in pixels of a square set to the mean (DeVries and Taylor 2017).')
+    cutout_size: int = _field(0, integer(0), 'Side in pixels of a square set to the mean (DeVries and Taylor 2017).')
     random_erasing_prob: float = _field(
-        0.0, _number(0, 1), 'Probability that a rectangle is set to the mean (Zhong et al. 2020).'
+        0.0, number(0, 1), 'Probability that a rectangle is set to the mean (Zhong et al. 2020).'
     )
-    mixup_alpha: float = _field(0.0, _number(0), 'Parameter of the beta distribution of mixup (Zhang et al. 2018).')
+    mixup_alpha: float = _field(0.0, number(0), 'Parameter of the beta distribution of mixup (Zhang et al. 2018).')
     cutmix_alpha: float = _field(
         0.0,
-        _number(0),
+        number(0),
         'The same for CutMix (Yun et al. 2019); with both, each step uses one of them, with probability 1/2.',
     )
-    label_smoothing: float = _field(0.0, _number(0, 1, below=True), 'Share of each label spread over all classes.')
+    label_smoothing: float = _field(0.0, number(0, 1, below=True), 'Share of each label spread over all classes.')
     class_weights: str | tuple[float, ...] = _field(
         '',
-        _CLASS_WEIGHTS,
+        CLASS_WEIGHTS,
         "Weights of the classes in the training loss: '' for none, balanced for examples / (classes * examples of the class), "
         'or a number for each.',
     )
 
     proxy_model: str = _field(
         '',
-        _OPTIONAL_NAME,
+        OPTIONAL_NAME,
         "A small network, trained alongside the main one, that selects the main one's training examples; '' for none. The "
         'logged training loss then covers only the selected examples.',
         section='Selection by a proxy',
     )
-    proxy_model_kwargs: Mapping[str, Any] = _field({}, _KEYWORDS, "The proxy's keyword arguments for create_model.")
+    proxy_model_kwargs: Mapping[str, Any] = _field({}, KEYWORDS, "The proxy's keyword arguments for create_model.")
     selected_fraction: float = _field(
         0.5,
-        _number(0, 1, above=True),
+        number(0, 1, above=True),
         "Share of each device's shard of a batch to train on: the examples with the largest proxy loss.",
     )
-    proxy_update_every: int = _field(1, _integer(1), 'Steps between updates of the proxy.')
+    proxy_update_every: int = _field(1, integer(1), 'Steps between updates of the proxy.')
 
     optimizer: str = _field(
         'sgd',
-        _one_of(OPTIMIZERS),
+        one_of(OPTIMIZERS),
         'sgd, adam, adamw, muon or a registered name; adam and adamw need a learning_rate of about 1e-3.',
         section='Optimizer',
     )
     learning_rate: float = _field(
         0.1,
-        _number(0, above=True),
+        number(0, above=True),
         'Peak for a batch of base_batch_size; scaled in proportion to batch_size.',
         changes='on_request',
     )
     base_batch_size: int = _field(
-        128, _integer(0), 'Batch size that learning_rate is meant for; 0: any, without scaling.', changes='on_request'
+        128, integer(0), 'Batch size that learning_rate is meant for; 0: any, without scaling.', changes='on_request'
     )
     momentum: float = _field(
-        0.9, _number(0, 1, below=True), 'Momentum of sgd, which muon uses for all but the convolution kernels.'
+        0.9, number(0, 1, below=True), 'Momentum of sgd, which muon uses for all but the convolution kernels.'
     )
-    nesterov: bool = _field(True, _FLAG, 'Nesterov momentum, for sgd and muon.')
+    nesterov: bool = _field(True, FLAG, 'Nesterov momentum, for sgd and muon.')
     weight_decay: float = _field(
         5e-4,
-        _number(0),
+        number(0),
         'Added to the gradient (sgd, adam) or decoupled (adamw); muon does not decay convolution kernels.',
         changes='on_request',
     )
-    decay_norm_and_bias: bool = _field(False, _FLAG, "Also decay BatchNorm's scale and bias and the biases of layers.")
-    clip_norm: float = _field(0.0, _number(0), 'Clip the gradient to this global norm; 0 for no clipping.')
+    decay_norm_and_bias: bool = _field(False, FLAG, "Also decay BatchNorm's scale and bias and the biases of layers.")
+    clip_norm: float = _field(0.0, number(0), 'Clip the gradient to this global norm; 0 for no clipping.')
     bias_learning_rate: float = _field(
         0.0,
-        _number(0),
+        number(0),
         'Peak for biases and BatchNorm, on the same schedule; 0 for learning_rate. Does not change how fast they decay.',
         changes='on_request',
     )
-    head_learning_rate: float = _field(0.0, _number(0), 'The same for the kernels of linear layers.', changes='on_request')
+    head_learning_rate: float = _field(0.0, number(0), 'The same for the kernels of linear layers.', changes='on_request')
     whitening_bias_epochs: float = _field(
-        0.0, _number(0), "Epochs over which the learning rate of a whitening layer's bias falls linearly to 0."
+        0.0, number(0), "Epochs over which the learning rate of a whitening layer's bias falls linearly to 0."
     )
-    muon_momentum: float = _field(0.6, _number(0, 1, below=True), 'muon: momentum of the convolution kernels.')
-    muon_steps: int = _field(3, _integer(1), 'muon: Newton-Schulz iterations.')
+    muon_momentum: float = _field(0.6, number(0, 1, below=True), 'muon: momentum of the convolution kernels.')
+    muon_steps: int = _field(3, integer(1), 'muon: Newton-Schulz iterations.')
     lookahead_sync_period: int = _field(
-        0, _integer(0), 'Steps between synchronisations with the slow weights (Zhang et al. 2019); 0 for no lookahead.'
+        0, integer(0), 'Steps between synchronisations with the slow weights (Zhang et al. 2019); 0 for no lookahead.'
     )
     lookahead_decay: float = _field(
         0.774,
-        _number(0, 1),
+        number(0, 1),
         'Share of the slow weights kept at the last synchronisation; grows with the cube of the step until then.',
     )
     ema_decay: float = _field(
         0.0,
-        _number(0, 1, below=True),
+        number(0, 1, below=True),
         'Decay of an exponential moving average of the parameters, which is evaluated too; 0 for none.',
     )
 
     schedule: str = _field(
         'cosine',
-        _one_of(('cosine', 'linear', 'one_cycle', 'step', 'constant')),
+        one_of(('cosine', 'linear', 'one_cycle', 'step', 'constant')),
         'Learning-rate schedule after a linear warm-up; one_cycle has its own warm-up.',
         changes='on_request',
         section='Schedule',
     )
-    warmup_epochs: float = _field(5.0, _number(0), 'Epochs of the warm-up.', changes='on_request')
+    warmup_epochs: float = _field(5.0, number(0), 'Epochs of the warm-up.', changes='on_request')
     milestones: tuple[float, ...] = _field(
         (0.5, 0.75),
-        _FRACTIONS,
+        FRACTIONS,
         'step: fractions of the run at which the rate is multiplied by step_factor.',
         changes='on_request',
     )
     step_factor: float = _field(
-        0.1, _number(0, 1, above=True), 'step: factor of the rate at each of the milestones.', changes='on_request'
+        0.1, number(0, 1, above=True), 'step: factor of the rate at each of the milestones.', changes='on_request'
     )
 
     init_from: str = _field(
         '',
-        _PATH,
+        PATH,
         'Trained weights to start from: a run folder, or a file (.pth, .pt, .th, .safetensors). Not needed after the start.',
         section='Start from weights',
     )
     init_only: str = _field(
         '',
-        _PATTERNS,
+        PATTERNS,
         "Start only these layers from the weights, such as conv1,bn1,layer1_* or backbone (all but the head); '' for all.",
     )
     init_head: str = _field(
         'auto',
-        _one_of(('auto', 'keep', 'new')),
+        one_of(('auto', 'keep', 'new')),
         'The last layer: auto starts a new one if the number of classes differs, keep refuses to, new always does.',
     )
-    init_ema: bool = _field(False, _FLAG, 'Start from the averaged parameters of init_from.')
+    init_ema: bool = _field(False, FLAG, 'Start from the averaged parameters of init_from.')
     normalization: str = _field(
         'auto',
-        _NAME,
+        NAME,
         "Mean and standard deviation of the pixels: auto (those of init_from if it has them, else the data set's), dataset, "
         'or a name, such as cifar10, imagenet or half.',
     )
     freeze: str = _field(
         '',
-        _PATTERNS,
+        PATTERNS,
         'Layers that do not train, such as conv1,bn1,layer1_* or backbone (all but the head). They have no optimizer state, '
         "and a frozen BatchNorm uses its running statistics; '' for none.",
     )
     unfreeze_epochs: tuple[int, ...] = _field(
         (),
-        _EPOCHS,
+        EPOCHS,
         'Epochs from which frozen layers train: at each the stage nearest to the head, and at the last all others.',
     )
     layer_decay: float = _field(
         1.0,
-        _number(0, 1, above=True),
+        number(0, 1, above=True),
         'Factor of the learning rate from each block to the one before it, counted from the head; 1 for none.',
     )
 
     eval_batch_size: int = _field(
-        1000, _integer(1), 'Batch size of the evaluation.', changes='freely', section='Evaluation, checkpoints, log'
+        1000, integer(1), 'Batch size of the evaluation.', changes='freely', section='Evaluation, checkpoints, log'
     )
     tta: str = _field(
         'none',
-        _one_of(('none', 'mirror', 'mirror_translate')),
+        one_of(('none', 'mirror', 'mirror_translate')),
         'Test-time augmentation: logits averaged over views of each image, mirror (2 views) or mirror_translate (6).',
     )
-    eval_every_epochs: int = _field(1, _integer(1), 'Epochs between evaluations.')
-    eval_every_steps: int = _field(0, _integer(0), 'Steps between evaluations, instead of epochs; 0: use eval_every_epochs.')
-    checkpoint_every_epochs: int = _field(1, _integer(1), 'Epochs between checkpoints.', changes='freely')
-    log_every: int = _field(250, _integer(1), 'Steps between rows of the log.', changes='freely')
+    eval_every_epochs: int = _field(1, integer(1), 'Epochs between evaluations.')
+    eval_every_steps: int = _field(0, integer(0), 'Steps between evaluations, instead of epochs; 0: use eval_every_epochs.')
+    checkpoint_every_epochs: int = _field(1, integer(1), 'Epochs between checkpoints.', changes='freely')
+    log_every: int = _field(250, integer(1), 'Steps between rows of the log.', changes='freely')
     divergence_retries: int = _field(
         0,
-        _integer(0, 100),
+        integer(0, 100),
         'Times that a diverged run may go back to its last checkpoint, each time with the learning rates halved.',
         changes='freely',
     )
     log_gradient_norms: bool = _field(
-        False, _FLAG, "Log the gradient norm of every layer's kernel, at the first step and with each row of the log."
+        False, FLAG, "Log the gradient norm of every layer's kernel, at the first step and with each row of the log."
     )
     watchdog_seconds: float = _field(
         1800.0,
-        _number(1),
+        number(1),
         'With several processes: seconds that all wait for one without progress before they exit with code 75.',
         changes='freely',
         section='Several processes',

@@ -43,16 +43,6 @@ def _package_logger():
     package.propagate = True
 
 
-@pytest.fixture(autouse=True)
-def _forget_imports():
-    """A study that a test loads may import a module of its own, which commands started later would be told to import too."""
-    from resnet_jax import plugins
-
-    before = list(plugins.imported)
-    yield
-    plugins.imported[:] = before
-
-
 @pytest.fixture(scope='module', autouse=True)
 def _forget_programs():
     """Compiled programs would fill gigabytes, which Python's garbage collector would walk through again and again."""

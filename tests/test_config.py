@@ -47,8 +47,8 @@ def test_every_field_says_what_it_means_and_has_a_type():
 def test_no_default_stands_twice():
     """Functions that take a field under its own name have no default of their own that differs from the config's."""
     from resnet_jax.data.augment import augment
+    from resnet_jax.training.loading import load_batch
     from resnet_jax.training.optimizer import create_optimizer, create_schedule
-    from resnet_jax.training.program import load_batch
 
     off = {
         'dtype': jnp.float32,

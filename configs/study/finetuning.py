@@ -11,10 +11,6 @@ Data:     CIFAR-10; the digits of scikit-learn; and ants and bees, the photograp
 Expected: see docs/study.md, with three seeds (--seeds=3). The size 'resnet56' has not been run.
 """
 
-from resnet_jax import plugins
-
-plugins.import_modules(['resnet_jax.configs.study._cifar10_three'])  # a data set, also in the processes of the runs
-
 _ITERATIONS, _BATCH = 200, 25
 
 
@@ -62,4 +58,8 @@ def get_study():
     pictures = {'dataset': 'folder:hymenoptera_data', 'num_epochs': 30, 'warmup_epochs': 3.0, 'eval_every_epochs': 30}
     entries |= _pair('ants_bees', 'images', 0.1, **pictures)
     seeds = [0, 1, 2, 3, 4]
-    return {'entries': entries, 'sizes': {'resnet20': {'seeds': seeds}, 'resnet56': {'seeds': seeds}}}
+    return {
+        'imports': ['resnet_jax.configs.study._cifar10_three'],
+        'entries': entries,
+        'sizes': {'resnet20': {'seeds': seeds}, 'resnet56': {'seeds': seeds}},
+    }

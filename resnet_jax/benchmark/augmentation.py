@@ -15,7 +15,7 @@ from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, did_you_mean
 from resnet_jax.runtime.environment import environment
 from resnet_jax.training.experiment import create_experiment
-from resnet_jax.training.program import device_data, load_function
+from resnet_jax.training.loading import device_data, load_function
 from resnet_jax.typing import Json, Row
 
 NONE = 'none'  # examples gathered from the data set and normalised

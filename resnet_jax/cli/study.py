@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_jax import config_file
+from resnet_jax import config_file, plugins
 from resnet_jax.cli import command
 from resnet_jax.errors import ConfigError, UserError
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     if not sys.stdout.isatty():
         package.setLevel(logging.INFO)  # plain lines instead of the bar
     study, name, devices = load_study(path), path.stem, FLAGS.value('devices')
+    plugins.import_modules(study.get('imports', []))
     size = FLAGS.value('size') or next(iter(study['sizes']))
     folder = Path(FLAGS.value('workdir') or Path('runs', 'study', f'{name}-{size}'))
     runs = expand(study, size, folder, FLAGS.value('seeds'))

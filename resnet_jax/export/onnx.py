@@ -24,7 +24,7 @@ def write(classifier: Classifier, path: Path) -> Classifier:
         import onnxruntime  # noqa: F401 (fail before the conversion, not after)
     except ImportError as error:
         raise ConfigError(f"the format onnx needs {error.name}; pip install 'resnet_jax[export]'") from None
-    from resnet_jax.export.onnx_graph import convert
+    from resnet_jax.export.onnx_convert import convert
 
     model = classifier.model.clone(dtype=jnp.float32)
     classifier = dataclasses.replace(classifier, model=model, dtype=np.dtype(np.float32))

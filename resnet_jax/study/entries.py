@@ -63,8 +63,8 @@ def load_study(path: str | Path) -> JsonDict:
     """Returns the result of a file's `get_study()`.
 
     Raises:
-      ConfigError: the file cannot be run, or the result lacks entries or sizes, or they do not have the form that `expand`
-        takes.
+      ConfigError: the file cannot be run, or the result lacks entries or sizes, or they or its imports do not have the form
+        that `expand` describes.
     """
 
     def wrong(problem: str) -> ConfigError:
@@ -75,6 +75,9 @@ def load_study(path: str | Path) -> JsonDict:
         part = study.get(name) if isinstance(study, dict) else None
         if not isinstance(part, dict) or not part or not all(isinstance(value, dict) for value in part.values()):
             raise wrong(f'expected a dict with {name!r}, which is a dict of dicts and not empty')
+    imports = study.get('imports', [])
+    if not isinstance(imports, list) or not all(isinstance(name, str) for name in imports):
+        raise wrong(f"'imports' is {imports!r}; expected a list of names of modules")
     for name, entry in study['entries'].items():
         if not isinstance(entry.get('config'), str):
             raise wrong(f"entry {name!r} has no 'config'; expected the name of a file in configs/")
@@ -90,7 +93,8 @@ def expand(study: Json, size: str, folder: Path, seeds: int = 0) -> list[StudyRu
     Args:
       study: 'entries': {name: {'config': name of a file in configs/, 'overrides': {field: value}}}, 'sizes': {size:
         {'seeds': [...], 'overrides': {...}}}. Fields with a dot refer to items of model_kwargs. A size's overrides take
-        precedence over an entry's; an entry's own 'sizes', in the same form, take precedence over both.
+        precedence over an entry's; an entry's own 'sizes', in the same form, take precedence over both. 'imports', which may
+        be missing: names of modules that the command and the runs import first: see `plugins.import_modules`.
       seeds: number of seeds, from 0 on, instead of the size's; entries that have seeds of their own keep these.
 
     Raises:

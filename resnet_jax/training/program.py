@@ -1,4 +1,4 @@
-"""The program that runs on the devices: epoch order, loading and augmentation, and many training steps per dispatch."""
+"""The program that runs on the devices: many training steps in each dispatch."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -7,92 +7,21 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from resnet_jax.data import Split
-from resnet_jax.data.augment import augment, mirrored_in_epoch, mix, random_mixing
-from resnet_jax.data.order import StepImages, epoch_order
+from resnet_jax.data.order import epoch_order
 from resnet_jax.data.split import ImagesOnDemand
 from resnet_jax.runtime import failpoints
 from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, put, replicate
 from resnet_jax.runtime.memory import fits_on_devices
 from resnet_jax.training import lookahead
-from resnet_jax.training.class_weights import class_weights, weight_labels
 from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.loading import DROPOUT, device_data, load_function, seed_key, step_images
 from resnet_jax.training.packing import packing
 from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import kernel_paths, train_step
 from resnet_jax.training.stream import ImageStream
-
-# Random streams. Each is folded into the run's key before the step, so that no two streams share a key.
-_AUGMENT, _MIXING, _DROPOUT, _FLIP = 1, 2, 3, 4
-
-
-def seed_key(seed: int) -> np.ndarray:
-    """Returns the data of a run's PRNG key, uint32 `[2]`; all randomness on the device derives from it."""
-    return np.asarray(jax.random.key_data(jax.random.key(seed)))
-
-
-def load_batch(
-    images: jax.Array,
-    labels: jax.Array,
-    order: jax.Array,
-    positions: jax.Array,
-    step: jax.Array,
-    key: jax.Array,
-    weights: jax.Array | None = None,
-    rows: jax.Array | None = None,
-    *,
-    num_classes: int,
-    label_smoothing: float = 0.0,
-    mixup_alpha: float = 0.0,
-    cutmix_alpha: float = 0.0,
-    alternating_flip: bool = False,
-    steps_per_epoch: int = 1,
-    **augmentation: Any,
-) -> dict[str, jax.Array]:
-    """Gathers, augments and mixes this device's shard of a batch from the data set on the device.
-
-    Every random choice depends on the seed, the step and the example's position in the global batch, not on the device
-    that computes it.
-
-    Args:
-      images: uint8 `[n, height, width, channels]`; labels: int32 `[n]`: the whole training set.
-      order: int32 `[batch_size]`: the examples of the global batch.
-      positions: int32 `[batch]`: this device's positions in it.
-      rows: int32 `[batch_size]`: where `images` has the global batch, if it does not hold the whole training set.
-      weights: float32 `[num_classes]`: the weights of the classes in the loss, if they differ.
-      mixup_alpha, cutmix_alpha: see `random_mixing`. The i-th example of the global batch, which is in random order, is mixed
-        with the i-th from the end.
-      alternating_flip, steps_per_epoch: see `mirrored_in_epoch`; the epoch is `step // steps_per_epoch`.
-      augmentation: see `augment`.
-
-    Returns:
-      'image' and 'label' as `train_step` takes them, and with `weights` 'weighted_label'.
-    """
-
-    def load(positions: jax.Array) -> dict[str, jax.Array]:
-        augment_key = jax.random.fold_in(jax.random.fold_in(key, _AUGMENT), step)
-        keys = jax.vmap(lambda position: jax.random.fold_in(augment_key, position))(positions)
-        chosen = order[positions]
-        label = optax.smooth_labels(jax.nn.one_hot(labels[chosen], num_classes), label_smoothing)
-        mirrored = None
-        if alternating_flip:
-            mirrored = mirrored_in_epoch(jax.random.fold_in(key, _FLIP), chosen, step // steps_per_epoch)
-        image = images[chosen if rows is None else rows[positions]]
-        batch = {'image': augment(keys, image, mirrored=mirrored, **augmentation), 'label': label}
-        if weights is not None:
-            batch['weighted_label'] = weight_labels(label, weights, labels[order])
-        return batch
-
-    batch = load(positions)
-    if mixup_alpha or cutmix_alpha:
-        mixing_key = jax.random.fold_in(jax.random.fold_in(key, _MIXING), step)
-        height, width = images.shape[1:3]
-        mixing = random_mixing(mixing_key, height, width, mixup_alpha, cutmix_alpha)
-        batch = mix(batch, load(order.shape[0] - 1 - positions), mixing)
-    return batch
 
 
 def train_steps(
@@ -139,7 +68,7 @@ def train_steps(
         if bad_step is not None:
             batch['image'] += jnp.where(state.step == bad_step, jnp.nan, 0.0).astype(batch['image'].dtype)
         # Only the dropout key differs between devices: the mask is for the device's own shard of the batch.
-        dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
+        dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
         updated, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
         # The same on every device, because these metrics are averages over all devices.
         finite = jnp.isfinite(jnp.stack([new[name] for name in names])).all()
@@ -194,70 +123,6 @@ def steps_function(experiment: Experiment, *, cropped: bool = False) -> Callable
     )
     load_fn = load_function(experiment, cropped=cropped)
     return functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=config.log_gradient_norms)
-
-
-def load_function(experiment: Experiment, *, cropped: bool = False) -> Callable[..., dict[str, jax.Array]]:
-    """Returns the `load_batch` of an experiment, a function of the arguments before the keyword ones.
-
-    Args:
-      cropped: the images are random resized crops already: see `step_images`.
-    """
-    config = experiment.config
-    return functools.partial(
-        load_batch,
-        num_classes=experiment.info.num_classes,
-        mean=experiment.info.mean,
-        std=experiment.info.std,
-        dtype=experiment.dtype,
-        steps_per_epoch=experiment.steps_per_epoch,
-        crop_padding=0 if cropped else config.crop_padding,
-        crop_mode=config.crop_mode,
-        resized_crop_area=0.0 if cropped else config.resized_crop_area,
-        flip=config.flip,
-        alternating_flip=config.alternating_flip,
-        saturation=config.saturation,
-        hue=config.hue,
-        auto_augment=config.auto_augment,
-        randaugment_num_ops=config.randaugment_num_ops,
-        randaugment_magnitude=config.randaugment_magnitude,
-        brightness=config.brightness,
-        contrast=config.contrast,
-        cutout_size=config.cutout_size,
-        random_erasing_prob=config.random_erasing_prob,
-        mixup_alpha=config.mixup_alpha,
-        cutmix_alpha=config.cutmix_alpha,
-        label_smoothing=config.label_smoothing,
-    )
-
-
-def step_images(experiment: Experiment, train: Split, positions: np.ndarray) -> StepImages:
-    """Returns the images of each step that a process needs for some positions of the global batch, int32 `[k]`.
-
-    Images on demand are random resized crops if the config asks for these; all other augmentation is that of `load_batch`.
-    """
-    config = experiment.config
-    if config.mixup_alpha or config.cutmix_alpha:  # each image is mixed with that at the other end of the batch
-        positions = np.union1d(positions, config.batch_size - 1 - positions)
-    return StepImages(
-        train.image,
-        seed=config.seed,
-        num_epochs=config.num_epochs,
-        batch_size=config.batch_size,
-        positions=positions,
-        crop_area=config.resized_crop_area if isinstance(train.image, ImagesOnDemand) else 0.0,
-    )
-
-
-def device_data(experiment: Experiment, train: Split, *, images: bool = True) -> dict[str, Any]:
-    """Places a training set on every device: 'image' if asked for, 'label' and, if the config has any, 'class_weights'.
-
-    Raises:
-      ConfigError: see `class_weights`.
-    """
-    data = {'image': train.image, 'label': train.label} if images else {'label': train.label}
-    if experiment.config.class_weights:
-        data['class_weights'] = class_weights(experiment.config.class_weights, train.label, experiment.info.num_classes)
-    return replicate(data)
 
 
 def parallel_train_steps(

@@ -12,7 +12,7 @@ from resnet_jax.report.optional import optional
 from resnet_jax.report.sheet import write_sheet
 from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.program import load_function, seed_key, step_images
+from resnet_jax.training.loading import load_function, seed_key, step_images
 
 _IMAGES, _STEPS = 8, 7
 _WORTH_A_LOOK = (  # crop, flip, cutout and small changes of the colours are not worth another compilation at every start

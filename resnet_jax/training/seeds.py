@@ -27,8 +27,9 @@ from resnet_jax.runtime.signals import StopSignal
 from resnet_jax.training.api import TrainingResult
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.finetune import begin
+from resnet_jax.training.loading import device_data, seed_key
 from resnet_jax.training.loop import train_and_evaluate, train_in_folder
-from resnet_jax.training.program import device_data, seed_key, steps_function
+from resnet_jax.training.program import steps_function
 from resnet_jax.training.state import TrainState
 from resnet_jax.typing import Json, PyTree
 

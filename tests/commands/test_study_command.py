@@ -23,9 +23,11 @@ def get_study():
 
 
 @pytest.mark.slow
-def test_a_study_is_made_reported_and_not_made_again(tmp_path):
+def test_a_study_is_made_reported_and_not_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     study, out = tmp_path / 'tiny.py', tmp_path / 'out'
-    study.write_text(STUDY.replace('EPOCHS', '2'))
+    study.write_text(STUDY.replace('EPOCHS', '2').replace("'baseline'", "'imports': ['parts'], 'baseline'"))
+    (tmp_path / 'parts.py').write_text('')
     flags = (f'--config={study}', f'--workdir={out}')
     dry = run('study.py', *flags, '--dry_run', timeout=300).stdout
     assert (
@@ -42,6 +44,7 @@ def test_a_study_is_made_reported_and_not_made_again(tmp_path):
     assert 'diverged' in json.loads((out / 'diverges/seed0' / 'failed.json').read_text())['reason']
     figures = results['entries']['slow']['runs']['0']
     assert figures['parameters'] > 0 and figures['iteration_seconds'] > 0 and figures['state_bytes'] > 0
+    assert figures['environment']['imports'] == ['parts']
     assert figures['environment']['packages']['jax'] and len(figures['test']['accuracy']) == 2
     with (out / 'results.csv').open() as file:
         assert [row['entry'] for row in csv.DictReader(file)] == ['slow', 'diverges']
@@ -156,3 +159,5 @@ def test_wrong_studies_are_one_line(tmp_path):
     study.write_text(STUDY.replace('EPOCHS', '0'))
     assert 'num_epochs' in error_line(run('study.py', f'--config={study}', '--dry_run', code=2))
     assert 'no size' in error_line(run('study.py', f'--config={study}', '--size=huge', code=2))
+    study.write_text(STUDY.replace("'baseline'", "'imports': ['nowhere'], 'baseline'"))
+    assert "module 'nowhere' cannot be imported" in error_line(run('study.py', f'--config={study}', '--dry_run', code=2))

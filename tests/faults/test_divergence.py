@@ -14,7 +14,8 @@ from faults_support import arrays, assert_same_outcome, edit, hashes, outcome, r
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.runs.progress import Best
-from resnet_jax.training.program import seed_key, train_steps
+from resnet_jax.training.loading import seed_key
+from resnet_jax.training.program import train_steps
 from resnet_jax.training.state import TrainState
 
 

@@ -1,9 +1,11 @@
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from resnet_jax import config_file, plugins
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError
 from resnet_jax.network import build_model
@@ -103,6 +105,10 @@ def test_what_does_not_exist_is_refused(entry, tmp_path):
             "def get_study():\n    return {'entries': {'a': {'config': 'quickstart'}}, 'sizes': {'cpu': {'seeds': []}}}",
             "size 'cpu' has no seeds",
         ),
+        (
+            "def get_study():\n    return {'imports': 'one', 'entries': {'a': {'config': 'quickstart'}}, 'sizes': {'cpu': {}}}",
+            "'imports' is 'one'; expected a list",
+        ),
     ],
 )
 def test_a_file_that_is_no_study_is_one_line(text, message, tmp_path):
@@ -110,6 +116,12 @@ def test_a_file_that_is_no_study_is_one_line(text, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as info:
         load_study(tmp_path / 'mine.py')
     assert str(tmp_path / 'mine.py') in str(info.value)
+
+
+def test_loading_a_study_imports_none_of_its_modules():
+    study = load_study(config_file.find('finetuning', 'study'))
+    assert study['imports']
+    assert not set(study['imports']) & {*plugins.imported, *sys.modules}
 
 
 def test_points_that_would_share_a_folder_are_refused():

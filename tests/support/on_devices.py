@@ -10,8 +10,9 @@ import tiny
 from resnet_jax.models import create_model
 from resnet_jax.runs.checkpoint import leaves_by_name
 from resnet_jax.runtime.devices import AXIS, device_positions, replicate
+from resnet_jax.training.loading import load_batch, seed_key
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
-from resnet_jax.training.program import load_batch, parallel_train_steps, seed_key
+from resnet_jax.training.program import parallel_train_steps
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import train_step
 

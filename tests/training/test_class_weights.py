@@ -15,7 +15,7 @@ from resnet_jax.data import DatasetInfo
 from resnet_jax.errors import ConfigError
 from resnet_jax.training.class_weights import class_weights, weight_labels
 from resnet_jax.training.experiment import create_experiment
-from resnet_jax.training.program import device_data, load_batch
+from resnet_jax.training.loading import device_data, load_batch
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import train_step
 

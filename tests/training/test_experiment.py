@@ -8,7 +8,7 @@ from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError
 from resnet_jax.network import build_model
 from resnet_jax.runtime.devices import AXIS
-from resnet_jax.training import program, step
+from resnet_jax.training import loading, program, step
 from resnet_jax.training.experiment import check_batch_size, create_experiment
 from resnet_jax.training.freezing import NOTHING
 from resnet_jax.training.lookahead import pull
@@ -232,7 +232,7 @@ def test_the_step_and_its_batches_get_what_the_config_says():
     expected = {'model': experiment.model, 'tx': experiment.tx, 'lookahead_fn': None, 'select_fn': None, **options_of_step}
     expected['frozen'] = NOTHING
     assert step_fn.keywords == expected
-    assert load_fn.func is program.load_batch
+    assert load_fn.func is loading.load_batch
     data = {'num_classes': 3, 'mean': (0.3,) * 3, 'std': (0.2,) * 3, 'dtype': jnp.bfloat16, 'steps_per_epoch': 3}
     assert load_fn.keywords == {**options, **data}
 

@@ -19,7 +19,8 @@ from resnet_jax.network import forward
 from resnet_jax.ops.pooling import max_pool
 from resnet_jax.runtime.devices import device_positions
 from resnet_jax.training.experiment import create_experiment
-from resnet_jax.training.program import create_train_steps, load_batch, parallel_train_steps
+from resnet_jax.training.loading import load_batch
+from resnet_jax.training.program import create_train_steps, parallel_train_steps
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import train_step
 

@@ -86,7 +86,7 @@ def test_a_killed_run_continues_with_the_next_crops(tmp_path, folder, monkeypatc
     experiment = create_experiment(tiny.checked(**{**dict(config(folder, **changes)), 'mixup_alpha': 0.0}), dataset.info)
     sheet = first_images(experiment, dataset.train)
     assert sheet.shape == (8, 8, 8, 8, 3)
-    from resnet_jax.training.program import step_images
+    from resnet_jax.training.loading import step_images
 
     first = step_images(experiment, dataset.train, np.arange(8, dtype=np.int32))[0].astype(int)
     mirrored = np.abs(np.stack([first, first[:, :, ::-1]]) - sheet[:, 1].astype(int)).max(axis=(2, 3, 4))
@@ -112,7 +112,7 @@ def test_several_seeds_take_turns(tmp_path, folder, monkeypatch):
 
 def test_half_a_batch_needs_half_of_the_images(folder):
     """Of two processes with mixup each needs its own images and those at the other end of the batch."""
-    from resnet_jax.training.program import step_images
+    from resnet_jax.training.loading import step_images
 
     split = load_dataset(f'folder:{folder}', decode='always', image_size=8, normalization='imagenet').train
     assert isinstance(split.image, EncodedImages)

@@ -6,8 +6,8 @@ from PIL import Image
 
 from resnet_jax.data.order import epoch_order
 from resnet_jax.training.experiment import create_experiment
+from resnet_jax.training.loading import load_function
 from resnet_jax.training.loop import train_and_evaluate
-from resnet_jax.training.program import load_function
 from resnet_jax.training.samples import draw_samples, first_images
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')

@@ -14,7 +14,7 @@ from resnet_jax.models import create_model
 from resnet_jax.network import forward
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.training.experiment import create_experiment, select_count
-from resnet_jax.training.program import load_batch
+from resnet_jax.training.loading import load_batch
 from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import train_step

@@ -14,7 +14,7 @@ from resnet_jax.data.order import epoch_order
 from resnet_jax.evaluation.step import eval_step
 from resnet_jax.models import create_model
 from resnet_jax.runtime.devices import AXIS, device_positions, replicate
-from resnet_jax.training.program import load_batch
+from resnet_jax.training.loading import load_batch
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import kernel_paths, train_step
 

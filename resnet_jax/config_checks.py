@@ -1,0 +1,91 @@
+"""What the fields of a config accept."""
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from resnet_jax.errors import did_you_mean
+
+LARGEST_INTEGER = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What a field accepts: `expected` describes it, `accepts` decides."""
+
+    expected: str
+    accepts: Callable[[object], bool]
+    choices: Sequence[str] = ()
+
+    def explain(self, value: object) -> str:
+        """Returns what was expected instead of a rejected value."""
+        if not self.choices:
+            return self.expected
+        hint = did_you_mean(str(value), self.choices).removeprefix('; ')
+        return 'one of ' + ', '.join(self.choices) + (f' ({hint})' if hint else '')
+
+
+def integer(low: int, high: int = LARGEST_INTEGER) -> Check:
+    def accepts(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+    return Check(f'an integer of at least {low} and at most {high}', accepts)
+
+
+def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Check:
+    """Returns a check for a finite number in [low, high]; `above` and `below` exclude the ends."""
+
+    def accepts(value: object) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > sys.float_info.max:
+            return False
+        return low <= value <= high and not (above and value == low) and not (below and value == high)
+
+    upper = '' if math.isinf(high) else f' and {"below" if below else "at most"} {high:g}'
+    return Check(f'a number {"above" if above else "of at least"} {low:g}{upper}', accepts)
+
+
+def one_of(choices: Sequence[str]) -> Check:
+    return Check('', lambda value: isinstance(value, str) and value in choices, choices)
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, Mapping)
+
+
+def _are_fractions(value: object) -> bool:
+    if not isinstance(value, tuple | list) or not all(isinstance(v, int | float) and 0 < v < 1 for v in value):
+        return False
+    return list(value) == sorted(value)
+
+
+def _are_class_weights(value: object) -> bool:
+    if isinstance(value, str):
+        return value in ('', 'balanced')
+    positive = number(0, above=True)
+    return isinstance(value, tuple | list) and len(value) > 0 and all(positive.accepts(weight) for weight in value)
+
+
+def _are_epochs(value: object) -> bool:
+    if not isinstance(value, tuple | list) or not all(type(v) is int and 0 < v <= LARGEST_INTEGER for v in value):
+        return False
+    return list(value) == sorted(set(value))
+
+
+FLAG = Check('True or False', lambda value: isinstance(value, bool))
+NAME = Check('a name', lambda value: isinstance(value, str) and bool(value))
+OPTIONAL_NAME = Check("a name, or '' for none", lambda value: isinstance(value, str))
+PATH = Check("a path, or '' for none", lambda value: isinstance(value, str))
+FRACTIONS = Check('increasing fractions of the run, such as (0.5, 0.75)', _are_fractions)
+CLASS_WEIGHTS = Check("'' for none, 'balanced', or a number above 0 for each class, such as (1.0, 2.5)", _are_class_weights)
+PATTERNS = Check("patterns of layers with commas between, or '' for none", lambda value: isinstance(value, str))
+EPOCHS = Check('increasing epochs, such as (2, 4)', _are_epochs)
+KEYWORDS = Check(
+    'a dict of keyword arguments: numbers, strings, lists, True or False as keyword arguments, which config.json can hold',
+    _is_json,
+)
