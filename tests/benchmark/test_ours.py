@@ -8,6 +8,7 @@ from resnet_jax.errors import UserError
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
+@pytest.mark.slow
 def test_the_steps_that_are_timed_are_those_of_a_run():
     subject = ours.Subject(config())
     facts = subject.describe()

@@ -1,9 +1,11 @@
+import pytest
 from benchmark_support import config
 
 from resnet_jax.benchmark.measure import Effort
 from resnet_jax.benchmark.own_loops import measure_own_loops, table
 
 
+@pytest.mark.slow
 def test_both_loops_are_measured():
     row = measure_own_loops('resnet8', config(batch_size=8), Effort(rounds=2, seconds=0.01))
     assert row['linen']['low'] > 0 and row['nnx']['low'] > 0

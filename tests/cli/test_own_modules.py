@@ -75,6 +75,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_weights_of_an_own_network_are_saved_and_evaluated(folder):
     metrics = json.loads((folder / 'run' / 'result.json').read_text())
     assert 'small, 10 classes' in resnet_jax(folder, 'convert', IMPORT, '--workdir=run', '--out=small.safetensors').stdout

@@ -9,6 +9,7 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.data import load_dataset
 
 
+@pytest.mark.slow
 def test_it_prints_a_table_and_draws_the_confusion_matrix(tiny_run, tmp_path):
     workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
     done = run('evaluate.py', f'--workdir={workdir}', new_process=True)
@@ -104,6 +105,7 @@ def test_corruptions_are_tabulated_drawn_and_kept(tiny_run, tmp_path):
     assert (workdir / 'plots' / 'corruptions.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_runs(tiny_run, tmp_path):
     other = tmp_path / 'other'
     run('train.py', *TINY, '--config.seed=1', f'--workdir={other}')

@@ -42,6 +42,7 @@ def test_bad_files_are_named_and_good_ones_answered(tiny_run, digit, tmp_path):
     assert [line.split()[1] for line in errors] == [str(f) for f in files if f != digit]
 
 
+@pytest.mark.slow
 def test_it_draws_what_speaks_for_its_answers(tiny_run, digit, tmp_path):
     picture = tmp_path / 'new' / 'why.png'
     bad = tmp_path / 'text.png'

@@ -62,6 +62,7 @@ def test_the_log_says_when_the_first_step_starts(first):
     assert 0 < compiling < after < done.seconds
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing_and_gives_the_same_bits(first, tmp_path):
     cache, workdir, _ = first
     before = entries(cache)

@@ -69,6 +69,7 @@ def test_a_broken_picture_is_one_line(pictures, tmp_path):
     assert error_line(done).startswith(f'error: {broken} cannot be read') and 'resource_tracker' not in done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_one_line(pictures, tmp_path):
     line = error_line(run('train.py', *flags(pictures, tmp_path / 'run', 3), '--config.image_size=0', code=2))
     assert (

@@ -159,5 +159,5 @@ def test_wrong_studies_are_one_line(tmp_path):
     study.write_text(STUDY.replace('EPOCHS', '0'))
     assert 'num_epochs' in error_line(run('study.py', f'--config={study}', '--dry_run', code=2))
     assert 'no size' in error_line(run('study.py', f'--config={study}', '--size=huge', code=2))
-    study.write_text(STUDY.replace("'baseline'", "'imports': ['nowhere'], 'baseline'"))
+    study.write_text(STUDY.replace('EPOCHS', '1').replace("'baseline'", "'imports': ['nowhere'], 'baseline'"))
     assert "module 'nowhere' cannot be imported" in error_line(run('study.py', f'--config={study}', '--dry_run', code=2))

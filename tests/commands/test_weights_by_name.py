@@ -31,6 +31,7 @@ def test_the_package_predicts_without_a_network_or_a_run(digit, tmp_path):
     assert round(metrics['accuracy'], 4) == metrics['published_accuracy'] == 0.9944 and metrics['count'] == 360
 
 
+@pytest.mark.slow
 def test_a_run_goes_to_a_hub_and_comes_back_by_name(tiny_run, digit, tmp_path):
     out, workdir = tmp_path / 'exported', tiny_run[0]
     done = run('export.py', f'--workdir={workdir}', f'--out={out}', '--format=safetensors')

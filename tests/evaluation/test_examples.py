@@ -36,6 +36,7 @@ def found():
     return classifier, dataset, predict_split(classifier, dataset, 16)
 
 
+@pytest.mark.slow
 def test_examples_of_a_network(found):
     classifier, dataset, predictions = found
     arrays, facts = choose_examples(classifier, dataset, predictions)

@@ -154,6 +154,7 @@ def classifier_of(network, shape=(9, 8, 3)):
     return Classifier(network, variables, shape, tuple(map(str, range(10))), (0.4,), (0.2,))
 
 
+@pytest.mark.slow
 def test_an_own_network_becomes_onnx(tmp_path):
     with jax.numpy_rank_promotion('allow'):
         run, path = classifier_of(OwnNetwork()), tmp_path / 'model.onnx'

@@ -111,6 +111,7 @@ def test_vmap_over_parameters_images_and_both(name):
             assert_close(jax.tree.map(lambda a, i=i, j=j: a[j, i], of_both), single(params, each[j]), 2e-3)
 
 
+@pytest.mark.slow
 def test_a_hessian_vector_product_is_that_of_the_whole_hessian():
     with jax.enable_x64(True):
         model = create_model('resnet8', num_classes=2, stage_sizes=(1,), num_filters=1, dtype='float64')

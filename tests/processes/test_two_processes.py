@@ -14,6 +14,7 @@ from resnet_jax.runs import checkpoint
 LEFT = 60  # seconds; JAX alone would notice a lost process after 100
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_state_of_one_with_two_devices(undisturbed, tmp_path):
     run('train.py', *SHORT, f'--workdir={tmp_path / "one"}', devices=2)
     left, right = arrays(tmp_path / 'one'), arrays(undisturbed)

@@ -39,6 +39,7 @@ def test_plots_are_files_that_are_the_same_every_time(runs, tmp_path):
     assert {path: path.read_bytes() for path in paths} == before
 
 
+@pytest.mark.slow
 def test_many_entries_have_a_panel_for_each_baseline(runs, tmp_path):
     names = [f'{place}{part}' for place in range(6) for part in ('_base', '_other')]
     many = {name: {0: dataclasses.replace(runs['a'][0], entry=name)} for name in names}

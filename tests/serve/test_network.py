@@ -53,6 +53,7 @@ def test_a_program_answers_what_it_is_asked_and_pads_the_rest():
     assert [program.best_size(waiting) for waiting in (1, 2, 3, 9)] == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_it_answers_as_the_classifier_does_and_compiles_nothing_more(classifier, images, caplog):
     network = load_network(DIGITS, 'digits', (1, 4), (1, 2))
     want, maps = classifier.probabilities(images[:3]), grad_cam(classifier, images[:2], layer=network.facts['explained_layer'])

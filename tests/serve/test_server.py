@@ -33,6 +33,7 @@ def read_all(connection):
     return b''.join(parts)
 
 
+@pytest.mark.slow
 def test_it_answers_with_each_network(server, digit_file):
     status, models = server.json('/v1/models')
     assert status == 200 and [model['name'] for model in models['models']] == [DIGITS, 'program']

@@ -34,7 +34,8 @@ _started: collections.Counter[frozenset[tuple[str, str]]] = collections.Counter(
 def command(*arguments, devices=1, **environment):
     """Returns the arguments of subprocess.run for `python bin/<arguments>` with so many CPU devices; None unsets a variable."""
     script, *rest = map(str, arguments)
-    changed = {**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices), 'PYTHONUNBUFFERED': '1', **environment}
+    # A command that is given XLA_FLAGS first looks in a process of its own whether XLA knows them.
+    changed = {**os.environ, 'XLA_FLAGS': None, 'JAX_NUM_CPU_DEVICES': str(devices), 'PYTHONUNBUFFERED': '1', **environment}
     return {
         'args': [sys.executable, str(ROOT / 'bin' / script), *rest],
         'cwd': ROOT,

@@ -218,6 +218,7 @@ def state_at(workdir, step):
     return {name: np.asarray(leaf) for name, leaf in checkpoint.leaves_by_name(tree).items()}
 
 
+@pytest.mark.slow
 def test_layers_train_from_their_epoch_on(whole):
     folder, _ = whole
     assert checkpoint.steps(folder / 'run' / 'checkpoints') == [6, 9]

@@ -183,6 +183,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_the_same_to_the_bit_on_several_devices_and_has_no_optimizer_state():
     """With averages, which would change equal numbers by rounding, and a negative zero, to which adding zero gives zero."""
     experiment = create_experiment(config(batch_size=16, **EVERYTHING), DATA.info)

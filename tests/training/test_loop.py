@@ -347,6 +347,7 @@ def test_parameters_that_exceed_the_memory_are_told_before_there_are_any(tmp_pat
     assert not (tmp_path / 'checkpoints').exists() and not (tmp_path / 'metrics.jsonl').exists()
 
 
+@pytest.mark.slow
 def test_a_crash_before_the_first_checkpoint_starts_over(whole, tmp_path):
     with pytest.raises(RuntimeError, match='power cut'):
         train(config(log_every=1), tmp_path, callbacks=[AtStep(2, crash)])  # which leaves a row
@@ -379,6 +380,7 @@ def test_a_run_of_a_version_without_a_field_is_continued_with_its_default(whole,
     assert json.loads((copy / 'config.json').read_text()) == TrainConfig.from_mapping(config()).to_dict()
 
 
+@pytest.mark.slow
 def test_another_learning_rate_from_a_checkpoint_on_is_recorded(copy, monkeypatch):
     monkeypatch.undo()
     tiny.register(monkeypatch, STRIPES)
@@ -459,6 +461,7 @@ def test_a_batch_that_leaves_out_much_of_the_data_is_told(batch_size, told, tmp_
     assert (text in (tmp_path / 'run.log').read_text()) == told
 
 
+@pytest.mark.slow
 def test_a_data_set_that_was_registered_without_facts_is_loaded_once(tmp_path, monkeypatch):
     loads = []
     entry = resnet_jax.data._Entry(lambda options: loads.append(1) or STRIPES, None)
@@ -594,6 +597,7 @@ def test_the_best_one_outlives_a_better_one_that_is_damaged(script, tmp_path):
     assert (result['step'], result['accuracy']) == (3, 0.2)
 
 
+@pytest.mark.slow
 def test_a_crash_before_the_result_repeats_no_evaluation_of_the_last_epoch(script, tmp_path):
     script(0.3, 0.9, 0.5, 0.4)
     result = train(config(validation_size=0), tmp_path)

@@ -64,6 +64,7 @@ def test_a_run_is_that_of_decoded_images(tmp_path, folder, monkeypatch):
     same(always, once)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_with_the_next_crops(tmp_path, folder, monkeypatch):
     changes = {'resized_crop_area': 0.08, 'mixup_alpha': 0.2, 'test_crop': 0.875}
     whole = train_and_evaluate(config(folder, **changes), tmp_path / 'whole')

@@ -20,6 +20,7 @@ def experiment():
     return create_experiment(tiny.checked(random_erasing_prob=0.5, cutmix_alpha=1.0, batch_size=12, seed=3), DATA.info)
 
 
+@pytest.mark.slow
 def test_the_images_are_those_that_the_first_steps_are_given(experiment):
     shown = first_images(experiment, DATA.train)
     assert shown.shape == (8, 8, 8, 8, 1) and shown.dtype == np.uint8

@@ -42,6 +42,7 @@ def arrays(folder, step):
     return {name: leaf.tobytes() for name, leaf in checkpoint.leaves_by_name(state).items()}
 
 
+@pytest.mark.slow
 def test_runs_together_are_those_alone(together, tmp_path):
     folder, results = together
     alone = train_seeds(CONFIG, tmp_path, 2, together=False)

@@ -172,6 +172,7 @@ def test_mixup_mixes_each_example_with_the_opposite_one_in_images_and_labels():
     assert len(np.unique(batch['label'].round(5))) > 2
 
 
+@pytest.mark.slow
 def test_mixup_mixes_images_that_are_augmented_as_their_own_positions_say():
     run = functools.partial(loaded, crop_padding=2, flip=True, label_smoothing=0.1)
     plain, batch = run(), run(mixup_alpha=0.7)
