@@ -77,7 +77,7 @@ class Network(Block):
       dropout_rng: the stream of their keys; None if the network has neither.
     """
 
-    def __init__(self, linen: nn.Module, image_shape: Sequence[int], layers: Mapping[Path, Any]) -> None:
+    def __init__(self, linen: nn.Module, image_shape: Sequence[int], layers: Mapping[Path, nnx.Module | jax.Array]) -> None:
         """Takes the layers, or single parameters, by their path."""
         self.linen = linen
         self.image_shape = tuple(image_shape)
@@ -95,7 +95,12 @@ class Network(Block):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns float32 logits `[batch, num_classes]` of normalised images `[batch, height, width, channels]`."""
 
-        def call(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        def call(
+            method: Callable[..., object],
+            args: tuple[jax.Array, ...],
+            kwargs: dict[str, object],
+            context: nn.module.InterceptorContext,
+        ) -> object:
             if context.method_name == '__call__' and context.module.path in self._layers:
                 return functools.reduce(getattr, context.module.path, self)(args[0])
             return method(*args, **kwargs)
@@ -155,7 +160,12 @@ def from_linen(
     found: dict[Path, nn.Module] = {}
     random: list[Path] = []
 
-    def record(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    def record(
+        method: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        context: nn.module.InterceptorContext,
+    ) -> object:
         module = context.module
         if context.method_name == '__call__' and type(module) in _KEYWORDS:
             found[module.path] = module

@@ -59,7 +59,7 @@ class LazyDataset:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
-        """Returns a data set that is loaded already."""
+        """Returns a data set that is already loaded."""
         return cls(lambda: dataset, dataset.info)
 
     @functools.cached_property
@@ -101,7 +101,7 @@ def _load_parquet(name: str, path: str, options: LoadOptions) -> Dataset:
     return decode(open_parquet(name, path, options), options)
 
 
-# By what stands before the colon of a name such as 'folder:PATH': called with the name, what is behind the colon, and options.
+# Loaders by the prefix of names such as 'folder:PATH'; called with the name, the part after the colon, and the options.
 _SCHEMES: dict[str, Callable[[str, str, LoadOptions], Dataset]] = {
     'folder': _load_folder,
     'arrays': _load_arrays,

@@ -13,15 +13,15 @@ from resnet_jax.errors import InputFileError
 
 _IMAGE_BYTES = 3072
 _MAX_NAMES_BYTES = 1 << 16
-_MAX_OTHER_BYTES = 1 << 24  # of unread members: skipping them still means decompressing them
+_MAX_OTHER_BYTES = 1 << 24  # of unread members, which are decompressed even when skipped
 _MAX_PYTHON_BYTES = 256  # of an image's labels and file name in a pickle
 
 
 def verify_archive(path: Path, source: Source) -> Copy:
-    """Returns which copy `path` is: an official archive, byte for byte; or a folder of tables, whose pixels prove it later.
+    """Returns which copy `path` is: an official archive, or a folder of tables, whose pixels are checked when they are read.
 
     Raises:
-        InputFileError: the file cannot be read, or its size or SHA-256 is that of none.
+        InputFileError: the file cannot be read, or no official archive has its size and SHA-256.
     """
     tables = next((copy for copy in source.copies if copy.form == 'parquet'), None)
     if tables is not None and path.is_dir():
@@ -131,7 +131,7 @@ def _check_labels(path: Path, name: str, records: np.ndarray, source: Source) ->
 
 
 def _read_members(path: Path, copy: Copy, source: Source, sizes: dict[str, int], most: dict[str, int]) -> dict[str, bytes]:
-    """Returns {file name: contents} of files that must have the given sizes, and of others that have at most so many bytes."""
+    """Returns {file name: contents} of files that must have the given sizes, and of others with at most the given sizes."""
     members = {}
     total = sum(sizes.values()) + sum(most.values()) + _MAX_OTHER_BYTES
     try:

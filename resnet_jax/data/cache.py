@@ -112,7 +112,7 @@ class _Disk:
             for block in blocks:
                 if first is None:
                     first = block
-                    file.write(_header(first, 2**62))  # as long as the one that replaces it
+                    file.write(_header(first, 2**62))  # of the same length as the final header
                 data = np.ascontiguousarray(block)
                 checksum, length = zlib.crc32(data.data, checksum), length + len(block)
                 file.write(data.data)

@@ -20,7 +20,7 @@ def splits(dataset: Dataset) -> Iterator[tuple[str, Split]]:
 
 
 def describe_dataset(dataset: Dataset) -> JsonDict:
-    """Returns, as JSON, what a reader should know of a data set.
+    """Returns the description of a data set in reports, as JSON.
 
     Returns:
         What `Dataset.describe` returns; 'counts', the number of images of each class in each split; 'notes'; and 'duplicates',

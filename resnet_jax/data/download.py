@@ -1,4 +1,4 @@
-"""Downloads a copy of a data set: from the first server that is fast enough, resumed, verified, and never half in its place."""
+"""Downloads a copy of a data set from the first server that is fast enough; resumes, and puts only verified files in place."""
 
 import hashlib
 import logging
@@ -95,7 +95,7 @@ def download(source: Source, root: Path, folder: Path) -> tuple[Path, Copy]:
 
 
 def _delete_parts(source: Source, folder: Path) -> None:
-    """Deletes what was begun of other copies."""
+    """Deletes the partial files of other copies."""
     for where in (folder, folder / f'{source.name}-parquet'):
         for file in (file for copy in source.copies for file in copy.files):
             (where / f'{file.name}.part').unlink(missing_ok=True)
@@ -107,7 +107,7 @@ class _Servers:
     Attributes:
         rates: bytes per second of those that were left for being slow.
         reasons: why the last attempt failed.
-        patient: whether slow ones may go on, for all others have been tried.
+        patient: whether slow ones may go on, because all others have been tried.
     """
 
     def __init__(self) -> None:
@@ -120,11 +120,11 @@ class _Servers:
         return max(self.rates.get(url, 0.0) for url in urls)
 
     def left(self, urls: Iterable[str]) -> bool:
-        """Returns whether there is use in asking one of these again."""
+        """Returns whether one of these is worth another attempt."""
         return any(self._failed[url] < transfer.ATTEMPTS for url in urls)
 
     def fetch(self, file: File, path: Path) -> bool:
-        """Brings a file to `path`, from one server after the other; returns whether one had it."""
+        """Downloads a file to `path`, trying one server after the other; returns whether one had it."""
         if path.exists() and _digest(path) == file.sha256:
             return True
         part = path.with_name(f'{path.name}.part')
@@ -169,7 +169,7 @@ class _Servers:
                 except transfer.NETWORK_ERRORS as error:
                     self._note(url, transfer.reason_of(error))
                     if (part.stat().st_size if part.exists() else 0) <= before:
-                        break  # nothing came
+                        break  # no data came
                     logger.warning('download of %s interrupted (%s); trying again', url, self.reasons[url])
                     time.sleep(transfer.BACKOFF_SECONDS)
         return False

@@ -71,7 +71,7 @@ class Subset:
 
 
 def split_by_class(label: np.ndarray, test_fraction: float, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Divides examples into a training and a test part: `test_fraction` of each class, and at least one example, is test.
+    """Divides examples into a training and a test part, which has `test_fraction` of each class and at least one example.
 
     The selection depends only on the labels and the fraction.
 

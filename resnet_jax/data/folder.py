@@ -25,7 +25,7 @@ _LAYOUT = 'expected one folder of images for each class, such as PATH/cat/1.jpg,
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """An image file: where it is, its class, and what it was when the folder was read."""
+    """An image file: its path, its class, and its state when the folder was read."""
 
     path: str
     within_class: str
@@ -67,10 +67,10 @@ class _Files:
 def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     """Lists the images of a folder. Hidden files, and those that are not images by their suffix, are left out and counted.
 
-    The name of a class is the name of its folder, whose own folders belong to it. With `train/`, the test split is `test/`; or
-    `val/`, if there is no `test/`; with both, `val/` is the validation split. Without `train/`, a share of each class becomes
-    the test split. Classes are sorted by name, and images by their path within the class, so that the order is the same on
-    every machine.
+    A class has the name of its folder, and includes the images in the folders below it. With `train/`, the test split is
+    `test/`, or `val/` if there is no `test/`; with both, `val/` is the validation split. Without `train/`, a share of each
+    class becomes the test split. Classes are sorted by name, and images by their path within the class, so that the order is
+    the same on every machine.
 
     Args:
         name: the name of the data set.

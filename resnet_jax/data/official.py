@@ -1,4 +1,4 @@
-"""Compares CIFAR with the official images and labels, whatever the format they come in: by the hashes of the .bin files."""
+"""Compares CIFAR in any format with the official images and labels, by the hashes of the .bin files."""
 
 import dataclasses
 import hashlib
@@ -38,7 +38,7 @@ def to_records(image: np.ndarray, labels: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def parts_by_hash(source: Source, split: str, records: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns {.bin file: indices of its records} of the .bin files that are found as a whole, wherever they stand."""
+    """Returns {.bin file: indices of its records} of the .bin files that are found as a whole, at any place."""
     files = {source.md5[name]: name for name in (source.train_files if split == 'train' else source.test_files)}
     found = {}
     for indices in np.split(np.arange(len(records)), len(files)):
@@ -56,7 +56,7 @@ def is_official(source: Source, split: str, records: np.ndarray) -> bool:
 
 
 def in_official_order(path: Path, contents: Contents, source: Source) -> Contents:
-    """Returns the images in the order of the .bin files, each found by its hash: tables may have these parts in another order.
+    """Returns the images in the order of the .bin files, found by their hashes: tables may have them in another order.
 
     Raises:
         InputFileError: an image or a label differs from the official ones, or the order differs within a file.

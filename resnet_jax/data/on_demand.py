@@ -27,7 +27,7 @@ class EncodedImages:
     Attributes:
         size: height and width in pixels.
         resize, crop, interpolation: see `read_image`.
-        threads: that decode; 0 for as many as there are cores.
+        threads: number of threads that decode; 0 for as many as there are cores.
     """
 
     split: EncodedSplit
@@ -99,7 +99,7 @@ def cores() -> int:
 def on_demand(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
     """Returns the data set with images that are decoded when they are asked for, always in three channels.
 
-    Its fingerprint is not that of the pixels, which nobody has read, but of the source's version and of the options.
+    Its fingerprint is that of the source's version and of the options, because the pixels have not been read.
 
     Raises:
         ConfigError: the source has no random access.

@@ -28,7 +28,7 @@ class LoadOptions:
         test_crop: with decode='always', the share of the centre that an evaluation shows: see `data.images.read_image`.
 
     Raises:
-        ConfigError: with decode='always' an option is missing that otherwise follows from all images, or belongs to 'once'.
+        ConfigError: decode='always' lacks an option that is otherwise found from all images, or has an option of 'once'.
     """
 
     data_dir: str | os.PathLike[str] = ''

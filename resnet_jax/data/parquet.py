@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +33,7 @@ _ERRORS = (OSError, pa.ArrowException, ValueError, KeyError)  # of a damaged fil
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """A table, and what it was when the data set was opened."""
+    """A table, and its state when the data set was opened."""
 
     path: str
     size: int
@@ -93,7 +92,7 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
 
     Raises:
         InputFileError: there are no such files, or one is damaged, or they are no set of images with a class each.
-        ConfigError: the name on the hub is none, or `huggingface_hub` is not installed.
+        ConfigError: the name on the hub is not valid, or `huggingface_hub` is not installed.
     """
     if path.startswith('hf://'):
         from resnet_jax.data.hub import fetch_tables
@@ -185,7 +184,7 @@ def find_columns(file: _File) -> _Columns:
     """Returns which columns hold the image and the class.
 
     Raises:
-        InputFileError: none do, or it is not clear which.
+        InputFileError: no columns do, or it is not clear which.
     """
     schema = pq.read_schema(file.path)
     described = _described(schema)
@@ -209,7 +208,7 @@ def class_names(file: _File, column: str) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if described.get('_type') == 'ClassLabel' and isinstance(names, list) else None
 
 
-def _described(schema: Any) -> Mapping[str, Json]:
+def _described(schema: pa.Schema) -> Mapping[str, Json]:
     try:
         features = parse_json((schema.metadata or {})[b'huggingface'].decode())['info']['features']
         return {key: value for key, value in features.items() if isinstance(value, dict)}
@@ -217,7 +216,7 @@ def _described(schema: Any) -> Mapping[str, Json]:
         return {}
 
 
-def _choose(file: _File, schema: Any, what: str, typed: list[str], usual: Sequence[str]) -> str:
+def _choose(file: _File, schema: pa.Schema, what: str, typed: list[str], usual: Sequence[str]) -> str:
     candidates = [key for key in usual if key in (typed or schema.names)]
     if not candidates and len(typed) != 1:
         columns = ', '.join(f'{field.name}: {field.type}' for field in schema)
@@ -276,7 +275,7 @@ _lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=2)  # where threads read from the end of one group and the beginning of the next
-def _images(file: _File, group: int, column: str) -> Any:
+def _images(file: _File, group: int, column: str) -> pa.Array:
     """Returns a column of a row group, an array of pyarrow."""
     try:
         status = Path(file.path).stat()
@@ -298,8 +297,8 @@ def _images(file: _File, group: int, column: str) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _metadata(file: _File) -> Any:
-    """Returns the description of a file, whose length is in proportion to the number of row groups."""
+def _metadata(file: _File) -> pq.FileMetaData:
+    """Returns the metadata of a file, which grow with the number of row groups."""
     return pq.read_metadata(file.path)
 
 

@@ -1,8 +1,8 @@
 """Reads the pickles of CIFAR's python archives without running what they name.
 
 A batch is a dict with 'data', a NumPy array uint8 [n, 3072] of red, green and blue planes, and lists of labels; 'batches.meta'
-and 'meta' hold lists of class names. Python 2 wrote all of them in protocol 2, whose text is bytes here. A program of a pickle
-names functions to call; here a name and a call only become records of what was named, and of what it would be called with.
+and 'meta' hold lists of class names. Python 2 wrote all of them in protocol 2, whose text is bytes here. A pickle
+names functions to call; here a name and a call become records, of the name and of the arguments, and nothing is called.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class NotCifarError(Exception):
 
 @dataclasses.dataclass(eq=False)
 class _Call:
-    """A name and, where the program calls it, the arguments and the state that the result would get. Nothing was run."""
+    """A name in a pickle and, if the pickle calls it, the arguments and the state of the result. Nothing was called."""
 
     name: str
     arguments: object = None
@@ -80,7 +80,7 @@ def _load(data: bytes) -> dict[object, object]:
 
 
 class _Reader(PickleMachine):
-    """Of Python 2's pickles: strings are bytes."""
+    """Reads the pickles of Python 2, whose strings are bytes."""
 
     def find_global(self, module: object, name: object) -> _Call:
         return _Call(f'{module}.{name}')

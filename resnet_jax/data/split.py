@@ -22,7 +22,7 @@ class ImagesOnDemand(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """What all of them take, decoded."""
+        """The bytes that all of them take when decoded."""
         ...
 
     def __len__(self) -> int: ...
@@ -105,7 +105,7 @@ class Dataset:
         mean, std: per channel, of the training images scaled to [0, 1].
         fingerprint: SHA-256 hex digest of the pixels and labels, the same on every machine and for every source of them.
         validation: the split that selects the best epoch where a config holds out none; None if the data set has none.
-        notes: what a reader of the run should know, such as images that were left out.
+        notes: facts for readers of a report, such as images that were left out.
     """
 
     name: str

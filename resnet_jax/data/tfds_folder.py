@@ -168,7 +168,7 @@ def _read_split(
 
 
 def official_order(folder: Path, source: Source, split: str) -> np.ndarray:
-    """Returns the number of each example of a split in the .bin files, int64 [n]: tfds shuffles them, and keeps it as their id.
+    """Returns the number of each example of a split in the .bin files, int64 [n], which tfds keeps as its id.
 
     Raises:
         InputFileError: a file is missing or damaged, or the examples have no such ids.

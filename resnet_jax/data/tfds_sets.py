@@ -36,7 +36,7 @@ _AGAIN = 'copy or prepare the folder again'
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """A record file, and what it was when the data set was opened."""
+    """A record file, and its state when the data set was opened."""
 
     path: str
     file_format: str
@@ -81,7 +81,7 @@ class _Records:
 
 
 def open_tfds(name: str, path: str, options: LoadOptions) -> EncodedDataset:
-    """Opens `<root>/NAME/VERSION`, or `<root>/NAME/CONFIG/VERSION` of 'NAME/CONFIG'; the newest version unless it is given.
+    """Opens `<root>/NAME/VERSION`, or `<root>/NAME/CONFIG/VERSION` for 'NAME/CONFIG'; by default the newest version.
 
     features.json decides which feature is the image and which the class. The splits are 'train' and 'test'; or 'train' and
     'validation', if there is no 'test' or its labels are all -1, as those of ImageNet are; with both, 'validation' is the
@@ -90,10 +90,10 @@ def open_tfds(name: str, path: str, options: LoadOptions) -> EncodedDataset:
 
     Args:
         name: the name of the data set.
-        path: what is behind the colon, NAME or NAME:VERSION.
+        path: the part after the colon, NAME or NAME:VERSION.
 
     Raises:
-        ConfigError: `path` has another form, or the root is not one.
+        ConfigError: `path` has another form, or the root is not a tfds root.
         InputFileError: there is no such folder, or it is damaged, or no set of images with a class each.
     """
     folder = _find_folder(path, options)

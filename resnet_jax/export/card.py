@@ -5,9 +5,8 @@ All text from the run is escaped, so that class names and config values are neve
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import yaml
@@ -194,5 +193,5 @@ def _text(value: object) -> str:
     return re.sub(r'^(\d*)([-+=.)])', r'\1\\\2', escaped)  # the start of a list or a rule
 
 
-def _numbers(values: Any) -> str:
+def _numbers(values: Sequence[float]) -> str:
     return ', '.join(f'{float(value):.4f}' for value in values)

@@ -6,12 +6,12 @@ here and becomes a constant.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 import onnx
-from jax.extend.core import Jaxpr, JaxprEqn, Var
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from numpy.typing import ArrayLike
 from onnx import TensorProto, helper
 
 from resnet_jax.export.onnx_graph import Graph, Value, known, refuse, stored
@@ -71,26 +71,26 @@ def convert(
     return helper.make_model(proto, opset_imports=[opset], ir_version=_IR_VERSION, producer_name='resnet_jax')
 
 
-def _dimensions(shape: Sequence[Any]) -> list[int | str]:
+def _dimensions(shape: Sequence[object]) -> list[int | str]:
     return [n if isinstance(n, int) else str(n) for n in shape]
 
 
-def _aval(variable: Var) -> Aval:
-    assert isinstance(variable.aval, Aval)
-    return variable.aval
+def _aval(atom: Var | Literal) -> Aval:
+    assert isinstance(atom.aval, Aval)
+    return atom.aval
 
 
-def _run(graph: Graph, jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
+def _run(graph: Graph, jaxpr: Jaxpr, constants: Sequence[ArrayLike], arguments: Sequence[Value]) -> list[Value]:
     """Adds the operations of a jaxpr, and returns its results.
 
     Raises:
       ExportError: an operation cannot be converted.
     """
-    values: dict[Any, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
+    values: dict[Var, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
     values |= zip(jaxpr.constvars, map(known, constants), strict=True)
 
-    def value(atom: Any) -> Value:
-        return known(np.asarray(atom.val, atom.aval.dtype)) if hasattr(atom, 'val') else values[atom]
+    def value(atom: Var | Literal) -> Value:
+        return known(np.asarray(atom.val, _aval(atom).dtype)) if isinstance(atom, Literal) else values[atom]
 
     outer = graph.scope
     for equation in jaxpr.eqns:

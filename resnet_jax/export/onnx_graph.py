@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from resnet_jax.errors import ExportError
@@ -27,20 +28,20 @@ class Value:
       name: its name in the graph; of a known one, the name it will get.
     """
 
-    shape: tuple[Any, ...]
-    sizes: tuple[Any, ...]
+    shape: tuple[object, ...]
+    sizes: tuple[object, ...]
     order: tuple[int, ...]
     array: np.ndarray | None = None
     name: str = ''
 
 
-def known(array: Any, name: str = '') -> Value:
+def known(array: ArrayLike, name: str = '') -> Value:
     """Returns the value of a known array; `name` is what it will be called in the graph."""
     array = np.asarray(array)
     return Value(array.shape, array.shape, tuple(range(array.ndim)), array, name)
 
 
-def stored(name: str, shape: Sequence[Any], order: Sequence[int] | None = None) -> Value:
+def stored(name: str, shape: Sequence[object], order: Sequence[int] | None = None) -> Value:
     """Returns the value of a node's output, stored in an order of axes; by default the jaxpr's."""
     return Value(tuple(shape), tuple(shape), tuple(range(len(shape)) if order is None else order), name=name)
 

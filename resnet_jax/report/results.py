@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -123,7 +122,7 @@ def _figures(run: RunReader) -> JsonDict:
     }
 
 
-def _ends(rows: Sequence[Any]) -> list[Any]:
+def _ends(rows: Sequence[tuple[int, object]]) -> list[tuple[int, object]]:
     """Returns the first and the last row."""
     return [*rows[:1], *rows[1:][-1:]]
 

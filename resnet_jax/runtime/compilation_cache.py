@@ -106,7 +106,7 @@ def _whole(path: Path, data: bytes) -> bool:
         return True
     try:
         _decompress(data)
-    except ImportError:  # written by JAX under another Python, which can check it
+    except ImportError:  # compressed by zstd under another Python, which can check it
         return True
     except Exception:  # each library has its own error classes
         return False

@@ -28,7 +28,7 @@ Writing = Callable[[Path], contextlib.AbstractContextManager[None]]
 
 
 class DownloadError(Exception):
-    """The server cannot be reached or does not send the file; the message says why. `status` is its answer, if it gave one."""
+    """The server cannot be reached or does not send the file; the message says why. `status` is its HTTP status, if any."""
 
     def __init__(self, message: str, status: int | None = None):
         super().__init__(message)
@@ -57,8 +57,8 @@ def download(url: str, path: Path, *, what: str, writing: Writing, size: int | N
       sha256: hexadecimal digits, all 64 or the first ones; '' if it is not known.
 
     Raises:
-      DownloadError: it cannot be downloaded, after ATTEMPTS attempts where another one could help.
-      WrongFileError: the size or the hash is another one.
+      DownloadError: it cannot be downloaded, after up to ATTEMPTS attempts.
+      WrongFileError: the file has another size or hash.
     """
     part = path.with_name(f'{path.name}.part')
     reason: object = None
@@ -112,9 +112,9 @@ def fetch(
       slow: bytes per second.
 
     Raises:
-      SlowError: less came in TIMEOUT_SECONDS than `slow`, and the rest would take longer than that.
+      SlowError: the rate over TIMEOUT_SECONDS was below `slow`, and the rest would take longer than TIMEOUT_SECONDS.
       WrongFileError: the file has another size.
-      Exception: one of NETWORK_ERRORS: it was interrupted; `part` has what came.
+      Exception: one of NETWORK_ERRORS: it was interrupted; `part` has the data so far.
     """
     with open_url(url, offset) as response:
         resumed = response.status == 206 and response.headers.get('Content-Range', '').startswith(f'bytes {offset}-')
@@ -140,7 +140,7 @@ def fetch(
                 done += len(chunk)
                 advance(len(chunk))
                 seconds = time.monotonic() - begun
-                if seconds > TIMEOUT_SECONDS:  # a byte now and then keeps the socket's from coming
+                if seconds > TIMEOUT_SECONDS:  # single bytes keep the socket's own timeout from expiring
                     rate = (done - counted) / seconds
                     if rate < LEAST:
                         raise TimeoutError(f'less than {LEAST} bytes a second')

@@ -20,9 +20,9 @@ from resnet_jax.runtime.streams import tell_at_once
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
-GRACE_SECONDS = math.inf  # the commands have less patience: who calls the library wants to go on
+GRACE_SECONDS = math.inf  # the commands wait for less: a program that calls the library goes on after it
 _SAVED = b'Interrupted; the state is saved. The same command continues.\n'
-_speaking = threading.Lock()  # whoever ends the process never releases it, so nothing is written after its line
+_speaking = threading.Lock()  # never released by the thread that ends the process, so that its line is the last one
 
 
 class StopSignal:
@@ -87,7 +87,7 @@ class StopSignal:
         self._postponed = True
 
     def _unraisable(self, unraisable: 'sys.UnraisableHookArgs') -> None:
-        """`Interrupted` raised where Python drops it, as in JAX's callback of the garbage collector, comes again."""
+        """Re-raises an `Interrupted` that Python discarded."""
         if not isinstance(unraisable.exc_value, Interrupted):
             self._old_hook(unraisable)
         elif math.isfinite(GRACE_SECONDS):
@@ -121,7 +121,7 @@ class StopSignal:
 
 
 def _raise_in(thread: int, number: int) -> None:
-    """Has Interrupted raised in a thread, another than this one, as soon as it runs Python again."""
+    """Raises Interrupted asynchronously in another thread."""
     kind = type('Interrupted', (Interrupted,), {'__init__': lambda self: Interrupted.__init__(self, number)})
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
 

@@ -75,12 +75,12 @@ class RunCheckpoints:
         return replicate(checkpoint.restore(path, jax.eval_shape(of_then.create_state))), progress
 
     def _check_rows(self) -> None:
-        """Checks that a run without a checkpoint has not gone beyond the first one: its rows must not be lost silently.
+        """Checks that a run without a checkpoint has logged no rows beyond the first one, which must not be lost silently.
 
         Raises:
           InputFileError: it has.
         """
-        config = self._folder.read_json('config.json') or {}  # of the last start: the interval may have changed since
+        config = self._folder.read_json('config.json') or {}  # of the last start; the interval may have changed since then
         every = config.get('checkpoint_every_epochs', self._experiment.config.checkpoint_every_epochs)
         first = min(every * self._experiment.steps_per_epoch, self._experiment.total_steps)
         rows: list[int] = []

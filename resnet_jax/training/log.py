@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def report_result(path: Path, result: Json) -> None:
-    """Logs a run's result and what a person may do with it next."""
+    """Logs a run's result and the commands that can follow."""
     which = 'best on validation' if result['selected'] == 'validation' else 'the last'
     logger.info(
         '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)%s',
@@ -205,7 +205,7 @@ class RunLog:
         self.bar.update(step, self._status)  # replaces the progress of the evaluation
         self.row(split, step, metrics)
         train = ''
-        if self._since:  # none if only the evaluation was left to do
+        if self._since:  # none if only the evaluation was left
             loss, accuracy = (float(np.mean([row[name] for row in self._since])) for name in ('loss', 'accuracy'))
             train = f'train loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{self._selects}; '
         self._since.clear()

@@ -1,4 +1,4 @@
-"""A sheet of training images as the first steps show them, drawn at the start of a run for its report."""
+"""Draws a sheet of training images, as augmented in the first steps, for the report of a run."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.loading import load_function, seed_key, step_images
 
 _IMAGES, _STEPS = 8, 7
-_WORTH_A_LOOK = (  # crop, flip, cutout and small changes of the colours are not worth another compilation at every start
+_WORTH_A_LOOK = (  # for crop, flip, cutout and small changes of colour, compiling this at every start is not worthwhile
     *('resized_crop_area', 'saturation', 'hue', 'random_erasing_prob', 'mixup_alpha', 'cutmix_alpha'),
 )
 
