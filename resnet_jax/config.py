@@ -53,7 +53,7 @@ def _field(default: object, check: Check, meaning: str, *, changes: Changes = 'n
 
 
 def _plain(value: object) -> object:
-    """NumPy's scalars and arrays as Python's numbers and lists, also within dicts."""
+    """Converts NumPy's scalars and arrays to Python's numbers and lists, also within dicts."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return value.tolist() if hasattr(value, 'tolist') else value

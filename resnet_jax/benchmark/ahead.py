@@ -1,7 +1,7 @@
 """Compiles a config's training step for a GPU that this machine does not have, and counts what it would do there.
 
-XLA's plugin for CUDA compiles without a GPU and without a driver if it is told the facts about one. Nothing runs, so nothing is
-tuned: XLA asks cuDNN for no algorithm, and the scratch memory of convolutions is missing.
+XLA's plugin for CUDA compiles without a GPU and without a driver from a description of a GPU. Nothing runs, so nothing is
+tuned: XLA does not ask cuDNN for algorithms, and the scratch memory of convolutions is missing.
 """
 
 import string
@@ -132,7 +132,7 @@ def measure_ahead(name: str, config: Json, gpu: str, progress: Callable[[str], N
 
 
 def table(row: Row) -> str:
-    """Returns a table of the parts of the step, and what is beside it."""
+    """Returns a table of the parts of the step, with lines for its other figures."""
     header = ('part of the step', 'kernels', 'GB read', 'GB written', 'TFLOP', 'floor ms')
     lines = [header]
     for part, counts in [*row['groups'].items(), ('all', row)]:

@@ -1,4 +1,4 @@
-"""Times a training step of one's own loop (docs/own_loop.md): linen with optax, and NNX, of the same network."""
+"""Times the training step of a user's own loop (docs/own_loop.md): the same network in linen with optax, and in NNX."""
 
 import time
 from collections.abc import Callable

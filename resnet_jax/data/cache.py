@@ -47,8 +47,8 @@ def cached(key: str, make: Callable[[ArrayWriter], JsonDict]) -> Cached:
     """Returns the arrays cached under `key`; makes and caches them if they are missing or damaged.
 
     Args:
-        make: writes arrays and returns facts about them, as JSON. Called again, to keep the arrays in memory, after a warning
-            that the cache cannot be written.
+      make: writes arrays and returns facts about them, as JSON. Called again, to keep the arrays in memory, after a warning
+        that the cache cannot be written.
     """
     folder = cache_dir() / key
     result = _load(folder)

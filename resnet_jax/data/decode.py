@@ -37,8 +37,8 @@ def decode(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
     With `options.decode` 'always', see `on_demand`.
 
     Raises:
-        InputFileError: an image cannot be read, unless `options.broken_images` is 'skip' and each class keeps some; or the
-            source changed meanwhile.
+      InputFileError: an image cannot be read, unless `options.broken_images` is 'skip' and each class keeps some; or the
+        source changed meanwhile.
     """
     if options.decode == 'always':
         return on_demand(encoded, options)

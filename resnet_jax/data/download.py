@@ -37,7 +37,7 @@ def require_reachable(source: Source, root: Path) -> None:
     """Checks that one of the servers answers, with any status. All are asked at the same time.
 
     Raises:
-        InputFileError: none answers within TIMEOUT_SECONDS.
+      InputFileError: none answers within TIMEOUT_SECONDS.
     """
     urls = {_host(url): _of_endpoint(url) for copy in source.copies for file in copy.files for url in file.urls}
     answers: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
@@ -70,11 +70,11 @@ def download(source: Source, root: Path, folder: Path) -> tuple[Path, Copy]:
     it has the same file. If all are slow, the fastest goes on.
 
     Returns:
-        The copy, and where it is: its file, or the folder of its files.
+      The copy, and where it is: its file, or the folder of its files.
 
     Raises:
-        InputFileError: no server can be reached and sends a whole file of the right hash.
-        ResourceError: a file cannot be written.
+      InputFileError: no server can be reached and sends a whole file of the right hash.
+      ResourceError: a file cannot be written.
     """
     servers = _Servers()
     for attempt in range(transfer.ATTEMPTS):
@@ -105,9 +105,9 @@ class _Servers:
     """What is known about the servers, by address.
 
     Attributes:
-        rates: bytes per second of those that were left for being slow.
-        reasons: why the last attempt failed.
-        patient: whether slow ones may go on, because all others have been tried.
+      rates: bytes per second of those that were left for being slow.
+      reasons: why the last attempt failed.
+      patient: whether slow ones may go on, because all others have been tried.
     """
 
     def __init__(self) -> None:

@@ -73,10 +73,10 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     the same on every machine.
 
     Args:
-        name: the name of the data set.
+      name: the name of the data set.
 
     Raises:
-        InputFileError: there is no such folder; there are fewer than two classes; a class has no images, or a split lacks it.
+      InputFileError: there is no such folder; there are fewer than two classes; a class has no images, or a split lacks it.
     """
     root = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where there is no home)
     if not root.is_dir():
@@ -99,9 +99,9 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     files = {}
     for part, classes in splits.items():
         # By name first: files numbered through all classes, as exported data sets often are, keep their order.
-        found = sorted(itertools.chain(*classes.values()), key=lambda file: (file.within_class, file.class_name))
-        files[part] = _Files(found, class_names)
-        for file in found:
+        ordered = sorted(itertools.chain(*classes.values()), key=lambda file: (file.within_class, file.class_name))
+        files[part] = _Files(ordered, class_names)
+        for file in ordered:
             entry = (part, file.class_name, file.within_class, str(file.size), str(file.modified))
             version.update(os.fsencode('\0'.join(entry) + '\n'))
     if '' in files:

@@ -25,9 +25,9 @@ class EncodedImages:
     """The images of an encoded split, RGB: see `ImagesOnDemand`.
 
     Attributes:
-        size: height and width in pixels.
-        resize, crop, interpolation: see `read_image`.
-        threads: number of threads that decode; 0 for as many as there are cores.
+      size: height and width in pixels.
+      resize, crop, interpolation: see `read_image`.
+      threads: number of threads that decode; 0 for as many as there are cores.
     """
 
     split: EncodedSplit
@@ -102,7 +102,7 @@ def on_demand(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
     Its fingerprint is that of the source's version and of the options, because the pixels have not been read.
 
     Raises:
-        ConfigError: the source has no random access.
+      ConfigError: the source has no random access.
     """
     if not encoded.random_access:
         raise ConfigError(

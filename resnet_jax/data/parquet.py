@@ -87,12 +87,12 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     column of type ClassLabel, or the one named 'label', 'labels' or 'fine_label'; its values are integers or text.
 
     Args:
-        name: the name of the data set.
-        path: a file, a folder, or hf://datasets/OWNER/NAME[@REVISION][/FOLDER], which `huggingface_hub` brings to its cache.
+      name: the name of the data set.
+      path: a file, a folder, or hf://datasets/OWNER/NAME[@REVISION][/FOLDER], which `huggingface_hub` brings to its cache.
 
     Raises:
-        InputFileError: there are no such files, or one is damaged, or they are no set of images with a class each.
-        ConfigError: the name on the hub is not valid, or `huggingface_hub` is not installed.
+      InputFileError: there are no such files, or one is damaged, or they are no set of images with a class each.
+      ConfigError: the name on the hub is not valid, or `huggingface_hub` is not installed.
     """
     if path.startswith('hf://'):
         from resnet_jax.data.hub import fetch_tables
@@ -129,7 +129,7 @@ def find_tables(root: Path) -> dict[str, list[_File]]:
     """Returns {'train' and, if there are any, 'validation', 'test': files}, in the order of their paths.
 
     Raises:
-        InputFileError: there are none, or they belong to several data sets, or one is damaged.
+      InputFileError: there are none, or they belong to several data sets, or one is damaged.
     """
     if root.is_dir():
         paths = sorted(path for path in root.rglob('*.parquet') if not _hidden(path.relative_to(root)))
@@ -137,17 +137,17 @@ def find_tables(root: Path) -> dict[str, list[_File]]:
         paths = [root] if root.is_file() else []
     if not paths:
         raise InputFileError(f'{root} {"holds no .parquet files" if root.is_dir() else "does not exist"}; {_LAYOUT}')
-    found: dict[tuple[Path, str], list[Path]] = {}
+    by_part: dict[tuple[Path, str], list[Path]] = {}
     for path in paths:
-        found.setdefault(_part(path, root), []).append(path)
-    known = {key: files for key, files in found.items() if key[1]}
+        by_part.setdefault(_part(path, root), []).append(path)
+    known = {key: files for key, files in by_part.items() if key[1]}
     if not known or not root.is_dir():
         return {'train': [_open(path) for path in paths]}
     if len(folders := sorted({str(folder) for folder, _ in known})) > 1:
         raise InputFileError(
             f'{root} holds several data sets, in {printable(", ".join(folders))[:300]}: expected one; add a folder to the path'
         )
-    if others := sum(len(files) for key, files in found.items() if not key[1]):
+    if others := sum(len(files) for key, files in by_part.items() if not key[1]):
         logger.info('%s: %d .parquet files of other splits left out', root, others)
     tables = {part: [_open(path) for path in files] for (_, part), files in known.items()}
     if 'train' not in tables:
@@ -184,7 +184,7 @@ def find_columns(file: _File) -> _Columns:
     """Returns which columns hold the image and the class.
 
     Raises:
-        InputFileError: no columns do, or it is not clear which.
+      InputFileError: no columns do, or it is not clear which.
     """
     schema = pq.read_schema(file.path)
     described = _described(schema)
@@ -231,7 +231,7 @@ def read_column(file: _File, column: str) -> np.ndarray:
     """Returns a column of integers, int64 `[n]`, or of text, objects `[n]`.
 
     Raises:
-        InputFileError: there is no such column, it is of another type, a value is missing, or the file is damaged.
+      InputFileError: there is no such column, it is of another type, a value is missing, or the file is damaged.
     """
     try:
         with pq.ParquetFile(file.path, page_checksum_verification=True) as table:

@@ -32,7 +32,7 @@ def read_batch(data: bytes, label_keys: Sequence[str], count: int) -> np.ndarray
     """Returns the records of a batch in the form of a .bin file: uint8 [count, labels + 3072].
 
     Raises:
-        NotCifarError: it is damaged or something else.
+      NotCifarError: it is damaged or something else.
     """
     batch = _load(data)
     # numpy.ndarray.__reduce__: a call of _reconstruct, and the state (version, shape, dtype, Fortran order, bytes).
@@ -58,7 +58,7 @@ def read_names(data: bytes, keys: Mapping[str, str]) -> dict[str, list[str]]:
     """Returns the lists of class names under some keys: `keys` is {key in the result: key in the pickle}.
 
     Raises:
-        NotCifarError: it is damaged or something else.
+      NotCifarError: it is damaged or something else.
     """
     meta, result = _load(data), {}
     for key, theirs in keys.items():

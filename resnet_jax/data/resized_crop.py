@@ -21,10 +21,10 @@ def resized_crop_box(
     rectangle with a proportion in this range.
 
     Args:
-        step: of the run; position: in the batch.
+      step: of the run; position: in the batch.
 
     Returns:
-        (top, left, height, width) in pixels.
+      (top, left, height, width) in pixels.
     """
     uniform = _uniform(seed, step, position)
     low, high = map(math.log, _RATIO)

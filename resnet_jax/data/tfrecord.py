@@ -23,8 +23,8 @@ def read_records(path: Path) -> list[bytes]:
     """Returns the records of one file.
 
     Raises:
-        InputFileError: a length or checksum is wrong or the file ends inside a record.
-        OSError: it cannot be read.
+      InputFileError: a length or checksum is wrong or the file ends inside a record.
+      OSError: it cannot be read.
     """
     return [record for _, record in scan_records(path)]
 
@@ -33,8 +33,8 @@ def scan_records(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yields the records of one file, each with the position of its data; memory is bounded by 8 MB and one record.
 
     Raises:
-        InputFileError: a length or checksum is wrong or the file ends inside a record.
-        OSError: it cannot be read.
+      InputFileError: a length or checksum is wrong or the file ends inside a record.
+      OSError: it cannot be read.
     """
     with path.open('rb') as file:
         left = os.fstat(file.fileno()).st_size

@@ -43,12 +43,12 @@ class WorkerSteps:
     The processes end with this one, even if it is killed, and ignore signals, which this process handles.
 
     Args:
-        steps: whose images are `EncodedImages`.
-        workers: number of processes, at least 1.
+      steps: whose images are `EncodedImages`.
+      workers: number of processes, at least 1.
 
     Raises:
-        ConfigError: Grain is not installed.
-        ResourceError: there is too little memory that processes can share.
+      ConfigError: Grain is not installed.
+      ResourceError: there is too little memory that processes can share.
     """
 
     def __init__(self, steps: StepImages, workers: int):
@@ -66,8 +66,8 @@ class WorkerSteps:
         """Returns the images of a step, uint8 `[k, height, width, channels]`; fast if it is the one after the last.
 
         Raises:
-            InputFileError: an image cannot be read.
-            ResourceError: a worker was killed.
+          InputFileError: an image cannot be read.
+          ResourceError: a worker was killed.
         """
         try:
             images = self._take(step)

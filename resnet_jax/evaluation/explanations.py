@@ -191,7 +191,7 @@ def map_layers(classifier: Classifier) -> dict[str, tuple[int, int, int]]:
 
     Without BatchNorm: the next layer sees its output only after an activation.
     """
-    found: dict[str, tuple[int, int, int]] = {}
+    layers: dict[str, tuple[int, int, int]] = {}
 
     def record(
         call: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], context: nn.module.InterceptorContext
@@ -201,26 +201,26 @@ def map_layers(classifier: Classifier) -> dict[str, tuple[int, int, int]]:
         norm = isinstance(context.module, nn.BatchNorm)
         if path and not norm and context.method_name == '__call__' and isinstance(out, jax.Array) and out.ndim == 4:
             _, rows, columns, channels = out.shape
-            found[path] = rows, columns, channels
+            layers[path] = rows, columns, channels
         return out
 
     inputs = jax.ShapeDtypeStruct((1, *classifier.image_shape), classifier.dtype)
     with nn.intercept_methods(record):
         jax.eval_shape(functools.partial(classifier.model.apply, train=False), classifier.variables, inputs)
-    return found
+    return layers
 
 
 def _map_layer(classifier: Classifier, layer: str | None) -> str:
-    found = map_layers(classifier)
+    layers = map_layers(classifier)
     if layer is not None:
-        if layer not in found:
-            raise ConfigError(f'no layer {layer!r} with maps{did_you_mean(layer, found)}; available: {", ".join(found)}')
+        if layer not in layers:
+            raise ConfigError(f'no layer {layer!r} with maps{did_you_mean(layer, layers)}; available: {", ".join(layers)}')
         return layer
     if isinstance(classifier.model, Ensemble):
         raise ConfigError('an ensemble has a last layer for each member; expected layer=PATH, or one of its members')
-    if not found:
+    if not layers:
         raise ConfigError(f'{type(classifier.model).__name__} has no layer with maps; expected a convolutional network')
-    return list(found)[-1]
+    return list(layers)[-1]
 
 
 def _with_layer(

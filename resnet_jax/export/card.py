@@ -160,14 +160,14 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
 
 
 def result_of(classifier: Classifier) -> JsonDict:
-    """Returns result.json of a classifier's run, with the metrics of its parameters, averaged or not; {} if it does not apply.
+    """Returns result.json of a classifier's run, with the metrics of its own parameters (averaged or not); {} if it has none.
 
     Raises:
       InputFileError: result.json cannot be read.
     """
     origin = classifier.origin
     result = _read(Path(origin.path, 'result.json')) if origin.config else {}
-    if result.get('step') != origin.step:  # of another state than the exported one
+    if result.get('step') != origin.step:  # the result is that of another checkpoint
         return {}
     return {**result, **{name: result[f'ema_{name}'] for name in ('accuracy', 'loss')}} if origin.ema and result else result
 

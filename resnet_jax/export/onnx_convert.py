@@ -1,8 +1,8 @@
 """Converts a JAX function to an ONNX model, one operation of its jaxpr after the other.
 
-It knows the operations of convolutional networks and names any other. It needs no more than jaxprs, which JAX documents, and
-onnx's own helpers, so that it does not wait for a converter to follow each version of JAX. What depends on no input is computed
-here and becomes a constant.
+It knows the operations of convolutional networks, and refuses others by name. It needs only jaxprs, which JAX documents, and
+onnx's own helpers, so that it does not depend on a converter for each version of JAX. Values that depend on no input are
+computed here and become constants.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from resnet_jax.typing import PyTree
 
 _OPSET, _IR_VERSION = 18, 8  # of 2022, for onnxruntime 1.14 and later
 
-# On constants. JAX, which computes the rest of them, compiles every operation for every shape.
+# For constants, by NumPy: JAX, which computes other operations on constants, compiles each for every shape.
 _NUMPY: dict[str, Callable[..., np.ndarray]] = {
     'add': np.add,
     'div': np.divide,
@@ -121,7 +121,7 @@ def _convert(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Valu
 
 
 def _compute(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Value]:
-    """Returns the results of an operation on what is known; [] if something is not."""
+    """Returns the results of an operation on known values; [] if a value is not known."""
     if equation.primitive.name in _LOOPS or not all(isinstance(n, int) for v in equation.outvars for n in _aval(v).shape):
         return []
     arrays = [v.array.transpose(np.argsort(v.order)) for v in inputs if v.array is not None and v.sizes == v.shape]

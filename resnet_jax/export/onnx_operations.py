@@ -54,7 +54,7 @@ def elementwise(graph: Graph, kind: str, inputs: Sequence[Value], out: Aval) -> 
     """Adds a node of an elementwise kind, whose inputs ONNX broadcasts."""
     if kind in ('And', 'Or', 'Not') and out.dtype != np.bool_:
         raise refuse('has a bitwise operation')
-    full = [v for v in inputs if v.shape]  # the others are single numbers
+    full = [v for v in inputs if v.shape]  # without scalars
     order = next((v.order for v in full if v.array is None), tuple(range(len(out.shape))))
     if kind == 'Sub' and inputs[1].array is not None and np.issubdtype(out.dtype, np.floating):
         # onnxruntime joins a convolution with a following addition, not with a subtraction.
@@ -128,7 +128,7 @@ def _select_n(graph: Graph, out: Aval, which: Value, *cases: Value, **_: object)
 
 
 def _broadcast_in_dim(graph: Graph, out: Aval, x: Value, *, broadcast_dimensions: Sequence[int], **_: object) -> Value:
-    """Adds axes; what is computed with the result repeats them."""
+    """Adds axes of size 1, which later operations broadcast."""
     new = [axis for axis in range(len(out.shape)) if axis not in broadcast_dimensions]
     x = graph.whole(x) if new else x
     if not new:
@@ -321,7 +321,7 @@ def _dot_general(
 
 
 def _without(order: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
-    """Returns an order of axes after some are gone."""
+    """Returns an order of axes without some of them, renumbered."""
     left = [axis for axis in order if axis not in axes]
     return tuple(sorted(left).index(axis) for axis in left)
 

@@ -30,7 +30,7 @@ _RESULT = {'split', 'selected', 'accuracy', 'loss', 'count', 'step', 'epoch'}
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
-    """run.log; reopens the file if the folder was recreated, and ignores write errors."""
+    """Writes run.log; reopens the file if the folder was recreated, and ignores write errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -300,12 +300,12 @@ def _is_result(value: object) -> bool:
 
 
 def check_not_in_use(path: Path) -> None:
-    """Checks, without making or changing anything, that no process holds a run folder.
+    """Checks that no process holds a run folder; creates and changes nothing.
 
-    Several processes do so before they join: with an id that is taken, JAX would abort those that run.
+    Several processes check before they join: a second process with the same id would make JAX abort the running ones.
 
     Raises:
-      RunFolderInUseError: one does.
+      RunFolderInUseError: a process holds it.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), (path / '.lock').open() as lock:
         try:

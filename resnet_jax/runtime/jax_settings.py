@@ -74,10 +74,10 @@ def why_jax_does_not_start() -> ConfigError | None:
     if not reason:
         return None
     names = ('JAX_', 'XLA_', 'CUDA_VISIBLE_DEVICES')
-    found = [f'{name}={value}' for name, value in sorted(os.environ.items()) if name.startswith(names)]
+    variables = [f'{name}={value}' for name, value in sorted(os.environ.items()) if name.startswith(names)]
     return ConfigError(
         f'JAX does not start ({reason.rstrip(".")}); expected settings that fit this machine, as JAX_PLATFORMS=cpu; '
-        f'these are set: {", ".join(found) or "none"}'
+        f'these are set: {", ".join(variables) or "none"}'
     )
 
 

@@ -18,9 +18,9 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
     """Shows how much of `total` is done; the body calls the yielded `advance(count)`.
 
     Args:
-        total: None if it is not known.
-        unit: 'images' or 'MB'; with 'MB', `total` and the counts are bytes, and the rate and the time left are shown.
-        done: the part that was done before.
+      total: None if it is not known.
+      unit: 'images' or 'MB'; with 'MB', `total` and the counts are bytes, and the rate and the time left are shown.
+      done: the part that was done before.
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     interval = _SECONDS_PER_FRAME if terminal else SECONDS_PER_LINE

@@ -19,7 +19,7 @@ _CONFIG = 'config.json'
 
 
 def find(path: Path) -> Path | None:
-    """Returns the exported program at a path, a file or a folder; None if there is none, or weights that can do more."""
+    """Returns the exported program at a path, a file or a folder; None if there is none, or weights, which can do more."""
     if path.suffix in ('.stablehlo', '.onnx'):
         return path
     if (path / 'model.safetensors').is_file() or (path / 'checkpoints').is_dir():
@@ -51,7 +51,7 @@ def load(file: Path) -> tuple[Callable[[int], BatchFn], tuple[int, int, int], in
 
 
 def describe(file: Path, num_classes: int) -> JsonDict:
-    """Returns what config.json beside an exported file says of it; numbers for class names where there is no such file.
+    """Returns the facts in config.json beside an exported file; without that file, numbers as class names.
 
     Raises:
       InputFileError: it is damaged, or of another network.

@@ -11,7 +11,7 @@ _CALLS, _SECONDS = 20, 0.3  # at most, to measure a batch size
 
 
 def seconds_of(function: BatchFn, arguments: Sequence[np.ndarray]) -> float:
-    """Returns the seconds that a call takes, the least of a few: what else the machine does only adds to it."""
+    """Returns the seconds that a call takes, the least of a few, because other work of the machine only adds to it."""
     function(*arguments)  # the first call allocates
     taken: list[float] = []
     while not taken or (len(taken) < _CALLS and sum(taken) < _SECONDS):

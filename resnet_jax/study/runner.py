@@ -90,7 +90,7 @@ def make_runs(
       devices: ids of GPUs; each gets one run at a time, through CUDA_VISIBLE_DEVICES.
       progress: called several times a second with the completed share of the study.
       weights: cost of each run, see `weigh`.
-      needed: asked before a run starts; a run that is not needed is left out.
+      needed: whether a run is still needed, called before it starts; others are skipped.
       together: give all seeds of an entry to one process, which trains them as `train --seeds` does: on a GPU in one program.
 
     Returns:

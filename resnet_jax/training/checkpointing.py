@@ -136,7 +136,7 @@ class RunCheckpoints:
           ResourceError: the checkpoint cannot be written and is required.
         """
         written = self._write(state, progress, required) if self._folder.primary else True
-        failpoints.reach('agree')
+        failpoints.reach('broadcast')
         written = bool(distributed.broadcast(int(written)))  # no process continues before it is written
         if written:
             self.saved_step, self._saved_best = progress.step, progress.best

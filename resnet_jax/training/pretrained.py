@@ -12,7 +12,7 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import DatasetInfo
 from resnet_jax.errors import InputFileError
-from resnet_jax.runs.checksums import SUMS
+from resnet_jax.runs.checksums import CHECKSUMS
 from resnet_jax.typing import Json
 from resnet_jax.weights.files import read_state_dicts
 from resnet_jax.weights.hub import is_repository
@@ -102,8 +102,8 @@ def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> We
 def of_classifier(classifier: Classifier, config: TrainConfig) -> Weights:
     arrays, origin = flatten(classifier.variables), classifier.origin
     file = Path(origin.path, 'checkpoints', str(origin.step)) if origin.step is not None else Path(origin.path)
-    if origin.config and (file / SUMS).is_file():
-        digest = hashlib.sha256((file / SUMS).read_bytes()).hexdigest()
+    if origin.config and (file / CHECKSUMS).is_file():
+        digest = hashlib.sha256((file / CHECKSUMS).read_bytes()).hexdigest()
     elif origin.file and Path(origin.file).is_file():
         file, digest = Path(origin.file), _sha256(Path(origin.file))
     else:

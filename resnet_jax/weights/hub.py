@@ -103,12 +103,12 @@ def _fetch(place: _Place, sha256: str, *, fixed: bool) -> Path:
     if fixed and _is_sound(path, sha256):
         return path
     if place.repository and _has_huggingface_hub():
-        found = _with_huggingface_hub(place, path, fixed=fixed)
-        if sha256 and not (digest := _sha256(found)).startswith(sha256):
+        file = _with_huggingface_hub(place, path, fixed=fixed)
+        if sha256 and not (digest := _sha256(file)).startswith(sha256):
             raise InputFileError(
-                f'{found} has SHA-256 {digest}; expected {sha256} for {place.name}: it is damaged or another file; delete it'
+                f'{file} has SHA-256 {digest}; expected {sha256} for {place.name}: it is damaged or another file; delete it'
             )
-        return found
+        return file
     if _offline():
         if not fixed and _is_sound(path, sha256):
             return path

@@ -61,12 +61,12 @@ class Match:
 
     def channels(self, expected: int) -> int | None:
         """Returns the number of channels of the images that the file is for, or None if it is the expected one or unclear."""
-        axis, found = 2 if self.naming == FLAX else 1, []
+        axis, sizes = 2 if self.naming == FLAX else 1, []
         for theirs, ours in self.misshapen.values():
             alike = len(theirs) == len(ours) == 4 and theirs[:axis] + theirs[axis + 1 :] == ours[:axis] + ours[axis + 1 :]
             if alike and ours[axis] == expected:
-                found.append(theirs[axis])
-        return found[0] if len(found) == 1 else None
+                sizes.append(theirs[axis])
+        return sizes[0] if len(sizes) == 1 else None
 
 
 @functools.lru_cache(maxsize=256)

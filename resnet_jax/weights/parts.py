@@ -53,11 +53,11 @@ def select(pattern: str, names: Collection[str], head: Collection[str], what: st
     chosen: set[str] = set()
     for part in filter(None, (part.strip() for part in pattern.split(','))):
         if part in (BACKBONE, HEAD):
-            found = {name for name in names if (name in head) == (part == HEAD)}
+            selected = {name for name in names if (name in head) == (part == HEAD)}
         else:
             matches = re.compile(fnmatch.translate(part)).match
-            found = {name for name in names if any(map(matches, _prefixes(bare(name))))}
-        if not found:
+            selected = {name for name in names if any(map(matches, _prefixes(bare(name))))}
+        if not selected:
             in_order = sorted(names, key=lambda name: name.startswith('batch_stats/'))  # every layer has parameters
             blocks = list(dict.fromkeys(bare(name).split('/')[0] for name in in_order))
             more = f', ... ({len(blocks)} in all)' if len(blocks) > _LISTED else ''
@@ -66,7 +66,7 @@ def select(pattern: str, names: Collection[str], head: Collection[str], what: st
                 f'{what} has {part!r}, which matches no layer{did_you_mean(part, known)}; expected a pattern such as '
                 f'layer1_*, for some of: {", ".join(blocks[:_LISTED])}{more}, {BACKBONE}, {HEAD}'
             )
-        chosen |= found
+        chosen |= selected
     return frozenset(chosen)
 
 

@@ -48,11 +48,11 @@ def resized_crop_box(
         central_height = round(width / ratio[0])
     elif width / height > ratio[1]:
         central_width = round(height * ratio[1])
-    box, found = _place(key, heights, widths, fits, height, width)
+    box, fits_image = _place(key, heights, widths, fits, height, width)
     central = Box(
         *map(jnp.int32, ((height - central_height) // 2, (width - central_width) // 2, central_height, central_width))
     )
-    return Box(*(jnp.where(found, a, b) for a, b in zip(box, central, strict=True)))
+    return Box(*(jnp.where(fits_image, a, b) for a, b in zip(box, central, strict=True)))
 
 
 def resize(image: jax.Array, box: Box) -> jax.Array:
@@ -102,8 +102,8 @@ def random_erasing(
       ratio: range of its height over its width; the logarithm is uniform.
     """
     height, width, _ = image.shape
-    box, found = erasing_box(key, height, width, area, ratio)
-    erased = found & jax.random.bernoulli(jax.random.fold_in(key, 2), probability)
+    box, fits = erasing_box(key, height, width, area, ratio)
+    erased = fits & jax.random.bernoulli(jax.random.fold_in(key, 2), probability)
     return jnp.where((box.mask(height, width) & erased)[..., None], jnp.zeros_like(image), image)
 
 
