@@ -137,7 +137,7 @@ class _Servers:
                             _of_endpoint(url),
                             part,
                             before,
-                            what='an archive',
+                            label='an archive',
                             writing=writing,
                             size=file.size,
                             title=f'Downloading {file.name} from {_host(url)}',

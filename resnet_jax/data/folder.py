@@ -130,7 +130,7 @@ def _class_names(root: Path, splits: dict[str, dict[str, list[_File]]]) -> tuple
 
 
 class _Walk:
-    """Lists folders below a root, and counts what it leaves out."""
+    """Lists folders below a root, and counts the entries that it leaves out."""
 
     def __init__(self, root: Path, follow_links: bool):
         self._root, self._follow_links = os.path.realpath(root), follow_links
@@ -169,7 +169,7 @@ class _Walk:
         return os.path.splitext(name)[1].lower() in self._suffixes  # noqa: PTH122 (see above)
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """Returns what is in a folder, sorted, without hidden entries, broken links and links out of the root."""
+        """Returns the entries of a folder, sorted, without hidden ones, broken links and links out of the root."""
         try:
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)

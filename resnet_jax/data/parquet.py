@@ -216,12 +216,12 @@ def _described(schema: pa.Schema) -> Mapping[str, Json]:
         return {}
 
 
-def _choose(file: _File, schema: pa.Schema, what: str, typed: list[str], usual: Sequence[str]) -> str:
+def _choose(file: _File, schema: pa.Schema, role: str, typed: list[str], usual: Sequence[str]) -> str:
     candidates = [key for key in usual if key in (typed or schema.names)]
     if not candidates and len(typed) != 1:
         columns = ', '.join(f'{field.name}: {field.type}' for field in schema)
         raise InputFileError(
-            f'{file.path} has the columns {printable(columns)[:300]}: expected one for the {what}, named {" or ".join(usual)}'
+            f'{file.path} has the columns {printable(columns)[:300]}: expected one for the {role}, named {" or ".join(usual)}'
         )
     name: str = (candidates or typed)[0]
     return name

@@ -1,4 +1,4 @@
-"""Reads the pickles of CIFAR's python archives without running what they name.
+"""Reads the pickles of CIFAR's python archives without running the functions that they name.
 
 A batch is a dict with 'data', a NumPy array uint8 [n, 3072] of red, green and blue planes, and lists of labels; 'batches.meta'
 and 'meta' hold lists of class names. Python 2 wrote all of them in protocol 2, whose text is bytes here. A pickle

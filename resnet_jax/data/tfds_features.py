@@ -1,4 +1,4 @@
-"""What `dataset_info.json` and `features.json` say about a folder prepared by tfds, read without tfds.
+"""Reads `dataset_info.json` and `features.json` of a folder prepared by tfds, without tfds.
 
 Both are protocol buffers as JSON (`dataset_info.proto`, `feature.proto` of tfds): numbers of 64 bits are strings.
 """
@@ -24,7 +24,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a folder holds.
+    """The contents of a folder prepared by tfds.
 
     Attributes:
       file_format: 'array_record' or 'tfrecord'.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from grain import DatasetIterator
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-_SHARED_MEMORY = Path('/dev/shm')  # where Linux keeps what processes share
+_SHARED_MEMORY = Path('/dev/shm')  # where Linux keeps memory that processes share
 
 
 def check_grain() -> None:
@@ -60,7 +60,7 @@ class WorkerSteps:
         self._first: list[np.ndarray | None] = []  # the steps that they begin with
         self._start, self._next = -1, -1
         size = len(steps.positions) * steps.images.nbytes // len(steps.images)
-        _check_shared_memory(size * (4 * workers + 1), workers)  # what Grain keeps ready for each, and what is in work
+        _check_shared_memory(size * (4 * workers + 1), workers)  # steps that Grain holds for each worker, ready and in work
 
     def __getitem__(self, step: int) -> np.ndarray:
         """Returns the images of a step, uint8 `[k, height, width, channels]`; fast if it is the one after the last.

@@ -56,7 +56,9 @@ def _max_of_blocks_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) ->
     """
     (x,), (dx,) = primals, tangents
     corners = _corners(x)
-    largest = [functools.reduce(jnp.logical_and, [one >= other for other in corners if other is not one]) for one in corners]
+    largest = [
+        functools.reduce(jnp.logical_and, [pixel >= other for other in corners if other is not pixel]) for pixel in corners
+    ]
     bits = sum(chosen.astype(jnp.uint8) << place for place, chosen in enumerate(largest))
     y, bits = jax.lax.optimization_barrier((_max_of_blocks(x), bits))  # otherwise the gradient recomputes the bits from x
     places = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 1, 2, 1)

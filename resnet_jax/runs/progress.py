@@ -1,4 +1,4 @@
-"""The progress of a run: what a checkpoint stores in addition to the arrays of the TrainState."""
+"""The progress of a run, which a checkpoint stores beside the arrays of the TrainState."""
 
 import dataclasses
 import sys

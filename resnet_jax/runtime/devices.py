@@ -22,7 +22,7 @@ CUDA_GRAPH: dict[str, str | bool] = {
     )
 }
 
-# Arrays for a number of steps, on the devices: 'image', 'label' and what else the steps take.
+# The arrays that steps read on the devices, by name: 'image', 'label', ...
 DeviceData = dict[str, jax.Array | np.ndarray | np.int32]
 
 logger = logging.getLogger(__name__)

@@ -82,8 +82,8 @@ class StopSignal:
             return
         if not frame or not frame.f_globals.get('__name__', '').startswith('jax'):
             raise Interrupted(self.number)
-        # JAX lets a handler raise while it waits for XLA. What XLA compiles would go on, and end a program that catches
-        # the exception, and has nothing more to do, with a segmentation fault.
+        # JAX lets a handler raise while it waits for XLA. But the compilation would go on, and a program that catches the
+        # exception and then exits would end with a segmentation fault.
         self._postponed = True
 
     def _unraisable(self, unraisable: 'sys.UnraisableHookArgs') -> None:

@@ -1,4 +1,4 @@
-"""Refuses requests of others, and restricts what a browser may do with the answers."""
+"""Refuses requests from other hosts and sites, and restricts what a browser may do with the answers."""
 
 import hmac
 import re

@@ -71,7 +71,7 @@ def serve(service: Service, bound: socket.socket, limits: Limits, token: str | N
     """
     host = str(bound.getsockname()[0])
     guard = Guard(service.asgi, token, (f'[{host}]' if ':' in host else host, *_LOCAL) if is_loopback(host) else ())
-    logging.getLogger('python_multipart').setLevel(logging.CRITICAL)  # what is wrong with a form is in the answer
+    logging.getLogger('python_multipart').setLevel(logging.CRITICAL)  # the answer says what is wrong with a form
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * limits.connections
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))

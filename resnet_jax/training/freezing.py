@@ -81,7 +81,7 @@ NOTHING = Frozen()
 
 @dataclasses.dataclass(frozen=True)
 class Freezing:
-    """What is frozen in each phase of a run.
+    """The frozen variables of each phase of a run.
 
     Attributes:
       starts: the epochs at which the phases start; the first is 0.
@@ -93,7 +93,7 @@ class Freezing:
     phase_of: Mapping[str, int]
 
     def frozen(self, phase: int) -> Frozen:
-        """Returns what is frozen in a phase."""
+        """Returns the variables that are frozen in a phase."""
         return Frozen(frozenset(name for name, first in self.phase_of.items() if first > phase))
 
     def phase(self, epoch: int) -> int:

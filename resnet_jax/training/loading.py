@@ -1,4 +1,4 @@
-"""The batches of a run, on the devices: gathering, augmentation and mixing, and what the data must hold for them."""
+"""Loads the batches of a run on the devices: gathers, augments and mixes, and places the data there."""
 
 import functools
 from collections.abc import Callable

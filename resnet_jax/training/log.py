@@ -39,13 +39,13 @@ def report_result(path: Path, result: Json) -> None:
     )
     if 'ema_accuracy' in result:
         logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
-    here = shlex.quote(str(path))
+    folder = shlex.quote(str(path))
     needs = '' if importlib.util.find_spec('tensorboard') else '  (after pip install tensorboard)'
     for number, line in enumerate(
         (
-            f'open {here}/report.html',
-            f'tensorboard --logdir={here}/tensorboard{needs}',
-            f'resnet-jax predict --workdir={here} IMAGE...',
+            f'open {folder}/report.html',
+            f'tensorboard --logdir={folder}/tensorboard{needs}',
+            f'resnet-jax predict --workdir={folder} IMAGE...',
         )
     ):
         logger.info('%s %s', '     ' if number else 'Next:', line)

@@ -30,7 +30,7 @@ def draw_samples(experiment: Experiment, train: Split, folder: Path) -> None:
 
 
 def first_images(experiment: Experiment, train: Split) -> np.ndarray:
-    """Returns the first images of the first batch, and what `load_batch` makes of them at the first steps.
+    """Returns the first images of the first batch, as they are and as `load_batch` augments them at the first steps.
 
     At a later step the run shows other images at these positions; the random choices are those of the run.
 

@@ -137,7 +137,7 @@ def _over_https(place: _Place, path: Path, sha256: str) -> None:
                 return
         else:
             transfer.require_reachable(place.url)  # asked once; the download would retry
-        digest = transfer.download(place.url, path, what='weights', writing=_writing, size=size, sha256=stated)
+        digest = transfer.download(place.url, path, label='weights', writing=_writing, size=size, sha256=stated)
     except transfer.WrongFileError as error:
         raise InputFileError(
             f'{place.url} sent {error}; {place.name} is damaged on the way or not what was published: not used, try later'

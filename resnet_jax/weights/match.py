@@ -32,7 +32,7 @@ class Match:
       naming: the naming under which most names agree.
       shapes: the shape of every array by our name.
       matched: the file's name by ours, where name and shape agree.
-      missing, unmatched: shapes of what the model needs and the file lacks, and the reverse.
+      missing, unmatched: shapes of the arrays that the file lacks, and of the tensors that the model lacks.
       misshapen: the file's shape and the expected one.
       ignored: names of tensors outside the network: counters, those of a loss, or of another copy of the network.
     """

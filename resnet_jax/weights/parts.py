@@ -38,14 +38,14 @@ def head_names(model: nn.Module, image_shape: Shape) -> frozenset[str]:
     return frozenset(name for name in shapes if bare(name).split('/')[0] in last)
 
 
-def select(pattern: str, names: Collection[str], head: Collection[str], what: str) -> frozenset[str]:
+def select(pattern: str, names: Collection[str], head: Collection[str], field: str) -> frozenset[str]:
     """Returns which of the names, given with collection, a pattern selects.
 
     Args:
       pattern: shell patterns with commas between. Each selects the variables whose name, or a layer or block that holds them,
         matches: 'conv1', 'layer1_*', '*/bn?', '*/kernel'. 'head' stands for `head`, 'backbone' for all others.
       head: the names of the head.
-      what: the config field, for messages.
+      field: the config field, for messages.
 
     Raises:
       ConfigError: one of the patterns selects nothing; lists the names.
@@ -63,7 +63,7 @@ def select(pattern: str, names: Collection[str], head: Collection[str], what: st
             more = f', ... ({len(blocks)} in all)' if len(blocks) > _LISTED else ''
             known = [*blocks, *dict.fromkeys(prefix for name in names for prefix in _prefixes(bare(name))), BACKBONE, HEAD]
             raise ConfigError(
-                f'{what} has {part!r}, which matches no layer{did_you_mean(part, known)}; expected a pattern such as '
+                f'{field} has {part!r}, which matches no layer{did_you_mean(part, known)}; expected a pattern such as '
                 f'layer1_*, for some of: {", ".join(blocks[:_LISTED])}{more}, {BACKBONE}, {HEAD}'
             )
         chosen |= selected

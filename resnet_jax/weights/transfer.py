@@ -1,4 +1,4 @@
-"""What a new network takes over from trained weights: all that fits, with another head or another number of channels."""
+"""Transfers arrays of trained weights to a new network: all that fit, with another head or number of channels."""
 
 import dataclasses
 from collections.abc import Collection, Mapping

@@ -136,7 +136,7 @@ def _smooth(image: jax.Array) -> jax.Array:
 
 
 def _counterpart(image: jax.Array, kind: jax.Array) -> jax.Array:
-    """Returns what a blend moves away from: black, the grey image, its mean, or the smooth image; uint8."""
+    """Returns the image that a blend moves away from: black, the grey image, its mean, or the smooth image; uint8."""
     grey = _grey(image)
     total, pixels = jnp.sum(grey, dtype=jnp.uint32), grey.size
     mean = total // pixels + (2 * (total % pixels) >= pixels)  # rounded half up, without overflow

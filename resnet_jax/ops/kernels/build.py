@@ -144,7 +144,7 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
 
 
 def _processor() -> bytes:
-    """Returns what -march=native depends on, because different machines may share a home folder."""
+    """Identifies the processor, on which -march=native depends: different machines may share a home folder."""
     with contextlib.suppress(OSError):
         lines = Path('/proc/cpuinfo').read_bytes().splitlines()
         return b'\n'.join(sorted({line for line in lines if line.startswith((b'model', b'flags', b'Features', b'CPU part'))}))
