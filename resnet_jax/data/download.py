@@ -66,8 +66,8 @@ def require_reachable(source: Source, root: Path) -> None:
 def download(source: Source, root: Path, folder: Path) -> tuple[Path, Copy]:
     """Downloads one copy of the data set into a folder, each file via `<file>.part`, from which a later attempt resumes.
 
-    The servers are tried in order. One that is dead or slow is left for the next, which goes on with the same partial file if
-    it has the same file. If all are slow, the fastest goes on.
+    The servers are tried in order. A dead or slow one is left for the next, which continues the same partial file if it has the
+    same file. If all are slow, the fastest continues.
 
     Returns:
       The copy, and where it is: its file, or the folder of its files.

@@ -81,9 +81,9 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
 
     The files whose names begin with train, validation or test, or that lie in folders of these names, are its splits. With
     'train' and 'test', 'validation' is the validation split; without 'test', it is the test split; with 'train' alone, or
-    with files of other names, a share of each class is the test split. One whose labels are all -1, as those of ImageNet's test
-    images, is left out. The image is the column of type Image in the metadata
-    of `datasets`, or the one named 'image' or 'img'; its values are bytes, or structs with a field 'bytes'. The class is the
+    with files of other names, a share of each class is the test split. A split whose labels are all -1,
+    as of ImageNet's test images, is left out. The image is the column of type Image in the metadata of `datasets`, or the one
+    named 'image' or 'img'; its values are bytes, or structs with a field 'bytes'. The class is the
     column of type ClassLabel, or the one named 'label', 'labels' or 'fine_label'; its values are integers or text.
 
     Args:

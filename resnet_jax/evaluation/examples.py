@@ -24,7 +24,7 @@ def choose_examples(
     """Returns the arrays and facts that the report shows of single images.
 
     Returns:
-      Arrays, without those that the network does not have:
+      Arrays; those that the network does not have are missing:
         'wrong': the images of the most confident mistakes, uint8 `[k, height, width, channels]`.
         'wrong_maps': Grad-CAM of the predicted classes, uint8 `[k, height, width]`.
         'pairs': for each pair of classes that are often confused a mistake, and the correctly classified image of the
@@ -59,7 +59,7 @@ def choose_examples(
     with contextlib.suppress(ConfigError):  # a network without convolutions
         maps = grad_cam(classifier, arrays['wrong'], predicted[wrong])
         arrays['wrong_maps'] = np.rint(255 * maps).astype(np.uint8)
-    with contextlib.suppress(ConfigError):  # a network of one's own that keeps no features
+    with contextlib.suppress(ConfigError):  # a user's network that keeps no features
         _add_features(classifier, dataset, predicted, mistakes, arrays, facts)
     return arrays, facts
 

@@ -50,13 +50,13 @@ class NotPrivateError(OSError):
 
 
 def check_private(path: Path, *, new: bool = False) -> None:
-    """Checks that nobody but this user and root can have written a file or folder.
+    """Checks that only this user and root can have written a file or folder.
 
     Args:
       new: the file was just written into a private folder, with whatever mode the umask gave; makes it private.
 
     Raises:
-      NotPrivateError: somebody can.
+      NotPrivateError: another user can.
       OSError: there is no such file.
     """
     status = path.lstat()

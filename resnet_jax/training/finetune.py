@@ -46,7 +46,7 @@ class Start:
         """Checks that the arrays are there.
 
         Raises:
-          InputFileError: the run's checkpoints went away while it started.
+          InputFileError: the run's checkpoints were deleted while it started.
         """
         if self.arrays is None:
             raise InputFileError('the checkpoints that the run was to continue from have gone; start it again')
