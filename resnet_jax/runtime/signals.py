@@ -20,9 +20,9 @@ from resnet_jax.runtime.streams import tell_at_once
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
-GRACE_SECONDS = math.inf  # the commands wait for less: a program that calls the library goes on after it
+GRACE_SECONDS = math.inf  # the commands have less patience: who calls the library wants to go on
 _SAVED = b'Interrupted; the state is saved. The same command continues.\n'
-_speaking = threading.Lock()  # never released by the thread that ends the process, so that its line is the last one
+_speaking = threading.Lock()  # whoever ends the process never releases it, so nothing is written after its line
 
 
 class StopSignal:

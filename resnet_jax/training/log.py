@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def report_result(path: Path, result: Json) -> None:
-    """Logs a run's result and the commands that can follow."""
+    """Logs a run's result and what a person may do with it next."""
     which = 'best on validation' if result['selected'] == 'validation' else 'the last'
     logger.info(
         '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)%s',
@@ -39,13 +39,13 @@ def report_result(path: Path, result: Json) -> None:
     )
     if 'ema_accuracy' in result:
         logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
-    folder = shlex.quote(str(path))
+    here = shlex.quote(str(path))
     needs = '' if importlib.util.find_spec('tensorboard') else '  (after pip install tensorboard)'
     for number, line in enumerate(
         (
-            f'open {folder}/report.html',
-            f'tensorboard --logdir={folder}/tensorboard{needs}',
-            f'resnet-jax predict --workdir={folder} IMAGE...',
+            f'open {here}/report.html',
+            f'tensorboard --logdir={here}/tensorboard{needs}',
+            f'resnet-jax predict --workdir={here} IMAGE...',
         )
     ):
         logger.info('%s %s', '     ' if number else 'Next:', line)
