@@ -181,7 +181,7 @@ def help_text(command: ModuleType, name: str) -> str:
 
 
 def _config_error(path: str, reason: str) -> ConfigError:
-    """Returns the error for a config file that failed, in plainer words than those of ml_collections for common failures."""
+    """The error for a config file that failed, in plainer words than those of ml_collections where it is a common one."""
     plain = {
         r".*'(\w+)' object has no attribute 'lock'.*": r'get_config() returned \1, expected an ml_collections.ConfigDict',
         r'.*get_config\(\) takes 0 positional arguments.*': 'get_config() takes no argument, expected nothing after the colon',

@@ -124,7 +124,7 @@ class _Servers:
         return any(self._failed[url] < transfer.ATTEMPTS for url in urls)
 
     def fetch(self, file: File, path: Path) -> bool:
-        """Downloads a file to `path`, trying one server after the other; returns whether one had it."""
+        """Brings a file to `path`, from one server after the other; returns whether one had it."""
         if path.exists() and _digest(path) == file.sha256:
             return True
         part = path.with_name(f'{path.name}.part')

@@ -27,7 +27,7 @@ from resnet_jax.typing import Variables
 
 PREDICTED = -1  # in place of a class: the one with the largest logit
 
-# Compiled programs of each classifier; they refer to its model only, so that it can be freed.
+# Compiled programs of a classifier; they refer to its model, not to it.
 _PROGRAMS: 'weakref.WeakKeyDictionary[Classifier, dict[object, Callable[..., jax.Array]]]' = weakref.WeakKeyDictionary()
 
 
@@ -280,7 +280,7 @@ def _explain(
 
         programs[key] = jax.jit(compute, compiler_options=options_for_init(jax.random.key(0)))  # to compile takes longest
     size, results = max(1, min(batch_size, len(array))), []
-    for start in range(0, max(1, len(array)), size):  # also for no images: the function determines the shape of the result
+    for start in range(0, max(1, len(array)), size):  # of no images too: the result has its shape from the function
         batch, index = array[start : start + size], classes[start : start + size]
         missing = size - len(batch)
         padded = np.pad(batch, [(0, missing), (0, 0), (0, 0), (0, 0)]), np.pad(index, (0, missing))

@@ -51,7 +51,7 @@ def leave_failed(folder: RunFolder, error: UserError) -> None:
 def plot(folder: RunFolder) -> None:
     """Plots the metrics so far, if there are any and this process writes files."""
     if folder.primary and (folder.path / 'metrics.jsonl').exists():
-        with optional('The plot could not be drawn'):  # a failed plot must not end the run, nor hide what ended it
+        with optional('The plot could not be drawn'):  # it must not hide what ended the run, nor end it
             from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
 
             plot_training(folder.path)

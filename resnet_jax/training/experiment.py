@@ -98,7 +98,7 @@ class Experiment:
 
     @property
     def logits_fn(self) -> LogitsFn:
-        """The function from variables and uint8 images to logits: see `network.forward`."""
+        """The function from variables and uint8 images to logits: see `classifier.forward`."""
         info = self.info
         return functools.partial(forward, model=self.model, mean=info.mean, std=info.std, dtype=self.dtype, tta=self.config.tta)
 
