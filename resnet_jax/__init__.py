@@ -4,7 +4,7 @@ Importing the package does not import JAX; each name below is imported on first 
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = '0.2.0'
 
@@ -57,9 +57,9 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == 'load':
-        return __getattr__('Classifier').load
+        return importlib.import_module('resnet_jax.classifier').Classifier.load
     if name not in _MODULES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(importlib.import_module(f'resnet_jax.{_MODULES[name]}'), name)

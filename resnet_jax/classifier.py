@@ -101,7 +101,7 @@ class Classifier:
       origin: where it comes from.
 
     Raises:
-      ConfigError: class names, mean or std do not fit the network and the images, or `tta`, `crop` or `interpolation` is none.
+      ConfigError: class names, mean or std do not fit the network and images, or `tta`, `crop` or `interpolation` is invalid.
     """
 
     model: nn.Module

@@ -38,7 +38,7 @@ OPTIMIZERS = ['sgd', 'adam', 'adamw', 'muon']
 RESIZE = ('crop', 'squash', 'pad')
 
 
-def _field(default: Any, check: Check, meaning: str, *, changes: Changes = 'never', section: str = '') -> Any:
+def _field(default: object, check: Check, meaning: str, *, changes: Changes = 'never', section: str = '') -> Any:
     """Returns a field of `TrainConfig`.
 
     Args:
@@ -53,7 +53,7 @@ def _field(default: Any, check: Check, meaning: str, *, changes: Changes = 'neve
 
 
 def _plain(value: object) -> object:
-    """NumPy's scalars and arrays as Python's numbers and lists, also within dicts."""
+    """Converts NumPy's scalars and arrays to Python's numbers and lists, also within dicts."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return value.tolist() if hasattr(value, 'tolist') else value
@@ -420,7 +420,7 @@ class TrainConfig:
         return dataclasses.replace(self, **changes)
 
 
-def fields() -> Iterator[dataclasses.Field[Any]]:
+def fields() -> Iterator[dataclasses.Field[object]]:
     """Yields the fields of `TrainConfig`; `metadata` has 'check', 'meaning', 'changes' and 'section'."""
     yield from dataclasses.fields(TrainConfig)
 
@@ -432,7 +432,7 @@ def default_config() -> ConfigDict:
     return ConfigDict({name: ConfigDict(value) if isinstance(value, dict) else value for name, value in values.items()})
 
 
-def changed_fields(old: TrainConfig, new: TrainConfig, *kinds: Changes) -> dict[str, tuple[Any, Any]]:
+def changed_fields(old: TrainConfig, new: TrainConfig, *kinds: Changes) -> dict[str, tuple[object, object]]:
     """Returns {field: (old, new)} for the fields that differ and whose `changes` is one of `kinds`."""
     pairs = {
         field.name: (getattr(old, field.name), getattr(new, field.name))
@@ -442,7 +442,7 @@ def changed_fields(old: TrainConfig, new: TrainConfig, *kinds: Changes) -> dict[
     return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
 
 
-def describe_changes(changes: Mapping[str, Sequence[Any]]) -> str:
+def describe_changes(changes: Mapping[str, Sequence[object]]) -> str:
     """Returns 'field: old -> new; ...'."""
     return '; '.join(f'{name}: {old!r} -> {new!r}' for name, (old, new) in changes.items())
 

@@ -1,4 +1,4 @@
-"""What the fields of a config accept."""
+"""Checks of the values of config fields."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ LARGEST_INTEGER = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What a field accepts: `expected` describes it, `accepts` decides."""
+    """The check of a field: `accepts` decides whether it takes a value, `expected` describes such values."""
 
     expected: str
     accepts: Callable[[object], bool]

@@ -58,8 +58,8 @@ def forward(
 def model_kwargs(config: TrainConfig, image_shape: Sequence[int], prefix: str = '') -> JsonDict:
     """Returns the keyword arguments of the config's network, or its proxy if `prefix` is 'proxy_', for images of a shape.
 
-    If images are larger than 64 pixels and the config names no stem, a network with that for CIFAR gets that for ImageNet; not
-    if it starts from weights, which have a stem.
+    If images are larger than 64 pixels and the config names no stem, the stem for CIFAR is replaced by that for ImageNet; not
+    if the network starts from weights, which have a stem.
     """
     name, kwargs = (config.proxy_model, config.proxy_model_kwargs) if prefix else (config.model, config.model_kwargs)
     large = max(image_shape[:2]) > LARGEST_FOR_CIFAR_STEM and 'stem' not in kwargs and not config.init_from
@@ -124,7 +124,7 @@ def restore_network(workdir: str | Path, *, ema: bool = False) -> RestoredNetwor
         plugins.check_imported(metadata.environment.get('imports', []), str(workdir), error)
         raise
     blocks, leaves = sum(getattr(model, 'stage_sizes', ())), checkpoint.count_leaves(path)
-    if blocks > leaves:  # to build them would take forever
+    if blocks > leaves:  # building them would take forever
         raise InputFileError(
             f'checkpoint {path} has {leaves} arrays, too few for the {blocks} blocks of its config; use another'
         )

@@ -77,7 +77,7 @@ class Network(Block):
       dropout_rng: the stream of their keys; None if the network has neither.
     """
 
-    def __init__(self, linen: nn.Module, image_shape: Sequence[int], layers: Mapping[Path, Any]) -> None:
+    def __init__(self, linen: nn.Module, image_shape: Sequence[int], layers: Mapping[Path, nnx.Module | jax.Array]) -> None:
         """Takes the layers, or single parameters, by their path."""
         self.linen = linen
         self.image_shape = tuple(image_shape)
@@ -95,7 +95,12 @@ class Network(Block):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns float32 logits `[batch, num_classes]` of normalised images `[batch, height, width, channels]`."""
 
-        def call(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        def call(
+            method: Callable[..., object],
+            args: tuple[jax.Array, ...],
+            kwargs: dict[str, object],
+            context: nn.module.InterceptorContext,
+        ) -> object:
             if context.method_name == '__call__' and context.module.path in self._layers:
                 return functools.reduce(getattr, context.module.path, self)(args[0])
             return method(*args, **kwargs)
@@ -152,13 +157,18 @@ def from_linen(
     Raises:
       ConfigError: rngs is missing, or the network has variables other than parameters and the statistics of BatchNorm.
     """
-    found: dict[Path, nn.Module] = {}
+    modules: dict[Path, nn.Module] = {}
     random: list[Path] = []
 
-    def record(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    def record(
+        method: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        context: nn.module.InterceptorContext,
+    ) -> object:
         module = context.module
         if context.method_name == '__call__' and type(module) in _KEYWORDS:
-            found[module.path] = module
+            modules[module.path] = module
         if isinstance(module, nn.Dropout) and module.rate:
             random.append(module.path)
         return method(*args, **kwargs)
@@ -168,7 +178,7 @@ def from_linen(
     with nn.intercept_methods(record):
         jax.eval_shape(apply, variables, images)
     arrays = {kind: flatten_dict(variables.get(kind, {})) for kind in ('params', 'batch_stats')}
-    own = {path for path in arrays['batch_stats'] if path[:-1] not in found} | (variables.keys() - arrays.keys())
+    own = {path for path in arrays['batch_stats'] if path[:-1] not in modules} | (variables.keys() - arrays.keys())
     if own:
         names = ', '.join(sorted(map(str, own))[:3])
         raise ConfigError(f'the network has other variables, {names}; expected parameters and the statistics of BatchNorm')
@@ -176,8 +186,8 @@ def from_linen(
         raise ConfigError('the network has dropout or stochastic depth; expected rngs=nnx.Rngs(...)')
 
     def build() -> Network:
-        layers: dict[Path, Any] = {path: _layer(module, arrays['params'], path) for path, module in found.items()}
-        single = {path: nnx.Param(array) for path, array in arrays['params'].items() if path[:-1] not in found}
+        layers: dict[Path, Any] = {path: _layer(module, arrays['params'], path) for path, module in modules.items()}
+        single = {path: nnx.Param(array) for path, array in arrays['params'].items() if path[:-1] not in modules}
         return Network(linen, image_shape, layers | single)
 
     network: Network = nnx.eval_shape(build)  # without computing parameters that are replaced

@@ -1,7 +1,7 @@
 """Compiles a config's training step for a GPU that this machine does not have, and counts what it would do there.
 
-XLA's plugin for CUDA compiles without a GPU and without a driver if it is told the facts about one. Nothing runs, so nothing is
-tuned: XLA asks cuDNN for no algorithm, and the scratch memory of convolutions is missing.
+XLA's plugin for CUDA compiles without a GPU and without a driver from a description of a GPU. Nothing runs, so nothing is
+tuned: XLA does not ask cuDNN for algorithms, and the scratch memory of convolutions is missing.
 """
 
 import string
@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from resnet_jax import data
 from resnet_jax.benchmark.hlo import SMALL, Device, Kernel, host_launches, slow_operations, step_kernels
@@ -81,11 +82,11 @@ def _compile(experiment: Experiment, facts: _Facts, folder: str) -> jax.stages.C
     topology = topologies.get_topology_desc(platform='cuda', target_config=target, topology='1x1x1')
     mesh = Mesh(np.array(topology.devices), (AXIS,))
 
-    def placed(tree: PyTree, *axes: str) -> Any:
+    def placed(tree: PyTree, *axes: str) -> PyTree:
         sharding = NamedSharding(mesh, PartitionSpec(*axes))
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
-    def integers(*sizes: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
+    def integers(*sizes: int, dtype: DTypeLike = np.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(sizes, dtype)
 
     size, batch_size = experiment.num_examples, experiment.config.batch_size
@@ -131,7 +132,7 @@ def measure_ahead(name: str, config: Json, gpu: str, progress: Callable[[str], N
 
 
 def table(row: Row) -> str:
-    """Returns a table of the parts of the step, and what is beside it."""
+    """Returns a table of the parts of the step, with lines for its other figures."""
     header = ('part of the step', 'kernels', 'GB read', 'GB written', 'TFLOP', 'floor ms')
     lines = [header]
     for part, counts in [*row['groups'].items(), ('all', row)]:

@@ -69,7 +69,7 @@ class Augmentations:
         return {'environment': environment(), 'image_shape': list(shape)}
 
     def run(self, *, name: str, steps: int) -> float:
-        """Returns the seconds in which `steps` batches are loaded, one after the other on the device."""
+        """Returns the seconds that loading `steps` batches takes, one after the other on the device."""
         if name not in self._compiled:
             self._compiled[name] = self._compile(name)
         before = time.monotonic()
@@ -86,7 +86,7 @@ class Augmentations:
         order = np.random.default_rng(0).permutation(experiment.num_examples)[:size].astype(np.int32)
 
         def once(arrays: Mapping[str, jax.Array], step: jax.Array) -> jax.Array:
-            chosen = (order + step) % experiment.num_examples  # of the same images XLA would take work out of the loop
+            chosen = (order + step) % experiment.num_examples  # otherwise XLA would hoist work out of the loop
             image: jax.Array = load(arrays['image'], arrays['label'], chosen, positions, step, key)['image']
             return image
 

@@ -26,7 +26,7 @@ def seconds_for(batches: Iterator[object], warm_up: int, count: int) -> float:
     """Returns the seconds between the arrivals of two batches `count` apart.
 
     Args:
-      warm_up: batches before, at least those that can wait ready-made: after them each comes when it has been made.
+      warm_up: batches before these, at least as many as can be ready in advance; later ones arrive as they are made.
     """
     before = 0.0
     for number, _ in enumerate(batches):
@@ -38,7 +38,7 @@ def seconds_for(batches: Iterator[object], warm_up: int, count: int) -> float:
 
 
 class Decoding:
-    """Our side: threads of one process, or worker processes."""
+    """Our side of the decoding benchmark: threads of one process, or worker processes."""
 
     def __init__(self, dataset: str, batch_size: int, workers: int):
         options = LoadOptions(decode='always', image_size=SIZE, normalization='imagenet')

@@ -1,7 +1,7 @@
 """Reads what XLA compiled, mostly for a GPU: kernels, bytes, multiply-adds and host launches of one training step.
 
-The number of bytes is what a kernel must read and write at least: each operand once, or the part of it that it slices. The time
-is a lower bound: nothing is faster than the memory for these bytes and the tensor cores for these operations.
+The number of bytes is the least that a kernel must read and write: each operand once, or the slice of it that it uses. The
+time is a lower bound: that of the memory for these bytes, or of the tensor cores for these operations.
 """
 
 import collections
@@ -37,7 +37,7 @@ class Kernel:
       result: shape of what it writes.
       read, written: bytes.
       flops: of convolutions and products.
-      share: share of the steps that launch it: below 1 in a branch.
+      share: share of the steps that launch it, below 1 in a branch.
     """
 
     name: str
@@ -95,10 +95,10 @@ def step_kernels(text: str, branch_share: float = 1.0) -> list[Kernel]:
 
 
 def slow_operations(text: str) -> dict[str, int]:
-    """Counts what a program should not have.
+    """Counts slow or inexact operations of a program.
 
-    These are convolutions in float32, scatters, sums in bfloat16, which lose what they add, and transposes of activations: of
-    1 MiB or more in bfloat16.
+    These are convolutions in float32, scatters, sums in bfloat16, which lose small summands, and transposes of activations,
+    of 1 MiB or more in bfloat16.
     """
     computations, _ = _parse(text)
     counts = dict.fromkeys(('float32 convolutions', 'scatters', 'bfloat16 sums', 'activation transposes'), 0)
@@ -121,8 +121,8 @@ def host_launches(thunks: str) -> int:
     """Returns how often the host launches something in a step: kernels, graphs of kernels, and waiting for a condition.
 
     Args:
-      thunks: the list of what the host does that XLA writes with `xla_dump_to`; what is inside a command buffer (a CUDA
-        graph) is indented below it.
+      thunks: XLA's list of the host's actions, written with `xla_dump_to`; the actions of a command buffer (a CUDA graph)
+        are indented below it.
     """
     loop, graph, count = None, None, 0
     for line in thunks.splitlines():
@@ -150,21 +150,21 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
         if begins := _COMPUTATION.match(line):
             current = computations[begins[2]] = {}
             entry = begins[2] if begins[1] else entry
-        elif found := _INSTRUCTION.match(line):
-            root, name, shape, operation, operands, attributes = found.groups()
+        elif instruction := _INSTRUCTION.match(line):
+            root, name, shape, operation, operands, attributes = instruction.groups()
             inputs = re.findall(r'%([\w.-]+)', operands) or [operands]
             current[name] = _Instruction(bool(root), name, shape, operation, inputs, attributes)
     return dict(computations), entry
 
 
 def _loop_bodies(computations: Mapping[str, _Computation], name: str) -> list[str]:
-    found = []
+    bodies = []
     for instruction in computations[name].values():
         if instruction.operation == 'while':
-            found += instruction.called()
+            bodies += instruction.called()
         elif instruction.operation == 'call':
-            found += [body for callee in instruction.called() for body in _loop_bodies(computations, callee)]
-    return found
+            bodies += [body for callee in instruction.called() for body in _loop_bodies(computations, callee)]
+    return bodies
 
 
 def _kernels(computations: Mapping[str, _Computation], name: str, branch_share: float, share: float) -> Iterator[Kernel]:
@@ -227,7 +227,7 @@ def _bytes_read(fused: _Computation) -> int:
                 total += reads(user, whole)
             elif user.operation in ('slice', 'dynamic-slice', 'gather') and sliced:
                 total += _bytes(user.shape)
-            elif user.operation != 'dynamic-update-slice' or not sliced:  # in place: what it leaves is not read
+            elif user.operation != 'dynamic-update-slice' or not sliced:  # in place: the unchanged part is not read
                 return whole
         return min(total, whole)
 

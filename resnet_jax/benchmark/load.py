@@ -1,4 +1,4 @@
-"""Load for an HTTP server on this machine: clients that wait for each answer before they ask again, some of them hostile."""
+"""Puts load on an HTTP server on this machine: clients that wait for each answer before the next request, some hostile."""
 
 import asyncio
 import base64
@@ -19,7 +19,7 @@ _PATIENCE = 120.0  # seconds for an answer; one that takes longer is lost
 
 
 class Answer(NamedTuple):
-    """An answer: its status, 0 where the connection ended without one, its body, and the seconds that it took."""
+    """An answer: its status (0 if the connection ended without one), its body, and the seconds that it took."""
 
     status: int
     body: bytes
@@ -35,7 +35,7 @@ class Client:
         self._writer: asyncio.StreamWriter | None = None
 
     async def ask(self, request: bytes) -> Answer:
-        """Sends a request, whatever it is, and returns the answer."""
+        """Sends a request, which may be malformed, and returns the answer."""
         before = time.perf_counter()
         try:
             if self._writer is None:
@@ -43,7 +43,7 @@ class Client:
             assert self._reader is not None
             self._writer.write(request)
             async with asyncio.timeout(_PATIENCE):
-                with contextlib.suppress(ConnectionError):  # an answer may have come before all was sent
+                with contextlib.suppress(ConnectionError):  # the server may have answered before all was sent
                     await self._writer.drain()
                 head = (await self._reader.readuntil(b'\r\n\r\n')).decode('latin-1').lower()
                 length = head.partition('content-length: ')[2].partition('\r')[0]
@@ -56,7 +56,7 @@ class Client:
         return Answer(int(head.split()[1]), body, time.perf_counter() - before)
 
     async def leave(self, request: bytes) -> None:
-        """Sends a part of a request and goes."""
+        """Sends a part of a request and closes the connection."""
         with contextlib.suppress(OSError):
             if self._writer is None:
                 self._reader, self._writer = await asyncio.open_connection('127.0.0.1', self._port)
@@ -101,7 +101,7 @@ def bomb(side: int = 60_000) -> bytes:
 
 
 class Hostile(NamedTuple):
-    """A request that is not right: its name, its bytes, and the status that it should get; None for a client that goes away."""
+    """A bad request: its name, its bytes, and the status that it should get; None for a client that disconnects."""
 
     name: str
     request: bytes
@@ -109,7 +109,7 @@ class Hostile(NamedTuple):
 
 
 def hostile_requests(image: bytes, largest_body: int, most_images: int) -> list[Hostile]:
-    """Returns requests of every kind that a server must not suffer from.
+    """Returns every kind of bad request that a server must withstand.
 
     Args:
       image: a good image file.
@@ -139,7 +139,7 @@ def hostile_requests(image: bytes, largest_body: int, most_images: int) -> list[
 
 
 async def measure_load(port: int, request: bytes, clients: int, seconds: float) -> list[float]:
-    """Asks from so many clients at once for so long; returns the seconds that each answer took.
+    """Sends requests from several clients at once for some seconds; returns the seconds that each answer took.
 
     Raises:
       RuntimeError: an answer is not 200.
@@ -180,13 +180,13 @@ async def storm(port: int, good: bytes, hostile: Sequence[Hostile], requests: It
                 answer = await client.ask(good)
                 outcomes['good' if answer.status == 200 else f'a good request: {answer.status}'] += 1
                 continue
-            one = hostile[number // 10 % len(hostile)]
-            if one.status is None:
-                await client.leave(one.request)
+            bad = hostile[number // 10 % len(hostile)]
+            if bad.status is None:
+                await client.leave(bad.request)
                 outcomes['left'] += 1
             else:
-                answer = await client.ask(one.request)
-                outcomes['refused' if answer.status == one.status else f'{one.name}: {answer.status}'] += 1
+                answer = await client.ask(bad.request)
+                outcomes['refused' if answer.status == bad.status else f'{bad.name}: {answer.status}'] += 1
         client.close()
 
     await asyncio.gather(*(ask() for _ in range(clients)))

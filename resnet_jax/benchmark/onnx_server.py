@@ -1,4 +1,4 @@
-"""A server as one writes it in an hour, to compare with: onnxruntime, one image after the other, no batches, no limits.
+"""A minimal server to compare with: onnxruntime, one image after the other, without batches and limits.
 
 `python -m resnet_jax.benchmark.onnx_server FOLDER` serves model.onnx and config.json of an exported folder at /v1/predict, and
 prints its port. It takes and returns the same JSON, and reads images in the same way.

@@ -28,10 +28,7 @@ from resnet_jax.typing import Json, JsonDict
 
 
 def inspect_program(text: str) -> dict[str, int]:
-    """Counts the operations of a compiled program that matter for speed.
-
-    These are loops, branches, scatters, and convolutions by the dtype of their result.
-    """
+    """Counts the loops, branches and scatters of a compiled program, and its convolutions by the dtype of their result."""
     kinds = ('while', 'conditional', 'scatter', 'select-and-scatter', 'infeed', 'outfeed', 'all-reduce')
     counts = collections.Counter(dict.fromkeys(kinds, 0))
     for dtype, operation, target in _OPERATION.findall(text):
@@ -48,7 +45,7 @@ def inspect_program(text: str) -> dict[str, int]:
 _OPERATION = re.compile(r'^ +(?:ROOT )?%\S+ = \(?(\w+)\[.*? ([a-z][a-z-]+)\(.*?(?:custom_call_target="([^"]*)".*)?$', re.M)
 
 
-class Subject:
+class Steps:
     """A config's network, optimizer and steps on all devices of this process."""
 
     def __init__(self, config: Json):

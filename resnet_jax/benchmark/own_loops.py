@@ -1,4 +1,4 @@
-"""Times a training step of one's own loop (docs/own_loop.md): linen with optax, and NNX, of the same network."""
+"""Times the training step of a user's own loop (docs/own_loop.md): the same network in linen with optax, and in NNX."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from resnet_jax import nnx as our_nnx
 from resnet_jax.benchmark.measure import Effort, interleave, on_random_data, summary
 from resnet_jax.benchmark.worker import Worker
 from resnet_jax.runtime.environment import environment
-from resnet_jax.typing import Json, Row, Variables
+from resnet_jax.typing import Json, PyTree, Row, Variables
 
 
 class OwnLoops:
@@ -53,7 +53,7 @@ class OwnLoops:
         def train_step(
             variables: Variables, optimizer_state: optax.OptState, images: jax.Array, labels: jax.Array
         ) -> tuple[tuple[Variables, optax.OptState], jax.Array]:
-            def loss_fn(params: Variables) -> tuple[jax.Array, Any]:
+            def loss_fn(params: Variables) -> tuple[jax.Array, PyTree]:
                 inputs = {**variables, 'params': params}
                 logits, updated = model.apply(inputs, images, train=True, mutable=['batch_stats'])
                 return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated

@@ -1,7 +1,6 @@
 """PyTorch's side of the benchmark: the same network, optimizer, precision and batch, in the variants that are fast there.
 
-Its batch is on the device and already normalised, while our step also gathers, augments and normalises: the comparison favours
-PyTorch by that much.
+Its batch is on the device and already normalised, while our step also gathers, augments and normalises, which favours PyTorch.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from resnet_jax.errors import ConfigError, is_out_of_memory, one_line
 from resnet_jax.typing import Json, JsonDict
 
 
-class Subject:
+class TorchSteps:
     """A config's network and optimizer in PyTorch, with one copy for each requested variant.
 
     A variant is a memory layout, a precision, and 'eager' or 'compiled' (`torch.compile`). On a CPU both are offered, because

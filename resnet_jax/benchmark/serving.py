@@ -1,4 +1,4 @@
-"""Times the serve command under load, beside a plain server of onnxruntime, and lets many requests loose on it."""
+"""Times the serve command under load, beside a plain server of onnxruntime, and floods it with requests, some hostile."""
 
 import asyncio
 import contextlib
@@ -34,17 +34,17 @@ class Server:
     """A process that serves at a port of this machine; a context manager."""
 
     def __init__(self, command: Sequence[str]):
-        """Starts a command, and waits until it says that it serves.
+        """Starts a command, and waits until it prints that it serves.
 
         Raises:
-          UserError: it ends before.
+          UserError: it ends before that.
         """
         self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115 (closed at the end)
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)
         assert self._process.stdout
         lines = iter(self._process.stdout)
-        found = next((line for line in lines if line.startswith(_SAID)), None)
-        if found is None:
+        announced = next((line for line in lines if line.startswith(_SAID)), None)
+        if announced is None:
             code = self._process.wait()
             self._errors.seek(0)
             said = [line for line in self._errors.read().splitlines() if line.strip()] or ['']
@@ -52,7 +52,7 @@ class Server:
             error = UserError(f'the server ended with exit code {code}: {said[-1].removeprefix("error: ")}')
             error.exit_code = code if code in range(2, 7) else 1
             raise error
-        self.port = int(found.removeprefix(_SAID))
+        self.port = int(announced.removeprefix(_SAID))
 
     def get(self, path: str) -> JsonDict:
         """Returns the JSON at a path."""
@@ -95,7 +95,7 @@ def measure_serving(
 
     Args:
       model: a MODEL of the serve command.
-      requests: also send so many requests, a tenth of them hostile, and watch the memory of the server.
+      requests: number of further requests, a tenth of them hostile, during which the memory of the server is measured.
 
     Returns:
       'clients': for each of CLIENTS and each side 'images_per_second' (a summary over the rounds), 'p50_ms' and 'p99_ms' over
@@ -131,7 +131,7 @@ def measure_serving(
 
 
 def storm(server: Server, image: bytes, limits: JsonDict, requests: int, progress: Callable[[str], None]) -> Row:
-    """Sends so many requests, a tenth of them hostile: see `measure_serving`."""
+    """Sends many requests, a tenth of them hostile: see `measure_serving`."""
     good, hostile = load.with_images(image), load.hostile_requests(image, limits['bytes'], limits['images'])
     asyncio.run(load.storm(server.port, good, hostile, range(10 * len(hostile))))  # memory grows to what it needs
     memory = [server.resident_bytes()]

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from resnet_jax import config_file
 from resnet_jax.benchmark.measure import Effort, measure
@@ -25,7 +24,7 @@ _CPU = {
 }
 
 
-def load_config(name: str, **changes: Any) -> Row:
+def load_config(name: str, **changes: object) -> Row:
     """Returns the checked config of a name or path, with changes applied."""
     config = config_file.load_config(name)
     with config.unlocked():

@@ -1,4 +1,4 @@
-"""Runs each side in its own process, which works only on request: idle threads must not slow down the other side.
+"""Runs each side in its own process, which works only on request, so that its idle threads do not slow down the other side.
 
 `python -m resnet_jax.benchmark.worker SIDE` reads requests from standard input and answers on standard output, each one line of
 JSON.
@@ -22,21 +22,21 @@ from resnet_jax.errors import ConfigError, ResourceError, UserError, is_out_of_m
 from resnet_jax.runtime import huge_pages
 from resnet_jax.runtime.jax_settings import why_jax_does_not_start
 
-_SUBJECTS = {
-    'ours': ('resnet_jax.benchmark.ours', 'Subject'),
+_SIDES = {
+    'ours': ('resnet_jax.benchmark.ours', 'Steps'),
     'ahead': ('resnet_jax.benchmark.ahead', 'Ahead'),
     'layers': ('resnet_jax.benchmark.ours', 'Layers'),
     'augmentations': ('resnet_jax.benchmark.augmentation', 'Augmentations'),
     'decoding': ('resnet_jax.benchmark.decoding', 'Decoding'),
     'own_loops': ('resnet_jax.benchmark.own_loops', 'OwnLoops'),
-    'torch': ('resnet_jax.benchmark.peer', 'Subject'),
+    'torch': ('resnet_jax.benchmark.peer', 'TorchSteps'),
     'torch_layers': ('resnet_jax.benchmark.peer', 'Layers'),
     'torch_decoding': ('resnet_jax.benchmark.torch_pictures', 'Decoding'),
 }
 
 
 class Worker:
-    """A context manager for a process; `worker('train', steps=3)` calls that method of its Subject.
+    """A context manager for a process; `worker('train', steps=3)` calls that method of its class in `_SIDES`.
 
     Attributes:
       idle: largest share of a core that the process used between requests; if it is not about 0, the process disturbed the
@@ -103,26 +103,26 @@ def _serve(side: str) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
     replies = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of libraries goes to standard error
-    subject: object = None
+    instance: object = None
     ended, used = time.monotonic(), time.process_time()
     for line in sys.stdin:
         request = json.loads(line)
         waited = time.monotonic() - ended
         # Ignore short waits: a thread pool spins for some milliseconds before it sleeps.
-        reply: dict[str, object] = {'idle': (time.process_time() - used) / waited if waited > 0.2 and subject else 0.0}
+        reply: dict[str, object] = {'idle': (time.process_time() - used) / waited if waited > 0.2 and instance else 0.0}
         try:
             if request['method'] == '__init__':
-                subject = _load(side)(**request['kwargs'])
+                instance = _load(side)(**request['kwargs'])
                 reply['result'] = None
             else:
-                reply['result'] = getattr(subject, request['method'])(**request['kwargs'])
+                reply['result'] = getattr(instance, request['method'])(**request['kwargs'])
         except UserError as error:
             reply.update(error=str(error), exit_code=error.exit_code)
         except Exception as error:
             if is_out_of_memory(error):
                 reply.update(error='out of device memory; expected less at once: lower batch_size', exit_code=5)
-            elif 'torch' not in side and (found := why_jax_does_not_start()):
-                reply.update(error=str(found), exit_code=found.exit_code)
+            elif 'torch' not in side and (reason := why_jax_does_not_start()):
+                reply.update(error=str(reason), exit_code=reason.exit_code)
             else:
                 traceback.print_exc()
                 reply.update(error=f'{type(error).__name__}: {error}', exit_code=1)
@@ -132,9 +132,9 @@ def _serve(side: str) -> None:
 
 def _load(side: str) -> Callable[..., object]:
     try:
-        module, name = _SUBJECTS[side]
-        subject: Callable[..., object] = getattr(importlib.import_module(module), name)
-        return subject
+        module, name = _SIDES[side]
+        measured_class: Callable[..., object] = getattr(importlib.import_module(module), name)
+        return measured_class
     except ImportError as error:
         if (error.name or '').partition('.')[0] != 'torch':
             raise

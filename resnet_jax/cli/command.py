@@ -125,7 +125,7 @@ def run(command: ModuleType, arguments: Sequence[str], name: str) -> NoReturn:
     """
     streams.show_any_text()
     code = streams.finish(_guarded(command, arguments, name))
-    gc.freeze()  # else Python walks through all objects several times as it ends, which takes up to a second
+    gc.freeze()  # otherwise Python scans all objects several times as it exits, which takes up to a second
     sys.exit(code)
 
 
@@ -136,7 +136,7 @@ def _run(command: ModuleType, arguments: Sequence[str], name: str) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX log verbosely through absl
     # After a failed save, asyncio prints a traceback for each task that Orbax abandoned.
     getLogger('asyncio').setLevel(CRITICAL)
-    os.environ['MPLBACKEND'] = 'agg'  # plots are files here; what Jupyter names for its terminals may not be installed
+    os.environ['MPLBACKEND'] = 'agg'  # plots are files here; the backend of Jupyter's terminals may not be installed
     positional = _parse(command, arguments, name)
     use_compilation_cache()
     use_our_settings()
@@ -240,7 +240,7 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
 def _leave(code: int) -> None:
     """Ends the process after a signal, without shutting down JAX, which the signal may have interrupted.
 
-    A shutdown has been seen to end in a segmentation fault, which changes the exit code. With several processes it is needed.
+    A shutdown can end in a segmentation fault, which changes the exit code; but with several processes it is needed.
     """
     jax = sys.modules.get('jax')
     if jax and jax.distributed.is_initialized():

@@ -52,7 +52,7 @@ def main(verb: str | None = None) -> None:
         from resnet_jax.runtime import huge_pages
 
         huge_pages.use()  # before anything else, because it restarts this process
-    # Imports make a million objects and no garbage; Python's default of 700 has its collector look through them all the time.
+    # Imports make a million objects and no garbage; with Python's default of 700 the collector would scan them all the time.
     gc.set_threshold(50_000)
     from resnet_jax.cli import command
 

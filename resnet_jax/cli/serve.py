@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """Returns a name for each model: of a folder or a file its own name, with as much of the path as makes the names differ.
+    """Returns a name for each model: that of a folder or file, with as much of its path as makes the names unique.
 
     Raises:
       ConfigError: a model is given twice.

@@ -51,7 +51,7 @@ class LazyDataset:
     """A data set whose arrays are loaded when they are first asked for, and only once.
 
     Attributes:
-        known_info: the facts about it that are known without its arrays, or None.
+      known_info: the facts about it that are known without its arrays, or None.
     """
 
     def __init__(self, load: Callable[[], Dataset], info: DatasetInfo | None = None):
@@ -59,7 +59,7 @@ class LazyDataset:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
-        """Returns a data set that is loaded already."""
+        """Returns a data set that is already loaded."""
         return cls(lambda: dataset, dataset.info)
 
     @functools.cached_property
@@ -101,7 +101,7 @@ def _load_parquet(name: str, path: str, options: LoadOptions) -> Dataset:
     return decode(open_parquet(name, path, options), options)
 
 
-# By what stands before the colon of a name such as 'folder:PATH': called with the name, what is behind the colon, and options.
+# Loaders by the prefix of names such as 'folder:PATH'; called with the name, the part after the colon, and the options.
 _SCHEMES: dict[str, Callable[[str, str, LoadOptions], Dataset]] = {
     'folder': _load_folder,
     'arrays': _load_arrays,
@@ -127,12 +127,12 @@ def register_dataset(name: str, load: Load, info: DatasetInfo | None = None) -> 
     """Registers a data set under a name, for every function and command that takes a data set's name.
 
     Args:
-        name: its name in configs; must be new, and without a colon.
-        load: called as `load(data_dir, archive)`, both from the config and None if empty; returns a `Dataset`.
-        info: the info of the data set, if it is known without loading it.
+      name: its name in configs; must be new, and without a colon.
+      load: called as `load(data_dir, archive)`, both from the config and None if empty; returns a `Dataset`.
+      info: the info of the data set, if it is known without loading it.
 
     Raises:
-        ConfigError: the name is taken, or has a colon.
+      ConfigError: the name is taken, or has a colon.
     """
     if name in available_datasets():
         raise ConfigError(f"data set '{name}' exists already: expected a new name")
@@ -145,7 +145,7 @@ def find_dataset(name: str, options: LoadOptions = DEFAULTS) -> LazyDataset:
     """Returns a data set whose arrays are loaded on demand. Arguments as `load_dataset`.
 
     Raises:
-        ConfigError: the name is unknown. The properties raise what `load_dataset` does.
+      ConfigError: the name is unknown. The properties raise what `load_dataset` does.
     """
     scheme, colon, path = name.partition(':')
     if not colon or scheme not in _SCHEMES:
@@ -170,7 +170,7 @@ def dataset_info(name: str, options: LoadOptions = DEFAULTS) -> DatasetInfo:
     """Returns the info of a data set; loads its arrays only if the info is not known without them.
 
     Raises:
-        ConfigError: the name is unknown; other errors are those of `load_dataset`.
+      ConfigError: the name is unknown; other errors are those of `load_dataset`.
     """
     return find_dataset(name, options).info
 
@@ -192,16 +192,16 @@ def load_dataset(
     from another copy: `data_archive`, or a download. digits and synthetic_cifar10 need no files.
 
     Args:
-        source: a name; or images, uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 or 3 channels.
-        labels: with images: integers `[n]` from 0.
-        test_images, test_labels: with images: the test split; by default a share of each class.
-        class_names: with images: one for each class; by default '0', '1', ...
-        **options: see `LoadOptions`.
+      source: a name; or images, uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 or 3 channels.
+      labels: with images: integers `[n]` from 0.
+      test_images, test_labels: with images: the test split; by default a share of each class.
+      class_names: with images: one for each class; by default '0', '1', ...
+      **options: see `LoadOptions`.
 
     Raises:
-        ConfigError: the name or an option is unknown, `data_dir` is not a root, or the arrays do not make a data set.
-        InputFileError: a file is missing, damaged or of another data set; or there is no data and no internet.
-        ResourceError: the root cannot be written.
+      ConfigError: the name or an option is unknown, `data_dir` is not a root, or the arrays do not make a data set.
+      InputFileError: a file is missing, damaged or of another data set; or there is no data and no internet.
+      ResourceError: the root cannot be written.
     """
     if unknown := sorted(options.keys() - {field.name for field in dataclasses.fields(LoadOptions)}):
         names = [field.name for field in dataclasses.fields(LoadOptions)]

@@ -13,15 +13,15 @@ from resnet_jax.errors import InputFileError
 
 _IMAGE_BYTES = 3072
 _MAX_NAMES_BYTES = 1 << 16
-_MAX_OTHER_BYTES = 1 << 24  # of unread members: skipping them still means decompressing them
+_MAX_OTHER_BYTES = 1 << 24  # of unread members, which are decompressed even when skipped
 _MAX_PYTHON_BYTES = 256  # of an image's labels and file name in a pickle
 
 
 def verify_archive(path: Path, source: Source) -> Copy:
-    """Returns which copy `path` is: an official archive, byte for byte; or a folder of tables, whose pixels prove it later.
+    """Returns which copy `path` is: an official archive, or a folder of tables, whose pixels are checked when they are read.
 
     Raises:
-        InputFileError: the file cannot be read, or its size or SHA-256 is that of none.
+      InputFileError: the file cannot be read, or no official archive has its size and SHA-256.
     """
     tables = next((copy for copy in source.copies if copy.form == 'parquet'), None)
     if tables is not None and path.is_dir():
@@ -30,25 +30,25 @@ def verify_archive(path: Path, source: Source) -> Copy:
     again = 'get it again' if len(archives) == 1 else f'get one of them, or a folder of parquet files, from {source.homepage}'
     try:
         size = path.stat().st_size
-        found = next((copy for copy in archives if copy.files[0].size == size), None)
-        if found is None:
+        archive = next((copy for copy in archives if copy.files[0].size == size), None)
+        if archive is None:
             expected = ' or '.join(f'{copy.files[0].size}, the size of {copy.files[0].name}' for copy in archives)
             raise InputFileError(f'{path} has {size} bytes: expected {expected}; {again}')
         with path.open('rb') as file:
             digest = hashlib.file_digest(file, 'sha256').hexdigest()
     except OSError as error:
         raise _unreadable(path, error, archives[0]) from error
-    if digest != found.files[0].sha256:
-        raise InputFileError(f'{path} has SHA-256 {digest}: expected {found.files[0].sha256}; {again}')
-    return found
+    if digest != archive.files[0].sha256:
+        raise InputFileError(f'{path} has SHA-256 {digest}: expected {archive.files[0].sha256}; {again}')
+    return archive
 
 
 def read_archive(path: Path, copy: Copy, source: Source) -> Contents:
     """Reads all images and labels.
 
     Raises:
-        InputFileError: the copy is damaged, a part is missing or has the wrong size, a label is out of range, or tables hold
-            other pixels or labels than the official ones.
+      InputFileError: the copy is damaged, a part is missing or has the wrong size, a label is out of range, or tables hold
+        other pixels or labels than the official ones.
     """
     if copy.form == 'parquet':
         from resnet_jax.data.cifar_parquet import read_tables
@@ -131,7 +131,7 @@ def _check_labels(path: Path, name: str, records: np.ndarray, source: Source) ->
 
 
 def _read_members(path: Path, copy: Copy, source: Source, sizes: dict[str, int], most: dict[str, int]) -> dict[str, bytes]:
-    """Returns {file name: contents} of files that must have the given sizes, and of others that have at most so many bytes."""
+    """Returns {file name: contents} of files that must have the given sizes, and of others with at most the given sizes."""
     members = {}
     total = sum(sizes.values()) + sum(most.values()) + _MAX_OTHER_BYTES
     try:

@@ -21,7 +21,7 @@ def load_arrays_file(name: str, path: str, options: LoadOptions) -> Dataset:
     """Loads an .npz file with 'image' and 'label'; and, if it has them, 'test_image', 'test_label' and 'class_names'.
 
     Raises:
-        InputFileError: the file is missing, damaged or too large, or its arrays do not make a data set.
+      InputFileError: the file is missing, damaged or too large, or its arrays do not make a data set.
     """
     file = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where there is no home)
     try:
@@ -63,13 +63,13 @@ def dataset_from_arrays(
     """Returns a data set of arrays.
 
     Args:
-        images: uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 channel (grey) or 3 (RGB).
-        labels: integers `[n]` from 0 to one below the number of classes.
-        test_images, test_labels: the test split; by default `options.test_fraction` of each class.
-        class_names: one for each class; by default '0', '1', ...
+      images: uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 channel (grey) or 3 (RGB).
+      labels: integers `[n]` from 0 to one below the number of classes.
+      test_images, test_labels: the test split; by default `options.test_fraction` of each class.
+      class_names: one for each class; by default '0', '1', ...
 
     Raises:
-        ConfigError: the arrays do not make a data set; or a class is without training or test images.
+      ConfigError: the arrays do not make a data set; or a class is without training or test images.
     """
     if (test_images is None) != (test_labels is None):
         raise ConfigError('test images or test labels are missing: expected both or neither')

@@ -47,8 +47,8 @@ def cached(key: str, make: Callable[[ArrayWriter], JsonDict]) -> Cached:
     """Returns the arrays cached under `key`; makes and caches them if they are missing or damaged.
 
     Args:
-        make: writes arrays and returns facts about them, as JSON. Called again, to keep the arrays in memory, after a warning
-            that the cache cannot be written.
+      make: writes arrays and returns facts about them, as JSON. Called again, to keep the arrays in memory, after a warning
+        that the cache cannot be written.
     """
     folder = cache_dir() / key
     result = _load(folder)
@@ -112,7 +112,7 @@ class _Disk:
             for block in blocks:
                 if first is None:
                     first = block
-                    file.write(_header(first, 2**62))  # as long as the one that replaces it
+                    file.write(_header(first, 2**62))  # of the same length as the final header
                 data = np.ascontiguousarray(block)
                 checksum, length = zlib.crc32(data.data, checksum), length + len(block)
                 file.write(data.data)

@@ -20,7 +20,7 @@ def official_test_order(source: Source, data_dir: str) -> np.ndarray:
     """Returns the number of each test image of `load_cifar` in the official test set, int64 [n].
 
     Raises:
-        InputFileError: there is no tfds folder in `data_dir` or the default root, or its examples have no ids.
+      InputFileError: there is no tfds folder in `data_dir` or the default root, or its examples have no ids.
     """
     root = tfds_folder.tfds_root(data_dir)
     folder = tfds_folder.find_folder(root, source.name)

@@ -16,7 +16,7 @@ def read_tables(path: Path, source: Source) -> Contents:
     """Returns all images and labels in the order of the rows.
 
     Raises:
-        InputFileError: a table is missing, damaged or of something else.
+      InputFileError: a table is missing, damaged or of something else.
     """
     tables = find_tables(path)
     column = find_columns(tables['train'][0]).image

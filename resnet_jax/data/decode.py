@@ -27,7 +27,7 @@ T = TypeVar('T')
 
 LARGEST_OWN_SIZE = 256  # height or width in pixels
 LISTED = 20  # broken images that are listed
-_FORMAT = 1  # of the arrays: counts the changes of what `decode` makes of the same source
+_FORMAT = 1  # of the arrays: raise it when `decode` makes other arrays of the same source
 _BLOCK = 256  # images decoded before the next ones are begun, which bounds the memory
 
 
@@ -37,8 +37,8 @@ def decode(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
     With `options.decode` 'always', see `on_demand`.
 
     Raises:
-        InputFileError: an image cannot be read, unless `options.broken_images` is 'skip' and each class keeps some; or the
-            source changed meanwhile.
+      InputFileError: an image cannot be read, unless `options.broken_images` is 'skip' and each class keeps some; or the
+        source changed meanwhile.
     """
     if options.decode == 'always':
         return on_demand(encoded, options)
@@ -133,7 +133,7 @@ class _Reader:
         yield np.stack(block) if block else np.zeros((0, *shape), np.uint8)
 
     def _map(self, function: Callable[[int], T], advance: Callable[[int], None]) -> Iterator[T]:
-        """Yields the results for all sound images; images for which it fails are no longer sound."""
+        """Yields the results for the sound images, and marks those for which the function fails as broken."""
 
         def attempt(index: int) -> T | InputFileError:
             try:

@@ -20,12 +20,12 @@ def splits(dataset: Dataset) -> Iterator[tuple[str, Split]]:
 
 
 def describe_dataset(dataset: Dataset) -> JsonDict:
-    """Returns, as JSON, what a reader should know of a data set.
+    """Returns the description of a data set in reports, as JSON.
 
     Returns:
-        What `Dataset.describe` returns; 'counts', the number of images of each class in each split; 'notes'; and 'duplicates',
-        with 'test_in_train', the number of test images whose pixels are also those of a training image, and
-        'with_another_label', how many of these have another label there; None for images on demand, which would all be decoded.
+      What `Dataset.describe` returns; 'counts', the number of images of each class in each split; 'notes'; and 'duplicates',
+      with 'test_in_train', the number of test images whose pixels are also those of a training image, and
+      'with_another_label', how many of these have another label there; None for images on demand, which would all be decoded.
     """
     num_classes = dataset.num_classes
     counts = {name: np.bincount(split.label, minlength=num_classes).tolist() for name, split in splits(dataset)}
@@ -36,11 +36,11 @@ def sample_images(dataset: Dataset, columns: int = 8, rows: int = 16) -> tuple[n
     """Returns the first training images of each class.
 
     Args:
-        columns: images of each class; a class with fewer repeats its last.
-        rows: classes, the first ones.
+      columns: images of each class; a class with fewer repeats its last.
+      rows: classes, the first ones.
 
     Returns:
-        uint8 `[rows, columns, height, width, channels]`, with a row for each class, `rows` at most; and their names.
+      uint8 `[rows, columns, height, width, channels]`, with a row for each class, `rows` at most; and their names.
     """
     names = list(dataset.class_names[:rows])
     chosen = []

@@ -32,7 +32,7 @@ def load_digits() -> Dataset:
     seed 0, is the test split. The mean and standard deviation are those of the training split.
 
     Raises:
-        ConfigError: scikit-learn is not installed.
+      ConfigError: scikit-learn is not installed.
     """
     image, label = _read()
     train, test = hold_out(Split(image, label), NUM_TEST, seed=0)
@@ -49,8 +49,8 @@ def load_digits() -> Dataset:
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
     # The file that `load_digits` reads: to import scikit-learn takes two seconds.
-    found = importlib.util.find_spec('sklearn')
-    file = Path(found.origin or '').parent / 'datasets' / 'data' / 'digits.csv.gz' if found else None
+    spec = importlib.util.find_spec('sklearn')
+    file = Path(spec.origin or '').parent / 'datasets' / 'data' / 'digits.csv.gz' if spec else None
     if file and file.is_file():
         rows = gzip.decompress(file.read_bytes()).decode().split()
         table = np.array([list(map(int, row.split(','))) for row in rows], np.uint8)

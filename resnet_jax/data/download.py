@@ -1,4 +1,4 @@
-"""Downloads a copy of a data set: from the first server that is fast enough, resumed, verified, and never half in its place."""
+"""Downloads a copy of a data set from the first server that is fast enough; resumes, and puts only verified files in place."""
 
 import hashlib
 import logging
@@ -37,7 +37,7 @@ def require_reachable(source: Source, root: Path) -> None:
     """Checks that one of the servers answers, with any status. All are asked at the same time.
 
     Raises:
-        InputFileError: none answers within TIMEOUT_SECONDS.
+      InputFileError: none answers within TIMEOUT_SECONDS.
     """
     urls = {_host(url): _of_endpoint(url) for copy in source.copies for file in copy.files for url in file.urls}
     answers: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
@@ -66,15 +66,15 @@ def require_reachable(source: Source, root: Path) -> None:
 def download(source: Source, root: Path, folder: Path) -> tuple[Path, Copy]:
     """Downloads one copy of the data set into a folder, each file via `<file>.part`, from which a later attempt resumes.
 
-    The servers are tried in order. One that is dead or slow is left for the next, which goes on with the same partial file if
-    it has the same file. If all are slow, the fastest goes on.
+    The servers are tried in order. A dead or slow one is left for the next, which continues the same partial file if it has the
+    same file. If all are slow, the fastest continues.
 
     Returns:
-        The copy, and where it is: its file, or the folder of its files.
+      The copy, and where it is: its file, or the folder of its files.
 
     Raises:
-        InputFileError: no server can be reached and sends a whole file of the right hash.
-        ResourceError: a file cannot be written.
+      InputFileError: no server can be reached and sends a whole file of the right hash.
+      ResourceError: a file cannot be written.
     """
     servers = _Servers()
     for attempt in range(transfer.ATTEMPTS):
@@ -95,7 +95,7 @@ def download(source: Source, root: Path, folder: Path) -> tuple[Path, Copy]:
 
 
 def _delete_parts(source: Source, folder: Path) -> None:
-    """Deletes what was begun of other copies."""
+    """Deletes the partial files of other copies."""
     for where in (folder, folder / f'{source.name}-parquet'):
         for file in (file for copy in source.copies for file in copy.files):
             (where / f'{file.name}.part').unlink(missing_ok=True)
@@ -105,9 +105,9 @@ class _Servers:
     """What is known about the servers, by address.
 
     Attributes:
-        rates: bytes per second of those that were left for being slow.
-        reasons: why the last attempt failed.
-        patient: whether slow ones may go on, for all others have been tried.
+      rates: bytes per second of those that were left for being slow.
+      reasons: why the last attempt failed.
+      patient: whether slow ones may go on, because all others have been tried.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class _Servers:
         return max(self.rates.get(url, 0.0) for url in urls)
 
     def left(self, urls: Iterable[str]) -> bool:
-        """Returns whether there is use in asking one of these again."""
+        """Returns whether one of these is worth another attempt."""
         return any(self._failed[url] < transfer.ATTEMPTS for url in urls)
 
     def fetch(self, file: File, path: Path) -> bool:
@@ -137,7 +137,7 @@ class _Servers:
                             _of_endpoint(url),
                             part,
                             before,
-                            what='an archive',
+                            label='an archive',
                             writing=writing,
                             size=file.size,
                             title=f'Downloading {file.name} from {_host(url)}',
@@ -169,7 +169,7 @@ class _Servers:
                 except transfer.NETWORK_ERRORS as error:
                     self._note(url, transfer.reason_of(error))
                     if (part.stat().st_size if part.exists() else 0) <= before:
-                        break  # nothing came
+                        break  # no data came
                     logger.warning('download of %s interrupted (%s); trying again', url, self.reasons[url])
                     time.sleep(transfer.BACKOFF_SECONDS)
         return False

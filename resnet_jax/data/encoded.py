@@ -21,7 +21,7 @@ class EncodedSplit(Protocol):
         """Returns the bytes of an image file: PNG, JPEG, ...
 
         Raises:
-            InputFileError: it cannot be read, or it has changed since the data set was opened.
+          InputFileError: it cannot be read, or it has changed since the data set was opened.
         """
         ...
 
@@ -35,11 +35,11 @@ class EncodedDataset:
     """A data set whose images are not decoded yet.
 
     Attributes:
-        name: its name in a config, such as 'folder:pictures'.
-        validation: for the selection of the best epoch; None if the source has no such split.
-        class_names: one for each label.
-        version: any text that differs if an image, a label or the order differs; found without reading the images.
-        random_access: whether images in random order are read as fast as one after the other.
+      name: its name in a config, such as 'folder:pictures'.
+      validation: for the selection of the best epoch; None if the source has no such split.
+      class_names: one for each label.
+      version: any text that differs if an image, a label or the order differs; found without reading the images.
+      random_access: whether images in random order are read as fast as one after the other.
     """
 
     name: str
@@ -71,15 +71,15 @@ class Subset:
 
 
 def split_by_class(label: np.ndarray, test_fraction: float, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Divides examples into a training and a test part: `test_fraction` of each class, and at least one example, is test.
+    """Divides examples into a training and a test part, which has `test_fraction` of each class and at least one example.
 
     The selection depends only on the labels and the fraction.
 
     Returns:
-        The indices of the training and of the test examples, each ascending.
+      The indices of the training and of the test examples, each ascending.
 
     Raises:
-        InputFileError: a class has fewer than two examples.
+      InputFileError: a class has fewer than two examples.
     """
     count = np.bincount(label, minlength=len(class_names))
     if count.min() < 2:
@@ -101,7 +101,7 @@ def require_every_class(dataset: EncodedDataset, where: str) -> None:
     """Checks that each split has images of each class.
 
     Raises:
-        InputFileError: a class is missing in a split; `where` is the source, for the message.
+      InputFileError: a class is missing in a split; `where` is the source, for the message.
     """
     splits = {'training': dataset.train, 'test': dataset.test, 'validation': dataset.validation}
     for part, split in splits.items():

@@ -25,7 +25,7 @@ _LAYOUT = 'expected one folder of images for each class, such as PATH/cat/1.jpg,
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """An image file: where it is, its class, and what it was when the folder was read."""
+    """An image file: its path, its class, and its state when the folder was read."""
 
     path: str
     within_class: str
@@ -67,16 +67,16 @@ class _Files:
 def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     """Lists the images of a folder. Hidden files, and those that are not images by their suffix, are left out and counted.
 
-    The name of a class is the name of its folder, whose own folders belong to it. With `train/`, the test split is `test/`; or
-    `val/`, if there is no `test/`; with both, `val/` is the validation split. Without `train/`, a share of each class becomes
-    the test split. Classes are sorted by name, and images by their path within the class, so that the order is the same on
-    every machine.
+    A class has the name of its folder, and includes the images in the folders below it. With `train/`, the test split is
+    `test/`, or `val/` if there is no `test/`; with both, `val/` is the validation split. Without `train/`, a share of each
+    class becomes the test split. Classes are sorted by name, and images by their path within the class, so that the order is
+    the same on every machine.
 
     Args:
-        name: the name of the data set.
+      name: the name of the data set.
 
     Raises:
-        InputFileError: there is no such folder; there are fewer than two classes; a class has no images, or a split lacks it.
+      InputFileError: there is no such folder; there are fewer than two classes; a class has no images, or a split lacks it.
     """
     root = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where there is no home)
     if not root.is_dir():
@@ -99,9 +99,9 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     files = {}
     for part, classes in splits.items():
         # By name first: files numbered through all classes, as exported data sets often are, keep their order.
-        found = sorted(itertools.chain(*classes.values()), key=lambda file: (file.within_class, file.class_name))
-        files[part] = _Files(found, class_names)
-        for file in found:
+        ordered = sorted(itertools.chain(*classes.values()), key=lambda file: (file.within_class, file.class_name))
+        files[part] = _Files(ordered, class_names)
+        for file in ordered:
             entry = (part, file.class_name, file.within_class, str(file.size), str(file.modified))
             version.update(os.fsencode('\0'.join(entry) + '\n'))
     if '' in files:
@@ -130,7 +130,7 @@ def _class_names(root: Path, splits: dict[str, dict[str, list[_File]]]) -> tuple
 
 
 class _Walk:
-    """Lists folders below a root, and counts what it leaves out."""
+    """Lists folders below a root, and counts the entries that it leaves out."""
 
     def __init__(self, root: Path, follow_links: bool):
         self._root, self._follow_links = os.path.realpath(root), follow_links
@@ -169,7 +169,7 @@ class _Walk:
         return os.path.splitext(name)[1].lower() in self._suffixes  # noqa: PTH122 (see above)
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """Returns what is in a folder, sorted, without hidden entries, broken links and links out of the root."""
+        """Returns the entries of a folder, sorted, without hidden ones, broken links and links out of the root."""
         try:
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)

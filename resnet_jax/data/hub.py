@@ -16,11 +16,11 @@ def fetch_tables(address: str) -> Path:
     HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have their usual meaning.
 
     Args:
-        address: hf://datasets/OWNER/NAME[@REVISION][/FOLDER], in the form of `huggingface_hub`'s file system.
+      address: hf://datasets/OWNER/NAME[@REVISION][/FOLDER], in the form of `huggingface_hub`'s file system.
 
     Raises:
-        ConfigError: it has another form, or `huggingface_hub` is not installed.
-        InputFileError: there is no such data set, or no network and nothing in the cache.
+      ConfigError: it has another form, or `huggingface_hub` is not installed.
+      InputFileError: there is no such data set, or no network and nothing in the cache.
     """
     match = _ADDRESS.fullmatch(address)
     if not match or '..' in address:

@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT
 
 from resnet_jax.errors import InputFileError
 
-# Without Pillow's readers that start another program (EPS: Ghostscript) and those of containers that hold no photographs.
+# Without the readers that start another program (EPS: Ghostscript) and those of formats that hold no photographs.
 FORMATS = (
     *('PNG', 'JPEG', 'MPO', 'GIF', 'BMP', 'DIB', 'TIFF', 'WEBP', 'PPM', 'AVIF', 'JPEG2000', 'TGA', 'PCX', 'PSD', 'SGI', 'ICO'),
     *('ICNS', 'DDS', 'QOI', 'XBM', 'XPM', 'IM'),
@@ -53,8 +53,8 @@ def read_image(
 ) -> np.ndarray:
     """Reads an image file, resized.
 
-    Takes the first frame of an animation and puts transparent images on white. The type of the numbers decides what is white:
-    255, 65535, the largest integer of the type, or 1.0.
+    Takes the first frame of an animation and puts transparent images on white. White is the maximum of the type
+    of the numbers: 255, 65535, the largest integer, or 1.0.
 
     Args:
       source: a path, or the bytes of the file.
@@ -64,7 +64,7 @@ def read_image(
       crop: share of the centre, with resize='crop'; 224 / 256 is torchvision's Resize(256) and CenterCrop(224).
       interpolation: one of INTERPOLATIONS.
       name: what to call the file in errors; by default its path.
-      most_pixels: that the file may have; by default, and at most, Pillow's `Image.MAX_IMAGE_PIXELS`.
+      most_pixels: the most that the file may have; by default, and at most, Pillow's `Image.MAX_IMAGE_PIXELS`.
 
     Returns:
       uint8 of this shape.
@@ -92,7 +92,7 @@ def read_crop(
 ) -> np.ndarray:
     """Reads a rectangle of an image file, resized as torchvision's RandomResizedCrop does: bilinear, with antialiasing.
 
-    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the rectangle has at least twice the wanted height and width there.
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the rectangle still has twice the wanted height and width then.
 
     Args:
       source, shape, name: see `read_image`.
@@ -142,7 +142,7 @@ def _shown_size(file: Image.Image) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _open(source: str | Path | bytes, name: str | None, most_pixels: int | None = None) -> Iterator[Image.Image]:
-    """Opens an image; whatever fails in the body is an InputFileError."""
+    """Opens an image; turns every error in the body into an InputFileError."""
     shown = name or ('the image' if isinstance(source, bytes) else str(source))
     most = min(filter(None, (most_pixels, Image.MAX_IMAGE_PIXELS)), default=None)
     try:
@@ -195,7 +195,7 @@ def _resizable(image: Image.Image) -> Image.Image:
 
 
 def _white(image: Image.Image) -> float:
-    """Returns the value of white. It follows from the type of the numbers alone: Pillow's own conversion would clip at 255."""
+    """Returns the value of white for the type of the numbers; Pillow's own conversion would clip at 255."""
     if image.mode == 'F':
         values = np.asarray(image)
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:

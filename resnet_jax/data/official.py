@@ -1,4 +1,4 @@
-"""Compares CIFAR with the official images and labels, whatever the format they come in: by the hashes of the .bin files."""
+"""Compares CIFAR in any format with the official images and labels, by the hashes of the .bin files."""
 
 import dataclasses
 import hashlib
@@ -16,9 +16,9 @@ class Contents:
     """The contents of a copy, in the order of the .bin files.
 
     Attributes:
-        image: {'train' | 'test': uint8 [n, 32, 32, 3]}.
-        label: {'train' | 'test': {label's key: uint8 [n]}}.
-        names: {label's key: class names}.
+      image: {'train' | 'test': uint8 [n, 32, 32, 3]}.
+      label: {'train' | 'test': {label's key: uint8 [n]}}.
+      names: {label's key: class names}.
     """
 
     image: dict[str, np.ndarray]
@@ -30,36 +30,36 @@ def to_records(image: np.ndarray, labels: Sequence[np.ndarray]) -> np.ndarray:
     """Returns the records that .bin files would hold, uint8 [n, labels + 3072].
 
     Args:
-        image: uint8 [n, 32, 32, 3].
-        labels: uint8 [n] for each of the labels of the source, in their order.
+      image: uint8 [n, 32, 32, 3].
+      labels: uint8 [n] for each of the labels of the source, in their order.
     """
     planes = image.transpose(0, 3, 1, 2).reshape(len(image), -1)
     return np.concatenate([*(label[:, None] for label in labels), planes], axis=1)
 
 
 def parts_by_hash(source: Source, split: str, records: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns {.bin file: indices of its records} of the .bin files that are found as a whole, wherever they stand."""
+    """Returns {.bin file: indices of its records} of the .bin files that are found as a whole, at any place."""
     files = {source.md5[name]: name for name in (source.train_files if split == 'train' else source.test_files)}
-    found = {}
+    parts = {}
     for indices in np.split(np.arange(len(records)), len(files)):
         digest = hashlib.md5(records[indices].data, usedforsecurity=False).hexdigest()
         if digest in files:
-            found[files[digest]] = indices
-    return found
+            parts[files[digest]] = indices
+    return parts
 
 
 def is_official(source: Source, split: str, records: np.ndarray) -> bool:
     """Returns whether all records of a split are the official ones, in their order."""
-    found = parts_by_hash(source, split, records)
+    parts = parts_by_hash(source, split, records)
     files = source.train_files if split == 'train' else source.test_files
-    return list(found) == list(files)
+    return list(parts) == list(files)
 
 
 def in_official_order(path: Path, contents: Contents, source: Source) -> Contents:
-    """Returns the images in the order of the .bin files, each found by its hash: tables may have these parts in another order.
+    """Returns the images in the order of the .bin files, found by their hashes: tables may have them in another order.
 
     Raises:
-        InputFileError: an image or a label differs from the official ones, or the order differs within a file.
+      InputFileError: an image or a label differs from the official ones, or the order differs within a file.
     """
     image: dict[str, np.ndarray] = {}
     labels: dict[str, dict[str, np.ndarray]] = {}

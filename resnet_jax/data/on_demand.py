@@ -25,9 +25,9 @@ class EncodedImages:
     """The images of an encoded split, RGB: see `ImagesOnDemand`.
 
     Attributes:
-        size: height and width in pixels.
-        resize, crop, interpolation: see `read_image`.
-        threads: that decode; 0 for as many as there are cores.
+      size: height and width in pixels.
+      resize, crop, interpolation: see `read_image`.
+      threads: number of threads that decode; 0 for as many as there are cores.
     """
 
     split: EncodedSplit
@@ -99,10 +99,10 @@ def cores() -> int:
 def on_demand(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
     """Returns the data set with images that are decoded when they are asked for, always in three channels.
 
-    Its fingerprint is not that of the pixels, which nobody has read, but of the source's version and of the options.
+    Its fingerprint is that of the source's version and of the options, because the pixels have not been read.
 
     Raises:
-        ConfigError: the source has no random access.
+      ConfigError: the source has no random access.
     """
     if not encoded.random_access:
         raise ConfigError(

@@ -14,21 +14,21 @@ class LoadOptions:
     """The fields of a config with the same names, with their defaults.
 
     Attributes:
-        data_dir: the tfds root; if empty, TFDS_DATA_DIR, and if that is empty, ~/tensorflow_datasets.
-        data_archive: path of an official archive of a CIFAR data set, or of a folder of its tables; may be empty.
-        image_size: height and width in pixels; 0 for the size that all images have or, if they differ or are
-            larger than 256 pixels, `default_size`.
-        resize: 'crop' for the centre square, 'squash' for the whole image without its proportions, 'pad' for the whole image
-            between black bars.
-        test_fraction: share of each class that becomes the test split of a data set that has none.
-        broken_images: 'stop' to raise an error for an image that cannot be read, 'skip' to leave it out.
-        normalization: mean and std by name, see `data.normalization`; if empty, those of the training images.
-        follow_links: whether links that lead out of a folder of images are followed.
-        decode: 'once', into arrays that are kept in the cache, or 'always', when an image is asked for.
-        test_crop: with decode='always', the share of the centre that an evaluation shows: see `data.images.read_image`.
+      data_dir: the tfds root; if empty, TFDS_DATA_DIR, and if that is empty, ~/tensorflow_datasets.
+      data_archive: path of an official archive of a CIFAR data set, or of a folder of its tables; may be empty.
+      image_size: height and width in pixels; 0 for the size that all images have or, if they differ or are
+        larger than 256 pixels, `default_size`.
+      resize: 'crop' for the centre square, 'squash' for the whole image without its proportions, 'pad' for the whole image
+        between black bars.
+      test_fraction: share of each class that becomes the test split of a data set that has none.
+      broken_images: 'stop' to raise an error for an image that cannot be read, 'skip' to leave it out.
+      normalization: mean and std by name, see `data.normalization`; if empty, those of the training images.
+      follow_links: whether links that lead out of a folder of images are followed.
+      decode: 'once', into arrays that are kept in the cache, or 'always', when an image is asked for.
+      test_crop: with decode='always', the share of the centre that an evaluation shows: see `data.images.read_image`.
 
     Raises:
-        ConfigError: with decode='always' an option is missing that otherwise follows from all images, or belongs to 'once'.
+      ConfigError: decode='always' lacks an option that is otherwise found from all images, or has an option of 'once'.
     """
 
     data_dir: str | os.PathLike[str] = ''

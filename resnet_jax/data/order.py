@@ -28,9 +28,9 @@ class StepImages:
     """The training images of each step of a run, counted from its start: a pure function of seed and step.
 
     Attributes:
-        images: the training images.
-        positions: int32 `[k]`: the positions in the global batch whose images are wanted.
-        crop_area: smallest share of a random resized crop of images on demand; 0 for none.
+      images: the training images.
+      positions: int32 `[k]`: the positions in the global batch whose images are wanted.
+      crop_area: smallest share of a random resized crop of images on demand; 0 for none.
     """
 
     images: Images
@@ -51,7 +51,7 @@ class StepImages:
         """Returns the images of a step, uint8 `[k, height, width, channels]`.
 
         Raises:
-            InputFileError: an image on demand cannot be read.
+          InputFileError: an image on demand cannot be read.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         order = _recent_order(self.seed, epoch, len(self.images), self.batch_size)

@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +33,7 @@ _ERRORS = (OSError, pa.ArrowException, ValueError, KeyError)  # of a damaged fil
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """A table, and what it was when the data set was opened."""
+    """A table, and its state when the data set was opened."""
 
     path: str
     size: int
@@ -82,18 +81,18 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
 
     The files whose names begin with train, validation or test, or that lie in folders of these names, are its splits. With
     'train' and 'test', 'validation' is the validation split; without 'test', it is the test split; with 'train' alone, or
-    with files of other names, a share of each class is the test split. One whose labels are all -1, as those of ImageNet's test
-    images, is left out. The image is the column of type Image in the metadata
-    of `datasets`, or the one named 'image' or 'img'; its values are bytes, or structs with a field 'bytes'. The class is the
+    with files of other names, a share of each class is the test split. A split whose labels are all -1,
+    as of ImageNet's test images, is left out. The image is the column of type Image in the metadata of `datasets`, or the one
+    named 'image' or 'img'; its values are bytes, or structs with a field 'bytes'. The class is the
     column of type ClassLabel, or the one named 'label', 'labels' or 'fine_label'; its values are integers or text.
 
     Args:
-        name: the name of the data set.
-        path: a file, a folder, or hf://datasets/OWNER/NAME[@REVISION][/FOLDER], which `huggingface_hub` brings to its cache.
+      name: the name of the data set.
+      path: a file, a folder, or hf://datasets/OWNER/NAME[@REVISION][/FOLDER], which `huggingface_hub` brings to its cache.
 
     Raises:
-        InputFileError: there are no such files, or one is damaged, or they are no set of images with a class each.
-        ConfigError: the name on the hub is none, or `huggingface_hub` is not installed.
+      InputFileError: there are no such files, or one is damaged, or they are no set of images with a class each.
+      ConfigError: the name on the hub is not valid, or `huggingface_hub` is not installed.
     """
     if path.startswith('hf://'):
         from resnet_jax.data.hub import fetch_tables
@@ -130,7 +129,7 @@ def find_tables(root: Path) -> dict[str, list[_File]]:
     """Returns {'train' and, if there are any, 'validation', 'test': files}, in the order of their paths.
 
     Raises:
-        InputFileError: there are none, or they belong to several data sets, or one is damaged.
+      InputFileError: there are none, or they belong to several data sets, or one is damaged.
     """
     if root.is_dir():
         paths = sorted(path for path in root.rglob('*.parquet') if not _hidden(path.relative_to(root)))
@@ -138,17 +137,17 @@ def find_tables(root: Path) -> dict[str, list[_File]]:
         paths = [root] if root.is_file() else []
     if not paths:
         raise InputFileError(f'{root} {"holds no .parquet files" if root.is_dir() else "does not exist"}; {_LAYOUT}')
-    found: dict[tuple[Path, str], list[Path]] = {}
+    by_part: dict[tuple[Path, str], list[Path]] = {}
     for path in paths:
-        found.setdefault(_part(path, root), []).append(path)
-    known = {key: files for key, files in found.items() if key[1]}
+        by_part.setdefault(_part(path, root), []).append(path)
+    known = {key: files for key, files in by_part.items() if key[1]}
     if not known or not root.is_dir():
         return {'train': [_open(path) for path in paths]}
     if len(folders := sorted({str(folder) for folder, _ in known})) > 1:
         raise InputFileError(
             f'{root} holds several data sets, in {printable(", ".join(folders))[:300]}: expected one; add a folder to the path'
         )
-    if others := sum(len(files) for key, files in found.items() if not key[1]):
+    if others := sum(len(files) for key, files in by_part.items() if not key[1]):
         logger.info('%s: %d .parquet files of other splits left out', root, others)
     tables = {part: [_open(path) for path in files] for (_, part), files in known.items()}
     if 'train' not in tables:
@@ -185,7 +184,7 @@ def find_columns(file: _File) -> _Columns:
     """Returns which columns hold the image and the class.
 
     Raises:
-        InputFileError: none do, or it is not clear which.
+      InputFileError: no columns do, or it is not clear which.
     """
     schema = pq.read_schema(file.path)
     described = _described(schema)
@@ -209,7 +208,7 @@ def class_names(file: _File, column: str) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if described.get('_type') == 'ClassLabel' and isinstance(names, list) else None
 
 
-def _described(schema: Any) -> Mapping[str, Json]:
+def _described(schema: pa.Schema) -> Mapping[str, Json]:
     try:
         features = parse_json((schema.metadata or {})[b'huggingface'].decode())['info']['features']
         return {key: value for key, value in features.items() if isinstance(value, dict)}
@@ -217,12 +216,12 @@ def _described(schema: Any) -> Mapping[str, Json]:
         return {}
 
 
-def _choose(file: _File, schema: Any, what: str, typed: list[str], usual: Sequence[str]) -> str:
+def _choose(file: _File, schema: pa.Schema, role: str, typed: list[str], usual: Sequence[str]) -> str:
     candidates = [key for key in usual if key in (typed or schema.names)]
     if not candidates and len(typed) != 1:
         columns = ', '.join(f'{field.name}: {field.type}' for field in schema)
         raise InputFileError(
-            f'{file.path} has the columns {printable(columns)[:300]}: expected one for the {what}, named {" or ".join(usual)}'
+            f'{file.path} has the columns {printable(columns)[:300]}: expected one for the {role}, named {" or ".join(usual)}'
         )
     name: str = (candidates or typed)[0]
     return name
@@ -232,7 +231,7 @@ def read_column(file: _File, column: str) -> np.ndarray:
     """Returns a column of integers, int64 `[n]`, or of text, objects `[n]`.
 
     Raises:
-        InputFileError: there is no such column, it is of another type, a value is missing, or the file is damaged.
+      InputFileError: there is no such column, it is of another type, a value is missing, or the file is damaged.
     """
     try:
         with pq.ParquetFile(file.path, page_checksum_verification=True) as table:
@@ -276,7 +275,7 @@ _lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=2)  # where threads read from the end of one group and the beginning of the next
-def _images(file: _File, group: int, column: str) -> Any:
+def _images(file: _File, group: int, column: str) -> pa.Array:
     """Returns a column of a row group, an array of pyarrow."""
     try:
         status = Path(file.path).stat()
@@ -298,8 +297,8 @@ def _images(file: _File, group: int, column: str) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _metadata(file: _File) -> Any:
-    """Returns the description of a file, whose length is in proportion to the number of row groups."""
+def _metadata(file: _File) -> pq.FileMetaData:
+    """Returns the metadata of a file, which grow with the number of row groups."""
     return pq.read_metadata(file.path)
 
 

@@ -1,8 +1,8 @@
-"""Reads the pickles of CIFAR's python archives without running what they name.
+"""Reads the pickles of CIFAR's python archives without running the functions that they name.
 
 A batch is a dict with 'data', a NumPy array uint8 [n, 3072] of red, green and blue planes, and lists of labels; 'batches.meta'
-and 'meta' hold lists of class names. Python 2 wrote all of them in protocol 2, whose text is bytes here. A program of a pickle
-names functions to call; here a name and a call only become records of what was named, and of what it would be called with.
+and 'meta' hold lists of class names. Python 2 wrote all of them in protocol 2, whose text is bytes here. A pickle
+names functions to call; here a name and a call become records, of the name and of the arguments, and nothing is called.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class NotCifarError(Exception):
 
 @dataclasses.dataclass(eq=False)
 class _Call:
-    """A name and, where the program calls it, the arguments and the state that the result would get. Nothing was run."""
+    """A name in a pickle and, if the pickle calls it, the arguments and the state of the result. Nothing was called."""
 
     name: str
     arguments: object = None
@@ -32,7 +32,7 @@ def read_batch(data: bytes, label_keys: Sequence[str], count: int) -> np.ndarray
     """Returns the records of a batch in the form of a .bin file: uint8 [count, labels + 3072].
 
     Raises:
-        NotCifarError: it is damaged or something else.
+      NotCifarError: it is damaged or something else.
     """
     batch = _load(data)
     # numpy.ndarray.__reduce__: a call of _reconstruct, and the state (version, shape, dtype, Fortran order, bytes).
@@ -58,7 +58,7 @@ def read_names(data: bytes, keys: Mapping[str, str]) -> dict[str, list[str]]:
     """Returns the lists of class names under some keys: `keys` is {key in the result: key in the pickle}.
 
     Raises:
-        NotCifarError: it is damaged or something else.
+      NotCifarError: it is damaged or something else.
     """
     meta, result = _load(data), {}
     for key, theirs in keys.items():
@@ -80,7 +80,7 @@ def _load(data: bytes) -> dict[object, object]:
 
 
 class _Reader(PickleMachine):
-    """Of Python 2's pickles: strings are bytes."""
+    """Reads the pickles of Python 2, whose strings are bytes."""
 
     def find_global(self, module: object, name: object) -> _Call:
         return _Call(f'{module}.{name}')

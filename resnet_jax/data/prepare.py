@@ -30,23 +30,23 @@ def prepare_folder(source: Source, root: Path, archive: str | os.PathLike[str] |
     Processes that share the root prepare it only once. The folder appears atomically.
 
     Args:
-        archive: an official archive in binary or python form, or a folder of tables with the official images and labels.
+      archive: an official archive in binary or python form, or a folder of tables with the official images and labels.
 
     Raises:
-        InputFileError: the archive is missing, damaged or cannot be downloaded.
-        ResourceError: the root cannot be written.
+      InputFileError: the archive is missing, damaged or cannot be downloaded.
+      ResourceError: the root cannot be written.
     """
     downloads = root / 'downloads'
     given = Path(os.path.expanduser(archive)) if archive else _downloaded(source, downloads)  # noqa: PTH111 (as in tfds_root)
-    found = (given, verify_archive(given, source)) if given else None
-    if not found:  # before anything is written
+    local = (given, verify_archive(given, source)) if given else None
+    if not local:  # before anything is written
         require_reachable(source, root)
     with writing(root):
         downloads.mkdir(parents=True, exist_ok=True)
     with _one_process(downloads / f'{source.name}.lock'):
         if folder := find_folder(root, source.name):
             return folder
-        path, copy = found or download(source, root, downloads)
+        path, copy = local or download(source, root, downloads)
         contents = read_archive(path, copy, source)
         with writing(root):
             delete_leftovers(root / source.name, f'incomplete.*_{VERSION}')  # left by tfds

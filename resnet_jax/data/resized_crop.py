@@ -7,7 +7,7 @@ import numpy as np
 
 _RATIO = 3 / 4, 4 / 3  # of width to height
 _ATTEMPTS = 10
-# The second half of a Philox key: apart from the epochs and the other streams of a seed.
+# The second half of a Philox key; differs from the epochs and the other streams of a seed.
 _STREAM = 2**64 - 3
 
 
@@ -17,14 +17,14 @@ def resized_crop_box(
     """Returns the rectangle of torchvision's RandomResizedCrop: a pure function of the arguments.
 
     Its share of the area is uniform in [smallest, 1], and the logarithm of its width over its height is uniform between those
-    of 3/4 and 4/3 (Szegedy et al. 2014, sec. 6). If ten attempts are too high or too wide, the largest rectangle in the middle
-    with a proportion in this range.
+    of 3/4 and 4/3 (Szegedy et al. 2014, sec. 6). If ten attempts are too high or too wide, returns the largest centred
+    rectangle with a proportion in this range.
 
     Args:
-        step: of the run; position: in the batch.
+      step: of the run; position: in the batch.
 
     Returns:
-        (top, left, height, width) in pixels.
+      (top, left, height, width) in pixels.
     """
     uniform = _uniform(seed, step, position)
     low, high = map(math.log, _RATIO)

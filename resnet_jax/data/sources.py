@@ -13,9 +13,9 @@ class Label:
     """One of an image's labels: its feature in tfds, what other formats call it, and the number of classes.
 
     Attributes:
-        names_file: file of class names in the binary archive.
-        python_key, python_names: keys in the pickles of the python archive.
-        column: in the tables of Hugging Face.
+      names_file: file of class names in the binary archive.
+      python_key, python_names: keys in the pickles of the python archive.
+      column: in the tables of Hugging Face.
     """
 
     key: str
@@ -41,8 +41,8 @@ class Copy:
     """The files that hold all of a data set in one format.
 
     Attributes:
-        form: 'binary' and 'python' are archives of the authors; 'parquet' is two tables, train and test.
-        folder: the folder inside the archive.
+      form: 'binary' and 'python' are archives of the authors; 'parquet' is two tables, train and test.
+      folder: the folder inside the archive.
     """
 
     form: Literal['binary', 'python', 'parquet']
@@ -58,10 +58,10 @@ class Source:
     hash of such a file is one of pixels and labels, so it can be compared with that of every other format.
 
     Attributes:
-        copies: in the order in which a download tries them.
-        train_files, test_files: names of the .bin files.
-        md5: of each .bin file.
-        homepage: of the data set.
+      copies: in the order in which a download tries them.
+      train_files, test_files: names of the .bin files.
+      md5: of each .bin file.
+      homepage: of the data set.
     """
 
     name: str

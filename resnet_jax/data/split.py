@@ -22,7 +22,7 @@ class ImagesOnDemand(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """What all of them take, decoded."""
+        """The bytes that all of them take when decoded."""
         ...
 
     def __len__(self) -> int: ...
@@ -31,7 +31,7 @@ class ImagesOnDemand(Protocol):
         """Returns some of them, uint8 `[k, height, width, channels]`, as an evaluation shows them.
 
         Raises:
-            InputFileError: one cannot be read.
+          InputFileError: one cannot be read.
         """
         ...
 
@@ -39,12 +39,12 @@ class ImagesOnDemand(Protocol):
         """Returns random resized crops of some of them, uint8 `[k, height, width, channels]`.
 
         Args:
-            index: int32 `[k]`: which.
-            seed, step, positions: what the crops depend on; positions in the batch, int32 `[k]`.
-            area: smallest share of an image that a crop shows.
+          index: int32 `[k]`: which.
+          seed, step, positions: what the crops depend on; positions in the batch, int32 `[k]`.
+          area: smallest share of an image that a crop shows.
 
         Raises:
-            InputFileError: one cannot be read.
+          InputFileError: one cannot be read.
         """
         ...
 
@@ -65,8 +65,8 @@ class Split:
     """Images and labels in one fixed order; possibly memory-mapped, so treat them as read-only.
 
     Attributes:
-        image: uint8 [n, height, width, channels].
-        label: int32 [n], each in [0, num_classes).
+      image: uint8 [n, height, width, channels].
+      label: int32 [n], each in [0, num_classes).
     """
 
     image: Images
@@ -83,9 +83,9 @@ class DatasetInfo:
     """What is known about a data set before its arrays are loaded.
 
     Attributes:
-        image_shape: (height, width, channels).
-        num_train, num_test: examples of each split.
-        mean, std: per channel, of the training images scaled to [0, 1].
+      image_shape: (height, width, channels).
+      num_train, num_test: examples of each split.
+      mean, std: per channel, of the training images scaled to [0, 1].
     """
 
     name: str
@@ -102,10 +102,10 @@ class Dataset:
     """A named data set.
 
     Attributes:
-        mean, std: per channel, of the training images scaled to [0, 1].
-        fingerprint: SHA-256 hex digest of the pixels and labels, the same on every machine and for every source of them.
-        validation: the split that selects the best epoch where a config holds out none; None if the data set has none.
-        notes: what a reader of the run should know, such as images that were left out.
+      mean, std: per channel, of the training images scaled to [0, 1].
+      fingerprint: SHA-256 hex digest of the pixels and labels, the same on every machine and for every source of them.
+      validation: the split that selects the best epoch where a config holds out none; None if the data set has none.
+      notes: facts for readers of a report, such as images that were left out.
     """
 
     name: str
@@ -180,11 +180,11 @@ def training_splits(dataset: Dataset, validation_size: int, train_size: int, see
     """Returns a run's training split and its validation split, which may be None.
 
     Args:
-        validation_size: number of examples held out, selected by `seed`; 0 for the data set's own validation split, if any.
-        train_size: number of the remaining examples to train on, the same for every seed; 0 for all.
+      validation_size: number of examples held out, selected by `seed`; 0 for the data set's own validation split, if any.
+      train_size: number of the remaining examples to train on, the same for every seed; 0 for all.
 
     Raises:
-        ConfigError: there are not enough examples.
+      ConfigError: there are not enough examples.
     """
     train, validation = dataset.train, dataset.validation
     if validation_size:
@@ -207,10 +207,10 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
     The selection depends only on the labels, `size` and `seed`; both parts keep the original order.
 
     Returns:
-        (rest, held out), with n - size and size examples.
+      (rest, held out), with n - size and size examples.
 
     Raises:
-        ConfigError: `size` is not in [1, n - 1], or `seed` is not in [0, 2**64).
+      ConfigError: `size` is not in [1, n - 1], or `seed` is not in [0, 2**64).
     """
     n = len(split.label)
     check_hold_out(size, n)

@@ -19,7 +19,7 @@ def load_synthetic(name: str) -> Dataset:
     """Returns as many uniform uint8 images and int32 labels as the named data set has, the same on every call.
 
     Args:
-        name: one of `SYNTHETIC`, such as 'synthetic_cifar10'.
+      name: one of `SYNTHETIC`, such as 'synthetic_cifar10'.
     """
     info = SYNTHETIC[name]
 

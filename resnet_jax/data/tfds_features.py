@@ -1,4 +1,4 @@
-"""What `dataset_info.json` and `features.json` say about a folder prepared by tfds, read without tfds.
+"""Reads `dataset_info.json` and `features.json` of a folder prepared by tfds, without tfds.
 
 Both are protocol buffers as JSON (`dataset_info.proto`, `feature.proto` of tfds): numbers of 64 bits are strings.
 """
@@ -24,12 +24,12 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a folder holds.
+    """The contents of a folder prepared by tfds.
 
     Attributes:
-        file_format: 'array_record' or 'tfrecord'.
-        shards: {split: its record files, in their order}.
-        image_key, label_key: names of the features.
+      file_format: 'array_record' or 'tfrecord'.
+      shards: {split: its record files, in their order}.
+      image_key, label_key: names of the features.
     """
 
     file_format: str
@@ -43,7 +43,7 @@ def read_description(folder: Path) -> Description:
     """Reads both files and the class names.
 
     Raises:
-        InputFileError: a file is missing or damaged, or the data set is not one of images with a class each.
+      InputFileError: a file is missing or damaged, or the data set is not one of images with a class each.
     """
     info = _read(folder / 'dataset_info.json')
     file_format = info.get('fileFormat') or 'tfrecord'  # which tfds left out when it was the only one
@@ -114,19 +114,19 @@ def _keys(folder: Path, features: dict[str, tuple[str, Json]], supervised: Json 
         items = [item['featureKey'] for item in supervised['tuple']['items']]
     except (KeyError, TypeError):
         items = [supervised.get('input'), supervised.get('output')]  # as tfds wrote them before 2021
-    found = []
+    chosen = []
     for i, (kind, usual) in enumerate(((_IMAGE, 'image'), (_LABEL, 'label'))):
         keys = [key for key, (class_name, _) in features.items() if class_name.endswith(kind)]
         preferred = [key for key in (*items[i : i + 1], usual) if key in keys]
         if not preferred and len(keys) != 1:
-            what = kind.rpartition('.')[2]
+            feature = kind.rpartition('.')[2]
             named = ', '.join(f'{key}: {class_name.rpartition(".")[2]}' for key, (class_name, _) in features.items())
             raise InputFileError(
-                f'{folder / "features.json"} describes {printable(named)[:300] or "nothing"}: expected one {what}, or one that '
-                f"is named '{usual}', for a data set of images with a class each"
+                f'{folder / "features.json"} describes {printable(named)[:300] or "nothing"}: expected one {feature}, or one '
+                f"that is named '{usual}', for a data set of images with a class each"
             )
-        found.append((preferred or keys)[0])
-    return found[0], found[1]
+        chosen.append((preferred or keys)[0])
+    return chosen[0], chosen[1]
 
 
 def _class_names(folder: Path, key: str, feature: tuple[str, Json]) -> tuple[str, ...]:
@@ -151,5 +151,5 @@ def _class_names(folder: Path, key: str, feature: tuple[str, Json]) -> tuple[str
     return names
 
 
-def _wrong(path: Path, found: str, expected: str) -> InputFileError:
-    return InputFileError(f'{path} {found}: expected {expected}; {_AGAIN}')
+def _wrong(path: Path, problem: str, expected: str) -> InputFileError:
+    return InputFileError(f'{path} {problem}: expected {expected}; {_AGAIN}')

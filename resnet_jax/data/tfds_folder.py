@@ -26,7 +26,7 @@ def tfds_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """Returns `data_dir`, else TFDS_DATA_DIR, else tfds's default; an empty string counts as not given.
 
     Raises:
-        ConfigError: the root is a remote address or the folder of one data set.
+      ConfigError: the root is a remote address or the folder of one data set.
     """
     root = os.fspath(data_dir or '') or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
     if '://' in root:
@@ -55,7 +55,7 @@ def fingerprint(folder: Path) -> str:
     Hashes contents, not times: a copy on another machine is the same data, and damage since the last start is noticed.
 
     Raises:
-        InputFileError: there are no record files, or one cannot be read.
+      InputFileError: there are no record files, or one cannot be read.
     """
     files = sorted(path for path in folder.iterdir() if re.search(r'\.(array_record|tfrecord)', path.name))
     if not files:
@@ -85,10 +85,10 @@ def read_folder(folder: Path, source: Source) -> tuple[Split, Split, bool]:
     """Decodes the training and the test split, in the order of the files.
 
     Returns:
-        Both splits, and whether they hold the official pixels and labels by their hash. Re-encoded copies do not.
+      Both splits, and whether they hold the official pixels and labels by their hash. Re-encoded copies do not.
 
     Raises:
-        InputFileError: a file is missing, damaged or not this data set; the message names the file.
+      InputFileError: a file is missing, damaged or not this data set; the message names the file.
     """
     splits = _describe(folder, source)
     read = {split: _read_split(split, *splits[split], source) for split in ('train', 'test')}
@@ -168,10 +168,10 @@ def _read_split(
 
 
 def official_order(folder: Path, source: Source, split: str) -> np.ndarray:
-    """Returns the number of each example of a split in the .bin files, int64 [n]: tfds shuffles them, and keeps it as their id.
+    """Returns the number of each example of a split in the .bin files, int64 [n], which tfds keeps as its id.
 
     Raises:
-        InputFileError: a file is missing or damaged, or the examples have no such ids.
+      InputFileError: a file is missing or damaged, or the examples have no such ids.
     """
     from tensorflow_datasets.proto import tf_example_pb2
 

@@ -36,7 +36,7 @@ _AGAIN = 'copy or prepare the folder again'
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """A record file, and what it was when the data set was opened."""
+    """A record file, and its state when the data set was opened."""
 
     path: str
     file_format: str
@@ -81,7 +81,7 @@ class _Records:
 
 
 def open_tfds(name: str, path: str, options: LoadOptions) -> EncodedDataset:
-    """Opens `<root>/NAME/VERSION`, or `<root>/NAME/CONFIG/VERSION` of 'NAME/CONFIG'; the newest version unless it is given.
+    """Opens `<root>/NAME/VERSION`, or `<root>/NAME/CONFIG/VERSION` for 'NAME/CONFIG'; by default the newest version.
 
     features.json decides which feature is the image and which the class. The splits are 'train' and 'test'; or 'train' and
     'validation', if there is no 'test' or its labels are all -1, as those of ImageNet are; with both, 'validation' is the
@@ -89,12 +89,12 @@ def open_tfds(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     their labels and checksums.
 
     Args:
-        name: the name of the data set.
-        path: what is behind the colon, NAME or NAME:VERSION.
+      name: the name of the data set.
+      path: the part after the colon, NAME or NAME:VERSION.
 
     Raises:
-        ConfigError: `path` has another form, or the root is not one.
-        InputFileError: there is no such folder, or it is damaged, or no set of images with a class each.
+      ConfigError: `path` has another form, or the root is not a tfds root.
+      InputFileError: there is no such folder, or it is damaged, or no set of images with a class each.
     """
     folder = _find_folder(path, options)
     description = read_description(folder)
@@ -143,9 +143,9 @@ def _find_folder(path: str, options: LoadOptions) -> Path:
     versions = [Path(entry.path) for entry in _folders(folder) if re.fullmatch(r'\d+\.\d+\.\d+', entry.name)]
     if not versions:
         where = folder if _folders(folder) else root
-        what = 'no versions in' if _folders(folder) else f"no data set '{match['name']}' in"
+        problem = 'no versions in' if _folders(folder) else f"no data set '{match['name']}' in"
         raise InputFileError(
-            f'{what} {where}: {_found(where)}; expected a folder NAME/VERSION or NAME/CONFIG/VERSION prepared by tfds: '
+            f'{problem} {where}: {_found(where)}; expected a folder NAME/VERSION or NAME/CONFIG/VERSION prepared by tfds: '
             'change the name, or the root by data_dir or TFDS_DATA_DIR'
         )
     return max(versions, key=lambda path: tuple(map(int, path.name.split('.'))))

@@ -23,8 +23,8 @@ def read_records(path: Path) -> list[bytes]:
     """Returns the records of one file.
 
     Raises:
-        InputFileError: a length or checksum is wrong or the file ends inside a record.
-        OSError: it cannot be read.
+      InputFileError: a length or checksum is wrong or the file ends inside a record.
+      OSError: it cannot be read.
     """
     return [record for _, record in scan_records(path)]
 
@@ -33,8 +33,8 @@ def scan_records(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yields the records of one file, each with the position of its data; memory is bounded by 8 MB and one record.
 
     Raises:
-        InputFileError: a length or checksum is wrong or the file ends inside a record.
-        OSError: it cannot be read.
+      InputFileError: a length or checksum is wrong or the file ends inside a record.
+      OSError: it cannot be read.
     """
     with path.open('rb') as file:
         left = os.fstat(file.fileno()).st_size
@@ -50,7 +50,7 @@ def scan_records(path: Path) -> Iterator[tuple[int, bytes]]:
                 length, length_crc = struct.unpack('<QI', head)
                 if _masked(_crc32c(head[:8])) != length_crc:  # before memory is reserved for it
                     raise _damaged(path, count + len(block), 'its checksum does not match')
-                data = file.read(length + 4) if length + 16 <= left else b''  # no memory for what is not there
+                data = file.read(length + 4) if length + 16 <= left else b''  # allocate nothing for missing bytes
                 if len(data) < length + 4:
                     raise _damaged(path, count + len(block), 'the file ends inside it')
                 block.append((position + 12, data[:-4]))
@@ -100,7 +100,7 @@ def _masked(crc: int) -> int:
 
 
 def _after_piece(crc: np.ndarray) -> np.ndarray:
-    """Returns what checksums, uint32 [n], become by as many zeros as a piece has bytes."""
+    """Returns the checksums, uint32 [n], after a further piece of zeros."""
     table = _piece_table()
     result: np.ndarray = table[0][crc & 0xFF] ^ table[1][(crc >> 8) & 0xFF] ^ table[2][(crc >> 16) & 0xFF] ^ table[3][crc >> 24]
     return result

@@ -1,4 +1,4 @@
-"""Worker processes that decode, with Grain: each of them some of a run's steps."""
+"""Decodes the images of a run's steps in worker processes, by Grain."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from grain import DatasetIterator
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-_SHARED_MEMORY = Path('/dev/shm')  # where Linux keeps what processes share
+_SHARED_MEMORY = Path('/dev/shm')  # where Linux keeps memory that processes share
 
 
 def check_grain() -> None:
@@ -40,15 +40,15 @@ def check_grain() -> None:
 class WorkerSteps:
     """Reads the images of consecutive steps in worker processes, each of which is a few steps ahead.
 
-    The processes end with this one, even if it is killed, and are deaf to signals: it is this process that ends a run.
+    The processes end with this one, even if it is killed, and ignore signals, which this process handles.
 
     Args:
-        steps: whose images are `EncodedImages`.
-        workers: number of processes, at least 1.
+      steps: whose images are `EncodedImages`.
+      workers: number of processes, at least 1.
 
     Raises:
-        ConfigError: Grain is not installed.
-        ResourceError: there is too little memory that processes can share.
+      ConfigError: Grain is not installed.
+      ResourceError: there is too little memory that processes can share.
     """
 
     def __init__(self, steps: StepImages, workers: int):
@@ -57,17 +57,17 @@ class WorkerSteps:
             steps = dataclasses.replace(steps, images=steps.images.in_one_thread())
         self._steps, self._workers = steps, workers
         self._iterators: list[DatasetIterator[np.ndarray]] = []  # of the steps of each worker, in turn
-        self._first: list[np.ndarray | None] = []  # what they begin with
+        self._first: list[np.ndarray | None] = []  # the steps that they begin with
         self._start, self._next = -1, -1
         size = len(steps.positions) * steps.images.nbytes // len(steps.images)
-        _check_shared_memory(size * (4 * workers + 1), workers)  # what Grain keeps ready for each, and what is in work
+        _check_shared_memory(size * (4 * workers + 1), workers)  # steps that Grain holds for each worker, ready and in work
 
     def __getitem__(self, step: int) -> np.ndarray:
         """Returns the images of a step, uint8 `[k, height, width, channels]`; fast if it is the one after the last.
 
         Raises:
-            InputFileError: an image cannot be read.
-            ResourceError: a worker was killed.
+          InputFileError: an image cannot be read.
+          ResourceError: a worker was killed.
         """
         try:
             images = self._take(step)
@@ -94,7 +94,7 @@ class WorkerSteps:
         return next(self._iterators[worker]) if images is None else images
 
     def _begin(self, step: int) -> None:
-        """Starts the processes, which takes them seconds: all at once."""
+        """Starts the processes at the same time, because each takes seconds."""
         import grain
         from absl import flags
 
@@ -135,7 +135,7 @@ def _blocked_signals() -> Iterator[None]:
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """Makes a worker end when its parent does, which may be killed without telling it."""
+    """Makes a worker end with its parent, even if the parent is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

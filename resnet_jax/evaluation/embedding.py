@@ -12,7 +12,7 @@ def principal_components(features: np.ndarray) -> tuple[np.ndarray, float]:
     Returns:
       float32 `[n, 2]`, of each component the largest value positive; and the share, from 0 to 1.
     """
-    import scipy.linalg  # here, because a start of training need not wait for it
+    import scipy.linalg  # imported here, because it is slow and a start of training does not need it
 
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     n, d = centred.shape

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from resnet_jax.data import Split
 from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.evaluation.step import LogitsFn, parallel_eval_steps
-from resnet_jax.runtime.devices import compile_parallel, device_positions, replicate
+from resnet_jax.runtime.devices import DeviceData, compile_parallel, device_positions, replicate
 from resnet_jax.runtime.dispatch import Pace
 from resnet_jax.runtime.memory import fits_on_devices
 from resnet_jax.runtime.prefetch import CHUNK_BYTES, Prefetch
@@ -61,7 +60,7 @@ class Evaluator:
         sums = jax.device_get(run(variables, self._positions, data, np.int32(within), np.int32(count)))
         return {'loss': sums['loss'][within : within + count], 'confusion': sums['confusion']}
 
-    def _load(self, chunk: int) -> dict[str, Any]:
+    def _load(self, chunk: int) -> DeviceData:
         """Returns a chunk on the devices, of the same shape as all others, and how many examples it has."""
         size, first = min(self._chunk * self.batch_size, self._size), chunk * self._chunk * self.batch_size
         image, label = self._split.image[first : first + size], self._split.label[first : first + size]

@@ -1,4 +1,4 @@
-"""Single test images for the report: mistakes and what spoke for them, classes that are confused, a map of the test set."""
+"""Chooses single test images for the report: mistakes and their Grad-CAM, confused classes, a map of the test set."""
 
 import contextlib
 import math
@@ -21,14 +21,14 @@ _MANY_CLASSES, _SHOWN_OF_MANY = 20, 10
 def choose_examples(
     classifier: Classifier, dataset: Dataset, predictions: Predictions
 ) -> tuple[dict[str, np.ndarray], JsonDict]:
-    """Returns what the report shows of single images.
+    """Returns the arrays and facts that the report shows of single images.
 
     Returns:
-      Arrays, without those that the network cannot give:
+      Arrays; those that the network does not have are missing:
         'wrong': the images of the most confident mistakes, uint8 `[k, height, width, channels]`.
-        'wrong_maps': Grad-CAM of the classes that were named for them, uint8 `[k, height, width]`.
-        'pairs': for each pair of classes that are often confused a mistake, and the image, recognised, of the class it is taken
-          for whose features are nearest, uint8 `[pairs, 2, height, width, channels]`.
+        'wrong_maps': Grad-CAM of the predicted classes, uint8 `[k, height, width]`.
+        'pairs': for each pair of classes that are often confused a mistake, and the correctly classified image of the
+          predicted class with the nearest features, uint8 `[pairs, 2, height, width, channels]`.
         'map': images by the principal components of their features, float32 `[n, 2]`; 'map_labels': int32 `[n]`.
         'filters': the kernel of the first convolution, float32 `[height, width, in, out]`.
 
@@ -59,7 +59,7 @@ def choose_examples(
     with contextlib.suppress(ConfigError):  # a network without convolutions
         maps = grad_cam(classifier, arrays['wrong'], predicted[wrong])
         arrays['wrong_maps'] = np.rint(255 * maps).astype(np.uint8)
-    with contextlib.suppress(ConfigError):  # a network of one's own that keeps no features
+    with contextlib.suppress(ConfigError):  # a user's network that keeps no features
         _add_features(classifier, dataset, predicted, mistakes, arrays, facts)
     return arrays, facts
 

@@ -1,4 +1,4 @@
-"""What a network looks at: Grad-CAM, input gradients, integrated gradients and the filters of the first layer.
+"""Explains a network's answers: Grad-CAM, input gradients, integrated gradients and the filters of the first layer.
 
 Each explains one logit of each image: of the predicted class, or of a class that is given. Test-time augmentation is left out.
 Functions that take a `Classifier` prepare the images and compile once for each batch size; the pure functions below them take
@@ -42,8 +42,8 @@ def grad_cam(
 
     Args:
       images: image files, or uint8 `[n, height, width, channels]`, as `Classifier.logits` takes them.
-      class_index: the class to explain, one for all images or int `[n]`; by default of each image the predicted one.
-      layer: path of the module in whose output the parts are weighted, as 'layer4_1' or 'layer4_1/conv2' (see `map_layers`);
+      class_index: the class to explain, one for all images or int `[n]`; by default each image's predicted class.
+      layer: path of the module whose output is weighted, as 'layer4_1' or 'layer4_1/conv2' (see `map_layers`);
         by default the last one with maps: of a residual network, the last block.
       batch_size: number of images per batch; fewer images make one smaller batch.
 
@@ -100,7 +100,7 @@ def input_gradients(
 
 
 def logit_gradients(model: nn.Module, variables: Variables, inputs: jax.Array, class_index: jax.Array) -> jax.Array:
-    """Returns the gradients of logits with respect to `inputs`, in float32; a pure function of what the maps take."""
+    """Returns the gradients of logits with respect to `inputs`, float32; a pure function, like `class_activation_maps`."""
     apply: Callable[[jax.Array], Any] = functools.partial(model.apply, variables, train=False)
     logits, pull_back = jax.vjp(apply, inputs)
     gradients: jax.Array = pull_back(_one_hot(logits, class_index))[0]
@@ -187,48 +187,53 @@ def first_filters(classifier: Classifier) -> np.ndarray | None:
 
 
 def map_layers(classifier: Classifier) -> dict[str, tuple[int, int, int]]:
-    """Returns the modules whose outputs are maps: {path: (rows, columns, features)}, in the order in which they end.
+    """Returns the modules whose outputs are maps: {path: (rows, columns, features)}, in the order in which their calls return.
 
     Without BatchNorm: the next layer sees its output only after an activation.
     """
-    found: dict[str, tuple[int, int, int]] = {}
+    layers: dict[str, tuple[int, int, int]] = {}
 
-    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def record(
+        call: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], context: nn.module.InterceptorContext
+    ) -> object:
         out = call(*args, **kwargs)
         path = '/'.join(context.module.path)
         norm = isinstance(context.module, nn.BatchNorm)
-        if path and not norm and context.method_name == '__call__' and getattr(out, 'ndim', 0) == 4:
-            found[path] = out.shape[1:]
+        if path and not norm and context.method_name == '__call__' and isinstance(out, jax.Array) and out.ndim == 4:
+            _, rows, columns, channels = out.shape
+            layers[path] = rows, columns, channels
         return out
 
     inputs = jax.ShapeDtypeStruct((1, *classifier.image_shape), classifier.dtype)
     with nn.intercept_methods(record):
         jax.eval_shape(functools.partial(classifier.model.apply, train=False), classifier.variables, inputs)
-    return found
+    return layers
 
 
 def _map_layer(classifier: Classifier, layer: str | None) -> str:
-    found = map_layers(classifier)
+    layers = map_layers(classifier)
     if layer is not None:
-        if layer not in found:
-            raise ConfigError(f'no layer {layer!r} with maps{did_you_mean(layer, found)}; available: {", ".join(found)}')
+        if layer not in layers:
+            raise ConfigError(f'no layer {layer!r} with maps{did_you_mean(layer, layers)}; available: {", ".join(layers)}')
         return layer
     if isinstance(classifier.model, Ensemble):
         raise ConfigError('an ensemble has a last layer for each member; expected layer=PATH, or one of its members')
-    if not found:
+    if not layers:
         raise ConfigError(f'{type(classifier.model).__name__} has no layer with maps; expected a convolutional network')
-    return list(found)[-1]
+    return list(layers)[-1]
 
 
 def _with_layer(
     model: nn.Module, variables: Variables, inputs: jax.Array, layer: str, moved: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns logits and a layer's output, to which `moved` is added for all that follows."""
+    """Returns logits and a layer's output; `moved` is added to the output before later layers see it."""
     outputs: list[jax.Array] = []
 
-    def move(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def move(
+        call: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], context: nn.module.InterceptorContext
+    ) -> object:
         out = call(*args, **kwargs)
-        if context.method_name == '__call__' and '/'.join(context.module.path) == layer:
+        if isinstance(out, jax.Array) and context.method_name == '__call__' and '/'.join(context.module.path) == layer:
             out = out if moved is None else out + moved
             outputs.append(out)
         return out
@@ -254,9 +259,9 @@ def _explain(
     class_index: int | np.ndarray | None,
     batch_size: int,
     *more: np.ndarray,
-    **options: Any,
+    **options: object,
 ) -> np.ndarray:
-    """Calls a pure function on batches of normalised images, and on `more` of them; the last batch is padded."""
+    """Applies a pure function to normalised batches, padding the last."""
     array = classifier.read_all(images)
     classes = np.full(len(array), PREDICTED, np.int32)
     if class_index is not None:

@@ -16,7 +16,7 @@ def summarize(loss_sum: float, confusion: np.ndarray) -> JsonDict:
       confusion: int `[num_classes, num_classes]`, counts by label (row) and prediction (column).
 
     Returns:
-      'loss' and 'accuracy' (floats), 'balanced_accuracy', the mean over the classes that have examples of the accuracy of each,
+      'loss' and 'accuracy' (floats), 'balanced_accuracy', the mean of the accuracies of the classes that have examples,
       'count' (int), 'per_class_accuracy', a list of floats, None for a class without examples, and 'per_class_count'.
     """
     counts = confusion.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Writes a network's predictions to plain files in the run folder, for reports that need neither JAX nor the data."""
+"""Writes a network's predictions to plain files in the run folder, so that reports need neither JAX nor the data."""
 
 import json
 from pathlib import Path

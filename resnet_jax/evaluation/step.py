@@ -48,7 +48,7 @@ def eval_steps(
 
     Args:
       positions: int32 `[batch]`: this device's positions in a batch.
-      data: 'image' uint8 `[n, height, width, channels]`, 'label' int32 `[n]`, and 'count', how many of these count.
+      data: 'image' uint8 `[n, height, width, channels]`, 'label' int32 `[n]`, and 'count', n without the padding.
       batch_size: global batch size, over all devices.
 
     Returns:

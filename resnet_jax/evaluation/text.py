@@ -72,24 +72,24 @@ def _agreement(agreement: Json) -> list[str]:
 
 def _published_sets(more: Json) -> list[str]:
     lines = []
-    if found := more.get('cifar10c'):
-        lines += _errors('CIFAR-10-C', found)
+    if metrics := more.get('cifar10c'):
+        lines += _errors('CIFAR-10-C', metrics)
         lines.append(
-            f'  CIFAR-10-C accuracy {100 * found["accuracy"]:.2f} %{_averaged(found["tta"])}: the mean over 15 corruptions '
-            f"and 5 severities of {found['count']:,} images, RobustBench's figure for corruptions"
+            f'  CIFAR-10-C accuracy {100 * metrics["accuracy"]:.2f} %{_averaged(metrics["tta"])}: the mean over 15 corruptions '
+            f"and 5 severities of {metrics['count']:,} images, RobustBench's figure for corruptions"
         )
-        if found['mean_corruption_error_19'] is not None:
-            lines.append(f'  with the four extra corruptions {100 * (1 - found["mean_corruption_error_19"]):.2f} %')
-    for version, found in more.get('cifar10_1', {}).items():
+        if metrics['mean_corruption_error_19'] is not None:
+            lines.append(f'  with the four extra corruptions {100 * (1 - metrics["mean_corruption_error_19"]):.2f} %')
+    for version, metrics in more.get('cifar10_1', {}).items():
         lines.append(
-            f'CIFAR-10.1 {version} accuracy {100 * found["accuracy"]:.2f} % of {found["count"]:,} images, loss '
-            f'{found["loss"]:.4f}{_averaged(found["tta"])}'
+            f'CIFAR-10.1 {version} accuracy {100 * metrics["accuracy"]:.2f} % of {metrics["count"]:,} images, loss '
+            f'{metrics["loss"]:.4f}{_averaged(metrics["tta"])}'
         )
-    if found := more.get('cifar10h'):
+    if metrics := more.get('cifar10h'):
         lines.append(
-            f'CIFAR-10H, answers of people to {found["count"]:,} test images{_averaged(found["tta"])}: cross entropy '
-            f'{found["cross_entropy"]:.4f}, KL divergence {found["kl_divergence"]:.4f} nats; the class that most people name '
-            f'{100 * found["plurality_accuracy"]:.2f} %'
+            f'CIFAR-10H, answers of people to {metrics["count"]:,} test images{_averaged(metrics["tta"])}: cross entropy '
+            f'{metrics["cross_entropy"]:.4f}, KL divergence {metrics["kl_divergence"]:.4f} nats; the class that most people '
+            f'name {100 * metrics["plurality_accuracy"]:.2f} %'
         )
     return lines
 

@@ -3,7 +3,7 @@
   model.stablehlo   a `jax.export` artifact; needs jax and flatbuffers
   model.onnx        for onnxruntime and others
   model.safetensors the weights, for this package; with config.json, for the Hugging Face Hub
-  config.json       how the files take images, and their classes; the weights say the same
+  config.json       the preprocessing and the classes; the weights contain the same
   README.md         a model card: how to load the files and, for a run, its recipe and result
 
 StableHLO and ONNX take uint8 images `[batch, height, width, channels]`, of any batch size, and return float32 probabilities
@@ -76,7 +76,7 @@ def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence
 
 
 def _write_config(classifier: Classifier, folder: Path) -> None:
-    """Writes config.json: what a program that answers for the files, such as `serve`, must know beside them."""
+    """Writes config.json: the facts that a program which runs the files, such as `serve`, needs besides them."""
     names = ('image_shape', 'class_names', 'resize', 'crop', 'interpolation')
     known = {'model': classifier.origin.model, 'dataset': classifier.origin.dataset}
     config = {**{name: getattr(classifier, name) for name in names}, **{name: text for name, text in known.items() if text}}

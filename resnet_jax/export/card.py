@@ -5,9 +5,8 @@ All text from the run is escaped, so that class names and config values are neve
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import yaml
@@ -161,14 +160,14 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
 
 
 def result_of(classifier: Classifier) -> JsonDict:
-    """Returns result.json of a classifier's run, with the metrics of its parameters, averaged or not; {} if it does not apply.
+    """Returns result.json of a classifier's run, with the metrics of its own parameters (averaged or not); {} if it has none.
 
     Raises:
       InputFileError: result.json cannot be read.
     """
     origin = classifier.origin
     result = _read(Path(origin.path, 'result.json')) if origin.config else {}
-    if result.get('step') != origin.step:  # of another state than the exported one
+    if result.get('step') != origin.step:  # the result is that of another checkpoint
         return {}
     return {**result, **{name: result[f'ema_{name}'] for name in ('accuracy', 'loss')}} if origin.ema and result else result
 
@@ -194,5 +193,5 @@ def _text(value: object) -> str:
     return re.sub(r'^(\d*)([-+=.)])', r'\1\\\2', escaped)  # the start of a list or a rule
 
 
-def _numbers(values: Any) -> str:
+def _numbers(values: Sequence[float]) -> str:
     return ', '.join(f'{float(value):.4f}' for value in values)

@@ -22,7 +22,7 @@ def sample_images(image_shape: Sequence[int]) -> list[np.ndarray]:
     height, width, channels = image_shape
     images = rng.integers(0, 256, (count, height, width, channels), np.uint8)
     y, x = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
-    for i in range(0, count, 2):  # a few slow waves in each channel
+    for i in range(0, count, 2):  # a few low frequencies in each channel
         wave = np.zeros((height, width, channels))
         for _ in range(3):
             fy, fx = rng.uniform(-2, 2, (2, channels))

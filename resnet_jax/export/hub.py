@@ -1,7 +1,7 @@
 """Exports a classifier as a repository for the Hugging Face Hub: model.safetensors, config.json and the card.
 
 `resnet_jax.load` reads the folder, and the repository it is uploaded to as 'hf://OWNER/REPOSITORY'; both need model.safetensors
-alone, whose metadata say everything. config.json repeats them for readers that are not this package.
+alone, whose metadata are complete. config.json repeats them for other programs.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ def reload(path: Path, batches: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def write_config(classifier: Classifier, folder: Path) -> None:
-    """Writes config.json: what the weights are of, their SHA-256 and, for a finished run, the result.
+    """Writes config.json: the model of the weights, their SHA-256 and, for a finished run, the result.
 
     Raises:
       InputFileError: result.json of the run cannot be read.

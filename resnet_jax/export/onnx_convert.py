@@ -1,17 +1,17 @@
 """Converts a JAX function to an ONNX model, one operation of its jaxpr after the other.
 
-It knows the operations of convolutional networks and names any other. It needs no more than jaxprs, which JAX documents, and
-onnx's own helpers, so that it does not wait for a converter to follow each version of JAX. What depends on no input is computed
-here and becomes a constant.
+It knows the operations of convolutional networks, and refuses others by name. It needs only jaxprs, which JAX documents, and
+onnx's own helpers, so that it does not depend on a converter for each version of JAX. Values that depend on no input are
+computed here and become constants.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 import onnx
-from jax.extend.core import Jaxpr, JaxprEqn, Var
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from numpy.typing import ArrayLike
 from onnx import TensorProto, helper
 
 from resnet_jax.export.onnx_graph import Graph, Value, known, refuse, stored
@@ -20,7 +20,7 @@ from resnet_jax.typing import PyTree
 
 _OPSET, _IR_VERSION = 18, 8  # of 2022, for onnxruntime 1.14 and later
 
-# On constants. JAX, which computes the rest of them, compiles every operation for every shape.
+# For constants, by NumPy: JAX, which computes other operations on constants, compiles each for every shape.
 _NUMPY: dict[str, Callable[..., np.ndarray]] = {
     'add': np.add,
     'div': np.divide,
@@ -71,26 +71,26 @@ def convert(
     return helper.make_model(proto, opset_imports=[opset], ir_version=_IR_VERSION, producer_name='resnet_jax')
 
 
-def _dimensions(shape: Sequence[Any]) -> list[int | str]:
+def _dimensions(shape: Sequence[object]) -> list[int | str]:
     return [n if isinstance(n, int) else str(n) for n in shape]
 
 
-def _aval(variable: Var) -> Aval:
-    assert isinstance(variable.aval, Aval)
-    return variable.aval
+def _aval(atom: Var | Literal) -> Aval:
+    assert isinstance(atom.aval, Aval)
+    return atom.aval
 
 
-def _run(graph: Graph, jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
+def _run(graph: Graph, jaxpr: Jaxpr, constants: Sequence[ArrayLike], arguments: Sequence[Value]) -> list[Value]:
     """Adds the operations of a jaxpr, and returns its results.
 
     Raises:
       ExportError: an operation cannot be converted.
     """
-    values: dict[Any, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
+    values: dict[Var, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
     values |= zip(jaxpr.constvars, map(known, constants), strict=True)
 
-    def value(atom: Any) -> Value:
-        return known(np.asarray(atom.val, atom.aval.dtype)) if hasattr(atom, 'val') else values[atom]
+    def value(atom: Var | Literal) -> Value:
+        return known(np.asarray(atom.val, _aval(atom).dtype)) if isinstance(atom, Literal) else values[atom]
 
     outer = graph.scope
     for equation in jaxpr.eqns:
@@ -121,7 +121,7 @@ def _convert(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Valu
 
 
 def _compute(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Value]:
-    """Returns the results of an operation on what is known; [] if something is not."""
+    """Returns the results of an operation on known values; [] if a value is not known."""
     if equation.primitive.name in _LOOPS or not all(isinstance(n, int) for v in equation.outvars for n in _aval(v).shape):
         return []
     arrays = [v.array.transpose(np.argsort(v.order)) for v in inputs if v.array is not None and v.sizes == v.shape]

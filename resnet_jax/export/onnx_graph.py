@@ -1,7 +1,7 @@
-"""`Graph`: an ONNX graph that is being built, and `Value`: what is known of a value in it.
+"""`Graph`: an ONNX graph that is being built, and `Value`: a value in it.
 
-ONNX convolves `[batch, channels, height, width]`: a value is stored in whatever order of axes it was computed, and transposed
-only where something needs another.
+ONNX convolves `[batch, channels, height, width]`. A value is stored in the order of axes in which it was computed, and
+transposed only for operations that need another order.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from resnet_jax.errors import ExportError
@@ -21,27 +22,27 @@ class Value:
 
     Attributes:
       shape: in the jaxpr; the size of the batch is open.
-      sizes: of the stored value, by the jaxpr's axes; 1 where it is still to be broadcast.
+      sizes: of the stored value, by the jaxpr's axes; 1 where it is not broadcast yet.
       order: the jaxpr's axes as they are stored.
       array: the stored value where it is known, else None.
-      name: its name in the graph; of a known one, the name it will get.
+      name: its name in the graph; a known value gets it when it is used.
     """
 
-    shape: tuple[Any, ...]
-    sizes: tuple[Any, ...]
+    shape: tuple[object, ...]
+    sizes: tuple[object, ...]
     order: tuple[int, ...]
     array: np.ndarray | None = None
     name: str = ''
 
 
-def known(array: Any, name: str = '') -> Value:
+def known(array: ArrayLike, name: str = '') -> Value:
     """Returns the value of a known array; `name` is what it will be called in the graph."""
     array = np.asarray(array)
     return Value(array.shape, array.shape, tuple(range(array.ndim)), array, name)
 
 
-def stored(name: str, shape: Sequence[Any], order: Sequence[int] | None = None) -> Value:
-    """Returns the value of a node's output, stored in an order of axes; by default the jaxpr's."""
+def stored(name: str, shape: Sequence[object], order: Sequence[int] | None = None) -> Value:
+    """Returns the value of a node's output, stored in an order of axes, by default the jaxpr's."""
     return Value(tuple(shape), tuple(shape), tuple(range(len(shape)) if order is None else order), name=name)
 
 
@@ -85,7 +86,7 @@ class Graph:
         return self.constant(np.asarray(values, np.int64), '/'.join(filter(None, (self.scope, 'integers'))))
 
     def name(self, value: Value, order: Sequence[int] | None = None) -> str:
-        """Returns the name of a value, stored in an order of axes; by default as it is."""
+        """Returns the name of a value, stored in an order of axes, by default its own."""
         order = value.order if order is None else tuple(order)
         permutation = [value.order.index(axis) for axis in order]
         if value.array is not None:
@@ -96,7 +97,7 @@ class Graph:
         """Returns the value after all broadcasts.
 
         Raises:
-          ExportError: it has the size of the batch, and nothing else in it does.
+          ExportError: it would be broadcast along the axis of the batch.
         """
         if value.sizes == value.shape:
             return value

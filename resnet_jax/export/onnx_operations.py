@@ -54,7 +54,7 @@ def elementwise(graph: Graph, kind: str, inputs: Sequence[Value], out: Aval) -> 
     """Adds a node of an elementwise kind, whose inputs ONNX broadcasts."""
     if kind in ('And', 'Or', 'Not') and out.dtype != np.bool_:
         raise refuse('has a bitwise operation')
-    full = [v for v in inputs if v.shape]  # the others are single numbers
+    full = [v for v in inputs if v.shape]  # without scalars
     order = next((v.order for v in full if v.array is None), tuple(range(len(out.shape))))
     if kind == 'Sub' and inputs[1].array is not None and np.issubdtype(out.dtype, np.floating):
         # onnxruntime joins a convolution with a following addition, not with a subtraction.
@@ -75,65 +75,65 @@ def reduce(graph: Graph, kind: str, x: Value, out: Aval, axes: Sequence[int]) ->
     return stored(graph.node(kind, [graph.name(x), places], keepdims=0), out.shape, _without(x.order, axes))
 
 
-def _argmax(graph: Graph, out: Aval, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
+def _argmax(graph: Graph, out: Aval, x: Value, *, axes: Sequence[int], **_: object) -> Value:
     x = graph.whole(x)
     name = graph.node('ArgMax', [graph.name(x)], axis=x.order.index(axes[0]), keepdims=0)
     return stored(_cast(graph, name, out.dtype), out.shape, _without(x.order, axes))
 
 
-def _cast(graph: Graph, name: str, dtype: Any) -> str:
+def _cast(graph: Graph, name: str, dtype: jax.typing.DTypeLike) -> str:
     return graph.node('Cast', [name], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
-def _convert_element_type(graph: Graph, out: Aval, x: Value, **_: Any) -> Value:
+def _convert_element_type(graph: Graph, out: Aval, x: Value, **_: object) -> Value:
     return dataclasses.replace(x, array=None, name=_cast(graph, graph.name(x), out.dtype))
 
 
-def _rsqrt(graph: Graph, out: Aval, x: Value, **_: Any) -> Value:
+def _rsqrt(graph: Graph, out: Aval, x: Value, **_: object) -> Value:
     return elementwise(graph, 'Reciprocal', [elementwise(graph, 'Sqrt', [x], out)], out)
 
 
-def _ne(graph: Graph, out: Aval, x: Value, y: Value, **_: Any) -> Value:
+def _ne(graph: Graph, out: Aval, x: Value, y: Value, **_: object) -> Value:
     return elementwise(graph, 'Not', [elementwise(graph, 'Equal', [x, y], out)], out)
 
 
-def _square(graph: Graph, out: Aval, x: Value, **_: Any) -> Value:
+def _square(graph: Graph, out: Aval, x: Value, **_: object) -> Value:
     return elementwise(graph, 'Mul', [x, x], out)
 
 
-def _erfc(graph: Graph, out: Aval, x: Value, **_: Any) -> Value:
+def _erfc(graph: Graph, out: Aval, x: Value, **_: object) -> Value:
     return elementwise(graph, 'Sub', [_number(graph, out, 1), elementwise(graph, 'Erf', [x], out)], out)
 
 
-def _expm1(graph: Graph, out: Aval, x: Value, **_: Any) -> Value:
+def _expm1(graph: Graph, out: Aval, x: Value, **_: object) -> Value:
     return elementwise(graph, 'Sub', [elementwise(graph, 'Exp', [x], out), _number(graph, out, 1)], out)
 
 
-def _log1p(graph: Graph, out: Aval, x: Value, **_: Any) -> Value:
+def _log1p(graph: Graph, out: Aval, x: Value, **_: object) -> Value:
     return elementwise(graph, 'Log', [elementwise(graph, 'Add', [x, _number(graph, out, 1)], out)], out)
 
 
-def _integer_pow(graph: Graph, out: Aval, x: Value, *, y: int, **_: Any) -> Value:
+def _integer_pow(graph: Graph, out: Aval, x: Value, *, y: int, **_: object) -> Value:
     return elementwise(graph, 'Pow', [x, _number(graph, out, y)], out)
 
 
-def _clamp(graph: Graph, out: Aval, low: Value, x: Value, high: Value, **_: Any) -> Value:
+def _clamp(graph: Graph, out: Aval, low: Value, x: Value, high: Value, **_: object) -> Value:
     return elementwise(graph, 'Min', [elementwise(graph, 'Max', [x, low], out), high], out)
 
 
-def _select_n(graph: Graph, out: Aval, which: Value, *cases: Value, **_: Any) -> Value:
+def _select_n(graph: Graph, out: Aval, which: Value, *cases: Value, **_: object) -> Value:
     if len(cases) != 2:
         raise refuse('selects among other than two arrays')
     return elementwise(graph, 'Where', [which, cases[1], cases[0]], out)
 
 
-def _broadcast_in_dim(graph: Graph, out: Aval, x: Value, *, broadcast_dimensions: Sequence[int], **_: Any) -> Value:
-    """Adds axes; what is computed with the result repeats them."""
+def _broadcast_in_dim(graph: Graph, out: Aval, x: Value, *, broadcast_dimensions: Sequence[int], **_: object) -> Value:
+    """Adds axes of size 1, which later operations broadcast."""
     new = [axis for axis in range(len(out.shape)) if axis not in broadcast_dimensions]
     x = graph.whole(x) if new else x
     if not new:
         return dataclasses.replace(x, shape=tuple(out.shape))
-    sizes = [1] * len(out.shape)
+    sizes: list[object] = [1] * len(out.shape)
     for axis, size in zip(broadcast_dimensions, x.sizes, strict=True):
         sizes[axis] = size
     plain = tuple(range(len(out.shape)))
@@ -144,25 +144,27 @@ def _broadcast_in_dim(graph: Graph, out: Aval, x: Value, *, broadcast_dimensions
     return Value(tuple(out.shape), tuple(sizes), plain, name=name)
 
 
-def _reshape(graph: Graph, out: Aval, x: Value, **_: Any) -> Value:
+def _reshape(graph: Graph, out: Aval, x: Value, **_: object) -> Value:
     sizes = [n if isinstance(n, int) else -1 for n in out.shape]
     if sizes.count(-1) > 1:
         raise refuse('has an array with two axes of the size of the batch')
     return stored(graph.node('Reshape', [graph.plain(x), graph.integers(sizes)]), out.shape)
 
 
-def _squeeze(graph: Graph, out: Aval, x: Value, *, dimensions: Sequence[int], **_: Any) -> Value:
+def _squeeze(graph: Graph, out: Aval, x: Value, *, dimensions: Sequence[int], **_: object) -> Value:
     places = graph.integers([x.order.index(axis) for axis in dimensions])
     x = graph.whole(x)
     return stored(graph.node('Squeeze', [graph.name(x), places]), out.shape, _without(x.order, dimensions))
 
 
-def _transpose(graph: Graph, out: Aval, x: Value, *, permutation: Sequence[int], **_: Any) -> Value:
+def _transpose(graph: Graph, out: Aval, x: Value, *, permutation: Sequence[int], **_: object) -> Value:
     order = tuple(tuple(permutation).index(axis) for axis in x.order)
     return dataclasses.replace(x, shape=tuple(out.shape), sizes=tuple(x.sizes[i] for i in permutation), order=order)
 
 
-def _pad(graph: Graph, out: Aval, x: Value, value: Value, *, padding_config: Sequence[tuple[int, int, int]], **_: Any) -> Value:
+def _pad(
+    graph: Graph, out: Aval, x: Value, value: Value, *, padding_config: Sequence[tuple[int, int, int]], **_: object
+) -> Value:
     x = graph.whole(x)
     low, high, between = zip(*(padding_config[axis] for axis in x.order), strict=True)
     if any(between):
@@ -176,33 +178,37 @@ def _slice(
     out: Aval,
     x: Value,
     *,
-    start_indices: Sequence[Any],
-    limit_indices: Sequence[Any],
+    start_indices: Sequence[object],
+    limit_indices: Sequence[object],
     strides: Sequence[int] | None,
-    **_: Any,
+    **_: object,
 ) -> Value:
     x = graph.whole(x)
     cuts = [
-        (start, limit, x.order.index(axis), step)
+        (_fixed(start), _fixed(limit), x.order.index(axis), step)
         for axis, (start, limit, step) in enumerate(
             zip(start_indices, limit_indices, strides or [1] * len(x.shape), strict=True)
         )
         if (start, limit, step) != (0, x.shape[axis], 1)
     ]
-    if not all(isinstance(number, int) for cut in cuts for number in cut):
-        raise refuse('takes a part of the batch')
     numbers = [graph.integers(values) for values in zip(*cuts, strict=True)]
     return stored(graph.node('Slice', [graph.name(x), *numbers]), out.shape, x.order) if cuts else x
 
 
-def _concatenate(graph: Graph, out: Aval, *arrays: Value, dimension: int, **_: Any) -> Value:
+def _fixed(index: object) -> int:
+    if not isinstance(index, int):
+        raise refuse('takes a part of the batch')
+    return index
+
+
+def _concatenate(graph: Graph, out: Aval, *arrays: Value, dimension: int, **_: object) -> Value:
     parts = [graph.whole(array) for array in arrays]
     order = next(part.order for part in parts if part.array is None)
     name = graph.node('Concat', [graph.name(part, order) for part in parts], axis=order.index(dimension))
     return stored(name, out.shape, order)
 
 
-def _split(graph: Graph, out: Aval, x: Value, *, sizes: Sequence[int], axis: int, **_: Any) -> list[Value]:
+def _split(graph: Graph, out: Aval, x: Value, *, sizes: Sequence[int], axis: int, **_: object) -> list[Value]:
     ends = np.cumsum(sizes)
     parts = []
     for size, end in zip(sizes, ends, strict=True):
@@ -236,7 +242,7 @@ def _conv_general_dilated(
     lhs_dilation: Sequence[int] = (),
     rhs_dilation: Sequence[int] = (),
     batch_group_count: int = 1,
-    **_: Any,
+    **_: object,
 ) -> Value:
     if {1, *lhs_dilation} != {1} or batch_group_count != 1:
         raise refuse('has a transposed convolution')
@@ -294,7 +300,9 @@ def _reduce_window_sum(graph: Graph, out: Aval, x: Value, **parameters: Any) -> 
     return elementwise(graph, 'Mul', [mean, _number(graph, out, math.prod(parameters['window_dimensions']))], out)
 
 
-def _dot_general(graph: Graph, out: Aval, x: Value, y: Value, *, dimension_numbers: Any, **_: Any) -> Value:
+def _dot_general(
+    graph: Graph, out: Aval, x: Value, y: Value, *, dimension_numbers: jax.lax.DotDimensionNumbers, **_: object
+) -> Value:
     (x_sum, y_sum), (x_batch, y_batch) = dimension_numbers
     if not x_batch and tuple(x_sum) == (len(x.shape) - 1,) and tuple(y_sum) == (0,) and len(y.shape) == 2:
         return stored(graph.node('MatMul', [graph.plain(x), graph.plain(y)]), out.shape)
@@ -313,7 +321,7 @@ def _dot_general(graph: Graph, out: Aval, x: Value, y: Value, *, dimension_numbe
 
 
 def _without(order: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
-    """Returns an order of axes after some are gone."""
+    """Returns an order of axes without some of them, renumbered."""
     left = [axis for axis in order if axis not in axes]
     return tuple(sorted(left).index(axis) for axis in left)
 

@@ -26,7 +26,7 @@ def _positive(x: jax.Array) -> jax.Array:
 
 @_positive.defjvp
 def _positive_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # Where the result is positive, x is, and XLA would compute that from x, which is a sum and not in memory.
+    # By the result: XLA would recompute x, a sum that is not in memory, to see where it is positive.
     y = jax.lax.optimization_barrier(_positive(*primals))
     return y, jnp.where(y > 0, *tangents, 0)
 
@@ -59,7 +59,7 @@ def _gelu(x: jax.Array) -> jax.Array:
 
 @_gelu.defjvp
 def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Needs nothing of the forward pass but x; JAX's own derivative keeps the error function and two products too."""
+    """Needs only x of the forward pass; JAX's own derivative also keeps the error function and two products."""
     (x,), (dx,) = primals, tangents
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     density = jnp.exp(-jnp.square(wide) / 2) / math.sqrt(2 * math.pi)

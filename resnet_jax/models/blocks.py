@@ -65,7 +65,7 @@ def squeeze_excite(y: jax.Array, *, conv: ModuleDef, reduction: int = 16) -> jax
     scale = jnp.mean(y, axis=(1, 2), keepdims=True)
     scale = nn.relu(conv(hidden, 1, use_bias=True, name='se_fc1')(scale))
     scale = nn.sigmoid(conv(channels, 1, use_bias=True, name='se_fc2')(scale))
-    # Where both are in bfloat16, so is the sum over all pixels that is the gradient of the scale.
+    # If both were bfloat16, so would be the gradient of the scale, a sum over all pixels.
     return (y * scale.astype(jnp.promote_types(y.dtype, jnp.float32))).astype(y.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Checks of model arguments. Each raises a one-line ConfigError that says what is allowed."""
+"""Checks model arguments; each check raises a one-line ConfigError that says what is allowed."""
 
 import jax
 import jax.numpy as jnp

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -42,10 +42,13 @@ def layers(model: nn.Module, image_size: int = 32, channels: int = 3) -> list[La
     check_positive_int('channels', channels)
     rows: list[Layer] = []
 
-    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def record(
+        call: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], context: nn.module.InterceptorContext
+    ) -> object:
         out = call(*args, **kwargs)
         module = context.module
-        if context.method_name == '__call__' and isinstance(module, nn.Conv | nn.Dense | nn.BatchNorm):
+        layer = context.method_name == '__call__' and isinstance(module, nn.Conv | nn.Dense | nn.BatchNorm)
+        if layer and isinstance(out, jax.Array):
             shapes = {name: leaf.shape for name, leaf in module.variables['params'].items()}
             # Every output pixel uses the whole kernel once, also with groups.
             pixels = math.prod(out.shape[1:-1])

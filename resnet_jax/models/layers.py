@@ -65,8 +65,8 @@ def dense(
 def bias_in_float32(*arrays: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[jax.Array | None]:
     """The `promote_dtype` of a layer in bfloat16 that adds its bias in float32; its output is to be rounded afterwards.
 
-    The gradient of a bias is a sum over all pixels of a batch. In bfloat16 it stops to grow where it is 256 times as large
-    as what is added.
+    The gradient of a bias is a sum over all pixels of a batch. In bfloat16 it stops growing when it is 256 times as large
+    as a summand.
     """
     *others, bias = arrays
     promoted: list[jax.Array | None] = promote_dtype(*others, dtype=dtype, inexact=inexact)

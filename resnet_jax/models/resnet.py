@@ -80,7 +80,7 @@ class ResNet(nn.Module):
       num_filters: filters of the first stage's blocks.
       stem_filters: filters of the stem; None: num_filters.
       stem: 'cifar' is a 3x3 convolution; 'imagenet' is a 7x7 convolution with stride 2 and a 3x3 max pool with stride 2;
-        'd2l' is 'imagenet', and every convolution of the network has a bias and a 1x1 shortcut no BatchNorm; 'deep' is
+        'd2l' is 'imagenet' with a bias in every convolution of the network and no BatchNorm in 1x1 shortcuts; 'deep' is
         ResNet-D's: 'imagenet' with three 3x3 convolutions instead of the 7x7 one; 'whitening' is 'cifar' after the frozen
         layer of whitening.py. A pre-activation block needs 'cifar'.
       shortcut: 'projection' is option B of He et al., section 3.3 and table 3; 'identity' is option A; 'average' is
@@ -245,7 +245,7 @@ class ResNet(nn.Module):
         return functools.partial(self.block_cls, conv=conv, norm=norm, act=self.act, shortcut=shortcut, **options)
 
 
-# Not a method: Flax follows the calls of methods, and cannot before `super().__post_init__()`.
+# Not a method: Flax wraps methods, which cannot be called before `super().__post_init__()`.
 def _check_combinations(model: ResNet) -> None:
     fields = block_fields(model.block_cls)
     if fields.get('preactivation') and model.stem != 'cifar':

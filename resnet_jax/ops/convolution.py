@@ -21,16 +21,16 @@ def _primitive(name: str, native: Callable[..., jax.Array], cpu: Callable[..., j
     """Returns a primitive of two arrays that is lowered to `cpu` on a CPU and to `native` elsewhere."""
     primitive = jax.extend.core.Primitive(name)
 
-    def lower_for_cpu(context: mlir.LoweringRuleContext, *values: Any, **parameters: Any) -> Any:
+    def lower_for_cpu(context: mlir.LoweringRuleContext, *values: Any, **parameters: object) -> Any:
         with kernels.enabled(_is_local(context)):
             return mlir.lower_fun(cpu, multiple_results=False)(context, *values, **parameters)
 
-    def abstract(*arrays: jax.core.ShapedArray, **parameters: Any) -> jax.core.ShapedArray:
+    def abstract(*arrays: jax.core.ShapedArray, **parameters: object) -> jax.core.ShapedArray:
         result = jax.eval_shape(functools.partial(native, **parameters), *arrays)
         return jax.core.ShapedArray(result.shape, result.dtype)
 
-    def implement(*arrays: jax.Array, **parameters: Any) -> jax.Array:
-        with jax.disable_jit(False):  # within jax.disable_jit() the jitted function would call this one, without end
+    def implement(*arrays: jax.Array, **parameters: object) -> jax.Array:
+        with jax.disable_jit(False):  # within jax.disable_jit() the jitted function would call this one, endlessly
             result: jax.Array = _jitted(primitive, tuple(parameters.items()))(*arrays)
         return result
 
@@ -43,14 +43,14 @@ def _primitive(name: str, native: Callable[..., jax.Array], cpu: Callable[..., j
 
 
 @functools.cache
-def _jitted(primitive: jax.extend.core.Primitive, parameters: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
+def _jitted(primitive: jax.extend.core.Primitive, parameters: tuple[tuple[str, object], ...]) -> jax.stages.Wrapped:
     return jax.jit(lambda *arrays: primitive.bind(*arrays, **dict(parameters)))
 
 
 def _is_local(context: mlir.LoweringRuleContext) -> bool:
-    """Returns whether what is lowered runs here, whole, on one device.
+    """Returns whether the lowered program runs in this process and undivided on one device.
 
-    An exported program runs elsewhere, and XLA does not know how to divide a call of C among devices.
+    An exported program runs elsewhere, and XLA cannot divide a call of C among devices.
     """
     module = context.module_context
     axes: Any = module.axis_context
@@ -62,7 +62,12 @@ def _is_local(context: mlir.LoweringRuleContext) -> bool:
 
 
 def _batch(
-    primitive: jax.extend.core.Primitive, arrays: Sequence[jax.Array], axes: Sequence[int | None], **parameters: Any
+    primitive: jax.extend.core.Primitive,
+    arrays: Sequence[jax.Array],
+    axes: Sequence[int | None],
+    *,
+    groups: int,
+    **parameters: object,
 ) -> tuple[jax.Array, int]:
     """Maps a primitive over a new axis of one or both arrays, by a single call of it.
 
@@ -72,7 +77,7 @@ def _batch(
     count = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
     if primitive is not kernel_gradient_p and axes[0] is not None and axes[1] is None:
         folded = jnp.moveaxis(arrays[0], axes[0], 0)
-        out = primitive.bind(folded.reshape(-1, *folded.shape[2:]), arrays[1], **parameters)
+        out = primitive.bind(folded.reshape(-1, *folded.shape[2:]), arrays[1], groups=groups, **parameters)
         return out.reshape(count, -1, *out.shape[1:]), 0
 
     def joined(array: jax.Array, axis: int | None) -> jax.Array:
@@ -82,7 +87,6 @@ def _batch(
         array = jnp.moveaxis(array, axis, -2)
         return array.reshape(*array.shape[:-2], -1)
 
-    groups = parameters.pop('groups')
     out = primitive.bind(*map(joined, arrays, axes), groups=count * groups, **parameters)
     return out.reshape(*out.shape[:-1], count, -1), out.ndim - 1
 
@@ -94,16 +98,16 @@ input_gradient_p = _primitive('conv_input_gradient', forms.native_input_gradient
 kernel_gradient_p = _primitive('conv_kernel_gradient', forms.native_kernel_gradient, forms.cpu_kernel_gradient)
 
 
-def _shape(array: Any) -> tuple[int, ...]:
+def _shape(array: jax.Array) -> tuple[int, ...]:
     """Returns the shape of an array, or of the placeholder for one in a transposition."""
-    return tuple((array if hasattr(array, 'shape') else array.aval).shape)
+    return tuple(getattr(array, 'aval', array).shape)
 
 
-def _size(array: Any) -> Any:
+def _size(array: jax.Array) -> tuple[int, ...]:
     return _shape(array)[1:3]
 
 
-def _kernel_size(array: Any) -> Any:
+def _kernel_size(array: jax.Array) -> tuple[int, ...]:
     return _shape(array)[:2]
 
 

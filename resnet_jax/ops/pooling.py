@@ -52,13 +52,15 @@ def _max_of_blocks(x: jax.Array) -> jax.Array:
 def _max_of_blocks_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Remembers which pixels of each block are the largest as bits of a byte, all that the gradient reads of x.
 
-    By comparisons of pixels. A comparison with y finds none where XLA computes x twice and rounds it otherwise.
+    Compares pixels with each other: none equals y if XLA computes x twice with different rounding.
     """
     (x,), (dx,) = primals, tangents
     corners = _corners(x)
-    largest = [functools.reduce(jnp.logical_and, [one >= other for other in corners if other is not one]) for one in corners]
+    largest = [
+        functools.reduce(jnp.logical_and, [pixel >= other for other in corners if other is not pixel]) for pixel in corners
+    ]
     bits = sum(chosen.astype(jnp.uint8) << place for place, chosen in enumerate(largest))
-    y, bits = jax.lax.optimization_barrier((_max_of_blocks(x), bits))  # else the gradient computes the bits again, from x
+    y, bits = jax.lax.optimization_barrier((_max_of_blocks(x), bits))  # otherwise the gradient recomputes the bits from x
     places = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 1, 2, 1)
     chosen = (bits[:, :, None, :, None] >> places) & 1
     blocks = dx.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, x.shape[3])
@@ -76,7 +78,7 @@ def global_max_pool(x: jax.Array) -> jax.Array:
     """Returns the maximum over all pixels, `[batch, channels]` of `[batch, height, width, channels]`.
 
     The gradient belongs to the first of equal pixels, as in PyTorch. JAX's own looks for pixels that are equal to the maximum;
-    where XLA computes x twice and rounds it otherwise there are none, and the gradient is infinite.
+    if XLA computes x twice with different rounding, there are none, and the gradient is infinite.
     """
     return x.max((1, 2))
 

@@ -1,4 +1,4 @@
-"""The two sums of BatchNorm, on a GPU in one reduction: XLA would end each in a kernel of its own.
+"""The two sums of BatchNorm, on a GPU in one reduction: XLA would finish each sum in its own kernel.
 
 A primitive and its transpose, so that every transformation works, in any order: the sums of two arrays over all axes but the
 last, and the copies of two vectors to all places of those axes.
@@ -6,7 +6,6 @@ last, and the copies of two vectors to all places of those axes.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.extend
@@ -20,7 +19,7 @@ def _primitive(name: str, default: Callable[..., Arrays], cpu: Callable[..., Arr
     primitive = jax.extend.core.Primitive(name)
     primitive.multiple_results = True
 
-    def abstract(*arrays: jax.core.ShapedArray, **parameters: Any) -> list[jax.core.ShapedArray]:
+    def abstract(*arrays: jax.core.ShapedArray, **parameters: object) -> list[jax.core.ShapedArray]:
         results = jax.eval_shape(functools.partial(cpu, **parameters), *arrays)
         return [jax.core.ShapedArray(result.shape, result.dtype) for result in results]
 
@@ -32,7 +31,7 @@ def _primitive(name: str, default: Callable[..., Arrays], cpu: Callable[..., Arr
 
 
 @functools.cache
-def _jitted(function: Callable[..., Arrays], parameters: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
+def _jitted(function: Callable[..., Arrays], parameters: tuple[tuple[str, object], ...]) -> jax.stages.Wrapped:
     return jax.jit(functools.partial(function, **dict(parameters)))
 
 
@@ -42,9 +41,7 @@ def _sums(*arrays: jax.Array, axes: tuple[int, ...]) -> Arrays:
 
 def _sums_at_once(*arrays: jax.Array, axes: tuple[int, ...]) -> Arrays:
     zeros = [jnp.zeros((), array.dtype) for array in arrays]
-    added: Arrays = jax.lax.reduce(
-        list(arrays), zeros, lambda one, other: [a + b for a, b in zip(one, other, strict=True)], axes
-    )
+    added: Arrays = jax.lax.reduce(list(arrays), zeros, lambda xs, ys: [x + y for x, y in zip(xs, ys, strict=True)], axes)
     return added
 
 
@@ -69,30 +66,32 @@ def copies(shape: tuple[int, ...], *vectors: jax.Array) -> Arrays:
     return copied
 
 
-def _only_for_linear(gradients: Arrays, inputs: Sequence[Any]) -> list[jax.Array | None]:
+def _only_for_linear(gradients: Arrays, inputs: Sequence[object]) -> list[jax.Array | None]:
     return [gradient if ad.is_undefined_primal(x) else None for gradient, x in zip(gradients, inputs, strict=True)]
 
 
-def _transposed_sums(gradients: Sequence[Any], *arrays: Any, axes: tuple[int, ...]) -> list[jax.Array | None]:
-    shape = next(x.aval.shape for x in arrays if ad.is_undefined_primal(x))
+def _transposed_sums(
+    gradients: Sequence[object], *arrays: jax.Array | ad.UndefinedPrimal, axes: tuple[int, ...]
+) -> list[jax.Array | None]:
+    shape = next(x.aval.shape for x in arrays if isinstance(x, ad.UndefinedPrimal))
     gradients = [ad.instantiate_zeros(gradient) for gradient in gradients]
     return _only_for_linear(_copies_p.bind(*gradients, shape=shape, axes=axes), arrays)
 
 
 def _transposed_copies(
-    gradients: Sequence[Any], *vectors: Any, shape: tuple[int, ...], axes: tuple[int, ...]
+    gradients: Sequence[object], *vectors: object, shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> list[jax.Array | None]:
     gradients = [ad.instantiate_zeros(gradient) for gradient in gradients]
     return _only_for_linear(_sums_p.bind(*gradients, axes=axes), vectors)
 
 
-def _batch_sums(arrays: Arrays, places: Sequence[Any], *, axes: tuple[int, ...]) -> tuple[Arrays, list[int]]:
+def _batch_sums(arrays: Arrays, places: Sequence[int | None], *, axes: tuple[int, ...]) -> tuple[Arrays, list[int]]:
     arrays, axes = _at_front(arrays, places), tuple(axis + 1 for axis in axes)
     return _sums_p.bind(*arrays, axes=axes), [0] * len(arrays)
 
 
 def _batch_copies(
-    vectors: Arrays, places: Sequence[Any], *, shape: tuple[int, ...], axes: tuple[int, ...]
+    vectors: Arrays, places: Sequence[int | None], *, shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> tuple[Arrays, list[int]]:
     vectors, axes = _at_front(vectors, places), tuple(axis + 1 for axis in axes)
     return _copies_p.bind(*vectors, shape=(len(vectors[0]), *shape), axes=axes), [0] * len(vectors)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
@@ -67,14 +66,14 @@ def confusion(runs: Runs) -> Section:
     return Section('confusion', 'Confusion matrix', caption, each(runs, of_run))
 
 
-def _confused(matrix: Sequence[Sequence[int]], names: Sequence[Any]) -> str:
+def _confused(matrix: Sequence[Sequence[int]], names: Sequence[object]) -> str:
     pairs = [(count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if count and i != j]
     pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
     rows = [[str(names[i]), str(names[j]), str(count), str(sum(matrix[i]))] for count, i, j in pairs[:20]]
     return parts.table(['true', 'predicted', 'images', 'of'], rows)
 
 
-def _pairs(run: RunReader, names: Sequence[Any]) -> str:
+def _pairs(run: RunReader, names: Sequence[object]) -> str:
     figures = []
     for pixels, row in zip(() if run.pairs is None else run.pairs[:_MOST_PAIRS], run.evaluation.get('pairs', []), strict=False):
         label, predicted = str(names[row['label']]), str(names[row['predicted']])

@@ -1,7 +1,6 @@
 """Report sections on training: curves by iteration and time, gradient norms by layer, first-layer filters."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -14,7 +13,9 @@ from resnet_jax.typing import Json, JsonDict
 _MEASURES = (('accuracy', 'accuracy (%)', 100), ('loss', 'loss (nats)', 1))
 
 
-def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequence[Any]]] | None = None) -> Section:
+def curves(
+    runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequence[Sequence[float]]]] | None = None
+) -> Section:
     """Returns the section with accuracy and loss curves.
 
     Args:
@@ -54,7 +55,7 @@ def curves(runs: Runs, charts: Charts, published: Mapping[str, Mapping[str, Sequ
 
 
 def _why_above(config: Json) -> list[str]:
-    """Returns how the training loss is measured where the test loss is not, of what makes it larger."""
+    """Returns why the training loss may exceed the test loss."""
     reasons = []
     if config.get('label_smoothing'):
         reasons.append(

@@ -1,4 +1,4 @@
-"""The report's section on the data: what they are, counts by class, and a sheet of them."""
+"""The report's section on the data: a description, counts by class, and a sheet of images."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""A figure of explanations: a row for each image, with what speaks for the class that the network names."""
+"""A figure of explanations: a row for each image, with the parts and pixels that speak for the predicted class."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Explained(NamedTuple):
     """An image and its explanations, as `evaluation.explanations` computes them.
 
     Attributes:
-      title: what stands above the row, such as the file and the answer.
+      title: the heading of the row, such as the file and the answer.
       image: uint8 `[height, width, channels]`.
       grad_cam: float32 `[height, width]` from 0 to 1.
       gradients, integrated: float32 like the image.

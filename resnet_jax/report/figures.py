@@ -1,4 +1,4 @@
-"""matplotlib, which draws files here and nothing else: by Agg, whatever backend the environment names."""
+"""matplotlib with the Agg backend, which only draws files, whatever backend the environment names."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ try:
 except ValueError:  # MPLBACKEND names a backend that is not installed here, as in every terminal inside Jupyter
     _backend = os.environ.pop('MPLBACKEND')
     for _name in [name for name in sys.modules if name.startswith('matplotlib.')]:
-        del sys.modules[_name]  # parts of the module that was given up
+        del sys.modules[_name]  # parts of the failed import
     import matplotlib
 
     os.environ['MPLBACKEND'] = _backend
@@ -25,7 +25,7 @@ _BACKENDS = {'.png': 'agg', '.svg': 'svg'}
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as .png or .svg, in whole or not at all and the same bytes every time; makes the folder."""
+    """Writes a figure as .png or .svg, atomically and with the same bytes every time; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {'Software': None} if path.suffix == '.png' else {'Date': None}
     options: JsonDict = {'format': path.suffix[1:], 'backend': _BACKENDS[path.suffix], 'metadata': metadata}

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -67,7 +66,7 @@ def each(runs: Runs, content: Callable[[RunReader], str]) -> str:
     return Markup().join(parts.folded(name, part, open=place < 2) for place, (name, part) in enumerate(contents))
 
 
-def chart(charts: Charts, name: str, title: str, series: Sequence[Any], **more: Any) -> str:
+def chart(charts: Charts, name: str, title: str, series: Sequence[Json], **more: object) -> str:
     """Adds a chart, which report.js draws, and returns its placeholder in the page; '' if there are no series."""
     if not series:
         return ''

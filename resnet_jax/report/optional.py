@@ -1,4 +1,4 @@
-"""What shows a run decides over none."""
+"""Plots and reports must not fail a run."""
 
 import contextlib
 import logging
@@ -11,10 +11,10 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def optional(failure: str) -> Iterator[None]:
-    """Turns whatever goes wrong in its body, which draws or reports, into a warning: backends and fonts raise all kinds.
+    """Turns any error in its body, which draws or reports, into a warning: backends and fonts raise many kinds.
 
     Args:
-      failure: what the warning says before the reason, as 'The plot could not be drawn'.
+      failure: the warning before the reason, such as 'The plot could not be drawn'.
     """
     try:
         yield

@@ -73,7 +73,7 @@ def ranking(results: Json) -> Section | None:
 
 
 def among(results: Json) -> str:
-    """Returns how a sentence on the ranking begins if other entries of the study have another baseline; '' otherwise."""
+    """Returns the beginning of a sentence on the ranking if some entries of the study have another baseline; '' otherwise."""
     ranked = {row['entry'] for row in results['ranking']}
     complete = all(name in ranked for name, entry in results['entries'].items() if entry['accuracy'])
     return '' if complete else f'Of the entries that are compared with {results["baseline"]}, '
@@ -117,7 +117,7 @@ def difference(compared: Json | None) -> str:
 
 
 def headline(runs: Runs) -> str:
-    """Returns the result of a single run, which stands above everything else; '' for several runs, which have a table."""
+    """Returns the result of a single run, for the top of the page; '' for several runs, which have a table."""
     if len(runs) > 1:
         return ''
     (run,) = runs

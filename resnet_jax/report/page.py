@@ -61,8 +61,8 @@ def render(runs: Sequence[RunReader], title: str, results: Json | None = None) -
         overview.configs(first),
         overview.environments(runs),
     ]
-    here = resources.files('resnet_jax.report')
-    script, style = (here.joinpath(name).read_text(encoding='utf-8') for name in ('report.js', 'report.css'))
+    package = resources.files('resnet_jax.report')
+    script, style = (package.joinpath(name).read_text(encoding='utf-8') for name in ('report.js', 'report.css'))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     # Escape '<', which could end the script element.

@@ -1,4 +1,4 @@
-"""Pictures in the page: pixels as data URIs, and what an explanation marks in them."""
+"""Pictures in the page: pixels as data URIs, and overlays of explanations."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 _LARGE_SHEET = 100_000  # pixels
-_LARGEST = 128  # sides in pixels; a gallery shows its pictures at 120
+_LARGEST = 128  # sides in pixels; a gallery shows pictures at 120
 
 
 def data_uri(pixels: np.ndarray) -> str:

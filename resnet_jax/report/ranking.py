@@ -1,4 +1,4 @@
-"""Ranks the entries of a study, and says which of them its seeds cannot tell from the first."""
+"""Ranks the entries of a study, and tells which differ significantly from the first."""
 
 import math
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from resnet_jax.typing import JsonDict
 def rank(entries: Mapping[str, Mapping[int, RunReader]]) -> list[JsonDict]:
     """Returns entries by mean accuracy, the best first.
 
-    The entry that is first was chosen by its result, so its difference to another one is tested as one of all pairs of entries
-    (Bonferroni): whichever comes first, a false difference has a probability of at most 5 %.
+    The first entry was selected by its result, so its differences are corrected for all pairs of entries (Bonferroni): the
+    probability of any false difference is at most 5 %, whichever entry comes first.
 
     Args:
       entries: {entry: {seed: finished run}}, all trained on the same data.

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -123,7 +122,7 @@ def _figures(run: RunReader) -> JsonDict:
     }
 
 
-def _ends(rows: Sequence[Any]) -> list[Any]:
+def _ends(rows: Sequence[tuple[int, object]]) -> list[tuple[int, object]]:
     """Returns the first and the last row."""
     return [*rows[:1], *rows[1:][-1:]]
 
@@ -154,7 +153,7 @@ def _compare(runs: Mapping[int, RunReader], baseline: Mapping[int, RunReader], s
 
 
 def _flat(config: Json) -> JsonDict:
-    """Returns fields and values, keyword arguments as 'model_kwargs.stem'."""
+    """Returns fields and values; keyword arguments are fields such as 'model_kwargs.stem'."""
     flat: JsonDict = {}
     for field, value in config.items():
         flat |= {f'{field}.{key}': item for key, item in value.items()} if isinstance(value, Mapping) else {field: value}
@@ -162,7 +161,7 @@ def _flat(config: Json) -> JsonDict:
 
 
 def _inert(cell: object) -> object:
-    """Returns a cell of a table so that no spreadsheet takes its text for a formula."""
+    """Returns a cell of a table whose text no spreadsheet takes for a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(('=', '+', '-', '@')) else cell
 
 

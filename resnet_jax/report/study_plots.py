@@ -96,7 +96,7 @@ def _curves(
                     )
         for (name, points), marker in zip(published.items(), itertools.cycle('ox+'), strict=False):
             axis.plot(*zip(*points, strict=True), ':', color='black', marker=marker, markersize=4, label=name)
-        if key == 'loss' and drawn:  # a diverged curve would flatten all others
+        if key == 'loss' and drawn:  # otherwise a diverged curve would flatten the others
             top = 10 * float(np.quantile(drawn, 0.9))
             axis.set_yscale('log')
             if max(drawn) > top:

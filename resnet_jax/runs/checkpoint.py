@@ -28,7 +28,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError, UserError, one_line
-from resnet_jax.runs.checksums import SUMS, sums_text, verify
+from resnet_jax.runs.checksums import CHECKSUMS, checksums_text, verify
 from resnet_jax.runs.metadata import FORMAT, Metadata
 from resnet_jax.runtime import failpoints
 from resnet_jax.typing import PyTree
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PARTIAL = '.partial-'
-_LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim: even a few small files can claim any size
+_LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim; small files can claim any size
 
 
 def _checkpointer() -> 'ocp.Checkpointer':
@@ -102,7 +102,7 @@ def save(folder: Path, state: PyTree, metadata: Metadata) -> Path:
         described |= {'dataset': metadata.dataset, 'environment': metadata.environment}
         text = json.dumps({'format': FORMAT, **described}, indent=1)
         (partial / 'metadata.json').write_text(text)
-        (partial / SUMS).write_text(sums_text(partial))
+        (partial / CHECKSUMS).write_text(checksums_text(partial))
         for path in sorted(partial.rglob('*')):
             _sync(path)
         _sync(partial)
@@ -202,7 +202,7 @@ def count_leaves(path: Path) -> int:
 
 @contextlib.contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Says that a checkpoint is damaged, whatever Orbax and TensorStore raise on files that are not theirs any more."""
+    """Turns any error that Orbax and TensorStore raise on changed files into one that says that the checkpoint is damaged."""
     try:
         yield
     except (UserError, MemoryError, OSError):
@@ -219,7 +219,7 @@ def steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     numbered = [p for p in folder.iterdir() if p.name.isdecimal() and p.name == str(int(p.name))]
-    ours = ('arrays', 'metadata.json', SUMS)  # a folder without any of them is not a checkpoint
+    ours = ('arrays', 'metadata.json', CHECKSUMS)  # a folder without any of them is not a checkpoint
     return sorted(int(p.name) for p in numbered if p.is_dir() and any(os.path.lexists(p / name) for name in ours))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from resnet_jax.errors import InputFileError, ResourceError
 from resnet_jax.runtime import failpoints
 
-SUMS = 'SHA256SUMS'
+CHECKSUMS = 'SHA256SUMS'
 LARGEST_TEXT = 64 * 2**20  # bytes of metadata.json and of SHA256SUMS; real ones are far smaller
 _ATTEMPTS = 3  # to read an unreadable file
 
@@ -16,9 +16,9 @@ def _files(path: Path) -> list[str]:
     return sorted(str(p.relative_to(path)) for p in path.rglob('*') if not p.is_dir() or p.is_symlink())
 
 
-def sums_text(path: Path) -> str:
+def checksums_text(path: Path) -> str:
     """Returns the checksums of a folder's files; the last line, a comment to `sha256sum -c`, is their own checksum."""
-    lines = ''.join(f'{_sha256(path / name)}  {name}\n' for name in _files(path) if name != SUMS)
+    lines = ''.join(f'{_sha256(path / name)}  {name}\n' for name in _files(path) if name != CHECKSUMS)
     return lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n'
 
 
@@ -51,22 +51,22 @@ def verify(path: Path) -> None:
 
 def _verify(path: Path) -> None:
     def damaged(name: str, reason: str) -> InputFileError:
-        return InputFileError(f'checkpoint {path} is damaged: {name} {reason}; expected what {SUMS} lists')
+        return InputFileError(f'checkpoint {path} is damaged: {name} {reason}; expected what {CHECKSUMS} lists')
 
     names = _files(path)
     for name in names:
         if (path / name).is_symlink() or not (path / name).is_file():
             raise damaged(name, 'is not a regular file')
-    if SUMS not in names:
-        raise damaged(SUMS, 'is missing')
-    if (path / SUMS).stat().st_size > LARGEST_TEXT:
-        raise damaged(SUMS, f'has more than {LARGEST_TEXT} bytes')
-    text = (path / SUMS).read_bytes().decode(errors='replace')
+    if CHECKSUMS not in names:
+        raise damaged(CHECKSUMS, 'is missing')
+    if (path / CHECKSUMS).stat().st_size > LARGEST_TEXT:
+        raise damaged(CHECKSUMS, f'has more than {LARGEST_TEXT} bytes')
+    text = (path / CHECKSUMS).read_bytes().decode(errors='replace')
     lines, _, _ = text.rpartition('# ')
     if text != lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n':
-        raise damaged(SUMS, 'does not match its own checksum')
+        raise damaged(CHECKSUMS, 'does not match its own checksum')
     expected = {name: digest for digest, _, name in (line.partition('  ') for line in lines.splitlines())}
-    for name in sorted({*expected, *names} - {SUMS}):
+    for name in sorted({*expected, *names} - {CHECKSUMS}):
         if name not in names:
             raise damaged(name, 'is missing')
         if name not in expected:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ _RESULT = {'split', 'selected', 'accuracy', 'loss', 'count', 'step', 'epoch'}
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
-    """run.log; reopens the file if the folder was recreated, and ignores write errors."""
+    """Writes run.log; reopens the file if the folder was recreated, and ignores write errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -67,8 +67,8 @@ class RunFolder:
         self._description: Json = {}
         self._backlog = {'metrics.jsonl': '', 'timing.jsonl': ''}
         self._failing = False
-        self._lock: Any = None
-        self._events: Any = None
+        self._lock: IO[str] | None = None
+        self._events: EventFiles | None = None
         self._handler: logging.Handler | None = None
 
     def __enter__(self) -> 'RunFolder':
@@ -86,7 +86,6 @@ class RunFolder:
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             check_owned_files(self.path)
-            self._lock = (self.path / '.lock').open('a+')
             self._take_lock()
             changes = self._check_config()
             delete_unfinished(self.path)
@@ -120,16 +119,17 @@ class RunFolder:
                     file.close()
 
     def _take_lock(self) -> None:
+        self._lock = lock = (self.path / '.lock').open('a+')
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.seek(0)
-            raise _in_use(self.path, self._lock.read()) from None
+            lock.seek(0)
+            raise _in_use(self.path, lock.read()) from None
         except OSError as error:  # some network file systems have no locks
             logger.warning('%s cannot be locked (%s): start only one process there', self.path, error.strerror)
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
 
     def _check_config(self) -> str:
         """Checks that a run in this folder may continue with the config; returns a description of the changes."""
@@ -247,12 +247,14 @@ class RunFolder:
             if not self._failing:
                 logger.warning('%s. The run goes on; its rows are kept and tried again', error)
             self._failing = True
+        assert self._events is not None
         for row in rows:
             scalars = {name: v for name, v in {**row, **timing}.items() if isinstance(v, float) and name != 'epoch'}
             self._events.write(row['step'], row['split'], scalars)
 
     def write_images(self, step: int, split: str, images: Mapping[str, np.ndarray]) -> None:
         """Shows uint8 images `[height, width, 1 or 3]` by name in TensorBoard."""
+        assert self._events is not None
         self._events.write_images(step, split, images)
 
     def flush(self) -> None:
@@ -274,6 +276,7 @@ class RunFolder:
 
     def _is_ours(self) -> bool:
         """Returns whether the folder is still the one that this process has locked, not a replacement."""
+        assert self._lock is not None
         try:
             return os.path.samestat(os.fstat(self._lock.fileno()), (self.path / '.lock').stat())
         except FileNotFoundError:
@@ -282,8 +285,8 @@ class RunFolder:
     def _make_again(self) -> None:
         """Recreates a deleted folder, so that the rest of a long run is not lost."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock.close()
-        self._lock = (self.path / '.lock').open('a+')
+        if self._lock:
+            self._lock.close()
         self._take_lock()
         self._describe()
         logger.warning('%s was removed while the run goes on, and has been made again; what it held is lost', self.path)
@@ -297,12 +300,12 @@ def _is_result(value: object) -> bool:
 
 
 def check_not_in_use(path: Path) -> None:
-    """Checks, without making or changing anything, that no process holds a run folder.
+    """Checks that no process holds a run folder; creates and changes nothing.
 
-    Several processes do so before they join: with an id that is taken, JAX would abort those that run.
+    Several processes check before they join: a second process with the same id would make JAX abort the running ones.
 
     Raises:
-      RunFolderInUseError: one does.
+      RunFolderInUseError: a process holds it.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), (path / '.lock').open() as lock:
         try:

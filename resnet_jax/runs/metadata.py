@@ -1,4 +1,4 @@
-"""The metadata of a checkpoint: what it says about its run, every value of it checked when it is read."""
+"""The metadata of a checkpoint, which describe its run; every value is checked when it is read."""
 
 import dataclasses
 import math
@@ -52,7 +52,7 @@ def read_metadata(path: Path) -> Metadata:
     if not file.is_file() or file.stat().st_size > LARGEST_TEXT:
         raise wrong('is missing or has more bytes than any')
     try:
-        values = parse_json(read_text(file), lenient=True)  # what is not finite fails its own check below
+        values = parse_json(read_text(file), lenient=True)  # non-finite numbers fail their own checks below
     except ValueError:
         raise wrong('is not JSON') from None
     if not isinstance(values, dict):

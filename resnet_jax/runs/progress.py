@@ -1,9 +1,8 @@
-"""The progress of a run: what a checkpoint stores in addition to the arrays of the TrainState."""
+"""The progress of a run, which a checkpoint stores beside the arrays of the TrainState."""
 
 import dataclasses
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from resnet_jax.config import describe_changes
 from resnet_jax.typing import JsonDict, Row
@@ -24,7 +23,7 @@ class ConfigChange:
     """Config fields that were changed on request, {field: [old, new]}, and the step after which the new values apply."""
 
     step: int
-    fields: dict[str, list[Any]]
+    fields: dict[str, list[object]]
 
     def describe(self) -> str:
         """Returns 'field: old -> new; ...'."""

@@ -18,7 +18,7 @@ from resnet_jax.typing import JsonDict, Row
 
 _LARGEST_SHEET = 4_000_000  # pixels
 
-# What a report raises over files that no run has written.
+# The errors that a report raises on files that no run has written.
 ODD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -32,7 +32,7 @@ class RunReader:
       metrics, timing: rows of the .jsonl files.
       changes: changes to the config during training.
       wrong: uint8 `[k, height, width, channels]`, the images of evaluation['wrong'], or None.
-      wrong_maps: uint8 `[k, height, width]`, what speaks for the answers given to them, or None.
+      wrong_maps: uint8 `[k, height, width]`, Grad-CAM of the predicted classes, or None.
       pairs: uint8 `[pairs, 2, height, width, channels]`, the images of evaluation['pairs'], or None.
       map: float32 `[n, 2]`, test images by the principal components of their features; map_labels: int `[n]`; or None.
       samples: uint8 `[height, width, 3]`, a sheet of training images with a row for each class, or None.
@@ -211,7 +211,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _of_rank(array: np.ndarray | None, rank: int, kind: Any) -> np.ndarray | None:
-    """Returns an array of this rank and kind of dtype, of finite numbers; None for any other."""
+    """Returns the array if it has this rank, this kind of dtype and finite numbers, else None."""
     if array is None or array.ndim != rank or not np.issubdtype(array.dtype, kind):
         return None
     return array if np.isfinite(array).all() else None

@@ -8,11 +8,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from resnet_jax.typing import Json
+
+if TYPE_CHECKING:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.summary_pb2 import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ class EventFiles:
 
     def __init__(self, folder: Path, step: int, config: Json, split: str):
         self._folder, self._step, self._config, self._split = folder, step, config, split
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, EventsWriter] = {}
         self._given_up = False
 
     def write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
@@ -66,7 +70,7 @@ class EventFiles:
             summary.value[0].tag = name  # tensorboardX would replace its spaces
         self._append(step, split, summaries)
 
-    def _append(self, step: int, split: str, summaries: list[Any]) -> None:
+    def _append(self, step: int, split: str, summaries: list['Summary']) -> None:
         if self._given_up:
             return
         from tensorboardX.proto.event_pb2 import Event
@@ -79,7 +83,7 @@ class EventFiles:
                 writer.write_event(Event(summary=summary, step=step, wall_time=time.time()))
             writer.flush()
 
-    def _open(self, split: str) -> Any:
+    def _open(self, split: str) -> 'EventsWriter':
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 

@@ -1,4 +1,4 @@
-"""The cache folder of the commands, for decoded images and compiled programs, and whom it may belong to."""
+"""The cache folder of the commands, for decoded images and compiled programs, and the checks of its owner."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def cache_dir() -> Path:
 def private_folder(name: str) -> Path:
     """Returns a folder in `cache_dir` for files that are executed; creates it so that no other user can read or write it.
 
-    If somebody else could have written the one that is there, warns and returns one in the folder for temporary files.
+    If another user could have written the existing one, warns and returns one in the folder for temporary files.
 
     Raises:
       OSError: it cannot be created.
@@ -46,17 +46,17 @@ def _make_private(root: Path, name: str) -> Path:
 
 
 class NotPrivateError(OSError):
-    """Somebody else than the user can have written a file or folder."""
+    """Another user can have written a file or folder."""
 
 
 def check_private(path: Path, *, new: bool = False) -> None:
-    """Checks that nobody but this user and root can have written a file or folder.
+    """Checks that only this user and root can have written a file or folder.
 
     Args:
       new: the file was just written into a private folder, with whatever mode the umask gave; makes it private.
 
     Raises:
-      NotPrivateError: somebody can.
+      NotPrivateError: another user can.
       OSError: there is no such file.
     """
     status = path.lstat()

@@ -26,7 +26,7 @@ _MAX_BYTES = 256 * 2**20
 # them from the cache would take about as long. JAX's default of 1 s would leave out the evaluation of a small network.
 _SECONDS = 0.1
 
-_SUMS = 'checksums.json'
+_CHECKSUMS = 'checksums.json'
 
 
 def use_compilation_cache() -> None:
@@ -67,13 +67,13 @@ def _check(folder: Path) -> None:
     Raises:
       OSError: the folder cannot be written.
     """
-    entries = [path for path in folder.rglob('*') if path.is_file() and not path.name.startswith(('.', _SUMS))]
+    entries = [path for path in folder.rglob('*') if path.is_file() and not path.name.startswith(('.', _CHECKSUMS))]
     entries.sort(key=_modified, reverse=True)  # newest first
     try:
-        known = {str(name): int(value) for name, value in json.loads((folder / _SUMS).read_text()).items()}
+        known = {str(name): int(value) for name, value in json.loads((folder / _CHECKSUMS).read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         known = {}
-    sums, size = {}, 0
+    checksums, size = {}, 0
     for path in entries:
         name = str(path.relative_to(folder))
         try:
@@ -87,10 +87,10 @@ def _check(folder: Path) -> None:
         size += len(data)
         crc = zlib.crc32(data)
         if size <= _MAX_BYTES and (known[name] == crc if name in known else _whole(path, data)):
-            sums[name] = crc
+            checksums[name] = crc
         else:
             path.unlink(missing_ok=True)
-    write_atomically(folder / _SUMS, json.dumps(sums))
+    write_atomically(folder / _CHECKSUMS, json.dumps(checksums))
 
 
 def _modified(path: Path) -> int:
@@ -106,7 +106,7 @@ def _whole(path: Path, data: bytes) -> bool:
         return True
     try:
         _decompress(data)
-    except ImportError:  # written by JAX under another Python, which can check it
+    except ImportError:  # compressed by zstd under another Python, which can check it
         return True
     except Exception:  # each library has its own error classes
         return False

@@ -16,7 +16,7 @@ from resnet_jax.runtime.untrusted import printable
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints to the current standard output: while a bar is shown, rich replaces the stream to print above the bar."""
+    """Prints to the current standard output: rich replaces it while a bar is shown, to print above the bar."""
 
     def __init__(self, stream: str):
         super().__init__()
@@ -31,7 +31,7 @@ class _ConsoleHandler(logging.Handler):
             text = f'{record.threadName}: {text}'
         try:
             print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream, flush=True)
-        except OSError:  # The reader has gone (`| head`, a lost terminal), or the disk is full: the run goes on.
+        except OSError:  # The reader has gone (`| head`, a lost terminal), or the disk is full; the run continues.
             silence(stream)
 
 

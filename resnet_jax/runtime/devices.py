@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,16 @@ from resnet_jax.errors import one_line
 AXIS = 'batch'  # the name of the mapped axis
 Tree = TypeVar('Tree')
 
-# XLA:GPU records what a program launches in CUDA graphs ("command buffers"), by default without convolutions and loops: then
-# the host launches two things for each convolution, and waits at each step for the loop's condition. These are XLA's defaults
-# and those two; the option takes no single one.
+# The operations that XLA:GPU records in CUDA graphs ("command buffers"): its defaults, which the option replaces, and
+# convolutions and loops, without which the host launches twice per convolution and waits at each step for the loop's condition.
 CUDA_GRAPH: dict[str, str | bool] = {
     'xla_gpu_enable_command_buffer': (
         'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,CONVOLUTION,WHILE'
     )
 }
+
+# The arrays that steps read on the devices, by name: 'image', 'label', ...
+DeviceData = dict[str, jax.Array | np.ndarray | np.int32]
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ def compile_parallel(
     return lowered.compile()
 
 
-def options_for_init(key: jax.Array) -> dict[str, Any] | None:
+def options_for_init(key: jax.Array) -> dict[str, int] | None:
     """Returns the options of `jax.jit` for a program that initialises a network.
 
     For ResNet-18's random numbers XLA:CPU takes 13 s at its default level and 4 s at this one; the numbers are the same.

@@ -22,9 +22,9 @@ class Pace:
         return broadcast(1 if not self.per_step else max(1, min(remaining, int(self._seconds / self.per_step))))
 
     def measured(self, steps: int, seconds: float) -> None:
-        """Updates the time per step: a moving average, replaced by a measurement of less than half of it.
+        """Updates the time per step: a moving average, or the new measurement if that is less than half of it.
 
-        This discards the one-time work of the first dispatch, about a second on a GPU, at the second dispatch.
+        So the second dispatch discards the one-time work of the first, about a second on a GPU.
         """
         if self._compiles:
             self._compiles = False

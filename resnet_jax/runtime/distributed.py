@@ -1,4 +1,6 @@
-"""Several processes in one run: they start alike, agree on numbers and end together. No overhead for a single process."""
+"""Coordinates the processes of a run.
+
+No overhead for a single process."""
 
 import contextlib
 import json

@@ -28,7 +28,7 @@ Writing = Callable[[Path], contextlib.AbstractContextManager[None]]
 
 
 class DownloadError(Exception):
-    """The server cannot be reached or does not send the file; the message says why. `status` is its answer, if it gave one."""
+    """The server cannot be reached or does not send the file; the message says why. `status` is its HTTP status, if any."""
 
     def __init__(self, message: str, status: int | None = None):
         super().__init__(message)
@@ -36,7 +36,7 @@ class DownloadError(Exception):
 
 
 class WrongFileError(Exception):
-    """The server sent another file than the expected one; the message says what and what was expected."""
+    """The server sent another file than the expected one; the message names both."""
 
 
 class SlowError(Exception):
@@ -47,18 +47,18 @@ class SlowError(Exception):
         self.rate = rate
 
 
-def download(url: str, path: Path, *, what: str, writing: Writing, size: int | None = None, sha256: str = '') -> str:
+def download(url: str, path: Path, *, label: str, writing: Writing, size: int | None = None, sha256: str = '') -> str:
     """Downloads to `path` via `<path>.part`, from which a later attempt or process resumes; returns the file's SHA-256.
 
     Args:
-      what: what the file is, for messages: 'an archive'.
+      label: the kind of file, for messages, such as 'an archive'.
       writing: a context for writing a path, which turns an OSError into the caller's error.
       size: in bytes, if it is known.
       sha256: hexadecimal digits, all 64 or the first ones; '' if it is not known.
 
     Raises:
-      DownloadError: it cannot be downloaded, after ATTEMPTS attempts where another one could help.
-      WrongFileError: the size or the hash is another one.
+      DownloadError: it cannot be downloaded, after up to ATTEMPTS attempts.
+      WrongFileError: the file has another size or hash.
     """
     part = path.with_name(f'{path.name}.part')
     reason: object = None
@@ -69,7 +69,7 @@ def download(url: str, path: Path, *, what: str, writing: Writing, size: int | N
         offset = part.stat().st_size if part.exists() else 0
         try:
             if size is None or offset < size:
-                fetch(url, part, offset, what=what, writing=writing, size=size)
+                fetch(url, part, offset, label=label, writing=writing, size=size)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:  # the partial file is not a prefix of the server's file
@@ -98,7 +98,7 @@ def fetch(
     part: Path,
     offset: int,
     *,
-    what: str,
+    label: str,
     writing: Writing,
     size: int | None = None,
     title: str = '',
@@ -107,14 +107,14 @@ def fetch(
     """Completes `part`, from `offset` if the server supports it.
 
     Args:
-      what, writing, size: see `download`.
+      label, writing, size: see `download`.
       title: what the progress bar says; by default the name of the file.
       slow: bytes per second.
 
     Raises:
-      SlowError: less came in TIMEOUT_SECONDS than `slow`, and the rest would take longer than that.
+      SlowError: the rate over TIMEOUT_SECONDS was below `slow`, and the rest would take longer than TIMEOUT_SECONDS.
       WrongFileError: the file has another size.
-      Exception: one of NETWORK_ERRORS: it was interrupted; `part` has what came.
+      Exception: one of NETWORK_ERRORS: it was interrupted; `part` has the data so far.
     """
     with open_url(url, offset) as response:
         resumed = response.status == 206 and response.headers.get('Content-Range', '').startswith(f'bytes {offset}-')
@@ -125,7 +125,7 @@ def fetch(
         length = response.length  # None where the server does not say it, or not as a number
         if length is not None and size not in (None, done + length):
             kind = printable(response.headers.get_content_type())[:80]
-            raise WrongFileError(f'{done + length} bytes of {kind}: expected {what} of {size} bytes; check the proxy')
+            raise WrongFileError(f'{done + length} bytes of {kind}: expected {label} of {size} bytes; check the proxy')
         total = size if size is not None else done + length if length is not None else None
         with writing(part):
             file = part.open('ab' if resumed else 'wb')
@@ -140,7 +140,7 @@ def fetch(
                 done += len(chunk)
                 advance(len(chunk))
                 seconds = time.monotonic() - begun
-                if seconds > TIMEOUT_SECONDS:  # a byte now and then keeps the socket's from coming
+                if seconds > TIMEOUT_SECONDS:  # single bytes keep the socket's own timeout from expiring
                     rate = (done - counted) / seconds
                     if rate < LEAST:
                         raise TimeoutError(f'less than {LEAST} bytes a second')

@@ -33,7 +33,7 @@ def environment() -> dict[str, object]:
 
 
 def source_hash() -> str:
-    """Returns the first 16 hex digits of the SHA-256 of the package's source files, which a version number may not tell."""
+    """Returns a short hash of the source files, which differs between builds of one version."""
     root, digest = Path(resnet_jax.__file__).parent, hashlib.sha256()
     # Not rglob: whether that follows a link, as configs is in a checkout, depends on the version of Python.
     files = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)

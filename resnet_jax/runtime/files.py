@@ -44,7 +44,7 @@ def write_atomically(path: str | Path, data: bytes | str | Callable[[IO[bytes]],
 
 @contextlib.contextmanager
 def folder_in_whole(path: Path) -> Iterator[Path]:
-    """Yields a folder beside `path` to fill, which takes its place at the end; or is deleted, as a file that is not whole."""
+    """Yields a temporary folder; renames it to `path` on success, deletes it on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _unfinished(path, Path.mkdir) as partial:
         yield partial
@@ -53,7 +53,7 @@ def folder_in_whole(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def one_process(path: Path, waiting: str) -> Iterator[None]:
-    """Holds a lock on a file, so that of commands started together one does the work and the others wait.
+    """Holds a file lock so that one process works while others wait.
 
     Args:
       path: the file to lock; it is created.
@@ -75,7 +75,7 @@ def one_process(path: Path, waiting: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unfinished(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
-    """Makes a temporary file or folder and holds it; whatever is still there at the end is deleted."""
+    """Makes and locks a temporary file or folder; deletes it at the end if it has not been renamed."""
     delete_unfinished(path.parent)
     partial = path.with_name(f'.{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial')
     handle = None
@@ -107,7 +107,7 @@ def _hold(partial: Path) -> int | None:
 
 
 def delete_unfinished(folder: Path) -> None:
-    """Deletes from a folder what killed processes left there: the temporary files and folders that no process holds."""
+    """Deletes the temporary files and folders of killed processes, which no process holds any more, from a folder."""
     with contextlib.suppress(OSError):  # no such folder, or not ours to read
         for path in [Path(entry) for entry in os.scandir(folder) if _UNFINISHED.fullmatch(entry.name)]:
             with contextlib.suppress(OSError):  # held; or no locks on this file system
@@ -120,7 +120,7 @@ def delete_unfinished(folder: Path) -> None:
 
 
 def delete_own_unfinished() -> None:
-    """Deletes this process's temporary files and folders; for one that ends in the midst of writing them."""
+    """Deletes this process's temporary files and folders, before it exits while it writes them."""
     for path in tuple(_written_here):
         _delete(path)
 

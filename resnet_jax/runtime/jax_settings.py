@@ -1,4 +1,4 @@
-"""JAX's settings, from the environment or the caller, that a run cannot follow or that JAX cannot start with."""
+"""Overrides JAX's settings that a run cannot follow, and explains those with which JAX cannot start."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from resnet_jax.errors import ConfigError, one_line
 from resnet_jax.runtime.streams import tell
 
-# What is computed, in which types and where, is the config's to say, and a run looks itself for numbers that are not finite.
+# The config decides dtypes and devices; runs check for non-finite numbers themselves.
 _OURS = {
     'jax_enable_x64': False,
     'jax_numpy_dtype_promotion': 'standard',
@@ -23,12 +23,12 @@ _OURS = {
     'jax_transfer_guard_device_to_host': 'allow',
 }
 _OFF = ('', '0', 'false', 'f', 'no', 'n', 'off', 'standard', 'allow')
-_PARSE = 'from jaxlib import xla_client; xla_client.CompileOptions()'  # XLA ends the process where it does not know a flag
+_PARSE = 'from jaxlib import xla_client; xla_client.CompileOptions()'  # XLA ends the process if it does not know a flag
 _START = 'import jax; jax.devices()'
 
 
 def use_our_settings() -> None:
-    """Makes this process, and those that it starts, compute as the config says; one line names what is not followed.
+    """Makes this process and its child processes compute as the config says; warns about each setting that it overrides.
 
     Raises:
       ConfigError: XLA_FLAGS has a flag that XLA does not know.
@@ -47,7 +47,7 @@ def use_our_settings() -> None:
 
 @contextlib.contextmanager
 def our_settings() -> Iterator[None]:
-    """Computes as the config says within, whatever the program that uses the package has set; also a decorator."""
+    """A context, also a decorator, that computes as the config says, whatever the calling program has set."""
     import jax
 
     with contextlib.ExitStack() as stack:
@@ -59,28 +59,30 @@ def our_settings() -> Iterator[None]:
 
 
 def why_jax_does_not_start() -> ConfigError | None:
-    """Returns, after an error that nobody expected, what keeps JAX from starting here, with the variables that decide over it;
-    None where it does start."""
+    """Returns why JAX does not start here, with the environment variables that decide it; None if it starts.
+
+    To be called after an unexpected error.
+    """
     reason = ''
     if jax := sys.modules.get('jax'):
         try:
             jax.devices()
         except Exception as error:
             reason = f'{type(error).__name__}: {one_line(error)}' if str(error) else 'no such device'
-    else:  # it is not imported, or could not be: then parts of it are left here
+    else:  # not imported; a failed import leaves parts of it
         reason = _failure(_START)
     if not reason:
         return None
     names = ('JAX_', 'XLA_', 'CUDA_VISIBLE_DEVICES')
-    found = [f'{name}={value}' for name, value in sorted(os.environ.items()) if name.startswith(names)]
+    variables = [f'{name}={value}' for name, value in sorted(os.environ.items()) if name.startswith(names)]
     return ConfigError(
         f'JAX does not start ({reason.rstrip(".")}); expected settings that fit this machine, as JAX_PLATFORMS=cpu; '
-        f'these are set: {", ".join(found) or "none"}'
+        f'these are set: {", ".join(variables) or "none"}'
     )
 
 
 def _failure(code: str) -> str:
-    """Returns the last line that a process of its own says as it fails of code; '' if it does not fail."""
+    """Runs code in a new process; returns the last line of its error, '' if it succeeds."""
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, errors='replace')
     lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
     return re.sub(r'^F\d+ .*?\] ', '', lines[-1]) if done.returncode else ''  # without the time and place of XLA's

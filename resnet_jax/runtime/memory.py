@@ -1,4 +1,4 @@
-"""Detects a lack of memory before the first step, as far as the compiler's own figures allow."""
+"""Detects a lack of memory before the first step, from the compiler's figures."""
 
 from pathlib import Path
 from typing import Protocol

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-_LARGEST = 4 * 2**30  # bytes of a file's arrays together
+_LARGEST = 4 * 2**30  # bytes of all arrays of a file
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:

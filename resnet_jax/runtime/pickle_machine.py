@@ -1,14 +1,13 @@
-"""A pickle machine that never imports or calls anything by name: what names, calls and states mean, its users decide.
+"""Interprets pickles without importing or calling anything; subclasses define the meaning.
 
-Pickle is a language whose programs call any Python function. Time and memory stay in proportion to the program's length: the
-memo is a dict, so no index reserves anything, and a length that a program claims is compared with the bytes that are left.
+A pickle is a program that may call any Python function. Time and memory stay in proportion to its length: the memo is a dict,
+so a large index reserves nothing, and a claimed length is compared with the bytes that are left.
 
 Source of the opcodes: Python's `pickletools`.
 """
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
 
 
 class RefusedError(Exception):
@@ -29,7 +28,7 @@ class PickleMachine:
         self._memo: dict[int, object] = {}
 
     def load(self) -> object:
-        """Returns the object that the program makes; its containers may hold each other in circles.
+        """Returns the object that the program makes; its containers may hold each other in cycles.
 
         Raises:
           RefusedError: the program is damaged or uses something that is not supported.
@@ -80,7 +79,7 @@ class PickleMachine:
         target.extend(values)
 
     def old_text(self, text: bytes) -> object:
-        """Returns the meaning of a string of Python 2."""
+        """Returns what stands for a string of Python 2."""
         return text.decode('utf-8', 'surrogatepass')
 
     def _take(self, size: int) -> bytes:
@@ -89,8 +88,9 @@ class PickleMachine:
             raise RefusedError('is truncated')
         return self.data[start : self.position]
 
-    def _number(self, form: str) -> Any:
-        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+    def _number(self, form: str) -> int:
+        number: int = struct.unpack(form, self._take(struct.calcsize(form)))[0]
+        return number
 
     def _text(self, form: str) -> str:
         return self._take(self._number(form)).decode('utf-8', 'surrogatepass')

@@ -1,10 +1,10 @@
-"""Makes what is needed next while something else runs."""
+"""Makes the next value in a thread while the current one is used."""
 
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-CHUNK_BYTES = 128 * 2**20  # of images that are sent to a device at once; two chunks are there at a time
+CHUNK_BYTES = 128 * 2**20  # of images in a chunk for a device, which holds two of them
 
 Key = TypeVar('Key', bound=Hashable)
 Value = TypeVar('Value')
@@ -18,18 +18,18 @@ class Prefetch(Generic[Key, Value]):
         self._made: dict[Key, Future[Value]] = {}
 
     def get(self, key: Key, following: Key | None = None) -> Value:
-        """Returns `make(key)`, and begins with `make(following)`, unless they are made already."""
+        """Returns `make(key)` and starts `make(following)`, each unless it has been started already."""
         self.begin(*(each for each in (key, following) if each is not None))
         return self._made[key].result()
 
     def begin(self, *keys: Key) -> None:
-        """Begins with the values of one or two keys; forgets all others."""
+        """Starts making the values of one or two keys; forgets all others."""
         for key in keys:
             if key not in self._made:
                 self._made[key] = self._pool.submit(self._make, key)
         self._made = {key: self._made[key] for key in keys}
 
     def close(self) -> None:
-        """Begins nothing more, and waits for what has begun; its values and errors are lost."""
+        """Waits for running work and discards its results."""
         self._pool.shutdown(cancel_futures=True)
         self._made = {}

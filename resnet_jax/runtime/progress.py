@@ -15,12 +15,12 @@ _SAMPLES = 20  # of the bytes that came, over about SECONDS_PER_LINE
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Shows how much of `total` is done; the body calls the yielded `advance(count)` as often as it likes.
+    """Shows how much of `total` is done; the body calls the yielded `advance(count)`.
 
     Args:
-        total: None if it is not known.
-        unit: 'images' or 'MB'; with 'MB', `total` and the counts are bytes, and the rate and the time that is left are shown.
-        done: what was done before.
+      total: None if it is not known.
+      unit: 'images' or 'MB'; with 'MB', `total` and the counts are bytes, and the rate and the time left are shown.
+      done: the part that was done before.
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     interval = _SECONDS_PER_FRAME if terminal else SECONDS_PER_LINE
@@ -41,7 +41,7 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
 
 
 class _Rate:
-    """How many bytes a second came in the last seconds, and how long the rest takes at this rate."""
+    """The rate of the last seconds in bytes per second, and the time left at this rate."""
 
     def __init__(self, total: int | None, done: int):
         self._total, self._samples = total, collections.deque([(time.monotonic(), done)], maxlen=_SAMPLES)

@@ -82,12 +82,12 @@ class StopSignal:
             return
         if not frame or not frame.f_globals.get('__name__', '').startswith('jax'):
             raise Interrupted(self.number)
-        # JAX lets a handler raise while it waits for XLA. What XLA compiles would go on, and end a program that catches
-        # the exception, and has nothing more to do, with a segmentation fault.
+        # JAX lets a handler raise while it waits for XLA. But the compilation would go on, and a program that catches the
+        # exception and then exits would end with a segmentation fault.
         self._postponed = True
 
     def _unraisable(self, unraisable: 'sys.UnraisableHookArgs') -> None:
-        """`Interrupted` raised where Python drops it, as in JAX's callback of the garbage collector, comes again."""
+        """Re-raises an `Interrupted` that Python discarded."""
         if not isinstance(unraisable.exc_value, Interrupted):
             self._old_hook(unraisable)
         elif math.isfinite(GRACE_SECONDS):
@@ -121,7 +121,7 @@ class StopSignal:
 
 
 def _raise_in(thread: int, number: int) -> None:
-    """Has Interrupted raised in a thread, another than this one, as soon as it runs Python again."""
+    """Raises Interrupted asynchronously in another thread."""
     kind = type('Interrupted', (Interrupted,), {'__init__': lambda self: Interrupted.__init__(self, number)})
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
 

@@ -1,6 +1,6 @@
 """Standard output and standard error, which may be closed, full, left by their reader or unable to show a name.
 
-What a command has done, and its exit code, do not depend on standard error; on standard output only where nobody could be told.
+Failures of stderr never change a command's result; failures of stdout only if the output is lost.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _FULL = 5  # errors.ResourceError
 
 
 def show_any_text() -> None:
-    """Lets the commands print every name, what the terminal's encoding lacks as an escape."""
+    """Escapes characters that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):
             stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
@@ -38,7 +38,7 @@ def tell_at_once(line: bytes) -> None:
 
 
 def silence(stream: IO[str]) -> None:
-    """Sends what a stream still holds, and all that follows, nowhere: Python would complain again as it ends."""
+    """Discards a stream's buffer and all later output, about which Python would complain again as it exits."""
     with contextlib.suppress(OSError, ValueError):  # no file, or closed
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -46,7 +46,7 @@ def silence(stream: IO[str]) -> None:
 
 
 def finish(code: int, text: str = '') -> int:
-    """Prints a text, if there is one, and empties both streams; returns the exit code that the process is to have."""
+    """Prints a text, if there is one, and flushes both streams; returns the exit code for the process."""
     for stream, last in ((sys.stdout, text), (sys.stderr, '')):
         if stream is None:
             continue

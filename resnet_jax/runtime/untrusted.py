@@ -1,4 +1,4 @@
-"""What comes from files and servers that anyone may have written: read within bounds, and shown without effect."""
+"""Reads untrusted files within size limits and escapes untrusted text."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str, *, lenient: bool = False) -> Any:
-    """Returns the value of JSON whose numbers are finite and whose nesting is not deep.
+    """Returns the value of JSON with finite numbers and limited nesting.
 
     Args:
       lenient: read numbers that are not finite as None.
@@ -58,10 +58,10 @@ def printable(text: object, keep: str = '') -> str:
 
 
 def check_owned_files(folder: Path) -> None:
-    """Checks that nothing in a run folder leads out of it or is a pipe or device: somebody may have prepared a copied one.
+    """Checks that a run folder holds only files and folders: in a copied one, links, pipes and devices may be a trap.
 
     Raises:
-      InputFileError: one does.
+      InputFileError: it holds something else.
     """
     try:
         entries = list(os.scandir(folder))

@@ -32,7 +32,7 @@ from resnet_jax.typing import JsonDict
 
 T = TypeVar('T')
 
-_SMALL = 2**16  # bytes and pixels that are read sooner than a thread is woken
+_SMALL = 2**16  # bytes and pixels that take less time to read than a thread to wake
 _PAGE = {'/': ('page.html', 'text/html'), '/page.css': ('page.css', 'text/css'), '/page.js': ('page.js', 'text/javascript')}
 
 
@@ -45,17 +45,17 @@ class Service:
     """
 
     def __init__(self, networks: Sequence[Network], limits: Limits, *, wait: float, token: bool):
-        """Makes the application, which begins to compute when its lifespan begins.
+        """Makes the application, which starts to compute when its lifespan starts.
 
         Args:
           networks: at least one; the first is the default.
-          wait: seconds that a request waits, at the most, for others to share a batch with.
+          wait: the most seconds that a request waits for others to share a batch with.
           token: whether requests need one, which `Guard` checks.
         """
         self._networks = {network.name: network for network in networks}
         self._limits, self._wait = limits, wait
         self._admission = Admission(limits)
-        self._unread = 0  # requests whose images have not come to a batcher yet
+        self._unread = 0  # requests whose images have not reached a batcher yet
         self._batchers: dict[Program, Batcher] = {}
         self._threads = ThreadPoolExecutor(cores(), 'decode')
         self._began = time.monotonic()
@@ -144,7 +144,7 @@ class Service:
             return JSONResponse({'model': network.name, 'predictions': await self._in_thread(draw)})
 
     async def _read(self, request: Request, admitted: Admitted) -> tuple[Question, Network, list[np.ndarray], float]:
-        """Returns what a request asks, of which network, its images as the network takes them, and the time of its deadline."""
+        """Returns the question of a request, the network, the images as the network takes them, and the deadline."""
         with self._coming():
             body = await read_body(request, self._limits, admitted)
             deadline = asyncio.get_running_loop().time() + self._limits.seconds
@@ -191,7 +191,7 @@ class Service:
 
 @contextlib.contextmanager
 def _errors(limits: Limits) -> Iterator[None]:
-    """Turns what may go wrong with a request into an error with its status."""
+    """Turns the errors of a request into an answer with their status."""
     try:
         yield
     except TooManyPixelsError as problem:

@@ -21,19 +21,19 @@ class _Waiting(NamedTuple):
 
 
 class Batcher:
-    """Collects items, and answers those that wait with one call of a program, one batch after the other.
+    """Collects items, and answers the waiting ones with one call of a program, one batch after the other.
 
-    While a batch is computed, the next one collects by itself. Only when nothing is computed, and others are about to come, is
-    it worth waiting for them.
+    While a batch is computed, the items of the next one arrive. Waiting for more pays only if nothing is computed and others
+    are about to come.
     """
 
     def __init__(self, program: Program, wait: float, coming: Callable[[], bool], thread: Executor):
         """Must be called in an event loop, as all methods.
 
         Args:
-          wait: seconds that an item waits, at the most, for others to come.
-          coming: whether others are about to come.
-          thread: of one thread, which computes; several batchers may share it.
+          wait: the most seconds that an item waits for others to come.
+          coming: returns whether others are about to come.
+          thread: an executor with one thread, which computes; several batchers may share it.
         """
         self._program, self._wait, self._coming, self._thread = program, wait, coming, thread
         self._waiting: collections.deque[_Waiting] = collections.deque()

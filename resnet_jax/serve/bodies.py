@@ -16,13 +16,13 @@ from resnet_jax.serve.limits import Admitted, Limits, RequestError
 
 _FIELDS = ('model', 'top', 'class')
 _JSON, _FORM = 'application/json', 'multipart/form-data'
-_DRAINED = 4  # times the largest body: that much more is read and thrown away
+_DRAINED = 4  # times the largest body that is read and discarded beyond it
 _LONGEST_FIELD = 1000  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What a request asks.
+    """The question of a request.
 
     Attributes:
       images: encoded image files.
@@ -58,7 +58,7 @@ async def read_body(request: Request, limits: Limits, admitted: Admitted) -> byt
                 if not refused and size > limits.body_bytes:
                     refused = RequestError(413, f'the body is too large; expected at most {limits.body_bytes:,} bytes')
                 if refused:
-                    # A client whose connection is closed while it sends would see a broken connection, and not why.
+                    # A client whose connection is closed while it sends would see a broken connection instead of the reason.
                     parts.clear()
                     if size > _DRAINED * limits.body_bytes:
                         break
@@ -78,7 +78,7 @@ async def read_body(request: Request, limits: Limits, admitted: Admitted) -> byt
 
 
 def parse(body: bytes, content_type: str, limits: Limits) -> Question:
-    """Returns what a request asks; takes as long as its body is large.
+    """Returns the question of a request; the time grows with the size of its body.
 
     Raises:
       RequestError: 415, the content is of another type; 413, there are too many images; 422, it is not as expected.

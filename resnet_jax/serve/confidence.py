@@ -1,4 +1,4 @@
-"""How often answers as sure as a network's answer were right on the test set."""
+"""The accuracy on the test set of answers with about the confidence of a given one."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ MOST_BINS, LEAST_COUNT = 15, 50
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Of `count` answers to test images with a confidence from `low` to `high`, the share `accuracy` was right."""
+    """The `accuracy` of `count` answers to test images with a confidence from `low` to `high`."""
 
     low: float
     high: float
@@ -27,8 +27,8 @@ class Measured:
 class Confidence:
     """Accuracy by confidence, in bins of equal counts, ascending.
 
-    Not the equal intervals of the report: most answers of a network fall into the last of them, where 94 % and 99.9 % would
-    say the same. Equal counts are those of Nguyen and O'Connor, arXiv:1508.05154, section 3.
+    The report has equal intervals instead. Most answers of a network fall into the last of them, where 94 % and 99.9 % would
+    get the same accuracy. Equal counts are those of Nguyen and O'Connor, arXiv:1508.05154, section 3.
     """
 
     bins: tuple[Measured, ...]
@@ -45,20 +45,22 @@ def measure(predictions: Predictions) -> Confidence | None:
     number = min(MOST_BINS, len(order) // LEAST_COUNT)
     bins: list[Measured] = []
     for part in np.array_split(order, number) if number else []:
-        one = Measured(confidence[part[0]], confidence[part[-1]], len(part), float(predictions.correct[part].mean()))
-        while bins and bins[-1].high == one.low == one.high:  # of a very sure network: one confidence for many answers
+        current = Measured(confidence[part[0]], confidence[part[-1]], len(part), float(predictions.correct[part].mean()))
+        while bins and bins[-1].high == current.low == current.high:  # many answers with one confidence
             last = bins.pop()
-            count = last.count + one.count
-            one = Measured(last.low, one.high, count, (last.count * last.accuracy + one.count * one.accuracy) / count)
-        bins.append(one)
+            count = last.count + current.count
+            current = Measured(
+                last.low, current.high, count, (last.count * last.accuracy + current.count * current.accuracy) / count
+            )
+        bins.append(current)
     return Confidence(tuple(bins)) if bins else None
 
 
 def of_run(classifier: Classifier) -> Confidence | None:
-    """Returns the accuracy by confidence of a finished run's network; None where the run has no predictions of this network.
+    """Returns the accuracy by confidence of a finished run's network; None if the run has no predictions of this network.
 
-    The predictions in a run folder are of its last result, without averaged parameters. With a test-time augmentation they
-    would be of other probabilities than those of a single view.
+    The predictions in a run folder are those of its last result, without averaged parameters. With test-time augmentation their
+    probabilities differ from those of a single view.
 
     Raises:
       InputFileError: the predictions are damaged.

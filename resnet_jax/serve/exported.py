@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from resnet_jax.config import RESIZE
 from resnet_jax.data.images import INTERPOLATIONS
 from resnet_jax.errors import ConfigError, InputFileError, one_line
 from resnet_jax.runtime.untrusted import parse_json, read_text
-from resnet_jax.serve.program import Run
+from resnet_jax.serve.program import BatchFn
 from resnet_jax.typing import JsonDict
 
 _FILES = ('model.stablehlo', 'model.onnx')
@@ -20,7 +19,7 @@ _CONFIG = 'config.json'
 
 
 def find(path: Path) -> Path | None:
-    """Returns the exported program at a path, a file or a folder; None if there is none, or weights that can do more."""
+    """Returns the exported program at a path, a file or a folder; None if there is none, or weights, which can do more."""
     if path.suffix in ('.stablehlo', '.onnx'):
         return path
     if (path / 'model.safetensors').is_file() or (path / 'checkpoints').is_dir():
@@ -28,7 +27,7 @@ def find(path: Path) -> Path | None:
     return next((path / name for name in _FILES if (path / name).is_file()), None)
 
 
-def load(file: Path) -> tuple[Callable[[int], Run], tuple[int, int, int], int]:
+def load(file: Path) -> tuple[Callable[[int], BatchFn], tuple[int, int, int], int]:
     """Returns a function that gives the program for a batch size, from images to probabilities; their shape; the classes.
 
     Raises:
@@ -41,17 +40,18 @@ def load(file: Path) -> tuple[Callable[[int], Run], tuple[int, int, int], int]:
         raise ConfigError(f"{file} needs {error.name}; expected it: pip install 'resnet_jax[export]'") from None
     except Exception as error:  # neither reader says which errors it raises
         raise InputFileError(f'{file} cannot be read ({one_line(error)[:200]}); export it again') from None
-    shape, classes = images[1:], probabilities[-1]
-    if len(images) != 4 or len(probabilities) != 2 or not all(isinstance(n, int) and n > 0 for n in (*shape, classes)):
+    sizes = [n for n in (*images[1:], *probabilities[1:]) if isinstance(n, int) and n > 0]
+    if len(images) != 4 or len(probabilities) != 2 or len(sizes) != 4:
         raise InputFileError(
             f'{file} goes from {list(images)} to {list(probabilities)}; expected uint8 images [batch, height, width, channels] '
             'and probabilities [batch, classes], as the export command makes it'
         )
-    return compile_for, shape, classes
+    height, width, channels, classes = sizes
+    return compile_for, (height, width, channels), classes
 
 
 def describe(file: Path, num_classes: int) -> JsonDict:
-    """Returns what config.json beside an exported file says of it; numbers for class names where there is no such file.
+    """Returns the facts in config.json beside an exported file; without that file, numbers as class names.
 
     Raises:
       InputFileError: it is damaged, or of another network.
@@ -70,13 +70,13 @@ def describe(file: Path, num_classes: int) -> JsonDict:
     return {key: described[key] for key in keys if key in described}
 
 
-def _stablehlo(file: Path) -> tuple[Callable[[int], Run], tuple[Any, ...], tuple[Any, ...]]:
+def _stablehlo(file: Path) -> tuple[Callable[[int], BatchFn], tuple[object, ...], tuple[object, ...]]:
     import flatbuffers  # noqa: F401 (jax.export reads with it)
 
     exported = export.deserialize(bytearray(file.read_bytes()))
     (images,), (probabilities,) = exported.in_avals, exported.out_avals
 
-    def compile_for(size: int) -> Run:
+    def compile_for(size: int) -> BatchFn:
         batch = jax.ShapeDtypeStruct((size, *images.shape[1:]), np.uint8)
         compiled = jax.jit(exported.call).lower(batch).compile()
         return lambda batch: np.asarray(compiled(batch))
@@ -84,7 +84,7 @@ def _stablehlo(file: Path) -> tuple[Callable[[int], Run], tuple[Any, ...], tuple
     return compile_for, images.shape, probabilities.shape
 
 
-def _onnx(file: Path) -> tuple[Callable[[int], Run], tuple[Any, ...], tuple[Any, ...]]:
+def _onnx(file: Path) -> tuple[Callable[[int], BatchFn], tuple[object, ...], tuple[object, ...]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])

@@ -1,4 +1,4 @@
-"""Who may ask, and what a browser may do with the answers."""
+"""Refuses requests from other hosts and sites, and restricts what a browser may do with the answers."""
 
 import hmac
 import re
@@ -43,8 +43,8 @@ class Guard:
 
         Args:
           token: that requests to /v1 must have as `Authorization: Bearer TOKEN`; None for no token.
-          hosts: names, without port, by which the server may be called; () for any. A server on a loopback address is for this
-            machine, and yet a page of any site could call it by a name of its own that leads there (DNS rebinding).
+          hosts: names, without port, by which the server may be called; () for any. With (), a page of
+            any site could reach a server on a loopback address by a name of its own that leads there (DNS rebinding).
         """
         self._app, self._token, self._hosts = app, token, hosts
         self.stopping = False

@@ -1,4 +1,4 @@
-"""What a server takes on: limits, and the errors that a client gets beyond them."""
+"""Limits of a server, and the errors that a client gets beyond them."""
 
 import contextlib
 import dataclasses
@@ -77,7 +77,7 @@ class Admission:
 
 
 class Admitted:
-    """What one request has in progress."""
+    """The images and bytes of one request in progress."""
 
     def __init__(self, admission: Admission):
         self._admission = admission

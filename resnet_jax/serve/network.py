@@ -17,7 +17,7 @@ from resnet_jax.evaluation.explanations import class_activation_maps, map_layers
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.runtime.progress import progress
 from resnet_jax.serve import confidence, exported
-from resnet_jax.serve.program import Program, Run, seconds_of
+from resnet_jax.serve.program import BatchFn, Program, seconds_of
 from resnet_jax.typing import Json, JsonDict, Variables
 
 LEAST_ROWS = 4  # of maps that are shown
@@ -115,14 +115,14 @@ def _of_classifier(classifier: Classifier, name: str, sizes: Sequence[int], map_
         inputs = normalize(images, mean, std, classifier.dtype)
         return class_activation_maps(classifier.model, variables, inputs, classes, layer)
 
-    def compile_probabilities(size: int) -> Run:
+    def compile_probabilities(size: int) -> BatchFn:
         images = _noise(size, shape)
         runs = [_compile(jax.jit(classifier.probabilities_fn), images, variables)]
         if jax.default_backend() == 'cpu' and size <= _FEW:
             runs.append(_compile_for_few(classifier, images))
         return min(runs, key=lambda run: seconds_of(run, [images]))
 
-    def compile_maps(size: int) -> Run:
+    def compile_maps(size: int) -> BatchFn:
         compiled = jax.jit(maps).lower(variables, _noise(size, shape), np.zeros(size, np.int32)).compile()
         return lambda images, classes: np.asarray(compiled(variables, images, classes))
 
@@ -140,16 +140,16 @@ def _of_classifier(classifier: Classifier, name: str, sizes: Sequence[int], map_
     return Network(name, classifier.class_names, shape, probabilities, explained, measured, facts=facts, **how)
 
 
-def _compile(function: jax.stages.Wrapped, images: np.ndarray, *arguments: Variables) -> Run:
+def _compile(function: jax.stages.Wrapped, images: np.ndarray, *arguments: Variables) -> BatchFn:
     compiled = function.lower(*arguments, images).compile()
     return lambda images: np.asarray(compiled(*arguments, images))
 
 
-def _compile_for_few(classifier: Classifier, images: np.ndarray) -> Run:
+def _compile_for_few(classifier: Classifier, images: np.ndarray) -> BatchFn:
     """Returns the network in the form of an exported program, which a CPU runs faster for few images.
 
-    Its C kernels are made for the batches of training. And where it holds the weights as constants, they are brought into the
-    order that the matrix products need once, and not in each call, which takes longer than the products of a single image.
+    The C kernels are made for the batches of training. In an exported program the weights are constants, which are laid out
+    for the matrix products once instead of in each call; that takes longer than the products of a single image.
     """
     variables = classifier.on_device
     if sum(leaf.nbytes for leaf in jax.tree.leaves(variables)) > _FOLDED:
@@ -160,16 +160,16 @@ def _compile_for_few(classifier: Classifier, images: np.ndarray) -> Run:
 
 
 def _explained_layer(classifier: Classifier) -> str | None:
-    """Returns the last layer whose maps have LEAST_ROWS and as many columns, or else the most; None without any.
+    """Returns the last layer whose maps are at least LEAST_ROWS in size, else the largest.
 
-    The last maps of some networks for small images are single pixels, which say nothing about where.
+    None if no layer has maps. The last maps of some networks for small images are single pixels, which show no place.
     """
     rows = {path: min(LEAST_ROWS, *shape[:2]) for path, shape in map_layers(classifier).items()}
     return max(reversed(rows), key=rows.__getitem__, default=None)
 
 
 def _program(
-    compile_for: Callable[[int], Run],
+    compile_for: Callable[[int], BatchFn],
     sample: Callable[[int], Sequence[np.ndarray]],
     sizes: Sequence[int],
     advance: Callable[[int], None],

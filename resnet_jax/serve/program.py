@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-Run = Callable[..., np.ndarray]
+BatchFn = Callable[..., np.ndarray]
 
 _CALLS, _SECONDS = 20, 0.3  # at most, to measure a batch size
 
 
-def seconds_of(run: Run, arguments: Sequence[np.ndarray]) -> float:
-    """Returns the seconds that a call takes, the least of a few: what else the machine does only adds to it."""
-    run(*arguments)  # the first call allocates
+def seconds_of(function: BatchFn, arguments: Sequence[np.ndarray]) -> float:
+    """Returns the seconds that a call takes, the least of a few, because other work of the machine only adds to it."""
+    function(*arguments)  # the first call allocates
     taken: list[float] = []
     while not taken or (len(taken) < _CALLS and sum(taken) < _SECONDS):
         before = time.monotonic()
-        run(*arguments)
+        function(*arguments)
         taken.append(time.monotonic() - before)
     return min(taken)
 
@@ -28,25 +28,25 @@ class Program:
       seconds: {batch size: seconds that a batch takes}, measured when the program was made.
     """
 
-    def __init__(self, runs: Mapping[int, Run], sample: Callable[[int], Sequence[np.ndarray]]):
+    def __init__(self, functions: Mapping[int, BatchFn], sample: Callable[[int], Sequence[np.ndarray]]):
         """Measures how long a batch of each size takes.
 
         Args:
-          runs: for each batch size a function from arrays `[size, ...]` to an array `[size, ...]`.
+          functions: for each batch size a function from arrays `[size, ...]` to an array `[size, ...]`.
           sample: returns arguments of a batch size.
         """
-        self._runs = dict(runs)
+        self._functions = dict(functions)
         self.seconds: dict[int, float] = {}
-        for size, run in runs.items():
-            self.seconds[size] = seconds_of(run, sample(size))
+        for size, function in functions.items():
+            self.seconds[size] = seconds_of(function, sample(size))
 
     @property
     def largest(self) -> int:
-        return max(self._runs)
+        return max(self._functions)
 
     def best_size(self, waiting: int) -> int:
         """Returns the batch size that answers most of `waiting` items per second; it may be larger than their number."""
-        return max(self._runs, key=lambda size: min(size, waiting) / self.seconds[size])
+        return max(self._functions, key=lambda size: min(size, waiting) / self.seconds[size])
 
     def __call__(self, items: Sequence[Iterable[np.ndarray | np.int32]]) -> list[np.ndarray]:
         """Returns the result of each item, a tuple of arguments without the batch axis; at most `largest` items.
@@ -55,10 +55,10 @@ class Program:
           FloatingPointError: a result is not finite.
         """
         count = len(items)
-        size = min(each for each in self._runs if each >= count)
+        size = min(each for each in self._functions if each >= count)
         columns = [np.stack(column) for column in zip(*items, strict=True)]
         padded = [np.pad(column, [(0, size - count)] + [(0, 0)] * (column.ndim - 1)) for column in columns]
-        results = self._runs[size](*padded)[:count]
+        results = self._functions[size](*padded)[:count]
         if not np.isfinite(results).all():
             raise FloatingPointError('the network answers with numbers that are not finite')
         return list(results)

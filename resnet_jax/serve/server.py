@@ -1,4 +1,4 @@
-"""Runs the server: its sockets, its signals and its end."""
+"""Runs the server: its sockets, its signals and its shutdown."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ _HEAD_SECONDS = 10.0  # for the head of a request
 _IDLE_SECONDS = 30  # until a connection without requests is closed
 _LAST_SECONDS = 0.3  # for requests on open connections when the server stops
 _LOCAL = ('localhost', '127.0.0.1', '[::1]')  # names of this machine
-_GRACE_SECONDS = 5.0  # beyond the limits of a request, within which it is answered in any case
+_GRACE_SECONDS = 5.0  # after the time limit of a request, within which it is answered anyway
 
 
 def is_loopback(host: str) -> bool:
@@ -35,7 +35,7 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Returns a socket that is bound, and does not listen yet: a taken port is known before a network is loaded.
+    """Returns a socket that is bound but does not listen, so that a taken port is found before a network is loaded.
 
     Raises:
       ConfigError: there is no such host.
@@ -62,7 +62,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(service: Service, bound: socket.socket, limits: Limits, token: str | None, ready: Callable[[], None]) -> None:
-    """Answers requests until SIGINT, SIGTERM or SIGHUP, and then those that it has accepted. A second signal ends the process.
+    """Answers requests until SIGINT, SIGTERM or SIGHUP, then the accepted ones. A second signal ends the process.
 
     Args:
       bound: what `bind` returned.
@@ -71,7 +71,7 @@ def serve(service: Service, bound: socket.socket, limits: Limits, token: str | N
     """
     host = str(bound.getsockname()[0])
     guard = Guard(service.asgi, token, (f'[{host}]' if ':' in host else host, *_LOCAL) if is_loopback(host) else ())
-    logging.getLogger('python_multipart').setLevel(logging.CRITICAL)  # what is wrong with a form is in the answer
+    logging.getLogger('python_multipart').setLevel(logging.CRITICAL)  # the answer says what is wrong with a form
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * limits.connections
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
@@ -95,7 +95,7 @@ def serve(service: Service, bound: socket.socket, limits: Limits, token: str | N
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, with signals that do not end the process, and an end that clients notice before it comes."""
+    """uvicorn's server, with signals that do not end the process, and a shutdown that is announced to clients."""
 
     def __init__(self, config: uvicorn.Config, service: Service, guard: Guard, ready: Callable[[], None]):
         super().__init__(config)
@@ -104,7 +104,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own would raise the signal again at the end, and so hide that all has been answered.
+        # uvicorn's own handler would raise the signal again at the end, and so hide that all was answered.
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -118,7 +118,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-        # Who keeps a connection learns with its next answer that it ends; it would lose what it sends while we close it.
+        # The next answer on an open connection announces its end; a request sent while we close it would be lost.
         for _ in range(round(_LAST_SECONDS / 0.02)):
             if self.server_state.connections:
                 await asyncio.sleep(0.02)
@@ -134,8 +134,9 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1, for clients that may be slow on purpose: it would wait for ever for the head of a request, and for
-    those that do not read their answer."""
+    """uvicorn's HTTP/1.1 with time limits for clients that are slow on purpose.
+
+    uvicorn itself would wait forever for the head of a request, and for clients that do not read their answer."""
 
     _timer: asyncio.TimerHandle | None = None
 
@@ -156,7 +157,7 @@ class _Protocol(H11Protocol):
         self.loop.call_later(_HEAD_SECONDS, self.transport.abort)
 
     def _expect_head(self) -> None:
-        """Ends the connection in a while, unless a request is in progress."""
+        """Closes the connection after a while, unless a request is in progress."""
         if self.cycle is not None and not self.cycle.response_complete:
             self._cancel()
         elif self._timer is None:

@@ -5,7 +5,6 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -24,12 +23,12 @@ class StudyRun:
     folder: Path
 
 
-def grid(**values: Sequence[Any]) -> list[JsonDict]:
+def grid(**values: Sequence[object]) -> list[JsonDict]:
     """Returns every combination of the values: grid(a=[1, 2], b=[3, 4]) has four."""
     return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
 
-def zipped(**values: Sequence[Any]) -> list[JsonDict]:
+def zipped(**values: Sequence[object]) -> list[JsonDict]:
     """Returns the first value of each, then the second of each, and so on: zipped(a=[1, 2], b=[3, 4]) has two."""
     return [dict(zip(values, chosen, strict=True)) for chosen in zip(*values.values(), strict=True)]
 

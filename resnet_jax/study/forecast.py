@@ -11,7 +11,7 @@ import jax
 
 from resnet_jax import plugins
 from resnet_jax.benchmark.measure import on_random_data
-from resnet_jax.benchmark.ours import Subject
+from resnet_jax.benchmark.ours import Steps
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import LoadOptions, dataset_info
 from resnet_jax.errors import ResourceError
@@ -25,7 +25,7 @@ from resnet_jax.typing import Json
 
 
 def work(config: Json) -> int:
-    """Returns the multiply-adds of a run; 0 if it will be refused for lack of memory. Needs no data files.
+    """Returns the multiply-adds of a run, without its data; 0 if it will be refused for lack of memory.
 
     Counts three times the network's multiply-adds per training image (forward and both gradients) and once per evaluated image.
     """
@@ -59,13 +59,13 @@ def measure(config: Json, seconds: float = 3.0) -> float:
     Args:
       seconds: approximate duration of the measurement.
     """
-    subject = Subject(on_random_data(config))
-    subject.compile('train')
-    subject.train(1)
+    steps = Steps(on_random_data(config))
+    steps.compile('train')
+    steps.train(1)
     times: list[float] = []
     start = time.monotonic()
     while len(times) < 5 or time.monotonic() - start < seconds:
-        times.append(subject.train(1))
+        times.append(steps.train(1))
     return float(config['batch_size'] / median(times))
 
 

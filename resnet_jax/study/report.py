@@ -13,10 +13,9 @@ from resnet_jax.typing import Json
 
 
 def is_needed(study: Json, runs: Sequence[StudyRun], run: StudyRun) -> bool:
-    """Returns whether another run of an entry can still decide something.
+    """Returns whether a run can still change a verdict: that of its entry, or of an entry compared with it.
 
-    It cannot if the entry is already better or worse than its baseline, or is a baseline and all entries that are compared with
-    it are decided.
+    The verdicts 'better' and 'worse' are final.
     """
     results = collect(study, _read(runs))
     decided = {name for name, compared in results['comparisons'].items() if compared['verdict'] in (BETTER, WORSE)}

@@ -40,7 +40,7 @@ def status(run: StudyRun) -> str:
 
 
 def check_made_alike(runs: Sequence[StudyRun]) -> None:
-    """Checks that the runs in the folders used the study's current configs.
+    """Checks that the runs in the folders have the study's current configs.
 
     Raises:
       ConfigError: a config differs; names the folder and the fields.
@@ -90,7 +90,7 @@ def make_runs(
       devices: ids of GPUs; each gets one run at a time, through CUDA_VISIBLE_DEVICES.
       progress: called several times a second with the completed share of the study.
       weights: cost of each run, see `weigh`.
-      needed: asked before a run starts; a run that is not needed is left out.
+      needed: whether a run is still needed, called before it starts; others are skipped.
       together: give all seeds of an entry to one process, which trains them as `train --seeds` does: on a GPU in one program.
 
     Returns:
@@ -156,7 +156,7 @@ def _share(runs: Sequence[StudyRun], weights: Sequence[float], spared: Sequence[
 
 
 def _jobs(runs: Sequence[StudyRun], together: bool) -> list[Job]:
-    """Returns the unfinished runs, each alone; together, those of an entry none of which has ended."""
+    """Groups unfinished runs into jobs; `together`, one job per entry, if none of its runs has ended."""
     waiting = [run for run in runs if status(run) in ('new', 'started')]
     if not together:
         return [(run,) for run in waiting]

@@ -29,12 +29,13 @@ def record(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_si
 
 
 def _show_mistakes(folder: RunFolder, classifier: Classifier, dataset: Dataset, wrong: Sequence[Json]) -> None:
-    images = dataset.test.image[np.array([one['index'] for one in wrong], int)]
+    images = dataset.test.image[np.array([mistake['index'] for mistake in wrong], int)]
     images = images if images.shape[-1] == 3 else images[..., :1]
     names = dataset.class_names
     titles = [
-        f'mistakes/{place:02} {names[one["label"]]}, taken for {names[one["predicted"]]} ({100 * one["confidence"]:.0f} %)'
-        for place, one in enumerate(wrong, 1)
+        f'mistakes/{place:02} {names[mistake["label"]]}, taken for {names[mistake["predicted"]]} '
+        f'({100 * mistake["confidence"]:.0f} %)'
+        for place, mistake in enumerate(wrong, 1)
     ]
     folder.write_images(classifier.origin.step or 0, 'test', dict(zip(titles, images, strict=True)))
 

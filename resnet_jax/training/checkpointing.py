@@ -75,12 +75,12 @@ class RunCheckpoints:
         return replicate(checkpoint.restore(path, jax.eval_shape(of_then.create_state))), progress
 
     def _check_rows(self) -> None:
-        """Checks that a run without a checkpoint has not gone beyond the first one: its rows must not be lost silently.
+        """Checks that a run without a checkpoint has logged no rows beyond the first one, which must not be lost silently.
 
         Raises:
           InputFileError: it has.
         """
-        config = self._folder.read_json('config.json') or {}  # of the last start: the interval may have changed since
+        config = self._folder.read_json('config.json') or {}  # of the last start; the interval may have changed since then
         every = config.get('checkpoint_every_epochs', self._experiment.config.checkpoint_every_epochs)
         first = min(every * self._experiment.steps_per_epoch, self._experiment.total_steps)
         rows: list[int] = []
@@ -136,7 +136,7 @@ class RunCheckpoints:
           ResourceError: the checkpoint cannot be written and is required.
         """
         written = self._write(state, progress, required) if self._folder.primary else True
-        failpoints.reach('agree')
+        failpoints.reach('broadcast')
         written = bool(distributed.broadcast(int(written)))  # no process continues before it is written
         if written:
             self.saved_step, self._saved_best = progress.step, progress.best

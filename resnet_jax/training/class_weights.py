@@ -35,7 +35,7 @@ def weight_labels(label: jax.Array, weights: jax.Array, classes: jax.Array) -> j
     """Returns labels whose mean cross entropy over the global batch is the weighted mean of torch.nn.CrossEntropyLoss.
 
     That is the sum of weight[c] * label[c] * -log p[c] over examples and classes, divided by the sum of the weights of the
-    examples' classes. Mixed examples are mixed after this, so that the divisor stays the sum over the examples of the batch;
+    examples' classes. Examples are mixed after this, so that the divisor remains the sum over the examples of the batch;
     PyTorch would divide the loss of mixed labels by their number.
 
     Args:

@@ -68,19 +68,19 @@ class Experiment:
 
     @property
     def frozen(self) -> Frozen:
-        """What does not move in this phase."""
+        """The variables that are frozen in this phase."""
         return self.freezing.frozen(self.phase) if self.freezing else NOTHING
 
     def phase_at(self, step: int) -> int:
-        """Returns the phase of the step that follows `step` steps."""
+        """Returns the phase of the next step after `step` steps."""
         return self.freezing.phase(step // self.steps_per_epoch) if self.freezing else 0
 
     def phase_of_state(self, step: int) -> int:
-        """Returns the phase of the state after `step` steps: that of the last of them."""
+        """Returns the phase that the state after `step` steps belongs to, which is that of the last step."""
         return self.phase_at(max(step - 1, 0))
 
     def in_phase(self, phase: int) -> 'Experiment':
-        """Returns the experiment in another phase; its optimizer has a state for what moves then."""
+        """Returns the experiment in another phase, whose optimizer has a state for the parameters that train then."""
         if phase == self.phase:
             return self
         return create_experiment(
@@ -88,7 +88,7 @@ class Experiment:
         )
 
     def continue_state(self, state: TrainState) -> TrainState:
-        """Returns the state of an earlier phase as one of this phase: newly moving parameters get an optimizer state."""
+        """Returns the state of an earlier phase with an optimizer state for the newly trainable parameters."""
         opt_state = continue_optimizer(self.tx, self.frozen.split(state.params)[0], state.opt_state)
         return state.replace(opt_state=opt_state)  # type: ignore[attr-defined,no-any-return]
 
@@ -209,7 +209,7 @@ def create_experiment(
 
     freezing = plan(config, model, info.image_shape)
     if freezing and config.unfreeze_epochs:
-        # What starts to move later has an optimizer of its own, which counts its steps from there.
+        # Parameters that start to train later have an optimizer of their own, which counts its steps from then on.
         groups = {
             str(i): optimizer(model, first=epoch * steps_per_epoch, clip_norm=0.0)
             for i, epoch in enumerate(freezing.starts[: phase + 1])
@@ -248,7 +248,11 @@ def has_whitening(model: nn.Module) -> bool:
 
 
 def _check_fits(config: TrainConfig, info: DatasetInfo) -> None:
-    """Raises ConfigError if the config asks for what cannot be done to images of this kind or to so many classes."""
+    """Checks that the config fits the images and number of classes.
+
+    Raises:
+      ConfigError: it does not.
+    """
     weights, channels = config.class_weights, info.image_shape[2]
     if weights and not isinstance(weights, str) and len(weights) != info.num_classes:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Where a fine-tuned run starts: what it takes over from trained weights, its preprocessing, and the record of both."""
+"""The start of a fine-tuned run: the arrays and the preprocessing that it takes from trained weights, and their record."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ class Start:
     """What a run starts from.
 
     Attributes:
-      arrays: what the network takes over, by name with collection; None in a run that has started already.
+      arrays: the arrays that the network takes over, by name with collection; None if the run has a checkpoint.
       record: the contents of init_from.json: 'source', 'file', 'sha256', 'model', 'model_kwargs', 'num_classes',
         'class_names', 'image_shape', 'mean' and 'std' of the weights; 'loaded', 'not_loaded' and 'unused', names of arrays;
         'head', 'kept' or 'new'; and 'notes', lines about the channels, the size and the normalization.
@@ -46,7 +46,7 @@ class Start:
         """Checks that the arrays are there.
 
         Raises:
-          InputFileError: the run's checkpoints went away while it started.
+          InputFileError: the run's checkpoints were deleted while it started.
         """
         if self.arrays is None:
             raise InputFileError('the checkpoints that the run was to continue from have gone; start it again')
@@ -74,7 +74,7 @@ class Start:
 
 
 def load_weights(config: TrainConfig, workdir: str | Path) -> Classifier | None:
-    """Returns the weights that a run starts from, if they know their own preprocessing: those of a run, or by name.
+    """Returns the classifier that a run starts from; None for a file without preprocessing, and for a started run.
 
     Raises:
       ConfigError, InputFileError, ResourceError: see `Classifier.load`.
@@ -86,7 +86,7 @@ def load_weights(config: TrainConfig, workdir: str | Path) -> Classifier | None:
 
 
 def default_size(config: TrainConfig, workdir: str | Path, weights: Classifier | None) -> int:
-    """Returns the size in pixels of images that have none in common: that which the weights were trained on, if it is known."""
+    """Returns the default image size: that of the weights if known."""
     shape = weights.image_shape if weights else None
     if config.init_from and _has_started(Path(workdir)):
         shape = _read_record(Path(workdir, RECORD)).get('image_shape')
@@ -102,7 +102,7 @@ def begin(
 ) -> tuple[DatasetInfo, Start | None]:
     """Returns the data set's info with the mean and std that the run uses, and the weights that it starts from, if any.
 
-    A run that has a checkpoint needs the weights no more: what it must know of them is in its folder.
+    A run with a checkpoint no longer reads the weights.
 
     Args:
       classifier: the weights, instead of those that `config.init_from` names.
@@ -110,7 +110,7 @@ def begin(
     Raises:
       InputFileError: the weights are missing, damaged, or of another model; names the nearest.
       ConfigError: a pattern matches nothing, the weights have another head and `init_head` is 'keep', `normalization` is
-        unknown, or a field asks for a part of weights that there are none of.
+        unknown, or a field needs weights and there are none.
     """
     known: Json = {}
     start = None
@@ -133,7 +133,7 @@ def begin(
 
 
 def with_normalization(dataset: Dataset, config: TrainConfig, info: DatasetInfo) -> Dataset:
-    """Returns the data set with the mean and std that `begin` put into its info, which the run's classifier keeps."""
+    """Returns the data set with the mean and std of `info`, as `begin` returns it."""
     if not config.init_from and config.normalization == 'auto':
         return dataset
     return dataclasses.replace(dataset, mean=info.mean, std=info.std)
@@ -171,7 +171,7 @@ def finetuning_config(
 
 
 def _recipe(trained: TrainConfig | None) -> JsonDict:
-    """Returns the fields of a fine-tuned run by default: as its network was trained, for a shorter time and more slowly."""
+    """Returns the default fields of a fine-tuned run: those of the network's training, with fewer epochs and lower rates."""
     default = TrainConfig()
     values = (trained or default).to_dict()
     reset = ('seed', 'validation_size', 'train_size', 'proxy_model', 'proxy_model_kwargs', 'freeze', 'unfreeze_epochs')
@@ -270,7 +270,7 @@ def _classes(count: int, names: Sequence[str] | None) -> str:
 
 
 def _read_record(path: Path) -> JsonDict:
-    """Returns what a run that has started says about its weights.
+    """Returns the record of the weights in the folder of a started run.
 
     Raises:
       InputFileError: the file is missing or damaged.

@@ -1,8 +1,8 @@
-"""Which variables a run trains: frozen ones have no gradient and no optimizer state, and may start to move at a later epoch."""
+"""Freezes variables: they have no gradient and no optimizer state, and may start to train at a later epoch."""
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -51,20 +51,25 @@ class Frozen:
             ),
         }
 
-    def statistics(self) -> contextlib.AbstractContextManager[Any]:
+    def statistics(self) -> contextlib.AbstractContextManager[object]:
         """Returns a context in which a Flax BatchNorm whose statistics are frozen normalises by them, as in evaluation.
 
-        It works on the calls of `nn.BatchNorm` in any model, also one of the user's own.
+        It intercepts calls of `nn.BatchNorm`, so it works in any model.
         """
         layers = {bare(name).rpartition('/')[0] for name in self.names if name.startswith('batch_stats/')}
         if not layers:
             return contextlib.nullcontext()
 
-        def call(method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        def call(
+            method: Callable[..., object],
+            args: tuple[object, ...],
+            kwargs: dict[str, Any],
+            context: nn.module.InterceptorContext,
+        ) -> object:
             layer = context.module
             if context.method_name != '__call__' or not isinstance(layer, nn.BatchNorm) or '/'.join(layer.path) not in layers:
                 return method(*args, **kwargs)
-            # A call may not repeat what the layer was made with, so that a copy without it is called.
+            # Flax rejects an argument that both the layer and the call set, so the copy leaves it to the call.
             copy = layer.clone(parent=None, name=None, use_running_average=None)
             return copy.apply(layer.variables, args[0], **{**kwargs, 'use_running_average': True})
 
@@ -76,19 +81,19 @@ NOTHING = Frozen()
 
 @dataclasses.dataclass(frozen=True)
 class Freezing:
-    """What is frozen in each phase of a run.
+    """The frozen variables of each phase of a run.
 
     Attributes:
       starts: the epochs at which the phases start; the first is 0.
-      phase_of: the phase from which a variable moves, by name with collection; that of one that never moves is len(starts).
-        Others move from the start.
+      phase_of: the first phase in which a variable trains, by name with collection; len(starts) if it never does. Variables
+        that are not listed train from the start.
     """
 
     starts: tuple[int, ...]
     phase_of: Mapping[str, int]
 
     def frozen(self, phase: int) -> Frozen:
-        """Returns what is frozen in a phase."""
+        """Returns the variables that are frozen in a phase."""
         return Frozen(frozenset(name for name, first in self.phase_of.items() if first > phase))
 
     def phase(self, epoch: int) -> int:
@@ -96,16 +101,16 @@ class Freezing:
         return max(phase for phase, start in enumerate(self.starts) if start <= epoch)
 
     def groups(self, params: PyTree) -> PyTree:
-        """Returns the phase from which each parameter moves, as a string."""
+        """Returns the first phase in which each parameter trains, as a string."""
 
-        def group(path: Sequence[Any], leaf: jax.Array) -> str:
+        def group(path: Sequence[jax.tree_util.DictKey], leaf: jax.Array) -> str:
             return str(self.phase_of.get('/'.join(['params', *(key.key for key in path)]), 0))
 
         return jax.tree_util.tree_map_with_path(group, params)
 
 
 def plan(config: TrainConfig, model: nn.Module, image_shape: Shape) -> Freezing | None:
-    """Returns what `freeze` and `unfreeze_epochs` of a config say; None if nothing is frozen.
+    """Returns the phases that `freeze` and `unfreeze_epochs` of a config ask for; None if nothing is frozen.
 
     Raises:
       ConfigError: the pattern selects nothing or every parameter, there are more epochs than frozen stages, or the epochs are
@@ -124,7 +129,7 @@ def plan(config: TrainConfig, model: nn.Module, image_shape: Shape) -> Freezing 
     names = select(pattern, shapes, head_names(model, image_shape), 'freeze')
     if all(name in names for name in shapes if name.startswith('params/')):
         raise ConfigError(f'freeze={pattern} freezes every parameter; expected some to be left to train, as freeze={BACKBONE}')
-    # Both statistics of a BatchNorm are frozen, or none.
+    # Freeze both statistics of a BatchNorm or none.
     statistics = {name for name in names if name.startswith('batch_stats/')}
     split = {name for name in statistics if not _same_layer(name, shapes) <= statistics}
     names = names - split
@@ -136,7 +141,7 @@ def plan(config: TrainConfig, model: nn.Module, image_shape: Shape) -> Freezing 
         )
     phase_of = dict.fromkeys(names, len(unfreeze_epochs) + 1)
     for phase in range(1, len(unfreeze_epochs) + 1):
-        # The stage nearest to the head first; with the last epoch, all that is left.
+        # One stage at each epoch, the nearest to the head first; all that are left at the last.
         moving = [frozen.pop()] if phase < len(unfreeze_epochs) else frozen
         for stage in moving:
             phase_of |= dict.fromkeys(_of(stage, names), phase)
@@ -153,9 +158,9 @@ def _of(stage: Sequence[str], names: Collection[str]) -> list[str]:
 
 
 def scale_by_depth(model: nn.Module, image_shape: Shape, decay: float) -> optax.GradientTransformation:
-    """Returns a transformation that multiplies the updates of a part by decay**distance, its distance from the last part.
+    """Returns a transformation that multiplies the updates of a part by decay**(its distance from the last part).
 
-    Parts are those of `weights.parts.blocks`: the head, each block, the stem. Behind an optimizer it scales the learning
+    Parts are those of `weights.parts.blocks`: the head, each block, the stem. After an optimizer it scales the learning
     rate, as the parameter groups of timm's layer decay do. It has no state.
     """
     parts = blocks(model, image_shape)
@@ -168,11 +173,11 @@ def scale_by_depth(model: nn.Module, image_shape: Shape, decay: float) -> optax.
 
 
 def continue_optimizer(tx: optax.GradientTransformation, moving: PyTree, before: optax.OptState) -> optax.OptState:
-    """Returns the state of an optimizer of more parameters: what was there continues, the rest starts.
+    """Extends an optimizer state to newly trainable parameters.
 
     Args:
       moving: the parameters that move now.
-      before: the state of the phase before, on the host.
+      before: the state of the previous phase, on the host.
     """
     old = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(before)}
     started = tx.init(moving)

@@ -1,4 +1,4 @@
-"""The batches of a run, on the devices: gathering, augmentation and mixing, and what the data must hold for them."""
+"""Loads the batches of a run on the devices: gathers, augments and mixes, and places the data there."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from resnet_jax.data import Split
 from resnet_jax.data.augment import augment, mirrored_in_epoch, mix, random_mixing
 from resnet_jax.data.order import StepImages
 from resnet_jax.data.split import ImagesOnDemand
-from resnet_jax.runtime.devices import replicate
+from resnet_jax.runtime.devices import DeviceData, replicate
 from resnet_jax.training.class_weights import class_weights, weight_labels
 from resnet_jax.training.experiment import Experiment
 
@@ -138,13 +138,16 @@ def step_images(experiment: Experiment, train: Split, positions: np.ndarray) -> 
     )
 
 
-def device_data(experiment: Experiment, train: Split, *, images: bool = True) -> dict[str, Any]:
+def device_data(experiment: Experiment, train: Split, *, images: bool = True) -> DeviceData:
     """Places a training set on every device: 'image' if asked for, 'label' and, if the config has any, 'class_weights'.
 
     Raises:
       ConfigError: see `class_weights`.
     """
-    data = {'image': train.image, 'label': train.label} if images else {'label': train.label}
+    data: DeviceData = {'label': train.label}
+    if images:
+        assert not isinstance(train.image, ImagesOnDemand)
+        data['image'] = train.image
     if experiment.config.class_weights:
         data['class_weights'] = class_weights(experiment.config.class_weights, train.label, experiment.info.num_classes)
     return replicate(data)

@@ -205,7 +205,7 @@ class RunLog:
         self.bar.update(step, self._status)  # replaces the progress of the evaluation
         self.row(split, step, metrics)
         train = ''
-        if self._since:  # none if only the evaluation was left to do
+        if self._since:  # none if only the evaluation was left
             loss, accuracy = (float(np.mean([row[name] for row in self._since])) for name in ('loss', 'accuracy'))
             train = f'train loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{self._selects}; '
         self._since.clear()

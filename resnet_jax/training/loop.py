@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -98,7 +97,7 @@ def train_in_folder(
     allow_changes: bool,
     profile: bool = False,
 ) -> TrainingResult:
-    """Trains in a folder that this process holds, unless the run there is finished; otherwise as `train_and_evaluate`.
+    """Trains in a locked folder, unless the run there is finished; otherwise as `train_and_evaluate`.
 
     Args:
       create_program: makes the program that runs the training steps.
@@ -131,7 +130,7 @@ def finetune(
     *,
     config: TrainConfig | ConfigDict | Json | None = None,
     callbacks: Sequence[Callback] = (),
-    **overrides: Any,
+    **overrides: object,
 ) -> TrainingResult:
     """Trains a trained network on another data set, in a run folder; the same call continues an interrupted run.
 

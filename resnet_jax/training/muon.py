@@ -28,10 +28,11 @@ def renormalize() -> optax.GradientTransformation:
 
 
 def orthogonalize(matrices: list[jax.Array], steps: int, dtype: DTypeLike = jnp.float32) -> list[jax.Array]:
-    """Divides each matrix by its Frobenius norm; then its singular values become a quintic polynomial of them, `steps` times.
+    """Normalises each matrix and applies `steps` Newton-Schulz iterations.
 
-    Matrices whose smaller sides are equal are one batch of products; rows of zeros, which change nothing, make the larger sides
-    equal. The idea is from github.com/hiverge/cifar10-speedrun, whose batch has all matrices.
+    Each matrix is divided by its Frobenius norm; an iteration maps its singular values by a quintic polynomial. Matrices with
+    equal smaller sides are multiplied in one batch, padded with rows of zeros, which change nothing. The idea is from
+    github.com/hiverge/cifar10-speedrun, whose batch has all matrices.
 
     Args:
       matrices: float32 `[rows, columns]`, of any sizes.

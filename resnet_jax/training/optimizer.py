@@ -1,7 +1,6 @@
 """Learning-rate schedules (functions from the step to the rate) and optimizers, all from optax."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +74,7 @@ def parameter_groups(params: PyTree) -> PyTree:
     BatchNorm's), and a whitening layer's 'whitening_bias' and 'whitening_kernel'.
     """
 
-    def group(path: Sequence[Any], parameter: jax.Array) -> str:
+    def group(path: Sequence[jax.tree_util.DictKey], parameter: jax.Array) -> str:
         names = [key.key for key in path]
         if WHITENING in names:
             return f'whitening_{names[-1]}'

@@ -1,4 +1,4 @@
-"""Vectors and scalars of a tree as parts of few arrays, which a GPU updates in few kernels instead of one for each."""
+"""Packs small leaves into few arrays, so that a GPU launches fewer kernels."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ from resnet_jax.typing import PyTree
 
 
 def packing(like: PyTree) -> tuple[Callable[[PyTree], list[jax.Array]], Callable[[list[jax.Array]], PyTree]]:
-    """Returns two functions: one that packs a tree with the structure, shapes and dtypes of `like`, and its inverse.
+    """Returns a function that packs trees with the structure, shapes and dtypes of `like`, and its inverse.
 
-    The first returns one array `[size]` for all vectors and scalars of a dtype, and then the other leaves as they are.
+    A packed tree is one array `[size]` for all vectors and scalars of each dtype, followed by the other leaves.
     """
     leaves, structure = jax.tree.flatten(like)
     groups: dict[np.dtype, list[int]] = {}

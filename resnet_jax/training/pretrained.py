@@ -12,7 +12,7 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import DatasetInfo
 from resnet_jax.errors import InputFileError
-from resnet_jax.runs.checksums import SUMS
+from resnet_jax.runs.checksums import CHECKSUMS
 from resnet_jax.typing import Json
 from resnet_jax.weights.files import read_state_dicts
 from resnet_jax.weights.hub import is_repository
@@ -30,10 +30,10 @@ class Weights:
     Attributes:
       source: what the user gave, for messages.
       file: the file, or the checkpoint of a run.
-      sha256: of the file; of a checkpoint that of its SHA256SUMS; of a network in memory that of its arrays.
+      sha256: of the file, of the SHA256SUMS of a checkpoint, or of the arrays of a network in memory.
       arrays: float32 by name with collection, such as 'params/conv1/kernel'.
       model, model_kwargs: for `create_model`.
-      num_classes, class_names: of their head; the names are None if they are unknown.
+      num_classes, class_names: of the head; class_names is None if unknown.
       image_shape: (height, width, channels) that they were trained on; None if unknown.
       mean, std: of pixels scaled to [0, 1]; None if unknown.
     """
@@ -75,7 +75,7 @@ def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> We
     path = Path(config.init_from)
     if not path.is_file():
         return of_classifier(Classifier.load(config.init_from, ema=config.init_ema), config)
-    if read_state_dicts(path)[1]:  # the file says what it is of
+    if read_state_dicts(path)[1]:  # the file names its model
         _, variables, facts = load_variables(path, ema=config.init_ema)
     else:
         only = None
@@ -102,8 +102,8 @@ def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> We
 def of_classifier(classifier: Classifier, config: TrainConfig) -> Weights:
     arrays, origin = flatten(classifier.variables), classifier.origin
     file = Path(origin.path, 'checkpoints', str(origin.step)) if origin.step is not None else Path(origin.path)
-    if origin.config and (file / SUMS).is_file():
-        digest = hashlib.sha256((file / SUMS).read_bytes()).hexdigest()
+    if origin.config and (file / CHECKSUMS).is_file():
+        digest = hashlib.sha256((file / CHECKSUMS).read_bytes()).hexdigest()
     elif origin.file and Path(origin.file).is_file():
         file, digest = Path(origin.file), _sha256(Path(origin.file))
     else:

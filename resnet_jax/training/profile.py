@@ -13,7 +13,7 @@ _ITERATIONS = 10
 
 
 class Profiler:
-    """Traces the iterations after the first dispatch, one in each dispatch, so that each is in the trace under its number.
+    """Traces the iterations after the first dispatch, one per dispatch, so that the trace shows each by its number.
 
     Args:
       folder: where the trace goes; None for no trace.
@@ -25,12 +25,16 @@ class Profiler:
 
     @property
     def alone(self) -> bool:
-        """Whether the next dispatch is to make one iteration only."""
+        """Whether the next dispatch must run a single iteration."""
         return self._left > 0
 
     @contextlib.contextmanager
     def iteration(self, step: int) -> Iterator[None]:
-        """Names what its body does in the trace; `step` is the number of steps before it."""
+        """Marks one iteration in the trace.
+
+        Args:
+          step: the number of steps before it.
+        """
         if not self._left or not self._dispatched:  # the first dispatch still prepares much
             self._dispatched = True
             yield

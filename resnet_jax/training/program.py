@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from resnet_jax.data import Split
 from resnet_jax.data.order import epoch_order
 from resnet_jax.data.split import ImagesOnDemand
 from resnet_jax.runtime import failpoints
-from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, put, replicate
+from resnet_jax.runtime.devices import DeviceData, compile_parallel, device_positions, parallel, put, replicate
 from resnet_jax.runtime.memory import fits_on_devices
 from resnet_jax.training import lookahead
 from resnet_jax.training.experiment import Experiment
@@ -22,6 +22,10 @@ from resnet_jax.training.selection import select_hardest
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import kernel_paths, train_step
 from resnet_jax.training.stream import ImageStream
+from resnet_jax.typing import PyTree
+
+# Of the loop: the step, whether the last one was finite, the packed state and the metrics.
+_Carry = tuple[jax.Array, jax.Array, PyTree, dict[str, jax.Array]]
 
 
 def train_steps(
@@ -58,7 +62,7 @@ def train_steps(
 
     pack, unpack = packing(state)
 
-    def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    def body(carry: _Carry) -> _Carry:
         i, _, packed, metrics = carry
         state = unpack(packed)
         rows = None
@@ -143,7 +147,7 @@ def _in_parallel(
 
 
 class Program(Protocol):
-    """What makes the training steps of a run: see `TrainingProgram`."""
+    """Runs the training steps of a run: see `TrainingProgram`."""
 
     def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped: ...
 
@@ -155,7 +159,7 @@ class Program(Protocol):
 class TrainingProgram:
     """An experiment's compiled training steps, with the order of the epoch on the devices.
 
-    The images are there too or, if they do not fit or are decoded on demand, those of the next steps.
+    The devices also hold all images or, if these do not fit or are decoded on demand, those of the next steps.
 
     Raises:
       ConfigError, ResourceError: see `ImageStream`.
@@ -189,7 +193,7 @@ class TrainingProgram:
         return self._compiled
 
     def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, list[dict[str, np.ndarray]]]:
-        """Runs `count` steps of an epoch in one dispatch; fewer if the images of a chunk end before.
+        """Runs `count` steps of an epoch in one dispatch; fewer if the chunk of images ends before.
 
         Args:
           state: replicated; its buffers are donated.
@@ -217,7 +221,7 @@ class TrainingProgram:
         if self._stream:
             self._stream.close()
 
-    def _arguments(self, state: TrainState, data: dict[str, Any]) -> tuple[Any, ...]:
+    def _arguments(self, state: TrainState, data: DeviceData) -> tuple[object, ...]:
         if self._order is None:
             order = np.zeros((self._experiment.steps_per_epoch, self._experiment.config.batch_size), np.int32)
             self._order = replicate(order)

@@ -1,4 +1,4 @@
-"""A sheet of training images as the first steps show them, drawn at the start of a run for its report."""
+"""Draws a sheet of training images, as augmented in the first steps, for the report of a run."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.loading import load_function, seed_key, step_images
 
 _IMAGES, _STEPS = 8, 7
-_WORTH_A_LOOK = (  # crop, flip, cutout and small changes of the colours are not worth another compilation at every start
+_WORTH_A_LOOK = (  # for crop, flip, cutout and small changes of colour, compiling this at every start is not worthwhile
     *('resized_crop_area', 'saturation', 'hue', 'random_erasing_prob', 'mixup_alpha', 'cutmix_alpha'),
 )
 
@@ -30,7 +30,7 @@ def draw_samples(experiment: Experiment, train: Split, folder: Path) -> None:
 
 
 def first_images(experiment: Experiment, train: Split) -> np.ndarray:
-    """Returns the first images of the first batch, and what `load_batch` makes of them at the first steps.
+    """Returns the first images of the first batch, as they are and as `load_batch` augments them at the first steps.
 
     At a later step the run shows other images at these positions; the random choices are those of the run.
 

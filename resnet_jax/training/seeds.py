@@ -1,4 +1,4 @@
-"""Several seeds of one config: on a GPU in one program, where a small network alone leaves most of the device idle."""
+"""Trains several seeds of one config; on a GPU in one program, because one small network leaves most of it idle."""
 
 import functools
 import logging
@@ -6,7 +6,6 @@ import operator
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +48,8 @@ def train_seeds(
 ) -> list[TrainingResult]:
     """Trains a config with the seeds `config.seed`, `config.seed + 1`, ..., each in its own run folder `workdir/seed<seed>`.
 
-    Each run is what `train_and_evaluate` makes of its config alone: together, but for rounding. A folder that is finished, or
-    that stopped at an earlier step than the others, is no obstacle.
+    Each run equals one of `train_and_evaluate`. Trained together, runs equal separate ones up to rounding. Folders may hold
+    finished runs, and runs that stopped at different steps.
 
     Args:
       count: number of seeds.
@@ -105,7 +104,7 @@ def _train_together(
         if first.deterministic:
             check_deterministic()
         source = data.find_dataset(first.dataset, data.LoadOptions.of(first))
-        experiment = create_experiment(first, source.info)  # its sizes; each member has its own
+        experiment = create_experiment(first, source.info)  # for its sizes; each member creates its own
         state = jax.eval_shape(experiment.create_state)
         several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(configs), *leaf.shape), leaf.dtype), state)
         memory.check_state_fits(several, f'{len(configs)} times {first.model}')
@@ -118,7 +117,7 @@ def _train_together(
 
 
 class _Team:
-    """Runs that take turns: each has a thread, of which one at a time runs, until all wait for their next training steps."""
+    """Runs one thread per seed, one at a time, and batches their steps."""
 
     def __init__(
         self, configs: Sequence[TrainConfig], source: LazyDataset, stop: StopSignal, *, extend: bool, allow_changes: bool
@@ -170,8 +169,8 @@ class _Team:
         with RunFolder(path, config, **self._options) as folder:
             return train_in_folder(experiment, self._source, folder, self._stop, (), create_program, **self._options)
 
-    def compile(self, experiment: Experiment, train: Split, state: TrainState) -> Any:
-        """Returns the compiled program of all members; any of them has the same images and makes the same steps."""
+    def compile(self, experiment: Experiment, train: Split, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
+        """Returns the compiled program of all members, which have the same images and the same number of steps."""
         if self._program is None:
             self._program = _Program(experiment, train, [config.seed for config in self._configs])
         return self._program.compile(state)
@@ -191,7 +190,7 @@ class _Team:
         return answer
 
     def _dispatch(self) -> None:
-        """Makes the steps of the members that are behind all others; these wait until they have caught up."""
+        """Runs the steps of the members that are furthest behind; the others wait until these have caught up."""
         assert self._program is not None
         step = min(step for _, step, _ in self._requests.values())
         members = [member for member, (_, at, _) in self._requests.items() if at == step]
@@ -210,7 +209,7 @@ class _Member:
     def __init__(self, team: _Team, member: int, experiment: Experiment, train: Split):
         self._team, self._member, self._experiment, self._train = team, member, experiment, train
 
-    def compile(self, state: TrainState) -> Any:
+    def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
         return self._team.compile(self._experiment, self._train, state)
 
     def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
@@ -227,7 +226,7 @@ class _Program:
         self._experiment, self._seeds = experiment, seeds
         self._positions = device_positions(config.batch_size)
         self._data = device_data(experiment, train)
-        self._compiled: Any = None
+        self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
         mapped = jax.vmap(steps_function(experiment), (0, None, None, 0, 0, None, None))
         self._run = parallel(mapped, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
 
@@ -239,7 +238,7 @@ class _Program:
 
         self._stack, self._split = jax.jit(stack), jax.jit(split)
 
-    def compile(self, state: TrainState) -> Any:
+    def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
         """Compiles the program, once, for as many states like this one as there are seeds."""
         if self._compiled is None:
             stacked = self._stack(*[state] * len(self._seeds))
@@ -250,7 +249,7 @@ class _Program:
     def run(
         self, members: Sequence[int], states: Sequence[TrainState], step: int, count: int
     ) -> list[tuple[TrainState, Metrics]]:
-        """Makes `count` steps of an epoch for some of the seeds; the others' places are filled with the first one again."""
+        """Runs `count` steps for some seeds; unused slots repeat the first."""
         epoch, start = divmod(step, self._experiment.steps_per_epoch)
         spare = len(self._seeds) - len(members)
         stacked = self._stack(*states, *[states[0]] * spare)
@@ -264,7 +263,7 @@ class _Program:
         ]
         return list(zip(self._split(stacked), rows, strict=False))
 
-    def _arguments(self, stacked: PyTree, seeds: Sequence[int], epoch: int) -> tuple[Any, ...]:
+    def _arguments(self, stacked: PyTree, seeds: Sequence[int], epoch: int) -> tuple[object, ...]:
         experiment, batch_size = self._experiment, self._experiment.config.batch_size
         order = np.stack([epoch_order(seed, epoch, experiment.num_examples, batch_size) for seed in seeds])
         keys = np.stack([seed_key(seed) for seed in seeds])

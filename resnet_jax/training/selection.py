@@ -57,7 +57,7 @@ def select_hardest(
     def update(params: PyTree, opt_state: optax.OptState) -> tuple[PyTree, optax.OptState]:
         # A comparison instead of a scatter into zeros.
         weights = (jnp.arange(len(losses))[:, None] == chosen[None, :]).any(axis=1) / jnp.float32(count)
-        # Computes the losses again: otherwise what the gradient needs of them would be written at the other steps too. Where
+        # Computes the losses again: otherwise the residuals for the gradient would be written at the other steps too. Where
         # the proxy is updated at each step, XLA computes them once.
         (grads,) = jax.vjp(losses_of, params, has_aux=True)[1](weights)
         updates, opt_state = tx.update(mean(grads), opt_state, params)

@@ -67,7 +67,7 @@ def create_train_state(
       lookahead: also keep slow weights, initialised as a copy.
       whitening_kernel: result of `whitening_kernel`, for a network with a whitening layer.
       loaded: variables to start from instead, by name with collection, such as 'params/conv1/kernel'.
-      frozen: what the optimizer has no state for.
+      frozen: variables that the optimizer has no state for.
       proxy: network and optimizer of the proxy, if there is one.
     """
 

@@ -96,7 +96,7 @@ def train_step(
         fast, slow = lookahead_fn(state.step + 1, {'params': params, 'batch_stats': batch_stats}, slow)
         slow = frozen.keep(slow, state.lookahead)
         params, batch_stats = fast['params'], fast['batch_stats']
-    # Also what is computed from equal values: an average of them may differ in the last bit.
+    # Also after lookahead, whose average of two equal values may differ from them in the last bit.
     kept = frozen.keep({'params': params, 'batch_stats': batch_stats}, state.variables)
     params, batch_stats = kept['params'], kept['batch_stats']
     ema = state.ema

@@ -1,23 +1,23 @@
-"""Training images that do not fit on the devices: each device gets those of the next steps while it trains."""
+"""Streams training images that do not fit on the devices: sends those of the next steps while a device trains."""
 
 import math
-from typing import Any
 
+import jax
 import numpy as np
 
 from resnet_jax.data.order import StepImages
 from resnet_jax.data.workers import WorkerSteps
-from resnet_jax.runtime.devices import replicate
+from resnet_jax.runtime.devices import DeviceData, replicate
 from resnet_jax.runtime.prefetch import CHUNK_BYTES, Prefetch
 
 
 class ImageStream:
-    """The images of a run's steps in chunks of as many steps of an epoch, in the order of the epoch.
+    """Provides a run's images in chunks of consecutive steps.
 
-    What a chunk holds depends on epoch and step alone, so a run that was killed continues with exactly the next batch.
+    A chunk depends on epoch and step alone, so a run that was killed continues with exactly the next batch.
 
     Args:
-      images: of each step, for the positions in the global batch whose images this process needs.
+      images: the images of each step, for the positions in the global batch that this process needs.
       workers: number of processes that read them; 0 for this one.
 
     Raises:
@@ -32,8 +32,8 @@ class ImageStream:
         self._chunks = Prefetch(self._load)
         self._closed = False
 
-    def at(self, epoch: int, step: int) -> tuple[dict[str, Any], int]:
-        """Returns the chunk with a step of an epoch, as `train_steps` takes it, and the first step after the chunk.
+    def at(self, epoch: int, step: int) -> tuple[DeviceData, int]:
+        """Returns the chunk that contains a step, as `train_steps` takes it, and the first step after the chunk.
 
         Raises:
           InputFileError, ResourceError: an image cannot be read, or the process that reads it was killed.
@@ -45,11 +45,11 @@ class ImageStream:
         return self._as_data(self._chunks.get((epoch, chunk), None if last else following), chunk * self.steps), end
 
     def begin(self, epoch: int, step: int) -> None:
-        """Begins to read the chunk with a step of an epoch."""
+        """Starts reading the chunk that contains a step."""
         if epoch < self._images.num_epochs:
             self._chunks.begin((epoch, step // self.steps))
 
-    def empty(self) -> dict[str, Any]:
+    def empty(self) -> DeviceData:
         """Returns a chunk of black images, to compile for."""
         return self._as_data(replicate(self._blank()), 0)
 
@@ -60,13 +60,13 @@ class ImageStream:
         if self._workers:
             self._workers.close()
 
-    def _as_data(self, images: Any, first: int) -> dict[str, Any]:
+    def _as_data(self, images: jax.Array | np.ndarray, first: int) -> DeviceData:
         return {'image': images, 'first_step': np.int32(first)}
 
     def _blank(self) -> np.ndarray:
         return np.zeros((self.steps * self._images.batch_size, *self._shape), np.uint8)
 
-    def _load(self, key: tuple[int, int]) -> Any:
+    def _load(self, key: tuple[int, int]) -> np.ndarray:
         epoch, chunk = key
         images = self._blank()
         steps = images.reshape(self.steps, self._images.batch_size, *self._shape)

@@ -3,7 +3,7 @@
 Files of the Hugging Face Hub come through huggingface_hub if it is installed: into its own cache (HF_HOME), which other
 programs share, and with its access to private repositories. Without it, and from all other servers, they come over plain HTTPS
 into `weights/` of this package's cache folder. That is not huggingface_hub's layout of blobs, snapshots and links: a second
-program that writes it could damage the files of others, and nothing here needs it. HF_ENDPOINT names another hub, and
+program that writes it could damage the files of others. HF_ENDPOINT names another hub, and
 HF_HUB_OFFLINE=1 forbids every request, to any server.
 
 A file whose SHA-256 is not the published one is refused. Where none is published, the hash that the hub states or that the
@@ -49,7 +49,7 @@ def fetch(weights: PublishedWeights) -> Path:
     """Returns the path of the file of published weights, from the cache or else from the network.
 
     Raises:
-      InputFileError: it cannot be had, or its SHA-256 is not the published one.
+      InputFileError: it cannot be downloaded, or its SHA-256 is not the published one.
       ResourceError: the cache cannot be written, for example because the disk is full.
     """
     if weights.url.startswith('package:'):
@@ -69,7 +69,7 @@ def is_repository(text: str) -> bool:
 def fetch_repository(name: str) -> Path:
     """Returns the path of model.safetensors of 'hf://OWNER/REPOSITORY' or 'hf://OWNER/REPOSITORY@REVISION'.
 
-    The hub is asked whether there is a newer one, unless it cannot be reached.
+    Downloads a newer one if the hub can be reached and has one.
 
     Raises:
       ConfigError: the name is not of this form.
@@ -97,18 +97,18 @@ def _offline() -> bool:
 
 
 def _fetch(place: _Place, sha256: str, *, fixed: bool) -> Path:
-    """Returns the path of a file in a cache; `fixed` says that its content never changes, so that a copy needs no question."""
+    """Returns the path of a file in a cache; a `fixed` one never changes, so that a copy is used without asking the server."""
     folder = place.name.removeprefix('hf://').replace('/', '--')
     path = cache_dir() / 'weights' / folder / (place.file or place.url.rpartition('/')[2])
     if fixed and _is_sound(path, sha256):
         return path
     if place.repository and _has_huggingface_hub():
-        found = _with_huggingface_hub(place, path, fixed=fixed)
-        if sha256 and not (digest := _sha256(found)).startswith(sha256):
+        file = _with_huggingface_hub(place, path, fixed=fixed)
+        if sha256 and not (digest := _sha256(file)).startswith(sha256):
             raise InputFileError(
-                f'{found} has SHA-256 {digest}; expected {sha256} for {place.name}: it is damaged or another file; delete it'
+                f'{file} has SHA-256 {digest}; expected {sha256} for {place.name}: it is damaged or another file; delete it'
             )
-        return found
+        return file
     if _offline():
         if not fixed and _is_sound(path, sha256):
             return path
@@ -136,8 +136,8 @@ def _over_https(place: _Place, path: Path, sha256: str) -> None:
             if unchanged and _is_sound(path, stated):
                 return
         else:
-            transfer.require_reachable(place.url)  # once, where the download would try again and again
-        digest = transfer.download(place.url, path, what='weights', writing=_writing, size=size, sha256=stated)
+            transfer.require_reachable(place.url)  # asked once; the download would retry
+        digest = transfer.download(place.url, path, label='weights', writing=_writing, size=size, sha256=stated)
     except transfer.WrongFileError as error:
         raise InputFileError(
             f'{place.url} sent {error}; {place.name} is damaged on the way or not what was published: not used, try later'
@@ -163,7 +163,7 @@ def _describe(url: str) -> tuple[str, int | None, str]:
     for _ in range(_MOST_REDIRECTIONS):
         headers = transfer.headers(url)
         location = headers.get('Location', '')
-        if not location or 'X-Repo-Commit' in headers:  # then the location is where the content lies
+        if not location or 'X-Repo-Commit' in headers:  # then the location is that of the content
             break
         url = urljoin(url, location)  # the repository was renamed, or the endpoint is a mirror
     tag = (headers.get('X-Linked-Etag') or headers.get('ETag') or '').removeprefix('W/').strip('"')
@@ -217,7 +217,7 @@ def _cannot_be_had(place: _Place, path: Path, reason: str) -> InputFileError:
 
 
 def _is_sound(path: Path, sha256: str) -> bool:
-    """Returns whether a file is in the cache and has the published hash and the recorded one; one that has not is set aside."""
+    """Returns whether a file is in the cache and has the published and the recorded hash; sets it aside if not."""
     if not path.is_file():
         return False
     expected = str(_recorded(path).get('sha256', ''))
@@ -246,7 +246,7 @@ def _record(path: Path) -> Path:
 
 
 def _recorded(path: Path) -> dict[str, object]:
-    """Returns what was noted when the file was downloaded; {} if nothing was, or it cannot be read."""
+    """Returns the record of the download of a file; {} if there is none, or it cannot be read."""
     try:
         value = parse_json(read_text(_record(path)))
     except (OSError, ValueError):

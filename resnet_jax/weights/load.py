@@ -20,8 +20,8 @@ from resnet_jax.weights.torch_file import StateDict
 
 logger = logging.getLogger(__name__)
 
-_AVERAGED = re.compile(r'(^|[_/])ema([_/]|$)', re.IGNORECASE)  # how training scripts call averaged weights
-_LISTED = 1000  # most differences logged of each kind: a hostile file may have any number of names
+_AVERAGED = re.compile(r'(^|[_/])ema([_/]|$)', re.IGNORECASE)  # the names of averaged weights in training scripts
+_LISTED = 1000  # differences of each kind that are logged: a hostile file may have any number of names
 
 
 def load_variables(

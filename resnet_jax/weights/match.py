@@ -16,9 +16,9 @@ from resnet_jax.typing import Json
 from resnet_jax.weights.names import FLAX, NAMINGS, torch_name, torch_shape
 
 Shape = tuple[int, ...]
-# Models are built with this number of classes, a prime that no other size equals: a shape that contains it is the head's.
+# Models are built with this number of classes, a prime unequal to any other size, so that it marks the shapes of the head.
 _ANY_CLASSES = 7919
-_LONGEST_NAME = 500  # characters: a longer one is nobody's
+_LONGEST_NAME = 500  # characters; no library has longer names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Match:
     All attributes but `shapes` and `matched` use the file's names and shapes.
 
     Attributes:
-      num_classes: that of the model and, unless it was asked for, of the file.
-      naming: the one under which most names agree.
+      num_classes: of the model; the file's, unless another was asked for.
+      naming: the naming under which most names agree.
       shapes: the shape of every array by our name.
       matched: the file's name by ours, where name and shape agree.
-      missing, unmatched: shapes of what the model needs and the file lacks, and the reverse.
+      missing, unmatched: shapes of the arrays that the file lacks, and of the tensors that the model lacks.
       misshapen: the file's shape and the expected one.
-      ignored: names of tensors that are not of the network: counters, a loss's, or those of another copy of it.
+      ignored: names of tensors outside the network: counters, those of a loss, or of another copy of the network.
     """
 
     num_classes: int
@@ -61,12 +61,12 @@ class Match:
 
     def channels(self, expected: int) -> int | None:
         """Returns the number of channels of the images that the file is for, or None if it is the expected one or unclear."""
-        axis, found = 2 if self.naming == FLAX else 1, []
+        axis, sizes = 2 if self.naming == FLAX else 1, []
         for theirs, ours in self.misshapen.values():
             alike = len(theirs) == len(ours) == 4 and theirs[:axis] + theirs[axis + 1 :] == ours[:axis] + ours[axis + 1 :]
             if alike and ours[axis] == expected:
-                found.append(theirs[axis])
-        return found[0] if len(found) == 1 else None
+                sizes.append(theirs[axis])
+        return sizes[0] if len(sizes) == 1 else None
 
 
 @functools.lru_cache(maxsize=256)
@@ -106,8 +106,8 @@ def match(
 ) -> Match:
     """Compares a file with a model.
 
-    What a framework puts before every name ('module.', 'model.backbone.') is found by itself: the prefix under which most
-    names are the model's. Names elsewhere are ignored.
+    A prefix of every name ('module.', 'model.backbone.') is found automatically: the one under which most names are the
+    model's. Names elsewhere are ignored.
 
     Args:
       tensors: the shape of every tensor of the file.
@@ -169,7 +169,7 @@ def _prefixes(tensors: Mapping[str, Shape], names: Mapping[str, str]) -> dict[st
 
 
 def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape, first: str) -> tuple[str, dict[str, str], Match] | None:
-    """Returns the name, arguments and match of the model that has most in common with a file, or None if none has anything.
+    """Returns the name, arguments and match of the model that has most in common with a file; None if none has anything.
 
     Args:
       first: the model to try first.
@@ -198,7 +198,7 @@ def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape, first: str) 
 
 
 def _candidates(tensors: Mapping[str, Shape], first: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every model with every stem, the likely ones first; not those with far fewer or far more convolutions, to save time."""
+    """Yields every model with every stem, the likely ones first; skips those with far fewer or more convolutions, for speed."""
     convolutions = sum(len(shape) == 4 for shape in tensors.values())
 
     def blocks_of(name: str) -> int:

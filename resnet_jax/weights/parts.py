@@ -6,8 +6,7 @@ A variable's name is its path without the collection: 'layer1_0/conv1/kernel', o
 import fnmatch
 import functools
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -29,7 +28,7 @@ def bare(name: str) -> str:
 def head_names(model: nn.Module, image_shape: Shape) -> frozenset[str]:
     """Returns the names, with collection, of the variables whose shape depends on the number of classes.
 
-    Of a model without an attribute `num_classes` these are the variables of the part that is called last.
+    For a model without an attribute `num_classes`, those of the part that is called last.
     """
     shapes = model_shapes(model, image_shape)
     if hasattr(model, 'num_classes'):
@@ -39,35 +38,35 @@ def head_names(model: nn.Module, image_shape: Shape) -> frozenset[str]:
     return frozenset(name for name in shapes if bare(name).split('/')[0] in last)
 
 
-def select(pattern: str, names: Collection[str], head: Collection[str], what: str) -> frozenset[str]:
+def select(pattern: str, names: Collection[str], head: Collection[str], field: str) -> frozenset[str]:
     """Returns which of the names, given with collection, a pattern selects.
 
     Args:
       pattern: shell patterns with commas between. Each selects the variables whose name, or a layer or block that holds them,
         matches: 'conv1', 'layer1_*', '*/bn?', '*/kernel'. 'head' stands for `head`, 'backbone' for all others.
       head: the names of the head.
-      what: the config field, for messages.
+      field: the config field, for messages.
 
     Raises:
-      ConfigError: one of the patterns selects nothing; lists what there is.
+      ConfigError: one of the patterns selects nothing; lists the names.
     """
     chosen: set[str] = set()
     for part in filter(None, (part.strip() for part in pattern.split(','))):
         if part in (BACKBONE, HEAD):
-            found = {name for name in names if (name in head) == (part == HEAD)}
+            selected = {name for name in names if (name in head) == (part == HEAD)}
         else:
             matches = re.compile(fnmatch.translate(part)).match
-            found = {name for name in names if any(map(matches, _prefixes(bare(name))))}
-        if not found:
+            selected = {name for name in names if any(map(matches, _prefixes(bare(name))))}
+        if not selected:
             in_order = sorted(names, key=lambda name: name.startswith('batch_stats/'))  # every layer has parameters
             blocks = list(dict.fromkeys(bare(name).split('/')[0] for name in in_order))
             more = f', ... ({len(blocks)} in all)' if len(blocks) > _LISTED else ''
             known = [*blocks, *dict.fromkeys(prefix for name in names for prefix in _prefixes(bare(name))), BACKBONE, HEAD]
             raise ConfigError(
-                f'{what} has {part!r}, which matches no layer{did_you_mean(part, known)}; expected a pattern such as '
+                f'{field} has {part!r}, which matches no layer{did_you_mean(part, known)}; expected a pattern such as '
                 f'layer1_*, for some of: {", ".join(blocks[:_LISTED])}{more}, {BACKBONE}, {HEAD}'
             )
-        chosen |= found
+        chosen |= selected
     return frozenset(chosen)
 
 
@@ -124,7 +123,9 @@ def _call_order(model: nn.Module, image_shape: Shape) -> list[str]:
     """Returns the names of a model's submodules in the order in which they are first called."""
     order: dict[str, None] = {}
 
-    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def record(
+        call: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], context: nn.module.InterceptorContext
+    ) -> object:
         if context.method_name == '__call__' and context.module.path:
             order.setdefault(context.module.path[0])
         return call(*args, **kwargs)
@@ -136,7 +137,7 @@ def _call_order(model: nn.Module, image_shape: Shape) -> list[str]:
 
 
 def first_kernel(model: nn.Module, image_shape: Shape) -> str | None:
-    """Returns the name, with collection, of the convolution kernel that sees the images; None if the first layer is none."""
+    """Returns the name, with collection, of the convolution kernel that sees the images; None if the first layer is not one."""
     shapes: Mapping[str, Shape] = model_shapes(model, image_shape)
     order = _call_order(model, image_shape)
     kernels = [name for name in shapes if order and bare(name).startswith(f'{order[0]}/') and len(shapes[name]) == 4]

@@ -29,7 +29,7 @@ _HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 @dataclasses.dataclass(frozen=True)
 class PublishedWeights:
-    """Weights that anyone can have by name, and what is needed to use them.
+    """Published weights, with the facts that are needed to use them.
 
     Attributes:
       name: '<publisher>/<model>.<recipe and data>'.
@@ -65,12 +65,12 @@ class PublishedWeights:
 
     @property
     def preprocessing(self) -> JsonDict:
-        """What a file of weights does not say, by the names of `Classifier.describe`."""
+        """The facts that a file of weights does not hold, by the names of `Classifier.describe`."""
         names = 'mean', 'std', 'crop', 'interpolation', 'dataset', 'licence'
         return {name: getattr(self, name) for name in names}
 
     def checked(self, model: str | None) -> str:
-        """Returns the name of the model; `model` is what the caller expects it to be, or None.
+        """Returns the name of the model; `model` is the name that the caller expects, or None.
 
         Raises:
           ConfigError: they are weights of another model.

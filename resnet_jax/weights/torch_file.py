@@ -17,13 +17,15 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from resnet_jax.errors import InputFileError
 from resnet_jax.runtime.pickle_machine import RefusedError
 from resnet_jax.weights.unpickler import Inert, Tensor, Unpickler
+
+Result = TypeVar('Result')
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -35,9 +37,9 @@ class StateDict(NamedTuple):
     """The tensors of one dict of a file, which are read one by one.
 
     Attributes:
-      shapes: by name. Not yet compared with the bytes that are there.
+      shapes: by name; not yet checked against the available bytes.
       read: returns the tensor of a name, in its own dtype, a read-only view of bytes of the file where possible. Raises
-        InputFileError if it claims more than is there.
+        InputFileError if it claims more bytes than there are.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -48,7 +50,7 @@ def read_torch(data: bytes, path: Path) -> dict[str, StateDict]:
     """Returns the state dicts of a file, such as {'': ...} or {'state_dict': ..., 'state_dict_ema': ...}.
 
     A state dict is any dict that has tensors by name, at the top or within other dicts; its key here is the path to it, joined
-    by '/'. Of many the largest are returned, largest first.
+    by '/'. Only the largest are returned if there are many, largest first.
 
     Args:
       data: the bytes of the file.
@@ -59,7 +61,7 @@ def read_torch(data: bytes, path: Path) -> dict[str, StateDict]:
         executed.
     """
 
-    def checked(function: Callable[..., Any], *arguments: object) -> Any:
+    def checked(function: Callable[..., Result], *arguments: object) -> Result:
         try:
             return function(*arguments)
         except RefusedError as error:
@@ -156,7 +158,7 @@ def _state_dicts(root: object) -> dict[str, dict[str, Tensor]]:
         seen.add(id(value))
         if tensors := {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, Tensor)}:
             by_path[path] = tensors
-        # Deeper or longer paths are of no use to anybody, and building them would take quadratic time.
+        # Real paths are not deeper or longer, and building such ones would take quadratic time.
         if path.count('/') < 4:
             queue.extend((f'{path}/{key}'.lstrip('/')[:200], part) for key, part in value.items() if isinstance(key, str))
     if not by_path:

@@ -1,4 +1,4 @@
-"""What a new network takes over from trained weights: all that fits, with another head or another number of channels."""
+"""Transfers arrays of trained weights to a new network: all that fit, with another head or number of channels."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -14,13 +14,13 @@ from resnet_jax.weights.parts import bare, first_kernel
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """The arrays that a network takes over, float32 by name with collection, such as 'params/conv1/kernel'.
+    """The result of `transfer`; arrays are float32, by name with collection, such as 'params/conv1/kernel'.
 
     Attributes:
-      arrays: them.
-      new: names of the network's other arrays, which start anew.
+      arrays: the arrays that the network takes over.
+      new: names of the network's other arrays, which are initialised.
       unused: names of the weights' other arrays.
-      channels: '' or what was done to the first kernel, for a message.
+      channels: how the first kernel was converted, for a message; '' if it was not.
     """
 
     arrays: Mapping[str, np.ndarray]

@@ -1,8 +1,8 @@
 """Reads the pickles of training checkpoints into containers and descriptions of tensors.
 
-For the globals that a program may name there are tables. A few build tensors and dicts. Objects that training scripts save
-beside them (NumPy scalars, paths, dates, settings, schedulers) become an `Inert` each, whatever the program does with them. Any
-other global ends the program. Copies of a list are counted, and only scalars are hashed, since the hash of nested tuples takes
+Tables list the globals that a pickle may name. A few build tensors and dicts. Those of other objects that training scripts save
+(NumPy scalars, paths, dates, settings, schedulers) become an `Inert` each, whatever the pickle does with them. Any other
+global is refused. Copies of a list are counted, and only scalars are hashed, since the hash of nested tuples takes
 exponential time.
 
 Source of the globals: `torch/_utils.py` and `torch/serialization.py`.
@@ -13,7 +13,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +32,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A description of a view of a storage, in elements; not checked either."""
+    """A pickle's description of a view of a storage, in elements; not yet checked either."""
 
     storage: Storage
     offset: int
@@ -42,7 +42,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inert:
-    """Stands for an object that is neither a container nor a tensor. Nothing of it was made or run.
+    """Stands for an object that is neither a container nor a tensor, and was never created.
 
     Attributes:
       name: of its class or function, such as 'argparse.Namespace'.
@@ -53,7 +53,7 @@ class Inert:
 
 @dataclasses.dataclass(frozen=True)
 class _Function:
-    call: Callable[..., Any]
+    call: Callable[..., object]
 
 
 def _is_count(value: object) -> bool:
@@ -77,7 +77,7 @@ def _parameter(tensor: object, *_: object) -> 'Tensor | Inert':
 
 
 def _with_attributes(function: object, _: object, arguments: object, *state: object) -> object:
-    """What torch calls for a tensor of a subclass, or with attributes of its own."""
+    """Returns the tensor of a call that torch makes for subclasses and for tensors with attributes."""
     if not isinstance(function, _Function) or not isinstance(arguments, tuple) or function is _WITH_ATTRIBUTES:
         raise RefusedError('has a tensor without a storage')
     return function.call(*arguments)
@@ -108,7 +108,7 @@ _DTYPES = {
 
 
 def _member(owner: object, _: object) -> Inert:
-    """A member of a class, as Python 3.11 pickles those of enumerations."""
+    """Returns a member of a class, as Python 3.11 pickles those of enumerations."""
     harmless = ('uuid.SafeUUID', 'zoneinfo.ZoneInfo')
     if not isinstance(owner, Inert) or (owner.name.partition('.')[0] in _STANDARD and owner.name not in harmless):
         raise RefusedError('asks for an attribute, which was not looked up')

@@ -10,39 +10,39 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 @pytest.mark.slow
 def test_the_steps_that_are_timed_are_those_of_a_run():
-    subject = ours.Subject(config())
-    facts = subject.describe()
-    assert facts['parameters'] == sum(leaf.size for leaf in jax.tree.leaves(subject._state.params))
-    subject.compile('train')
-    subject.compile('eval')
-    assert subject.train(3) > 0 and int(subject._state.step) == 3
-    assert subject.train(facts['steps_per_epoch'] + 2) > 0 and int(subject._state.step) == facts['steps_per_epoch'] + 5
-    assert subject.eval(2) > 0
+    steps = ours.Steps(config())
+    facts = steps.describe()
+    assert facts['parameters'] == sum(leaf.size for leaf in jax.tree.leaves(steps._state.params))
+    steps.compile('train')
+    steps.compile('eval')
+    assert steps.train(3) > 0 and int(steps._state.step) == 3
+    assert steps.train(facts['steps_per_epoch'] + 2) > 0 and int(steps._state.step) == facts['steps_per_epoch'] + 5
+    assert steps.eval(2) > 0
 
 
 def test_the_memory_has_a_rate():
-    assert ours.Subject(config()).memory_rate(2**20, 0.01) > 0
+    assert ours.Steps(config()).memory_rate(2**20, 0.01) > 0
 
 
 @pytest.mark.slow
 def test_steps_that_are_not_made_are_not_counted():
     """After a step that is not finite the others are passed over."""
-    subject = ours.Subject(config(learning_rate=1e30, schedule='constant', warmup_epochs=0.0))
-    subject.compile('train')
+    steps = ours.Steps(config(learning_rate=1e30, schedule='constant', warmup_epochs=0.0))
+    steps.compile('train')
     with pytest.raises(UserError, match='training diverges'):
-        subject.train(20)
+        steps.train(20)
 
 
 def test_work_by_hand_with_a_proxy_and_views():
     """Half of each batch of 64 is trained on; the proxy sees it all, and trains at each second step; two views."""
-    plain = ours.Subject(config()).describe()
+    plain = ours.Steps(config()).describe()
     proxy = {
         'proxy_model': 'resnet8',
         'proxy_model_kwargs': {'num_filters': 4},
         'selected_fraction': 0.5,
         'proxy_update_every': 2,
     }
-    facts = ours.Subject(config(**proxy, tta='mirror')).describe()
+    facts = ours.Steps(config(**proxy, tta='mirror')).describe()
     work = plain['multiply_adds']
     assert (plain['train_multiply_adds'], plain['eval_multiply_adds']) == (3 * work, work)
     assert (facts['train_multiply_adds'], facts['eval_multiply_adds']) == (0.5 * 3 * work + 2 * work, 2 * work)

@@ -10,7 +10,7 @@ from resnet_jax.errors import ConfigError
 @pytest.mark.filterwarnings('ignore::DeprecationWarning:torch')  # of torch.compile's own code
 @pytest.mark.parametrize('mode', ['eager', pytest.param('compiled', marks=pytest.mark.slow)])
 def test_the_peer_takes_steps(mode):
-    subject = peer.Subject(config(resnet20, batch_size=8), 'cpu')
+    subject = peer.TorchSteps(config(resnet20, batch_size=8), 'cpu')
     variant = f'channels_last float32 {mode}'
     assert variant in subject.describe()['variants']
     for what in ('train', 'eval'):
@@ -31,7 +31,7 @@ def test_the_peer_has_the_optimizer_of_the_config(all_decay):
 @pytest.mark.parametrize(('field', 'value'), [('ema_decay', 0.9), ('tta', 'mirror'), ('proxy_model', 'resnet8')])
 def test_the_peer_refuses_what_it_does_not_have(field, value):
     with pytest.raises(ConfigError, match=f'the PyTorch peer has no {field}'):
-        peer.Subject(config(**{field: value}), 'cpu')
+        peer.TorchSteps(config(**{field: value}), 'cpu')
 
 
 def test_a_compiler_that_fails_is_one_line(monkeypatch):
@@ -43,4 +43,4 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch):
 
     monkeypatch.setattr(torch, 'compile', broken)
     with pytest.raises(ConfigError, match=r'^torch.compile failed: CppCompileError: no g.. and forty lines more$'):
-        peer.Subject(config(resnet20, batch_size=8), 'cpu').train(steps=1, variant='contiguous float32 compiled')
+        peer.TorchSteps(config(resnet20, batch_size=8), 'cpu').train(steps=1, variant='contiguous float32 compiled')

@@ -9,7 +9,7 @@ import pytest
 from commands_support import error_line
 from faults_support import TINY, assert_same_outcome, command, edit, hashes, outcome, rows, steps, train
 
-from resnet_jax.runs.checksums import sums_text
+from resnet_jax.runs.checksums import checksums_text
 from resnet_jax.runs.metadata import FORMAT
 
 pytestmark = pytest.mark.slow
@@ -69,7 +69,7 @@ def test_arrays_of_another_network(interrupted, tmp_path):
     path = interrupted / 'checkpoints' / '30'
     shutil.rmtree(path / 'arrays')
     shutil.copytree(wider / 'checkpoints' / '10' / 'arrays', path / 'arrays')
-    (path / 'SHA256SUMS').write_text(sums_text(path))
+    (path / 'SHA256SUMS').write_text(checksums_text(path))
     line = error_line(train(interrupted, code=2))
     assert 'batch_stats/bn1/mean is float32[3] there, expected float32[2]' in line
 

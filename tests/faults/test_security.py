@@ -19,7 +19,7 @@ from run_files import write_folder
 from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs import checkpoint
-from resnet_jax.runs.checksums import sums_text
+from resnet_jax.runs.checksums import checksums_text
 from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.runtime.npz import read_npz
 
@@ -231,7 +231,7 @@ def test_arrays_that_claim_terabytes_take_no_memory(other, tmp_path):
         'metadata': {'shape': [2**40], 'chunks': [2**20], 'dtype': '<f4', 'fill_value': None},
     }
     tensorstore.open(spec, create=True, delete_existing=True).result()
-    (folder / '10' / 'SHA256SUMS').write_text(sums_text(folder / '10'))
+    (folder / '10' / 'SHA256SUMS').write_text(checksums_text(folder / '10'))
     checkpoint.verify(folder / '10')
     if other.startswith('params'):
         with pytest.raises(ConfigError, match=r'params/fc/bias is float32\[1099511627776\] there, expected float32\[10\]'):
@@ -249,14 +249,14 @@ def test_a_flipped_bit_in_the_arrays_whose_sums_fit_is_read_or_refused(hostile, 
         data = file.read_bytes()
         for place in random.integers(0, max(len(data), 1), 6 if data else 0):
             file.write_bytes(data[:place] + bytes([data[place] ^ (1 << int(random.integers(8)))]) + data[place + 1 :])
-            (path / 'SHA256SUMS').write_text(sums_text(path))
+            (path / 'SHA256SUMS').write_text(checksums_text(path))
             try:
                 Classifier.load(tmp_path / 'run')
             except (InputFileError, ConfigError) as error:
                 refused += 1
                 assert '10' in str(error) and '\n' not in str(error)
         file.write_bytes(data)
-    (path / 'SHA256SUMS').write_text(sums_text(path))
+    (path / 'SHA256SUMS').write_text(checksums_text(path))
     assert refused > 5
     np.testing.assert_array_equal(
         *(np.asarray(jax.tree.leaves(run.variables)[0]) for run in (before, Classifier.load(tmp_path / 'run')))

@@ -22,7 +22,7 @@ PLACES = {
     ('evaluation', 0): 'evaluate:2',
     ('evaluation', 1): 'evaluate:2',
     ('saving', 0): 'arrays:2',
-    ('saving', 1): 'agree:2',
+    ('saving', 1): 'broadcast:2',
 }
 
 

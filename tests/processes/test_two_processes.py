@@ -56,7 +56,7 @@ def test_stopped_by_a_signal_and_by_a_loss_a_run_ends_as_if_nothing_had_happened
 def test_a_signal_to_one_stops_both_after_the_same_step(undisturbed, tmp_path, place, name, rank):
     workdir, code = tmp_path / 'run', 128 + {'term': signal.SIGTERM, 'int': signal.SIGINT, 'hup': signal.SIGHUP}[name]
     if place == 'save':  # process 0 writes, and process 1 waits for it
-        place = ('arrays:1', 'agree:1')[rank]
+        place = ('arrays:1', 'broadcast:1')[rank]
     pair = Pair(workdir, *SHORT, failpoints={rank: f'{place}:{name}'})
     pair.until_failed(rank)
     assert pair.wait(LEFT) == [code, code], pair.errors

@@ -19,7 +19,7 @@ import pytest
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs import checkpoint
-from resnet_jax.runs.checksums import sums_text
+from resnet_jax.runs.checksums import checksums_text
 from resnet_jax.runs.metadata import Metadata, read_metadata
 from resnet_jax.runs.progress import Best, ConfigChange, Progress
 from resnet_jax.runtime.devices import replicate
@@ -463,7 +463,7 @@ def test_every_difference_in_structure_shape_or_dtype_is_an_error(folder, change
 def rewrite_metadata(path, **values):
     """Changes metadata.json and the sums with it, as another version of the program might have written them."""
     (path / 'metadata.json').write_text(json.dumps({**json.loads((path / 'metadata.json').read_text()), **values}))
-    (path / 'SHA256SUMS').write_text(sums_text(path))
+    (path / 'SHA256SUMS').write_text(checksums_text(path))
 
 
 def test_a_newer_format(folder):

@@ -10,7 +10,7 @@ import numpy as np
 from commands_support import finished
 
 from resnet_jax.runs import checkpoint
-from resnet_jax.runs.checksums import sums_text
+from resnet_jax.runs.checksums import checksums_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PER_EPOCH = 10  # steps, and a checkpoint after each epoch
@@ -102,7 +102,7 @@ def edit(path, change):
     metadata = json.loads((path / 'metadata.json').read_text())
     change(metadata)
     (path / 'metadata.json').write_text(json.dumps(metadata))
-    (path / 'SHA256SUMS').write_text(sums_text(path))
+    (path / 'SHA256SUMS').write_text(checksums_text(path))
 
 
 def temporary_files(workdir):

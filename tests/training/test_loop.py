@@ -23,7 +23,7 @@ from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.runs import checkpoint
-from resnet_jax.runs.checksums import SUMS, sums_text
+from resnet_jax.runs.checksums import CHECKSUMS, checksums_text
 from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.runtime import dispatch
 from resnet_jax.training import log, loop, program, step, trainer
@@ -373,7 +373,7 @@ def test_a_run_of_a_version_without_a_field_is_continued_with_its_default(whole,
     shutil.rmtree(copy / 'checkpoints' / '12')
     last = copy / 'checkpoints' / '9'
     forget(last / 'metadata.json', 'config')
-    (last / SUMS).write_text(sums_text(last))
+    (last / CHECKSUMS).write_text(checksums_text(last))
     result = train(config(), copy)
     assert_same_run(copy, result, whole.workdir, whole.result)
     assert 'after iteration 9' in (copy / 'run.log').read_text()

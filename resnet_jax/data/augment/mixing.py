@@ -13,7 +13,7 @@ _SHARE, _BOX, _CHOICE = 1, 2, 3  # random streams beside that of mixup, which us
 
 
 class Mixing(NamedTuple):
-    """The shares of the first example in a mixture, float32.
+    """The weights of the first example in a mixture, float32.
 
     Attributes:
       image: of its pixels: a scalar, or `[1, height, width, 1]`.
@@ -28,8 +28,9 @@ def random_mixing(key: jax.Array, height: int, width: int, mixup_alpha: float, c
     """Returns how to mix the batch of one step.
 
     mixup (Zhang et al., arXiv:1710.09412) adds images and labels with a share from Beta(alpha, alpha). CutMix (Yun et al.,
-    arXiv:1905.04899) replaces a rectangle, whose share of the pixels is the share of the other label; before what lies outside
-    the image is cut off, it is 1 minus a number from Beta(alpha, alpha). With both, each is used with probability 1/2.
+    arXiv:1905.04899) pastes a rectangle of the other image, of 1 - share of the area, with a share from Beta(alpha, alpha). The
+    part of it outside the image is cut off, and the labels are mixed by the pixels that were pasted. With both, each is used
+    with probability 1/2.
 
     Args:
       key: of the step; the same on all devices.

@@ -79,7 +79,7 @@ def transform(image: jax.Array, operation: Operation) -> jax.Array:
       uint8 `[height, width, channels]`; what was outside the image is black.
     """
     matrix, kind, value = map(jnp.asarray, operation)
-    # All from the image itself: were a result moved, or a moved image smoothed, XLA would compute the first once per use.
+    # Each input is the image itself: XLA would compute an intermediate result once per use.
     blended = blend(_counterpart(image, kind), image, value)
     by_level = jnp.select([kind == kinds for kinds in (POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE)], [
         _posterize(image, value), _solarize(image, value), _stretch(image), _equalize(image)
@@ -123,7 +123,7 @@ def _grey(image: jax.Array) -> jax.Array:
 
 
 def _smooth(image: jax.Array) -> jax.Array:
-    """PIL.ImageFilter.SMOOTH: the mean over 3 x 3 pixels, the middle one counted five times; the edge stays as it is."""
+    """PIL.ImageFilter.SMOOTH: the mean over 3 x 3 pixels, the middle one counted five times; the edge is unchanged."""
     height, width, _ = image.shape
     values = image.astype(jnp.float32)
     padded = jnp.pad(values, ((1, 1), (1, 1), (0, 0)))
@@ -136,7 +136,7 @@ def _smooth(image: jax.Array) -> jax.Array:
 
 
 def _counterpart(image: jax.Array, kind: jax.Array) -> jax.Array:
-    """Returns what a blend moves away from: black, the grey image, its mean, or the smooth image; uint8."""
+    """Returns the image that a blend moves away from: black, the grey image, its mean, or the smooth image; uint8."""
     grey = _grey(image)
     total, pixels = jnp.sum(grey, dtype=jnp.uint32), grey.size
     mean = total // pixels + (2 * (total % pixels) >= pixels)  # rounded half up, without overflow

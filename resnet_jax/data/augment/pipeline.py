@@ -1,4 +1,4 @@
-"""What is done to the images of a batch, each with its own key."""
+"""Augments and normalises the images of a batch, each with its own key."""
 
 from collections.abc import Sequence
 

@@ -11,7 +11,7 @@ from resnet_jax.data.augment.operations import Matrix, Operation, operation, rot
 
 MAGNITUDES = 31  # of each operation, from 0 (nothing changes) to 30
 
-Both = tuple[Operation, Operation]  # an operation in its two directions; the same twice if it has none
+Both = tuple[Operation, Operation]  # both directions of an operation; equal if it has none
 
 
 def random_operations(key: jax.Array, image: jax.Array, table: Operation, count: int) -> jax.Array:

@@ -40,7 +40,7 @@ def random_resized_crop(
 def resized_crop_box(
     key: jax.Array, height: int, width: int, smallest: float, largest: float, ratio: tuple[float, float]
 ) -> Box:
-    """Returns the rectangle of `random_resized_crop`; if ten attempts are too high or too wide, the largest in the middle."""
+    """Returns the rectangle of `random_resized_crop`; the largest centred one if ten attempts are too high or too wide."""
     widths, heights = _random_sides(key, height * width, (smallest, largest), ratio)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     central_width, central_height = width, height
@@ -48,11 +48,11 @@ def resized_crop_box(
         central_height = round(width / ratio[0])
     elif width / height > ratio[1]:
         central_width = round(height * ratio[1])
-    box, found = _place(key, heights, widths, fits, height, width)
+    box, fits_image = _place(key, heights, widths, fits, height, width)
     central = Box(
         *map(jnp.int32, ((height - central_height) // 2, (width - central_width) // 2, central_height, central_width))
     )
-    return Box(*(jnp.where(found, a, b) for a, b in zip(box, central, strict=True)))
+    return Box(*(jnp.where(fits_image, a, b) for a, b in zip(box, central, strict=True)))
 
 
 def resize(image: jax.Array, box: Box) -> jax.Array:
@@ -102,8 +102,8 @@ def random_erasing(
       ratio: range of its height over its width; the logarithm is uniform.
     """
     height, width, _ = image.shape
-    box, found = erasing_box(key, height, width, area, ratio)
-    erased = found & jax.random.bernoulli(jax.random.fold_in(key, 2), probability)
+    box, fits = erasing_box(key, height, width, area, ratio)
+    erased = fits & jax.random.bernoulli(jax.random.fold_in(key, 2), probability)
     return jnp.where((box.mask(height, width) & erased)[..., None], jnp.zeros_like(image), image)
 
 
@@ -116,9 +116,9 @@ def erasing_box(
 
 
 def cutmix_box(key: jax.Array, height: int, width: int, share: jax.Array) -> Box:
-    """Returns a rectangle of about `share` of the image, with its sides and around a random pixel (Yun et al. 2019, sec. 3.1).
+    """Returns a rectangle of the image's proportions and `share` of its area, around a random pixel.
 
-    What lies outside the image is cut off. As in torchvision, half of each side is rounded down.
+    Yun et al. 2019, section 3.1. What lies outside the image is cut off. As in torchvision, half of each side is rounded down.
     """
     half = 0.5 * jnp.sqrt(share)
     y, x = (jax.random.randint(jax.random.fold_in(key, i), (), 0, size) for i, size in enumerate((height, width)))
@@ -131,7 +131,7 @@ def cutmix_box(key: jax.Array, height: int, width: int, share: jax.Array) -> Box
 def _random_sides(
     key: jax.Array, pixels: int, area: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns ten pairs of sides, int32 `[10]` each: of random area, and the first over the second of random ratio."""
+    """Returns ten pairs of sides, int32 `[10]` each, with random area and random ratio of the first to the second."""
     uniform = jax.random.uniform(jax.random.fold_in(key, 0), (2, _ATTEMPTS))
     areas = pixels * (area[0] + (area[1] - area[0]) * uniform[0])
     low, high = map(math.log, ratio)

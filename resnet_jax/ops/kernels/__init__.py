@@ -27,7 +27,7 @@ _PARTS = 8
 
 @contextlib.contextmanager
 def enabled(value: bool) -> Iterator[None]:
-    """Lets what is traced in this context use these kernels, or not."""
+    """Lets programs traced in this context use these kernels, or not."""
     token = _enabled.set(value)
     try:
         yield

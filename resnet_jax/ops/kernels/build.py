@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 NAMES = ('conv', 'kernel_gradient', 'winograd', 'winograd_kernel_gradient')
 _SOURCES = ('kernels.h', 'direct.c', 'winograd.c')
 _SECONDS = 60.0  # for a compiler that takes about 2
-# In a process of its own, which a library that is not what it should be may end.
+# Loads the library in a process of its own, which a broken one may crash.
 _LOAD = """
 import ctypes, sys
 library = ctypes.CDLL(sys.argv[1])
@@ -122,12 +122,12 @@ def _compile(compiler: list[str], sources: list[Path], folder: Path) -> Path:
 
 
 def _run(command: list[str], folder: Path) -> tuple[int, str]:
-    """Returns the exit code of a command and what it says on standard error, the beginning of it.
+    """Returns the exit code of a command and the beginning of its standard error.
 
     Raises:
-      SubprocessError: it takes more than _SECONDS; it is ended then, with whatever it has started.
+      SubprocessError: it takes more than _SECONDS, and is killed with its child processes.
     """
-    with (folder / 'errors').open('w+b') as errors:  # no pipe, which a process that it leaves behind would keep open
+    with (folder / 'errors').open('w+b') as errors:  # not a pipe, which an orphaned child would keep open
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
         )
@@ -144,7 +144,7 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
 
 
 def _processor() -> bytes:
-    """Returns what -march=native depends on, because different machines may share a home folder."""
+    """Identifies the processor, on which -march=native depends: different machines may share a home folder."""
     with contextlib.suppress(OSError):
         lines = Path('/proc/cpuinfo').read_bytes().splitlines()
         return b'\n'.join(sorted({line for line in lines if line.startswith((b'model', b'flags', b'Features', b'CPU part'))}))
