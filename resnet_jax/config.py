@@ -26,7 +26,7 @@ from resnet_jax.config_checks import (
     number,
     one_of,
 )
-from resnet_jax.errors import ConfigError, did_you_mean
+from resnet_jax.errors import ConfigError, OtherConfigError, did_you_mean
 from resnet_jax.typing import Json, JsonDict
 
 Changes = Literal['never', 'on_request', 'freely']
@@ -458,7 +458,7 @@ def check_continues(
       allow_changes: fields that change 'on_request' may differ.
 
     Raises:
-      ConfigError: it may not; names the fields that differ.
+      OtherConfigError: it may not; names the fields that differ.
     """
     never, asked = changed_fields(old, new, 'never'), changed_fields(old, new, 'on_request')
     longer = old.num_epochs < new.num_epochs
@@ -468,8 +468,7 @@ def check_continues(
         asked = {}
     if not never and not asked:
         return
-    remedy = 'choose another run folder'
+    arguments = []
     if never.keys() <= {'num_epochs'} and longer | (not never):
-        options = [*(['extend'] if never else []), *(['allow_changes'] if asked else [])]
-        remedy = f'continue with {" and ".join(options)}, or choose another run folder'
-    raise ConfigError(f'{where} holds a run of another config ({describe_changes({**never, **asked})}); {remedy}, or delete it')
+        arguments = [*(['extend'] if never else []), *(['allow_changes'] if asked else [])]
+    raise OtherConfigError(f'{where} holds a run of another config ({describe_changes({**never, **asked})})', arguments)

@@ -45,6 +45,20 @@ class MissingModulesError(ConfigError):
         self.modules = tuple(modules)
 
 
+class OtherConfigError(ConfigError):
+    """A run of another config may go on with these arguments of `train_and_evaluate`; without any, it may not."""
+
+    def __init__(self, problem: str, arguments: Sequence[str]):
+        self.problem, self.arguments = problem, tuple(arguments)
+        super().__init__(self.message())
+
+    def message(self, prefix: str = '') -> str:
+        """Returns the message, with `prefix` before the names of the arguments."""
+        names = ' and '.join(prefix + name for name in self.arguments)
+        remedy = f'continue with {names}, or choose' if names else 'choose'
+        return f'{self.problem}; {remedy} another run folder, or delete it'
+
+
 class InputFileError(UserError):
     """A data set, checkpoint or image is missing, damaged or not what it claims to be."""
 

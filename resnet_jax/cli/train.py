@@ -15,7 +15,7 @@ from resnet_jax import plugins
 from resnet_jax.cli import command
 from resnet_jax.cli.arguments import expand_home
 from resnet_jax.config import TrainConfig, fields
-from resnet_jax.errors import ConfigError, ResourceError, UserError
+from resnet_jax.errors import ConfigError, OtherConfigError, ResourceError, UserError
 from resnet_jax.runtime.files import write_atomically
 
 FLAGS = command.Flags()
@@ -93,7 +93,7 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
         try:
             distributed.initialize(address, count, rank, FLAGS.value('initialization_timeout'))
         except UserError as error:
-            raise _with_flags(error, 'coordinator_address', 'num_processes', 'process_id') from None
+            raise _with_flags(error) from None
     from resnet_jax.runtime import signals
     from resnet_jax.training.loop import train_and_evaluate
     from resnet_jax.training.seeds import train_seeds
@@ -110,15 +110,14 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
             print(f'{len(accuracies)} seeds in {workdir}: accuracy {statistics.mean(accuracies):.2f}{spread} % (mean ± sd)')
         else:
             train_and_evaluate(checked, workdir, **options, profile=FLAGS.value('profile'))
-    except ConfigError as error:
-        if 'continue with' not in str(error):
-            raise
-        raise _with_flags(error, 'extend', 'allow_changes') from None
+    except OtherConfigError as error:
+        raise ConfigError(error.message('--')) from None
 
 
-def _with_flags(error: UserError, *names: str) -> UserError:
-    """Returns the error with '--' before the names of the library's arguments that are flags here."""
-    error.args = (re.sub(rf'\b({"|".join(names)})\b', r'--\1', str(error)),)
+def _with_flags(error: UserError) -> UserError:
+    """Returns an error of `distributed.initialize` with '--' before the names of its arguments, but not in a quoted value."""
+    names = r"'[^']*'|\b(coordinator_address|num_processes|process_id)\b"
+    error.args = (re.sub(names, lambda match: f'--{match[1]}' if match[1] else match[0], str(error)),)
     return error
 
 
