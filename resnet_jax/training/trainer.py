@@ -1,5 +1,6 @@
 """One run: starts or continues it, trains, evaluates, saves, and returns the result."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -76,6 +77,7 @@ class Trainer:
                 raise
             raise memory.out_of_memory(self._config.batch_size, 0) from None
         finally:
+            self._evaluator.close()
             plot(self._folder)
         result, variables = self._result()
         facts = self._dataset.describe(), result['step'], str(self._folder.path)
@@ -298,7 +300,8 @@ class Trainer:
         metrics, selected, step, variables = self._progress.evaluation, 'last', self._progress.step, self._state.variables
         if best := self._checkpoints.restore_best(self._progress, self._state):
             selected, (step, variables, ema) = 'validation', best
-            metrics = self._evaluate(self._create_evaluator(self._dataset.test), variables, ema)
+            with contextlib.closing(self._create_evaluator(self._dataset.test)) as evaluator:
+                metrics = self._evaluate(evaluator, variables, ema)
             self.logger.row('test', step, metrics)
             plot(self._folder)
         epoch = -(-step // self._experiment.steps_per_epoch)  # the epoch that the step is in
