@@ -20,7 +20,7 @@ from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError, DivergedError, Interrupted
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runtime import console, memory
-from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, replicate
+from resnet_jax.runtime.devices import compile_parallel, device_positions, replicate
 from resnet_jax.runtime.environment import check_deterministic
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.runtime.signals import StopSignal
@@ -29,7 +29,7 @@ from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.finetune import begin
 from resnet_jax.training.loading import device_data, seed_key
 from resnet_jax.training.loop import train_and_evaluate, train_in_folder
-from resnet_jax.training.program import steps_function
+from resnet_jax.training.program import map_over_devices, steps_function
 from resnet_jax.training.state import TrainState
 from resnet_jax.typing import Json, PyTree
 
@@ -229,7 +229,7 @@ class _Program:
         self._data = device_data(experiment, train)
         self._compiled: Any = None
         mapped = jax.vmap(steps_function(experiment), (0, None, None, 0, 0, None, None))
-        self._run = parallel(mapped, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
+        self._run = map_over_devices(mapped)
 
         def stack(*states: TrainState) -> PyTree:
             return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
