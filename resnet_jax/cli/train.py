@@ -94,12 +94,10 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
             distributed.initialize(address, count, rank, FLAGS.value('initialization_timeout'))
         except UserError as error:
             raise _with_flags(error) from None
-    from resnet_jax.runtime import signals
     from resnet_jax.training.loop import train_and_evaluate
     from resnet_jax.training.seeds import train_seeds
 
-    signals.GRACE_SECONDS = 5.0
-    options = {'extend': FLAGS.value('extend'), 'allow_changes': FLAGS.value('allow_changes')}
+    options = {'extend': FLAGS.value('extend'), 'allow_changes': FLAGS.value('allow_changes'), 'grace_seconds': 5.0}
     if FLAGS.value('seeds') and FLAGS.value('profile'):
         raise ConfigError('--profile traces one run; expected it without --seeds')
     try:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import operator
 import threading
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def train_seeds(
     extend: bool = False,
     allow_changes: bool = False,
     together: bool | None = None,
+    grace_seconds: float = math.inf,
 ) -> list[TrainingResult]:
     """Trains a config with the seeds `config.seed`, `config.seed + 1`, ..., each in its own run folder `workdir/seed<seed>`.
 
@@ -54,7 +56,7 @@ def train_seeds(
 
     Args:
       count: number of seeds.
-      extend, allow_changes: see `train_and_evaluate`.
+      extend, allow_changes, grace_seconds: see `train_and_evaluate`.
       together: train all in one program, with `jax.vmap`; by default on a GPU or TPU. On a CPU one after the other is faster.
 
     Raises:
@@ -77,17 +79,18 @@ def train_seeds(
     if together is None:
         together = jax.default_backend() != 'cpu' and not obstacle
     if not together or count == 1:
-        return _train_in_turn(configs, folders, extend=extend, allow_changes=allow_changes)
-    return _train_together(configs, folders, extend=extend, allow_changes=allow_changes)
+        return _train_in_turn(configs, folders, extend=extend, allow_changes=allow_changes, grace_seconds=grace_seconds)
+    return _train_together(configs, folders, extend=extend, allow_changes=allow_changes, grace_seconds=grace_seconds)
 
 
 def _train_in_turn(
-    configs: Sequence[TrainConfig], folders: Sequence[Path], *, extend: bool, allow_changes: bool
+    configs: Sequence[TrainConfig], folders: Sequence[Path], *, extend: bool, allow_changes: bool, grace_seconds: float
 ) -> list[TrainingResult]:
     results, diverged = [], None
     for config, path in zip(configs, folders, strict=True):
         try:
-            results.append(train_and_evaluate(config, path, extend=extend, allow_changes=allow_changes))
+            result = train_and_evaluate(config, path, extend=extend, allow_changes=allow_changes, grace_seconds=grace_seconds)
+            results.append(result)
         except DivergedError as error:
             diverged = diverged or error
     if diverged:
@@ -97,7 +100,7 @@ def _train_in_turn(
 
 @our_settings()
 def _train_together(
-    configs: Sequence[TrainConfig], folders: Sequence[Path], *, extend: bool, allow_changes: bool
+    configs: Sequence[TrainConfig], folders: Sequence[Path], *, extend: bool, allow_changes: bool, grace_seconds: float
 ) -> list[TrainingResult]:
     undo = console.log_to_console()
     try:
@@ -110,7 +113,7 @@ def _train_together(
         several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(configs), *leaf.shape), leaf.dtype), state)
         memory.check_state_fits(several, f'{len(configs)} times {first.model}')
         logger.info('Training %d seeds of %s in one program.', len(configs), first.model)
-        with StopSignal() as stop:
+        with StopSignal(grace_seconds) as stop:
             team = _Team(configs, source, stop, extend=extend, allow_changes=allow_changes)
             return team.train(folders)
     finally:
