@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax import data
+from resnet_jax import data, plugins
 from resnet_jax.benchmark.hlo import step_kernels
 from resnet_jax.config import TrainConfig
 from resnet_jax.data.augment import TTA
@@ -80,7 +80,7 @@ class Subject:
             proxy = sum(layer.multiply_adds for layer in layers(experiment.proxy[0], height, channels))
             train = selected * train + proxy * (1 + 2 / experiment.config.proxy_update_every)
         return {
-            'environment': environment(),
+            'environment': environment(plugins.imported),
             'multiply_adds': multiply_adds,
             'train_multiply_adds': train,  # per image of a batch
             'eval_multiply_adds': multiply_adds * max(1, 2 * len(TTA[experiment.config.tta])),

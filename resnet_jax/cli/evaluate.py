@@ -145,6 +145,7 @@ def _published_sets(classifier: 'Classifier', dataset: 'Dataset', batch_size: in
 def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':
     from resnet_jax.classifier import load_run
     from resnet_jax.data import LoadOptions, find_dataset
+    from resnet_jax.runs.metadata import modules_of_run
 
     classifier = load_run(workdir, ema=FLAGS.value('ema'))
     config = classifier.origin.config
@@ -154,7 +155,7 @@ def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':
         options = dataclasses.replace(options, data_dir=FLAGS.value('data_dir') or config.data_dir)
         dataset = find_dataset(FLAGS.value('dataset') or config.dataset, options).dataset
     except ConfigError as error:
-        plugins.check_imported(plugins.modules_of_run(workdir), workdir, error)
+        plugins.check_imported(modules_of_run(workdir), workdir, error)
         raise
     return classifier, dataset, {'step': classifier.origin.step}
 

@@ -75,7 +75,9 @@ def main(arguments: Sequence[str]) -> None:
     try:
         _train(TrainConfig.from_mapping(config), workdir)  # checks the fields before JAX is imported
     except ConfigError as error:
-        plugins.check_imported(plugins.modules_of_run(workdir), str(workdir), error)
+        from resnet_jax.runs.metadata import modules_of_run
+
+        plugins.check_imported(modules_of_run(workdir), str(workdir), error)
         raise
 
 

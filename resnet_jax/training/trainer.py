@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from resnet_jax import data
+from resnet_jax import data, plugins
 from resnet_jax.classifier import Classifier, create_classifier
 from resnet_jax.data import Dataset, Split
 from resnet_jax.errors import DivergedError, Interrupted, is_out_of_memory
@@ -110,7 +110,7 @@ class Trainer:
         self.logger.resume(self._progress)
         if self._folder.primary:
             again = self._split if self._progress.evaluation_due else None
-            self._folder.start(self._progress, environment(), ('train', 'gradients', self._split), again)
+            self._folder.start(self._progress, environment(plugins.imported), ('train', 'gradients', self._split), again)
         if self._experiment.start and not restored:
             self._start_from(self._experiment.start)
 
