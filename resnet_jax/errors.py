@@ -26,9 +26,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class UserError(Exception):
-    """An error whose one-line message says what is wrong, what was expected and what to do."""
+    """An error whose one-line message says what is wrong, what was expected and what to do.
+
+    Args:
+      topic: 'weights' or 'broken_images', of which a command that fails adds what other command lists them.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, topic: str = ''):
+        super().__init__(message)
+        self.topic = topic
 
 
 class ConfigError(UserError, ValueError):

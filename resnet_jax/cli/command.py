@@ -23,6 +23,12 @@ from resnet_jax.runtime import streams
 from resnet_jax.runtime.compilation_cache import use_compilation_cache
 from resnet_jax.runtime.jax_settings import use_our_settings, why_jax_does_not_start
 
+# What a command adds to an error of this topic.
+_ADVICE = {
+    'weights': '; resnet-jax models --weights lists all names',
+    'broken_images': '; resnet-jax data --broken_images=skip lists all such images',
+}
+
 
 class _PathParser(flags.ArgumentParser[str]):
     def parse(self, argument: str) -> str:
@@ -212,7 +218,7 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
     except UserError as error:
         return _fail(error, values)
     except Interrupted as interrupted:
-        streams.tell('Interrupted; the state is saved. The same command continues.')
+        streams.tell('Interrupted; the state is saved. The next start continues.')
         _leave(128 + interrupted.number)
     except KeyboardInterrupt:
         streams.tell('Interrupted.')
@@ -252,7 +258,7 @@ def _leave(code: int) -> None:
 
 
 def _fail(error: UserError, values: Flags) -> int:
-    text, advice = str(error), ''
+    text, advice = str(error), _ADVICE.get(error.topic, '')
     if values.takes_config:  # The library writes field=value; make it a flag, but not in folder names.
         names = '|'.join(field.name for field in fields())
         text = re.sub(rf'(?<=[\s(])({names})=(?=[^\s/]+(\s|$))', r'--config.\1=', text)

@@ -4,8 +4,10 @@ The same command continues an interrupted run or reports that it is finished; {n
 folder. --init_config=FILE writes a config to start from.
 """
 
+import importlib.util
 import os
 import re
+import shlex
 import statistics
 import textwrap
 from collections.abc import Sequence
@@ -96,6 +98,8 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
             distributed.initialize(address, count, rank, FLAGS.value('initialization_timeout'))
         except UserError as error:
             raise _with_flags(error) from None
+    import jax
+
     from resnet_jax.training.loop import train_and_evaluate
     from resnet_jax.training.seeds import train_seeds
 
@@ -110,8 +114,18 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
             print(f'{len(accuracies)} seeds in {workdir}: accuracy {statistics.mean(accuracies):.2f}{spread} % (mean ± sd)')
         else:
             train_and_evaluate(checked, workdir, **options, profile=FLAGS.value('profile'))
+            if jax.process_index() == 0:
+                _print_next_steps(workdir)
     except OtherConfigError as error:
         raise ConfigError(error.message('--')) from None
+
+
+def _print_next_steps(workdir: Path) -> None:
+    here = shlex.quote(str(workdir))
+    needs = '' if importlib.util.find_spec('tensorboard') else '  (after pip install tensorboard)'
+    print(f'Next: open {here}/report.html')
+    print(f'      tensorboard --logdir={here}/tensorboard{needs}')
+    print(f'      resnet-jax predict --workdir={here} IMAGE...')
 
 
 def _with_flags(error: UserError) -> UserError:

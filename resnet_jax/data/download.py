@@ -27,7 +27,7 @@ def no_data_error(source: Source, root: Path, reason: str) -> InputFileError:
     archives = ' or '.join(copy.files[0].name for copy in source.copies if copy.form != 'parquet')
     return InputFileError(
         f"no data set '{source.name}' in {root}, and it cannot be downloaded ({reason}): "
-        f'expected one of three: (1) a network: run the same command again; (2) {archives} from elsewhere: '
+        f'expected one of three: (1) a network: try again; (2) {archives} from elsewhere: '
         'data_archive=FILE; (3) a folder prepared by tfds: data_dir=DIR or TFDS_DATA_DIR=DIR. '
         'Without any data: the config quickstart, or dataset=synthetic_cifar10'
     )

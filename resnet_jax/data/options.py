@@ -56,8 +56,9 @@ class LoadOptions:
             )
         if self.broken_images == 'skip':
             raise ConfigError(
-                "decode='always' meets broken images too late to skip them; expected broken_images='stop', after you have "
-                'removed those that resnet-jax data --broken_images=skip lists'
+                "decode='always' meets broken images too late to skip them; expected broken_images='stop', and none "
+                'of them in the folder',
+                topic='broken_images',
             )
 
     @property

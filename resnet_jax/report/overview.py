@@ -201,9 +201,8 @@ def agreement(runs: Runs) -> Section | None:
         rows.append([names, f'{100 * pair["difference"]:+.2f}', interval, f'{pair["p"]:.2g}', f'{p:.2g}', verdict])
     caption = (
         'Differences in points on the same test images, with a paired bootstrap interval and the exact McNemar test, whose p '
-        'is also given corrected for all pairs here (Holm). The verdict is on each pair alone (p < 0.05), as that of '
-        '`evaluate --compare`. They compare trained networks; whether a recipe is better takes '
-        'several seeds.'
+        'is also given corrected for all pairs here (Holm). The verdict is on each pair alone (p < 0.05). They '
+        'compare trained networks; whether a recipe is better takes several seeds.'
     )
     if len(runs) > 8:
         caption += f' The first 8 of {len(runs)} runs.'

@@ -159,7 +159,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunReader]:
             raise ConfigError(f'{folder} is given {paths.count(path)} times; expected different run folders')
         run = read_run(path)
         if not run.config:
-            raise InputFileError(f'no run in {folder}: expected a folder with config.json, as the train command makes it')
+            raise InputFileError(f'no run in {folder}: expected a folder with config.json, as training makes it')
         length = next(n for n in range(1, len(path.parts) + 1) if [p.parts[-n:] for p in paths].count(path.parts[-n:]) == 1)
         runs.append(dataclasses.replace(run, name='/'.join(path.parts[-length:])))
     return runs

@@ -49,7 +49,7 @@ def check_deterministic() -> None:
       ConfigError: a GPU is used and XLA was not asked for them.
     """
     if jax.default_backend() == 'gpu' and DETERMINISTIC not in os.environ.get('XLA_FLAGS', ''):
-        raise ConfigError(f'deterministic needs {DETERMINISTIC} in XLA_FLAGS before JAX starts, as the train command sets it')
+        raise ConfigError(f'deterministic needs {DETERMINISTIC} in XLA_FLAGS before JAX starts')
 
 
 def _installed(name: str) -> bool:

@@ -20,7 +20,7 @@ from resnet_jax.runtime.streams import tell_at_once
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
-_SAVED = b'Interrupted; the state is saved. The same command continues.\n'
+_SAVED = b'Interrupted; the state is saved. The next start continues.\n'
 _speaking = threading.Lock()  # whoever ends the process never releases it, so nothing is written after its line
 
 

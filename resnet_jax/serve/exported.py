@@ -45,7 +45,7 @@ def load(file: Path) -> tuple[Callable[[int], Run], tuple[int, int, int], int]:
     if len(images) != 4 or len(probabilities) != 2 or not all(isinstance(n, int) and n > 0 for n in (*shape, classes)):
         raise InputFileError(
             f'{file} goes from {list(images)} to {list(probabilities)}; expected uint8 images [batch, height, width, channels] '
-            'and probabilities [batch, classes], as the export command makes it'
+            'and probabilities [batch, classes], as an export makes it'
         )
     return compile_for, shape, classes
 

@@ -80,7 +80,7 @@ def load_network(path: str, name: str, sizes: Sequence[int], map_sizes: Sequence
             classifier = dataclasses.replace(Classifier.load(path, ema=ema), tta='none')
             network = _of_classifier(classifier, name, sizes, map_sizes)
         elif ema:
-            raise ConfigError(f'{path} is exported and has one set of parameters; expected it without --ema')
+            raise ConfigError(f'{path} is exported and has one set of parameters; expected ema=False')
         else:
             network = _of_exported(file, name, sizes)
         network.probabilities([(image,) for image in _noise(1, network.image_shape)])

@@ -124,7 +124,7 @@ def train_in_folder(
         if folder.primary and not (folder.path / 'report.html').exists():  # killed before the report was written
             write_run_report(folder.path)
         classifier = load_run(folder.path)
-    report_result(folder.path, result)
+    report_result(result)
     return TrainingResult(result, folder.read_metrics(), classifier)
 
 

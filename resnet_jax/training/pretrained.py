@@ -60,7 +60,8 @@ def check_exists(init_from: str) -> None:
     if not (Path(init_from).exists() or is_name(init_from) or is_repository(init_from)):
         raise InputFileError(
             f'init_from is {init_from!r}, and there is no such folder or file; expected a run folder, weights as .pth, .pt, '
-            '.th or .safetensors, or a name that `resnet-jax models --weights` lists'
+            '.th or .safetensors, or a name of published weights',
+            topic='weights',
         )
 
 

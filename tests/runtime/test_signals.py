@@ -130,7 +130,7 @@ with signals.StopSignal(5.0):  # as the commands have it
 def test_a_signal_in_a_callback_whose_exceptions_python_drops_ends_the_process():
     done = subprocess.run([sys.executable, '-c', DROPPED], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (143, ''), done.stderr
-    assert 'Traceback' not in done.stderr and done.stderr.rstrip().endswith('The same command continues.')
+    assert 'Traceback' not in done.stderr and done.stderr.rstrip().endswith('The next start continues.')
 
 
 def test_to_a_caller_of_the_library_it_comes_again():
