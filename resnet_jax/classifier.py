@@ -111,7 +111,7 @@ class Classifier:
     std: tuple[float, ...] | None
     dtype: np.dtype = dataclasses.field(default_factory=lambda: np.dtype(np.float32))
     tta: str = 'none'
-    resize: str = 'crop'
+    resize: str = TrainConfig.resize
     crop: float = 1.0
     interpolation: str = 'bicubic'
     origin: Origin = Origin('', {})
@@ -203,11 +203,8 @@ class Classifier:
                 mean=tuple(facts['mean']) if 'mean' in facts else None,
                 std=tuple(facts['std']) if 'std' in facts else None,
                 dtype=dtype,
-                tta=facts.get('tta', 'none'),
-                resize=facts.get('resize', 'crop'),
-                crop=facts.get('crop', 1.0),
-                interpolation=facts.get('interpolation', 'bicubic'),
                 origin=Origin(facts['model'], facts['model_kwargs'], text, dataset, licence=licence, file=str(path)),
+                **{name: facts[name] for name in ('tta', 'resize', 'crop', 'interpolation') if name in facts},
             )
         except ConfigError as error:
             raise InputFileError(f'{path} describes its weights wrongly: {error}') from None
@@ -346,7 +343,7 @@ class Classifier:
         """Like `logits_fn`, but returns probabilities."""
         return lambda variables, images: jax.nn.softmax(self.logits_fn(variables, images))
 
-    def logits(self, images: Images, batch_size: int = 1000) -> np.ndarray:
+    def logits(self, images: Images, batch_size: int = TrainConfig.eval_batch_size) -> np.ndarray:
         """Returns float32 logits `[n, num_classes]` of image files or uint8 images.
 
         Args:
@@ -358,16 +355,16 @@ class Classifier:
         """
         return self._compute(images, batch_size)[0]
 
-    def log_probabilities(self, images: Images, batch_size: int = 1000) -> np.ndarray:
+    def log_probabilities(self, images: Images, batch_size: int = TrainConfig.eval_batch_size) -> np.ndarray:
         """Returns float32 natural logarithms of the probabilities; otherwise like `logits`."""
         return self._compute(images, batch_size)[1]
 
-    def probabilities(self, images: Images, batch_size: int = 1000) -> np.ndarray:
+    def probabilities(self, images: Images, batch_size: int = TrainConfig.eval_batch_size) -> np.ndarray:
         """Returns float32 probabilities; otherwise like `logits`."""
         probabilities: np.ndarray = np.exp(self.log_probabilities(images, batch_size))
         return probabilities
 
-    def predict(self, images: Images, batch_size: int = 1000) -> list[Prediction]:
+    def predict(self, images: Images, batch_size: int = TrainConfig.eval_batch_size) -> list[Prediction]:
         """Classifies image files of any size, or uint8 images; otherwise like `logits`."""
         probabilities = self.probabilities(images, batch_size)
         best = probabilities.argmax(axis=1)

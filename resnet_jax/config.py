@@ -425,6 +425,12 @@ def fields() -> Iterator[dataclasses.Field[Any]]:
     yield from dataclasses.fields(TrainConfig)
 
 
+def choices(name: str) -> tuple[str, ...]:
+    """Returns the values that a field may have, of a field that has a list of them."""
+    found: Sequence[str] = next(field.metadata['check'].choices for field in fields() if field.name == name)
+    return tuple(found)
+
+
 def default_config() -> ConfigDict:
     """Returns a config with every field at its default, for a config file to change and return."""
     values = {field.name: getattr(TrainConfig(), field.name) for field in fields()}

@@ -28,7 +28,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax.significance': (),
     'resnet_jax.ops': ('ops',),
     'resnet_jax.models': ('ops', 'models'),
-    'resnet_jax.data': ('data',),
+    'resnet_jax.data': ('config', 'data'),
     'resnet_jax.weights': ('models', 'weights'),
     'resnet_jax.runs': ('config', 'plugins', 'runs'),
     'resnet_jax.network': ('plugins', 'config', 'models', 'data', 'runs'),

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_jax import data, plugins
 from resnet_jax.benchmark.hlo import step_kernels
-from resnet_jax.config import TrainConfig
+from resnet_jax.config import TrainConfig, choices
 from resnet_jax.data.augment import TTA
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluator import Evaluator
@@ -135,7 +135,7 @@ class Subject:
 
     def matrix_products(self, size: int, seconds: float) -> dict[str, float]:
         """Returns the best rate of a square matrix product, in multiply-adds per second, by dtype."""
-        return {name: self._matrix_product(size, seconds, name) for name in ('float32', 'bfloat16')}
+        return {name: self._matrix_product(size, seconds, name) for name in choices('dtype')}
 
     def _matrix_product(self, size: int, seconds: float, dtype: str) -> float:
         a = jnp.full((size, size), 1 / size, dtype)

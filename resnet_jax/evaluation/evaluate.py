@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from resnet_jax.classifier import Classifier
+from resnet_jax.config import TrainConfig
 from resnet_jax.data import Dataset
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.predictions import Predictions, check_same_examples, predict_split
@@ -21,7 +22,7 @@ def evaluate(
     classifier: Classifier,
     dataset: Dataset,
     *,
-    batch_size: int = 1000,
+    batch_size: int = TrainConfig.eval_batch_size,
     folder: str | Path | None = None,
     other: Predictions | None = None,
     other_name: str = '',

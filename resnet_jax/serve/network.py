@@ -10,6 +10,7 @@ import numpy as np
 from jax import export
 
 from resnet_jax.classifier import Classifier
+from resnet_jax.config import TrainConfig
 from resnet_jax.data.augment import normalize
 from resnet_jax.data.images import read_image
 from resnet_jax.errors import ConfigError, InputFileError
@@ -45,7 +46,7 @@ class Network:
     probabilities: Program
     maps: Program | None = None
     measured: confidence.Confidence | None = None
-    resize: str = 'crop'
+    resize: str = TrainConfig.resize
     crop: float = 1.0
     interpolation: str = 'bicubic'
     facts: Json = dataclasses.field(default_factory=dict)
