@@ -11,7 +11,6 @@ from jax import export
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.config import TrainConfig
-from resnet_jax.data.augment import normalize
 from resnet_jax.data.images import read_image
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.explanations import class_activation_maps, map_layers
@@ -106,15 +105,9 @@ def _of_exported(file: Path, name: str, sizes: Sequence[int]) -> Network:
 
 
 def _of_classifier(classifier: Classifier, name: str, sizes: Sequence[int], map_sizes: Sequence[int]) -> Network:
-    variables, shape = classifier.on_device, classifier.image_shape
-    mean, std = classifier.mean or (0.0,), classifier.std or (1.0,)
+    variables, shape = classifier.compiled.on_device, classifier.image_shape
     layer = _explained_layer(classifier)
     measured = confidence.of_run(classifier)
-
-    def maps(variables: Variables, images: jax.Array, classes: jax.Array) -> jax.Array:
-        assert layer is not None
-        inputs = normalize(images, mean, std, classifier.dtype)
-        return class_activation_maps(classifier.model, variables, inputs, classes, layer)
 
     def compile_probabilities(size: int) -> Run:
         images = _noise(size, shape)
@@ -124,6 +117,7 @@ def _of_classifier(classifier: Classifier, name: str, sizes: Sequence[int], map_
         return min(runs, key=lambda run: seconds_of(run, [images]))
 
     def compile_maps(size: int) -> Run:
+        maps = classifier.compiled.of_inputs(class_activation_maps, layer=layer)
         compiled = jax.jit(maps).lower(variables, _noise(size, shape), np.zeros(size, np.int32)).compile()
         return lambda images, classes: np.asarray(compiled(variables, images, classes))
 
@@ -152,7 +146,7 @@ def _compile_for_few(classifier: Classifier, images: np.ndarray) -> Run:
     Its C kernels are made for the batches of training. And where it holds the weights as constants, they are brought into the
     order that the matrix products need once, and not in each call, which takes longer than the products of a single image.
     """
-    variables = classifier.on_device
+    variables = classifier.compiled.on_device
     if sum(leaf.nbytes for leaf in jax.tree.leaves(variables)) > _FOLDED:
         exported_program = export.export(jax.jit(classifier.probabilities_fn))(variables, images)
         return _compile(jax.jit(exported_program.call), images, variables)

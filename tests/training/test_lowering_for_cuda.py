@@ -14,8 +14,8 @@ from configs import speedrun94, speedrun96
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import dataset_info
 from resnet_jax.evaluation.step import parallel_eval_steps
+from resnet_jax.forward import forward
 from resnet_jax.models import create_model
-from resnet_jax.network import forward
 from resnet_jax.ops.pooling import max_pool
 from resnet_jax.runtime.devices import device_positions
 from resnet_jax.training.experiment import create_experiment
