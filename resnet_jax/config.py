@@ -26,7 +26,7 @@ from resnet_jax.config_checks import (
     number,
     one_of,
 )
-from resnet_jax.errors import ConfigError, OtherConfigError, did_you_mean
+from resnet_jax.errors import ConfigError, did_you_mean
 from resnet_jax.typing import Json, JsonDict
 
 Changes = Literal['never', 'on_request', 'freely']
@@ -436,45 +436,3 @@ def default_config() -> ConfigDict:
     values = {field.name: getattr(TrainConfig(), field.name) for field in fields()}
     values['class_weights'] = FieldReference('', field_type=object)  # takes a tuple as well as a string
     return ConfigDict({name: ConfigDict(value) if isinstance(value, dict) else value for name, value in values.items()})
-
-
-def changed_fields(old: TrainConfig, new: TrainConfig, *kinds: Changes) -> dict[str, tuple[Any, Any]]:
-    """Returns {field: (old, new)} for the fields that differ and whose `changes` is one of `kinds`."""
-    pairs = {
-        field.name: (getattr(old, field.name), getattr(new, field.name))
-        for field in fields()
-        if field.metadata['changes'] in kinds
-    }
-    return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
-
-
-def describe_changes(changes: Mapping[str, Sequence[Any]]) -> str:
-    """Returns 'field: old -> new; ...'."""
-    return '; '.join(f'{name}: {old!r} -> {new!r}' for name, (old, new) in changes.items())
-
-
-def check_continues(
-    old: TrainConfig, new: TrainConfig, where: str, *, extend: bool = False, allow_changes: bool = False
-) -> None:
-    """Checks that a run with the config `old` may continue with `new`.
-
-    Args:
-      where: the run folder or checkpoint, for the message.
-      extend: `num_epochs` may grow.
-      allow_changes: fields that change 'on_request' may differ.
-
-    Raises:
-      OtherConfigError: it may not; names the fields that differ.
-    """
-    never, asked = changed_fields(old, new, 'never'), changed_fields(old, new, 'on_request')
-    longer = old.num_epochs < new.num_epochs
-    if longer and extend:
-        never.pop('num_epochs')
-    if allow_changes:
-        asked = {}
-    if not never and not asked:
-        return
-    arguments = []
-    if never.keys() <= {'num_epochs'} and longer | (not never):
-        arguments = [*(['extend'] if never else []), *(['allow_changes'] if asked else [])]
-    raise OtherConfigError(f'{where} holds a run of another config ({describe_changes({**never, **asked})})', arguments)

@@ -10,12 +10,10 @@ from ml_collections import ConfigDict
 
 from resnet_jax.config import (
     TrainConfig,
-    changed_fields,
-    check_continues,
     default_config,
-    describe_changes,
     fields,
 )
+from resnet_jax.config_changes import changed_fields, check_continues, describe_changes
 from resnet_jax.errors import ConfigError
 
 FIELDS = {field.name: field for field in fields()}

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from resnet_jax.config import describe_changes
+from resnet_jax.config_changes import describe_changes
 from resnet_jax.typing import JsonDict, Row
 
 _LARGEST_STEP = 2**31 - 1

@@ -6,7 +6,7 @@ import logging
 import jax
 
 from resnet_jax import plugins
-from resnet_jax.config import changed_fields, check_continues
+from resnet_jax.config_changes import changed_fields, check_continues
 from resnet_jax.data import Dataset
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs import checkpoint
