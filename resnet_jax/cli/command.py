@@ -90,7 +90,7 @@ def load_config(values: Flags) -> tuple[str, ConfigDict]:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise _config_error(str(path), reason[-1] if reason else repr(error)) from None
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f'{path}: get_config() returned {type(config).__name__}, expected an ml_collections.ConfigDict')
+        raise config_file.not_a_config(path, type(config).__name__)
     return path.stem, config
 
 
@@ -188,8 +188,9 @@ def help_text(command: ModuleType, name: str) -> str:
 
 def _config_error(path: str, reason: str) -> ConfigError:
     """The error for a config file that failed, in plainer words than those of ml_collections where it is a common one."""
+    if match := re.fullmatch(r".*'(\w+)' object has no attribute 'lock'.*", reason, re.DOTALL):
+        return config_file.not_a_config(path, match[1])
     plain = {
-        r".*'(\w+)' object has no attribute 'lock'.*": r'get_config() returned \1, expected an ml_collections.ConfigDict',
         r'.*get_config\(\) takes 0 positional arguments.*': 'get_config() takes no argument, expected nothing after the colon',
         r".*get_config\(\) missing .* argument: '(\w+)'": r'get_config() needs an argument, expected --config=FILE:\1',
         r".*Could not override field '(\w+)'.*\. (.*) is of original type <class '(.*)'> and cannot be casted to type "

@@ -1,6 +1,5 @@
 """Downloads a copy of a data set: from the first server that is fast enough, resumed, verified, and never half in its place."""
 
-import hashlib
 import logging
 import os
 import queue
@@ -17,6 +16,7 @@ from resnet_jax.data.messages import writing
 from resnet_jax.data.sources import Copy, File, Source
 from resnet_jax.errors import InputFileError
 from resnet_jax.runtime import download as transfer
+from resnet_jax.runtime.files import sha256_of
 
 logger = logging.getLogger(__name__)
 SLOW = 400_000  # bytes per second; a server below it is left while there are others
@@ -125,7 +125,7 @@ class _Servers:
 
     def fetch(self, file: File, path: Path) -> bool:
         """Brings a file to `path`, from one server after the other; returns whether one had it."""
-        if path.exists() and _digest(path) == file.sha256:
+        if path.exists() and sha256_of(path) == file.sha256:
             return True
         part = path.with_name(f'{path.name}.part')
         for url in sorted(file.urls, key=lambda url: -self.rates.get(url, 0.0)):
@@ -143,7 +143,7 @@ class _Servers:
                             title=f'Downloading {file.name} from {_host(url)}',
                             slow=0.0 if self.patient else SLOW,
                         )
-                    if (digest := _digest(part)) == file.sha256:
+                    if (digest := sha256_of(part)) == file.sha256:
                         part.replace(path)
                         return True
                     part.unlink()
@@ -177,11 +177,6 @@ class _Servers:
     def _note(self, url: str, reason: str) -> None:
         self._failed[url] += 1
         self.reasons[url] = reason + (f'; {transfer.ATTEMPTS} attempts' if self._failed[url] == transfer.ATTEMPTS else '')
-
-
-def _digest(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _of_endpoint(url: str) -> str:

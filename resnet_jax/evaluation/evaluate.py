@@ -8,9 +8,10 @@ from resnet_jax.config import TrainConfig
 from resnet_jax.data import Dataset
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.predictions import Predictions, check_same_examples, predict_split
-from resnet_jax.evaluation.record import write_json, write_record
+from resnet_jax.evaluation.record import write_record
 from resnet_jax.evaluation.robustness import evaluate_corruptions
 from resnet_jax.report.optional import optional
+from resnet_jax.runtime.files import write_json
 from resnet_jax.runtime.untrusted import check_owned_files
 from resnet_jax.significance import compare_answers
 from resnet_jax.typing import JsonDict

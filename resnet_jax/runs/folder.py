@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import json
 import logging
 import logging.handlers
 import os
@@ -22,7 +21,7 @@ from resnet_jax.runs import checkpoint
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runs.rows import METRICS, RowFiles, read_rows
 from resnet_jax.runs.tensorboard import EventFiles
-from resnet_jax.runtime.files import delete_unfinished, write_atomically
+from resnet_jax.runtime.files import delete_unfinished, write_json
 from resnet_jax.runtime.untrusted import check_owned_files, parse_json, printable, read_text
 from resnet_jax.typing import Json, JsonDict, Row
 
@@ -210,10 +209,7 @@ class RunFolder:
     def write_json(self, name: str, value: object) -> None:
         """Writes a JSON file atomically."""
         with self._writing():
-            self._replace(name, json.dumps(value, indent=1) + '\n')
-
-    def _replace(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, text, durable=True)
+            write_json(self.path / name, value, durable=True)
 
     def write_metrics(self, rows: Sequence[Json], **timing: float) -> None:
         """Appends rows to metrics.jsonl, and with `timing` to TensorBoard; if that fails, warns and keeps them for `flush`.
