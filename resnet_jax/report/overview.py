@@ -142,6 +142,7 @@ def _wilson(result: Json) -> str:
 
 
 def summary(runs: Runs) -> Section:
+    """Returns the section that compares the runs in a table."""
     header = ['run', 'test accuracy', '95 % interval', 'model', 'parameters', 'multiply-adds', 'memory', 'epoch', 'time']
     caption = (
         'The interval (Wilson) is what the choice of test images leaves open about each trained network. What another seed '
@@ -213,6 +214,7 @@ def agreement(runs: Runs) -> Section | None:
 
 
 def configs(runs: Runs) -> Section:
+    """Returns the section on the fields of the configs."""
     same, differing = [], []
     for field in dict.fromkeys(itertools.chain.from_iterable(run.config for run in runs)):
         values = [str(run.config.get(field, '-')) for run in runs]
@@ -234,6 +236,7 @@ def configs(runs: Runs) -> Section:
 
 
 def environments(runs: Runs) -> Section:
+    """Returns the section on versions and hardware."""
     machines: dict[str, list[str]] = {}
     for run in runs:
         facts = dict(run.environment)

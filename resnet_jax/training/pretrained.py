@@ -102,6 +102,7 @@ def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> We
 
 
 def of_classifier(classifier: Classifier, config: TrainConfig) -> Weights:
+    """Returns a classifier as the weights that a run starts from, with the SHA-256 of its file or else of its arrays."""
     arrays, origin = flatten(classifier.variables), classifier.origin
     file = Path(origin.path, 'checkpoints', str(origin.step)) if origin.step is not None else Path(origin.path)
     if origin.config and (file / SUMS).is_file():
