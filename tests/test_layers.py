@@ -30,7 +30,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax.ops': ('ops',),
     'resnet_jax.models': ('ops', 'models'),
     'resnet_jax.data': ('config', 'data'),
-    'resnet_jax.weights': ('data', 'models', 'weights'),
+    'resnet_jax.weights': ('config', 'data', 'models', 'weights'),
     'resnet_jax.runs': ('config', 'config_changes', 'plugins', 'runs'),
     'resnet_jax.network': ('plugins', 'config', 'models', 'data', 'runs'),
     'resnet_jax.forward': ('data', 'models'),
