@@ -9,39 +9,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-import resnet_jax
 from resnet_jax.config import RESIZE, TrainConfig
-from resnet_jax.data.augment import TTA, normalize
-from resnet_jax.data.class_names import class_names
+from resnet_jax.data.augment import TTA
 from resnet_jax.data.images import INTERPOLATIONS, read_image
 from resnet_jax.data.normalization import find_normalization
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.data.split import ImagesOnDemand
 from resnet_jax.errors import ConfigError, InputFileError
-from resnet_jax.models import features
+from resnet_jax.forward import CompiledForward
 from resnet_jax.models.checks import check_choice
 from resnet_jax.models.ensemble import Ensemble
-from resnet_jax.network import forward, model_kwargs, restore_network
-from resnet_jax.runtime.devices import options_for_init
+from resnet_jax.network import model_kwargs, restore_network
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.typing import Json, JsonDict, Variables
-from resnet_jax.weights import load_variables, save_safetensors, save_torch
-from resnet_jax.weights.hub import FILE, fetch, fetch_repository, is_repository
-from resnet_jax.weights.names import flatten, unflatten
-from resnet_jax.weights.parts import head_names
-from resnet_jax.weights.published import find_weights, is_name
-from resnet_jax.weights.transfer import convert_channels, transfer
+from resnet_jax.weights import save_safetensors, save_torch
+from resnet_jax.weights.find import SUFFIXES, is_run, load_weights
+from resnet_jax.weights.transfer import convert_channels, with_new_head
 
 if TYPE_CHECKING:
     from resnet_jax.data import Dataset
     from resnet_jax.training.api import TrainingResult
 
 Images = Sequence[str | Path] | np.ndarray | jax.Array | ImagesOnDemand
-
-_WEIGHTS = ('.safetensors', '.pth', '.pt', '.th')
 
 
 class Prediction(NamedTuple):
@@ -112,7 +103,7 @@ class Classifier:
     std: tuple[float, ...] | None
     dtype: np.dtype = dataclasses.field(default_factory=lambda: np.dtype(np.float32))
     tta: str = 'none'
-    resize: str = 'crop'
+    resize: str = TrainConfig.resize
     crop: float = 1.0
     interpolation: str = 'bicubic'
     origin: Origin = Origin('', {})
@@ -171,26 +162,14 @@ class Classifier:
           ConfigError: an argument is unknown or does not fit the file, or no weights have this name.
           ResourceError: the cache for downloaded weights cannot be written.
         """
-        published: JsonDict = {}
-        text, path = str(path), Path(path)
-        if is_repository(text):
-            path = fetch_repository(text)
-        elif is_name(text) and not path.exists():
-            entry = find_weights(text)
-            model, model_kwargs = entry.checked(model), {**entry.model_kwargs, **model_kwargs}
-            image_shape, num_classes = image_shape or entry.image_shape, num_classes or entry.num_classes
-            path, published = fetch(entry), {**entry.preprocessing, 'class_names': class_names(entry.dataset)}
-        elif (path / FILE).is_file() and not (path / 'checkpoints').is_dir():
-            path /= FILE
-        elif path.is_dir() or (path.suffix not in _WEIGHTS and not path.exists()):
+        if is_run(str(path)):
             if model or image_shape or num_classes or normalization or model_kwargs:
                 raise ConfigError(f'{path} is a run folder, which knows its model; expected no other argument than ema')
             return load_run(path, ema=ema)
         given = find_normalization(normalization) if normalization else None
-        built, variables, facts = load_variables(
-            path, model, image_shape=image_shape, num_classes=num_classes, ema=ema, **model_kwargs
+        file, built, variables, facts = load_weights(
+            str(path), model, image_shape=image_shape, num_classes=num_classes, ema=ema, **model_kwargs
         )
-        facts |= published
         dtype = np.dtype(facts.get('dtype', 'float32'))
         names = facts.get('class_names') or map(str, range(facts['num_classes']))
         height, width, channels = facts['image_shape']
@@ -204,14 +183,11 @@ class Classifier:
                 mean=tuple(facts['mean']) if 'mean' in facts else None,
                 std=tuple(facts['std']) if 'std' in facts else None,
                 dtype=dtype,
-                tta=facts.get('tta', 'none'),
-                resize=facts.get('resize', 'crop'),
-                crop=facts.get('crop', 1.0),
-                interpolation=facts.get('interpolation', 'bicubic'),
-                origin=Origin(facts['model'], facts['model_kwargs'], text, dataset, licence=licence, file=str(path)),
+                origin=Origin(facts['model'], facts['model_kwargs'], str(path), dataset, licence=licence, file=str(file)),
+                **{name: facts[name] for name in ('tta', 'resize', 'crop', 'interpolation') if name in facts},
             )
         except ConfigError as error:
-            raise InputFileError(f'{path} describes its weights wrongly: {error}') from None
+            raise InputFileError(f'{file} describes its weights wrongly: {error}') from None
         return dataclasses.replace(classifier, mean=given[0], std=given[1]) if given else classifier
 
     @classmethod
@@ -248,8 +224,10 @@ class Classifier:
         Returns:
           The result of the run; its `classifier` is the new network.
         """
-        # Training is a layer above this one, which the package's root knows.
-        return resnet_jax.finetune(self, dataset, workdir, **options)
+        # The one import of a layer above, in the method that cannot be without it; tests/test_layers.py allows no other.
+        from resnet_jax.training.loop import finetune
+
+        return finetune(self, dataset, workdir, **options)
 
     @our_settings()
     def with_classes(
@@ -274,16 +252,11 @@ class Classifier:
             raise ConfigError(f'{type(self.model).__name__} has no attribute num_classes; expected a model with one')
         shape = image_shape or self.image_shape
         model = self.model.clone(num_classes=len(class_names))
-        head = head_names(model, shape)
-        key = jax.random.key(seed)
-        init = jax.jit(functools.partial(model.init, train=False), compiler_options=options_for_init(key))
-        arrays = flatten(init(key, jnp.zeros((1, *shape))))
-        moved = transfer(flatten(self.variables), model, shape, wanted=arrays.keys() - head, source='the network')
         mean, std = (values and convert_channels(values, shape[-1]) for values in (self.mean, self.std))
         return dataclasses.replace(
             self,
             model=model,
-            variables=unflatten({**arrays, **moved.arrays}),
+            variables=with_new_head(self.variables, model, shape, seed),
             image_shape=shape,
             class_names=tuple(class_names),
             mean=mean,
@@ -303,8 +276,8 @@ class Classifier:
           ResourceError: the file cannot be written.
         """
         suffix = Path(path).suffix
-        if suffix not in _WEIGHTS:
-            raise ConfigError(f'unknown format of {str(path)!r}; expected a name that ends with {", ".join(_WEIGHTS)}')
+        if suffix not in SUFFIXES:
+            raise ConfigError(f'unknown format of {str(path)!r}; expected a name that ends with {", ".join(SUFFIXES)}')
         if suffix == '.safetensors':
             save_safetensors(path, self.variables, self.describe())
         else:
@@ -334,18 +307,22 @@ class Classifier:
             **({'interpolation': self.interpolation} if self.interpolation != 'bicubic' else {}),
         }
 
+    @functools.cached_property
+    def compiled(self) -> CompiledForward:
+        """The forward pass that the methods below share, compiled as they are used."""
+        return CompiledForward(self.model, self.variables, self.mean, self.std, self.dtype, self.tta)
+
     @property
     def logits_fn(self) -> Callable[[Variables, jax.Array], jax.Array]:
         """The traceable function from variables and uint8 images `[n, height, width, channels]` to float32 logits."""
-        mean, std = self.mean or (0.0,), self.std or (1.0,)
-        return functools.partial(forward, model=self.model, mean=mean, std=std, dtype=self.dtype, tta=self.tta)
+        return self.compiled.logits_fn
 
     @property
     def probabilities_fn(self) -> Callable[[Variables, jax.Array], jax.Array]:
         """Like `logits_fn`, but returns probabilities."""
-        return lambda variables, images: jax.nn.softmax(self.logits_fn(variables, images))
+        return self.compiled.probabilities_fn
 
-    def logits(self, images: Images, batch_size: int = 1000) -> np.ndarray:
+    def logits(self, images: Images, batch_size: int = TrainConfig.eval_batch_size) -> np.ndarray:
         """Returns float32 logits `[n, num_classes]` of image files or uint8 images.
 
         Args:
@@ -357,16 +334,16 @@ class Classifier:
         """
         return self._compute(images, batch_size)[0]
 
-    def log_probabilities(self, images: Images, batch_size: int = 1000) -> np.ndarray:
+    def log_probabilities(self, images: Images, batch_size: int = TrainConfig.eval_batch_size) -> np.ndarray:
         """Returns float32 natural logarithms of the probabilities; otherwise like `logits`."""
         return self._compute(images, batch_size)[1]
 
-    def probabilities(self, images: Images, batch_size: int = 1000) -> np.ndarray:
+    def probabilities(self, images: Images, batch_size: int = TrainConfig.eval_batch_size) -> np.ndarray:
         """Returns float32 probabilities; otherwise like `logits`."""
         probabilities: np.ndarray = np.exp(self.log_probabilities(images, batch_size))
         return probabilities
 
-    def predict(self, images: Images, batch_size: int = 1000) -> list[Prediction]:
+    def predict(self, images: Images, batch_size: int = TrainConfig.eval_batch_size) -> list[Prediction]:
         """Classifies image files of any size, or uint8 images; otherwise like `logits`."""
         probabilities = self.probabilities(images, batch_size)
         best = probabilities.argmax(axis=1)
@@ -375,7 +352,7 @@ class Classifier:
     @our_settings()
     def features(self, images: Images) -> dict[str, jax.Array]:
         """Returns the network's intermediate outputs, without `tta` and in a single batch: see `models.features`."""
-        return self._compiled_features(self.on_device, self.read_all(images)[:])
+        return self.compiled.features(self.read_all(images)[:])
 
     def read(self, path: str | Path) -> np.ndarray:
         """Returns an image file as the network takes it, uint8 `[height, width, channels]`: see `data.images.read_image`."""
@@ -398,52 +375,19 @@ class Classifier:
 
     @our_settings()
     def _compute(self, images: Images, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns logits and their log-softmax; all batches have the same size, and the last one is padded."""
-        array = self.read_all(images)
-        size, results = max(1, min(batch_size, len(array))), [(np.zeros((0, len(self.class_names)), np.float32),) * 2]
-        for start in range(0, len(array), size):
-            batch = array[start : start + size]
-            padded = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
-            logits, log_probabilities = self._compiled(self.on_device, padded)
-            results.append((np.asarray(logits)[: len(batch)], np.asarray(log_probabilities)[: len(batch)]))
-        if not all(np.isfinite(logits).all() for logits, _ in results):
+        """Returns logits and their log-softmax."""
+        logits, log_probabilities = self.compiled.logits(self.read_all(images), batch_size)
+        if not np.isfinite(logits).all():
             raise InputFileError(
                 f'the logits of {self.origin.path or "the network"} are not finite: its weights are damaged; use others'
             )
-        first, second = zip(*results, strict=True)
-        return np.concatenate(first), np.concatenate(second)
-
-    @functools.cached_property
-    def on_device(self) -> Variables:
-        """The variables on the default device."""
-        # After training the variables are on all devices; only the default device computes.
-        variables: Variables = jax.device_put(jax.device_get(self.variables))
-        return variables
-
-    @functools.cached_property
-    def _compiled(self) -> Callable[[Variables, np.ndarray], tuple[jax.Array, jax.Array]]:
-        # The variables are an argument: closed over, they would be constants of the compiled program.
-        @jax.jit
-        def compute(variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits = self.logits_fn(variables, images)
-            return logits, jax.nn.log_softmax(logits)
-
-        return compute
-
-    @functools.cached_property
-    def _compiled_features(self) -> Callable[[Variables, np.ndarray], dict[str, jax.Array]]:
-        @jax.jit
-        def compute(variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
-            inputs = normalize(images, self.mean or (0.0,), self.std or (1.0,), self.dtype)
-            return features(self.model, variables, inputs)
-
-        return compute
+        return logits, log_probabilities
 
 
 def load_run(workdir: str | Path, *, ema: bool = False) -> Classifier:
     """Loads the classifier of a run folder only; otherwise like `Classifier.load`."""
-    run = restore_network(workdir, ema=ema)
-    return create_classifier(run.config, run.model, run.variables, run.dataset, run.step, str(workdir), ema=ema)
+    metadata, step, model, variables = restore_network(workdir, ema=ema)
+    return create_classifier(metadata.config, model, variables, metadata.dataset, step, str(workdir), ema=ema)
 
 
 def create_classifier(

@@ -425,51 +425,14 @@ def fields() -> Iterator[dataclasses.Field[object]]:
     yield from dataclasses.fields(TrainConfig)
 
 
+def choices(name: str) -> tuple[str, ...]:
+    """Returns the values that a field may have, of a field that has a list of them."""
+    found: Sequence[str] = next(field.metadata['check'].choices for field in fields() if field.name == name)
+    return tuple(found)
+
+
 def default_config() -> ConfigDict:
     """Returns a config with every field at its default, for a config file to change and return."""
     values = {field.name: getattr(TrainConfig(), field.name) for field in fields()}
     values['class_weights'] = FieldReference('', field_type=object)  # takes a tuple as well as a string
     return ConfigDict({name: ConfigDict(value) if isinstance(value, dict) else value for name, value in values.items()})
-
-
-def changed_fields(old: TrainConfig, new: TrainConfig, *kinds: Changes) -> dict[str, tuple[object, object]]:
-    """Returns {field: (old, new)} for the fields that differ and whose `changes` is one of `kinds`."""
-    pairs = {
-        field.name: (getattr(old, field.name), getattr(new, field.name))
-        for field in fields()
-        if field.metadata['changes'] in kinds
-    }
-    return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
-
-
-def describe_changes(changes: Mapping[str, Sequence[object]]) -> str:
-    """Returns 'field: old -> new; ...'."""
-    return '; '.join(f'{name}: {old!r} -> {new!r}' for name, (old, new) in changes.items())
-
-
-def check_continues(
-    old: TrainConfig, new: TrainConfig, where: str, *, extend: bool = False, allow_changes: bool = False
-) -> None:
-    """Checks that a run with the config `old` may continue with `new`.
-
-    Args:
-      where: the run folder or checkpoint, for the message.
-      extend: `num_epochs` may grow.
-      allow_changes: fields that change 'on_request' may differ.
-
-    Raises:
-      ConfigError: it may not; names the fields that differ.
-    """
-    never, asked = changed_fields(old, new, 'never'), changed_fields(old, new, 'on_request')
-    longer = old.num_epochs < new.num_epochs
-    if longer and extend:
-        never.pop('num_epochs')
-    if allow_changes:
-        asked = {}
-    if not never and not asked:
-        return
-    remedy = 'choose another run folder'
-    if never.keys() <= {'num_epochs'} and longer | (not never):
-        options = [*(['extend'] if never else []), *(['allow_changes'] if asked else [])]
-        remedy = f'continue with {" and ".join(options)}, or choose another run folder'
-    raise ConfigError(f'{where} holds a run of another config ({describe_changes({**never, **asked})}); {remedy}, or delete it')

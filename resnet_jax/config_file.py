@@ -69,5 +69,10 @@ def load_config(name: str) -> ConfigDict:
     path = find(name)
     config = load(path, 'get_config')
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f'{path}: get_config() returned {type(config).__name__}, expected an ml_collections.ConfigDict')
+        raise not_a_config(path, type(config).__name__)
     return config
+
+
+def not_a_config(path: str | Path, kind: str) -> ConfigError:
+    """Returns the error for a file whose get_config() returned something else, of the class `kind`."""
+    return ConfigError(f'{path}: get_config() returned {kind}, expected an ml_collections.ConfigDict; correct the file')

@@ -26,9 +26,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class UserError(Exception):
-    """An error whose one-line message says what is wrong, what was expected and what to do."""
+    """An error whose one-line message says what is wrong, what was expected and what to do.
+
+    Args:
+      topic: 'weights' or 'broken_images', of which a command that fails adds what other command lists them.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, topic: str = ''):
+        super().__init__(message)
+        self.topic = topic
 
 
 class ConfigError(UserError, ValueError):
@@ -43,6 +51,20 @@ class MissingModulesError(ConfigError):
     def __init__(self, message: str, modules: Sequence[str]):
         super().__init__(message)
         self.modules = tuple(modules)
+
+
+class OtherConfigError(ConfigError):
+    """A run of another config may go on with these arguments of `train_and_evaluate`; without any, it may not."""
+
+    def __init__(self, problem: str, arguments: Sequence[str]):
+        self.problem, self.arguments = problem, tuple(arguments)
+        super().__init__(self.message())
+
+    def message(self, prefix: str = '') -> str:
+        """Returns the message, with `prefix` before the names of the arguments."""
+        names = ' and '.join(prefix + name for name in self.arguments)
+        remedy = f'continue with {names}, or choose' if names else 'choose'
+        return f'{self.problem}; {remedy} another run folder, or delete it'
 
 
 class InputFileError(UserError):

@@ -1,9 +1,8 @@
-"""The network of a config or of a run folder: its module, its parameters, and how it computes logits from images."""
+"""The network of a config or of a run folder: its module and its parameters."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,48 +10,16 @@ import jax.numpy as jnp
 
 from resnet_jax import plugins
 from resnet_jax.config import TrainConfig
-from resnet_jax.data.augment import normalize, tta_logits
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import verify
-from resnet_jax.runs.metadata import read_metadata
+from resnet_jax.runs.metadata import Metadata, read_metadata
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.runtime.jax_settings import our_settings
-from resnet_jax.typing import Json, JsonDict, Variables
+from resnet_jax.typing import JsonDict, Variables
 
 LARGEST_FOR_CIFAR_STEM = 64  # height or width in pixels
-
-
-class RestoredNetwork(NamedTuple):
-    """The network of a run.
-
-    Attributes:
-      variables: {'params', 'batch_stats'} of a checkpoint.
-      dataset: what it was trained on, as `Dataset.describe` returns it.
-      step: number of training steps.
-    """
-
-    config: TrainConfig
-    model: nn.Module
-    variables: Variables
-    dataset: Json
-    step: int
-
-
-def forward(
-    variables: Variables,
-    images: jax.Array,
-    *,
-    model: nn.Module,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: Any,
-    tta: str = 'none',
-) -> jax.Array:
-    """Returns float32 logits `[n, num_classes]` of uint8 images `[n, height, width, channels]`, averaged over `tta`'s views."""
-    apply: Callable[[jax.Array], Any] = functools.partial(model.apply, variables, train=False)
-    return tta_logits(apply, normalize(images, mean, std, dtype), tta)
 
 
 def model_kwargs(config: TrainConfig, image_shape: Sequence[int], prefix: str = '') -> JsonDict:
@@ -90,11 +57,14 @@ def build_model(config: TrainConfig, num_classes: int, image_shape: Sequence[int
 
 
 @our_settings()
-def restore_network(workdir: str | Path, *, ema: bool = False) -> RestoredNetwork:
+def restore_network(workdir: str | Path, *, ema: bool = False) -> tuple[Metadata, int, nn.Module, Variables]:
     """Restores the network of a run folder from its last checkpoint, or the best on validation if it held out a split.
 
     Args:
       ema: its averaged parameters.
+
+    Returns:
+      The metadata of the last checkpoint, the step of the network, the network and its {'params', 'batch_stats'}.
 
     Raises:
       InputFileError: there is no run, it has no checkpoint, or the one wanted is damaged.
@@ -132,4 +102,4 @@ def restore_network(workdir: str | Path, *, ema: bool = False) -> RestoredNetwor
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     wanted = {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}
     variables = checkpoint.restore(path, {'ema': wanted} if ema else wanted)
-    return RestoredNetwork(config, model, variables['ema'] if ema else variables, dataset, int(path.name))
+    return metadata, int(path.name), model, variables['ema'] if ema else variables

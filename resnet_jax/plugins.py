@@ -8,7 +8,6 @@ from importlib import metadata
 from pathlib import Path
 
 from resnet_jax.errors import ConfigError, MissingModulesError
-from resnet_jax.runtime.untrusted import parse_json, read_text
 
 imported: list[str] = []  # names in order of import; a run records them
 
@@ -28,16 +27,6 @@ def check_imported(names: Sequence[str], where: str, reason: Exception) -> None:
     missing = [name for name in names if name not in imported and re.fullmatch(r'[\w.-]+', name)]
     if missing:
         raise MissingModulesError(f'the run in {where} needs modules that are not imported ({reason})', missing)
-
-
-def modules_of_run(workdir: str | Path) -> list[str]:
-    """Returns the modules that were imported when a run started, from its environment.json; [] if it names none."""
-    try:
-        environment = parse_json(read_text(Path(workdir, 'environment.json')))
-    except (OSError, ValueError):
-        return []
-    names = environment.get('imports') if isinstance(environment, dict) else None
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def import_flags() -> list[str]:

@@ -36,17 +36,17 @@ class Interval:
     kind: str
 
 
-def t_quantile(degrees: int, confidence: float = 0.95) -> float:
-    """Returns t with P(|T| < t) = confidence, for Student's T with `degrees` degrees of freedom.
+def t_quantile(degrees: int) -> float:
+    """Returns t with P(|T| < t) = 0.95, for Student's T with `degrees` degrees of freedom.
 
     Raises:
-      ValueError: degrees is below 1 or confidence not between 0 and 1.
+      ValueError: degrees is below 1.
     """
-    if degrees < 1 or not 0 < confidence < 1:
-        raise ValueError(f'{degrees} degrees of freedom and confidence {confidence}; expected at least 1, and between 0 and 1')
+    if degrees < 1:
+        raise ValueError(f'{degrees} degrees of freedom; expected at least 1')
     from scipy import special
 
-    return float(special.stdtrit(degrees, (1 + confidence) / 2))
+    return float(special.stdtrit(degrees, 0.975))
 
 
 def mean_interval(values: Sequence[float], least_sd: float = 0.0) -> Interval:
@@ -146,7 +146,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(stats.binomtest(only_first, n).pvalue) if n else 1.0
 
 
-def bootstrap_difference(first: np.ndarray, second: np.ndarray, samples: int = 10_000, seed: int = 0) -> Interval:
+def bootstrap_difference(first: np.ndarray, second: np.ndarray) -> Interval:
     """Returns the 95 % bootstrap percentile interval of the difference of two accuracies on the same examples.
 
     The counts of the differences +1, 0 and -1 in a resample are multinomial, so they are drawn directly: the same
@@ -165,7 +165,7 @@ def bootstrap_difference(first: np.ndarray, second: np.ndarray, samples: int = 1
         raise ValueError(f'answers to {first.shape} and {second.shape} examples; expected as many, and at least one')
     n = len(first)
     won, lost = int((first & ~second).sum()), int((~first & second).sum())
-    drawn = np.random.default_rng(seed).multinomial(n, [won / n, lost / n, (n - won - lost) / n], samples)
+    drawn = np.random.default_rng(0).multinomial(n, [won / n, lost / n, (n - won - lost) / n], 10_000)
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, [0.025, 0.975])
     return Interval((won - lost) / n, float(low), float(high), None, n, 'bootstrap')
 

@@ -1,6 +1,7 @@
-import inspect
+import ast
 import json
 import typing
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +10,14 @@ from ml_collections import ConfigDict
 
 from resnet_jax.config import (
     TrainConfig,
-    changed_fields,
-    check_continues,
     default_config,
-    describe_changes,
     fields,
 )
+from resnet_jax.config_changes import changed_fields, check_continues, describe_changes
 from resnet_jax.errors import ConfigError
 
 FIELDS = {field.name: field for field in fields()}
+PACKAGE = Path(__file__).parent.parent / 'resnet_jax'
 
 
 def changed(**values):
@@ -44,23 +44,45 @@ def test_every_field_says_what_it_means_and_has_a_type():
     assert next(iter(FIELDS.values())).metadata['section']
 
 
-def test_no_default_stands_twice():
-    """Functions that take a field under its own name have no default of their own that differs from the config's."""
-    from resnet_jax.data.augment import augment
-    from resnet_jax.training.loading import load_batch
-    from resnet_jax.training.optimizer import create_optimizer, create_schedule
+def defaults(node):
+    """Yields (name, default, line) of the parameters of a function and the fields of a class."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        given = node.args
+        places = [*given.posonlyargs, *given.args]
+        pairs = [*zip(places[len(places) - len(given.defaults) :], given.defaults, strict=True)]
+        for parameter, default in [*pairs, *zip(given.kwonlyargs, given.kw_defaults, strict=True)]:
+            yield parameter.arg, default
+    elif isinstance(node, ast.ClassDef):
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                yield field.target.id, field.value
 
-    off = {
-        'dtype': jnp.float32,
-        'crop_padding': 0,
-        'flip': False,
-        'weight_decay': 0.0,
-        'nesterov': False,
-    }  # without it, nothing is done
-    for function in (augment, create_optimizer, create_schedule, load_batch):
-        for name, parameter in inspect.signature(function).parameters.items():
-            if name in FIELDS and parameter.default is not parameter.empty:
-                assert parameter.default in (getattr(TrainConfig(), name), off.get(name)), f'{function.__name__}({name})'
+
+# Of the name of a field, and something else: images that are explained at once, images that a table of layers is for.
+OTHERS = {('explanations.py', 'batch_size'), ('introspection.py', 'image_size')}
+OFF = (None, False, 0, 1.0, '', 'none', ())  # with such a value nothing is done, or nothing is known
+
+
+@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_default_stands_twice(path):
+    """A parameter or field with the name of a field of the config has that field's default by reference, or none, or is off."""
+    if path.name == 'config.py':
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        for name, default in defaults(node):
+            if name in FIELDS and (path.name, name) not in OTHERS and isinstance(default, ast.Constant | ast.Tuple):
+                assert ast.literal_eval(default) in OFF, f'line {default.lineno}: {name} = {ast.unparse(default)}'
+
+
+def test_no_list_of_choices_stands_twice():
+    """In a list, tuple or set; a table has them as keys."""
+    lists = {
+        frozenset(field.metadata['check'].choices) for field in FIELDS.values() if len(field.metadata['check'].choices) > 1
+    }
+    for path in PACKAGE.rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())) if path.name != 'config.py' else ():
+            if isinstance(node, ast.List | ast.Tuple | ast.Set) and all(isinstance(item, ast.Constant) for item in node.elts):
+                assert frozenset(item.value for item in node.elts) not in lists, f'{path}, line {node.lineno}'
 
 
 def test_the_result_is_what_json_reads_back():

@@ -3,6 +3,7 @@
 import ast
 import functools
 import gc
+import re
 from pathlib import Path
 
 import pytest
@@ -18,25 +19,38 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax': (),
     'resnet_jax.errors': (),
     'resnet_jax.typing': (),
-    'resnet_jax.runtime': ('plugins', 'runtime'),
+    'resnet_jax.runtime': ('runtime',),
     'resnet_jax.plugins': (),
     'resnet_jax.config': ('config_checks',),
     'resnet_jax.config_checks': (),
+    'resnet_jax.config_changes': ('config',),
     'resnet_jax.config_file': (),
     'resnet_jax.configs': ('config', 'configs', 'data', 'study'),
     'resnet_jax.significance': (),
     'resnet_jax.ops': ('ops',),
     'resnet_jax.models': ('ops', 'models'),
-    'resnet_jax.data': ('data',),
-    'resnet_jax.weights': ('models', 'weights'),
-    'resnet_jax.runs': ('config', 'plugins', 'runs'),
+    'resnet_jax.data': ('config', 'data'),
+    'resnet_jax.weights': ('config', 'data', 'models', 'weights'),
+    'resnet_jax.runs': ('config', 'config_changes', 'plugins', 'runs'),
     'resnet_jax.network': ('plugins', 'config', 'models', 'data', 'runs'),
-    'resnet_jax.classifier': ('config', 'network', 'ops', 'models', 'data', 'weights'),
+    'resnet_jax.forward': ('data', 'models'),
+    'resnet_jax.classifier': ('config', 'network', 'forward', 'models', 'data', 'weights'),
     'resnet_jax.report': ('significance', 'runs', 'report'),
-    'resnet_jax.evaluation': ('classifier', 'config', 'ops', 'significance', 'models', 'data', 'runs', 'report', 'evaluation'),
+    'resnet_jax.evaluation': (
+        'classifier',
+        'config',
+        'config_changes',
+        'ops',
+        'significance',
+        'models',
+        'data',
+        'runs',
+        'report',
+        'evaluation',
+    ),
     'resnet_jax.training': (
-        *('classifier', 'network', 'config', 'ops', 'models', 'data', 'weights', 'runs', 'report', 'evaluation'),
-        'training',
+        *('classifier', 'forward', 'network', 'config', 'ops', 'models', 'data', 'weights', 'runs', 'report', 'evaluation'),
+        *('plugins', 'config_changes', 'training'),
     ),
     'resnet_jax.nnx': ('models',),
     'resnet_jax.export': ('classifier', 'data', 'export'),
@@ -56,6 +70,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     ),
     'resnet_jax.study': (
         'plugins',
+        'config_changes',
         'config',
         'config_file',
         'data',
@@ -85,6 +100,8 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax.__main__': ('cli',),
 }
 BELOW_ALL = {'errors', 'runtime', 'typing'}
+# Classifier.finetune, which users call, imports training when it is called.
+UPWARD = ('resnet_jax.classifier', 'resnet_jax.training.loop')
 
 
 @functools.cache
@@ -120,12 +137,12 @@ def imports(path):
 
 
 def own_imports(path):
-    """Returns the modules of the package that a file imports."""
+    """Returns the modules of the package that a file imports, but not what UPWARD allows."""
     found = set()
     for name in imports(path):
         while name.startswith('resnet_jax') and name not in MODULES:
             name = name.rpartition('.')[0]
-        if name in MODULES:
+        if name in MODULES and (path, name) != (MODULES[UPWARD[0]], UPWARD[1]):
             found.add(name)
     return found
 
@@ -139,6 +156,29 @@ def test_imports_point_down(name):
         assert callers or imported != 'resnet_jax.training.loop', (
             f'{name} imports the loop, which only commands and several seeds do'
         )
+
+
+def test_one_method_imports_a_layer_above():
+    classifier, above = UPWARD
+    importing = {
+        node.name
+        for node in ast.walk(tree(MODULES[classifier]))
+        if isinstance(node, ast.FunctionDef) and any(getattr(inner, 'module', '') == above for inner in ast.walk(node))
+    }
+    at_top = {getattr(node, 'module', '') for node in tree(MODULES[classifier]).body}
+    assert importing == {'finetune'} and above not in at_top
+
+
+@pytest.mark.parametrize('name', [name for name in MODULES if not re.match(r'resnet_jax$|resnet_jax\.configs', name)])
+def test_of_the_root_only_the_version_and_the_place_are_used(name):
+    """What the root offers lies in all layers; a module imports it from where it is. Recipes are written like a user's."""
+    for node in nodes(MODULES[name]):
+        if isinstance(node, ast.ImportFrom) and node.module == 'resnet_jax':
+            assert all(f'resnet_jax.{alias.name}' in MODULES for alias in node.names), f'line {node.lineno}'
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == 'resnet_jax':
+            assert node.attr in ('__version__', '__file__') or f'resnet_jax.{node.attr}' in MODULES, f'line {node.lineno}'
+        elif isinstance(node, ast.Import):
+            assert all(alias.name != 'resnet_jax' or not alias.asname for alias in node.names), f'line {node.lineno}'
 
 
 def test_no_cycles():

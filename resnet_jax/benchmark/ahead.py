@@ -55,7 +55,9 @@ class Ahead:
           ConfigError: the plugin is not installed.
         """
         if find_spec('jax_plugins') is None or find_spec('jax_plugins.xla_cuda12') is None:
-            raise ConfigError("--aot needs XLA's plugin for CUDA; expected it: pip install 'jax-cuda12-plugin' (480 MB)")
+            raise ConfigError(
+                "counting for a GPU needs XLA's plugin for CUDA; expected it: pip install 'jax-cuda12-plugin' (480 MB)"
+            )
         checked = TrainConfig.from_mapping(config)
         experiment = create_experiment(checked, data.dataset_info(checked.dataset))
         facts = _GPUS[gpu]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax import data
+from resnet_jax import data, plugins
 from resnet_jax.benchmark.measure import Effort, on_random_data
 from resnet_jax.benchmark.worker import Worker
 from resnet_jax.config import TrainConfig
@@ -66,7 +66,7 @@ class Augmentations:
     def describe(self) -> Row:
         """Returns versions and hardware, and the shape of the images."""
         shape = data.dataset_info(self._config['dataset']).image_shape
-        return {'environment': environment(), 'image_shape': list(shape)}
+        return {'environment': environment(plugins.imported), 'image_shape': list(shape)}
 
     def run(self, *, name: str, steps: int) -> float:
         """Returns the seconds that loading `steps` batches takes, one after the other on the device."""

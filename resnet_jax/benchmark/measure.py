@@ -163,7 +163,7 @@ def _measure_steps(
                 except ConfigError as error:
                     progress(f'{row["name"]}: PyTorch {phase} {candidate} is left out: {error}')
             if not candidates:
-                raise ConfigError('no variant of the PyTorch peer runs here; expected one that does, such as --variants=eager')
+                raise ConfigError('no variant of the PyTorch peer runs here; expected one that does, such as eager')
             speeds: dict[str, list[float]] = {candidate: [] for candidate in candidates}
             for _ in range(min(3, effort.rounds) if len(candidates) > 1 else 0):  # interleaved, like all comparisons
                 for candidate, measured in candidates.items():

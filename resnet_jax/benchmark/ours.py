@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax import data
+from resnet_jax import data, plugins
 from resnet_jax.benchmark.hlo import step_kernels
-from resnet_jax.config import TrainConfig
+from resnet_jax.config import TrainConfig, choices
 from resnet_jax.data.augment import TTA
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluator import Evaluator
@@ -77,7 +77,7 @@ class Steps:
             proxy = sum(layer.multiply_adds for layer in layers(experiment.proxy[0], height, channels))
             train = selected * train + proxy * (1 + 2 / experiment.config.proxy_update_every)
         return {
-            'environment': environment(),
+            'environment': environment(plugins.imported),
             'multiply_adds': multiply_adds,
             'train_multiply_adds': train,  # per image of a batch
             'eval_multiply_adds': multiply_adds * max(1, 2 * len(TTA[experiment.config.tta])),
@@ -132,7 +132,7 @@ class Steps:
 
     def matrix_products(self, size: int, seconds: float) -> dict[str, float]:
         """Returns the best rate of a square matrix product, in multiply-adds per second, by dtype."""
-        return {name: self._matrix_product(size, seconds, name) for name in ('float32', 'bfloat16')}
+        return {name: self._matrix_product(size, seconds, name) for name in choices('dtype')}
 
     def _matrix_product(self, size: int, seconds: float, dtype: str) -> float:
         a = jnp.full((size, size), 1 / size, dtype)

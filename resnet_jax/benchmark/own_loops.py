@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from resnet_jax import data, models
+from resnet_jax import data, models, plugins
 from resnet_jax import nnx as our_nnx
 from resnet_jax.benchmark.measure import Effort, interleave, on_random_data, summary
 from resnet_jax.benchmark.worker import Worker
@@ -34,7 +34,7 @@ class OwnLoops:
 
     def describe(self) -> Row:
         """Returns versions and hardware."""
-        return {'environment': environment()}
+        return {'environment': environment(plugins.imported)}
 
     def run(self, *, form: str, steps: int) -> float:
         """Returns the seconds of `steps` training steps."""

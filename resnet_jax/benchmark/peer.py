@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from resnet_jax.benchmark.torch_networks import create_torch_model
-from resnet_jax.config import TrainConfig
+from resnet_jax.config import TrainConfig, choices
 from resnet_jax.data import LoadOptions, find_dataset
 from resnet_jax.errors import ConfigError, is_out_of_memory, one_line
 from resnet_jax.typing import Json, JsonDict
@@ -147,7 +147,7 @@ class TorchSteps:
 
     def matrix_products(self, size: int, seconds: float) -> dict[str, float]:
         """Returns the best rate of a square matrix product, in multiply-adds per second, by dtype."""
-        return {name: self._matrix_product(size, seconds, name) for name in ('float32', 'bfloat16')}
+        return {name: self._matrix_product(size, seconds, name) for name in choices('dtype')}
 
     def _matrix_product(self, size: int, seconds: float, dtype: str) -> float:
         a = torch.full((size, size), 1 / size, dtype=getattr(torch, dtype), device=self._device)

@@ -1,11 +1,10 @@
 """Formats measurements as a table and as JSON."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_jax.errors import ResourceError
-from resnet_jax.runtime.files import write_atomically
+from resnet_jax.runtime.files import write_json
 from resnet_jax.typing import Row
 
 
@@ -18,7 +17,7 @@ def save(path: str | Path | None, rows: Row | Sequence[Row]) -> None:
     if not path:
         return
     try:
-        write_atomically(path, json.dumps(rows, indent=1) + '\n')
+        write_json(path, rows)
     except OSError as error:
         raise ResourceError(f'{path} cannot be written: {error.strerror or error}; choose another place') from None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from resnet_jax import config_file
 from resnet_jax.benchmark.measure import Effort, measure
 from resnet_jax.benchmark.report import save
-from resnet_jax.config import TrainConfig
+from resnet_jax.config import TrainConfig, choices
 from resnet_jax.errors import ConfigError, InputFileError, UserError
 from resnet_jax.typing import Row
 
@@ -66,7 +66,7 @@ def cpu_suite(
     """
     if unknown := set(networks) - {*_CPU}:
         raise ConfigError(f'no network {unknown.pop()!r} in the suite; expected some of {", ".join(_CPU)}')
-    dtypes = ['float32', 'bfloat16'] if has_amx() else ['float32']
+    dtypes = [*choices('dtype')] if has_amx() else ['float32']
     if not has_amx():
         progress('no AMX: bfloat16 is not measured')
     rows = _earlier(path)

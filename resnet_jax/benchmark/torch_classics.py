@@ -151,19 +151,3 @@ class LeNet(nn.Module):
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x.flatten(1))))))
-
-
-class D2LLeNet(nn.Module):
-    """Dive into Deep Learning, section 7.6: sigmoids, average pools, images of 28x28 with one channel."""
-
-    def __init__(self, num_classes: int = 10) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            *(nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2)),
-            *(nn.Conv2d(6, 16, 5), nn.Sigmoid(), nn.AvgPool2d(2)),
-            *(nn.Flatten(), nn.Linear(16 * 5 * 5, 120), nn.Sigmoid()),
-            *(nn.Linear(120, 84), nn.Sigmoid(), nn.Linear(84, num_classes)),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)

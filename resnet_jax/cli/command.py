@@ -23,6 +23,12 @@ from resnet_jax.runtime import streams
 from resnet_jax.runtime.compilation_cache import use_compilation_cache
 from resnet_jax.runtime.jax_settings import use_our_settings, why_jax_does_not_start
 
+# What a command adds to an error of this topic.
+_ADVICE = {
+    'weights': '; resnet-jax models --weights lists all names',
+    'broken_images': '; resnet-jax data --broken_images=skip lists all such images',
+}
+
 
 class _PathParser(flags.ArgumentParser[str]):
     def parse(self, argument: str) -> str:
@@ -84,7 +90,7 @@ def load_config(values: Flags) -> tuple[str, ConfigDict]:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise _config_error(str(path), reason[-1] if reason else repr(error)) from None
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f'{path}: get_config() returned {type(config).__name__}, expected an ml_collections.ConfigDict')
+        raise config_file.not_a_config(path, type(config).__name__)
     return path.stem, config
 
 
@@ -182,8 +188,9 @@ def help_text(command: ModuleType, name: str) -> str:
 
 def _config_error(path: str, reason: str) -> ConfigError:
     """The error for a config file that failed, in plainer words than those of ml_collections where it is a common one."""
+    if match := re.fullmatch(r".*'(\w+)' object has no attribute 'lock'.*", reason, re.DOTALL):
+        return config_file.not_a_config(path, match[1])
     plain = {
-        r".*'(\w+)' object has no attribute 'lock'.*": r'get_config() returned \1, expected an ml_collections.ConfigDict',
         r'.*get_config\(\) takes 0 positional arguments.*': 'get_config() takes no argument, expected nothing after the colon',
         r".*get_config\(\) missing .* argument: '(\w+)'": r'get_config() needs an argument, expected --config=FILE:\1',
         r".*Could not override field '(\w+)'.*\. (.*) is of original type <class '(.*)'> and cannot be casted to type "
@@ -212,7 +219,7 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
     except UserError as error:
         return _fail(error, values)
     except Interrupted as interrupted:
-        streams.tell('Interrupted; the state is saved. The same command continues.')
+        streams.tell('Interrupted; the state is saved. The next start continues.')
         _leave(128 + interrupted.number)
     except KeyboardInterrupt:
         streams.tell('Interrupted.')
@@ -252,7 +259,7 @@ def _leave(code: int) -> None:
 
 
 def _fail(error: UserError, values: Flags) -> int:
-    text, advice = str(error), ''
+    text, advice = str(error), _ADVICE.get(error.topic, '')
     if values.takes_config:  # The library writes field=value; make it a flag, but not in folder names.
         names = '|'.join(field.name for field in fields())
         text = re.sub(rf'(?<=[\s(])({names})=(?=[^\s/]+(\s|$))', r'--config.\1=', text)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_jax.cli import command
-from resnet_jax.config import TrainConfig
+from resnet_jax.config import TrainConfig, choices
 from resnet_jax.errors import ConfigError, ResourceError
 from resnet_jax.runtime.untrusted import printable
 from resnet_jax.typing import Json
@@ -17,13 +17,30 @@ from resnet_jax.typing import Json
 FLAGS = command.Flags()
 FLAGS.define('path', 'data_dir', None, 'tfds folder; by default TFDS_DATA_DIR, else ~/tensorflow_datasets.')
 FLAGS.define('path', 'data_archive', None, 'Official archive to prepare the data from, instead of a download.')
-FLAGS.define('integer', 'image_size', 0, 'Height and width to resize images to; 0: see config.image_size.', lower_bound=0)
-FLAGS.define('enum', 'resize', 'crop', ['crop', 'squash', 'pad'], 'How, see config.resize.')
 FLAGS.define(
-    'float', 'test_fraction', 0.2, 'Share of each class that becomes the test split where there is none.', 0.001, 0.999
+    'integer',
+    'image_size',
+    TrainConfig.image_size,
+    'Height and width to resize images to; 0: see config.image_size.',
+    lower_bound=0,
 )
-FLAGS.define('enum', 'broken_images', 'stop', ['stop', 'skip'], 'What an image that cannot be read does: stop, or be left out.')
-FLAGS.define('bool', 'follow_links', False, 'Follow links that lead out of a folder of images.')
+FLAGS.define('enum', 'resize', TrainConfig.resize, choices('resize'), 'How, see config.resize.')
+FLAGS.define(
+    'float',
+    'test_fraction',
+    TrainConfig.test_fraction,
+    'Share of each class that becomes the test split where there is none.',
+    0.001,
+    0.999,
+)
+FLAGS.define(
+    'enum',
+    'broken_images',
+    TrainConfig.broken_images,
+    choices('broken_images'),
+    'What an image that cannot be read does: stop, or be left out.',
+)
+FLAGS.define('bool', 'follow_links', TrainConfig.follow_links, 'Follow links that lead out of a folder of images.')
 FLAGS.define('path', 'samples', None, 'Also write a sheet of training images of each class, as .png or .svg.')
 FLAGS.define('bool', 'json', False, 'Print JSON instead of text.')
 

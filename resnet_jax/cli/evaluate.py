@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from resnet_jax import plugins
 from resnet_jax.cli import command
 from resnet_jax.cli.arguments import expand_home, parse_assignments
+from resnet_jax.config import TrainConfig, choices
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.typing import JsonDict
 
@@ -49,7 +50,7 @@ FLAGS.define(
     'enum',
     'tta',
     None,
-    ['none', 'mirror', 'mirror_translate'],
+    choices('tta'),
     "Test-time augmentation: what the logits are averaged over; by default as the run's config or the file says, or none.",
 )
 FLAGS.define(
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str]) -> None:
     if FLAGS.value('tta'):
         classifier = dataclasses.replace(classifier, tta=FLAGS.value('tta'))
     origin = classifier.origin
-    batch_size = origin.config.eval_batch_size if origin.config else 1000
+    batch_size = origin.config.eval_batch_size if origin.config else TrainConfig.eval_batch_size
     published = _published_sets(classifier, dataset, batch_size)  # first: their files may be missing
     metrics, besides = evaluate(
         classifier,
@@ -145,6 +146,7 @@ def _published_sets(classifier: 'Classifier', dataset: 'Dataset', batch_size: in
 def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':
     from resnet_jax.classifier import load_run
     from resnet_jax.data import LoadOptions, find_dataset
+    from resnet_jax.runs.metadata import modules_of_run
 
     classifier = load_run(workdir, ema=FLAGS.value('ema'))
     config = classifier.origin.config
@@ -154,7 +156,7 @@ def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':
         options = dataclasses.replace(options, data_dir=FLAGS.value('data_dir') or config.data_dir)
         dataset = find_dataset(FLAGS.value('dataset') or config.dataset, options).dataset
     except ConfigError as error:
-        plugins.check_imported(plugins.modules_of_run(workdir), workdir, error)
+        plugins.check_imported(modules_of_run(workdir), workdir, error)
         raise
     return classifier, dataset, {'step': classifier.origin.step}
 

@@ -4,8 +4,10 @@ The same command continues an interrupted run or reports that it is finished; {n
 folder. --init_config=FILE writes a config to start from.
 """
 
+import importlib.util
 import os
 import re
+import shlex
 import statistics
 import textwrap
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from resnet_jax import plugins
 from resnet_jax.cli import command
 from resnet_jax.cli.arguments import expand_home
 from resnet_jax.config import TrainConfig, fields
-from resnet_jax.errors import ConfigError, ResourceError, UserError
+from resnet_jax.errors import ConfigError, OtherConfigError, ResourceError, UserError
 from resnet_jax.runtime.files import write_atomically
 
 FLAGS = command.Flags()
@@ -75,7 +77,9 @@ def main(arguments: Sequence[str]) -> None:
     try:
         _train(TrainConfig.from_mapping(config), workdir)  # checks the fields before JAX is imported
     except ConfigError as error:
-        plugins.check_imported(plugins.modules_of_run(workdir), str(workdir), error)
+        from resnet_jax.runs.metadata import modules_of_run
+
+        plugins.check_imported(modules_of_run(workdir), str(workdir), error)
         raise
 
 
@@ -93,13 +97,13 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
         try:
             distributed.initialize(address, count, rank, FLAGS.value('initialization_timeout'))
         except UserError as error:
-            raise _with_flags(error, 'coordinator_address', 'num_processes', 'process_id') from None
-    from resnet_jax.runtime import signals
+            raise _with_flags(error) from None
+    import jax
+
     from resnet_jax.training.loop import train_and_evaluate
     from resnet_jax.training.seeds import train_seeds
 
-    signals.GRACE_SECONDS = 5.0
-    options = {'extend': FLAGS.value('extend'), 'allow_changes': FLAGS.value('allow_changes')}
+    options = {'extend': FLAGS.value('extend'), 'allow_changes': FLAGS.value('allow_changes'), 'grace_seconds': 5.0}
     if FLAGS.value('seeds') and FLAGS.value('profile'):
         raise ConfigError('--profile traces one run; expected it without --seeds')
     try:
@@ -110,15 +114,24 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
             print(f'{len(accuracies)} seeds in {workdir}: accuracy {statistics.mean(accuracies):.2f}{spread} % (mean ± sd)')
         else:
             train_and_evaluate(checked, workdir, **options, profile=FLAGS.value('profile'))
-    except ConfigError as error:
-        if 'continue with' not in str(error):
-            raise
-        raise _with_flags(error, 'extend', 'allow_changes') from None
+            if jax.process_index() == 0:
+                _print_next_steps(workdir)
+    except OtherConfigError as error:
+        raise ConfigError(error.message('--')) from None
 
 
-def _with_flags(error: UserError, *names: str) -> UserError:
-    """Returns the error with '--' before the names of the library's arguments that are flags here."""
-    error.args = (re.sub(rf'\b({"|".join(names)})\b', r'--\1', str(error)),)
+def _print_next_steps(workdir: Path) -> None:
+    here = shlex.quote(str(workdir))
+    needs = '' if importlib.util.find_spec('tensorboard') else '  (after pip install tensorboard)'
+    print(f'Next: open {here}/report.html')
+    print(f'      tensorboard --logdir={here}/tensorboard{needs}')
+    print(f'      resnet-jax predict --workdir={here} IMAGE...')
+
+
+def _with_flags(error: UserError) -> UserError:
+    """Returns an error of `distributed.initialize` with '--' before the names of its arguments, but not in a quoted value."""
+    names = r"'[^']*'|\b(coordinator_address|num_processes|process_id)\b"
+    error.args = (re.sub(names, lambda match: f'--{match[1]}' if match[1] else match[0], str(error)),)
     return error
 
 

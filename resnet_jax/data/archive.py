@@ -1,6 +1,5 @@
 """Reads CIFAR from a copy in one of several formats. All give the same arrays, and nothing is ever extracted to disk."""
 
-import hashlib
 import tarfile
 import zlib
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from resnet_jax.data.official import Contents, in_official_order
 from resnet_jax.data.sources import IMAGE_SHAPE, Copy, Source
 from resnet_jax.errors import InputFileError
+from resnet_jax.runtime.files import sha256_of
 
 _IMAGE_BYTES = 3072
 _MAX_NAMES_BYTES = 1 << 16
@@ -34,8 +34,7 @@ def verify_archive(path: Path, source: Source) -> Copy:
         if archive is None:
             expected = ' or '.join(f'{copy.files[0].size}, the size of {copy.files[0].name}' for copy in archives)
             raise InputFileError(f'{path} has {size} bytes: expected {expected}; {again}')
-        with path.open('rb') as file:
-            digest = hashlib.file_digest(file, 'sha256').hexdigest()
+        digest = sha256_of(path)
     except OSError as error:
         raise _unreadable(path, error, archives[0]) from error
     if digest != archive.files[0].sha256:

@@ -9,6 +9,7 @@ from resnet_jax.data.split import Dataset, ImagesOnDemand, Split
 from resnet_jax.typing import JsonDict
 
 _BLOCK = 256  # images that are in memory at once
+_ROWS, _COLUMNS = 16, 8  # of the sheet of samples: classes, and images of each
 
 
 def splits(dataset: Dataset) -> Iterator[tuple[str, Split]]:
@@ -32,21 +33,18 @@ def describe_dataset(dataset: Dataset) -> JsonDict:
     return {**dataset.describe(), 'counts': counts, 'notes': list(dataset.notes), 'duplicates': _duplicates(dataset)}
 
 
-def sample_images(dataset: Dataset, columns: int = 8, rows: int = 16) -> tuple[np.ndarray, list[str]]:
+def sample_images(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     """Returns the first training images of each class.
 
-    Args:
-      columns: images of each class; a class with fewer repeats its last.
-      rows: classes, the first ones.
-
     Returns:
-      uint8 `[rows, columns, height, width, channels]`, with a row for each class, `rows` at most; and their names.
+        uint8 `[16, 8, height, width, channels]`, with a row for each of the first classes, which repeats the last image of a
+        class with fewer; and their names.
     """
-    names = list(dataset.class_names[:rows])
+    names = list(dataset.class_names[:_ROWS])
     chosen = []
     for number in range(len(names)):
-        of_class = np.flatnonzero(dataset.train.label == number)[:columns]
-        chosen.append(np.pad(of_class, (0, columns - len(of_class)), mode='edge'))
+        of_class = np.flatnonzero(dataset.train.label == number)[:_COLUMNS]
+        chosen.append(np.pad(of_class, (0, _COLUMNS - len(of_class)), mode='edge'))
     return dataset.train.image[np.stack(chosen)], names
 
 

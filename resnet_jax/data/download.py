@@ -1,6 +1,5 @@
 """Downloads a copy of a data set from the first server that is fast enough; resumes, and puts only verified files in place."""
 
-import hashlib
 import logging
 import os
 import queue
@@ -17,6 +16,7 @@ from resnet_jax.data.messages import writing
 from resnet_jax.data.sources import Copy, File, Source
 from resnet_jax.errors import InputFileError
 from resnet_jax.runtime import download as transfer
+from resnet_jax.runtime.files import sha256_of
 
 logger = logging.getLogger(__name__)
 SLOW = 400_000  # bytes per second; a server below it is left while there are others
@@ -27,7 +27,7 @@ def no_data_error(source: Source, root: Path, reason: str) -> InputFileError:
     archives = ' or '.join(copy.files[0].name for copy in source.copies if copy.form != 'parquet')
     return InputFileError(
         f"no data set '{source.name}' in {root}, and it cannot be downloaded ({reason}): "
-        f'expected one of three: (1) a network: run the same command again; (2) {archives} from elsewhere: '
+        f'expected one of three: (1) a network: try again; (2) {archives} from elsewhere: '
         'data_archive=FILE; (3) a folder prepared by tfds: data_dir=DIR or TFDS_DATA_DIR=DIR. '
         'Without any data: the config quickstart, or dataset=synthetic_cifar10'
     )
@@ -125,7 +125,7 @@ class _Servers:
 
     def fetch(self, file: File, path: Path) -> bool:
         """Brings a file to `path`, from one server after the other; returns whether one had it."""
-        if path.exists() and _digest(path) == file.sha256:
+        if path.exists() and sha256_of(path) == file.sha256:
             return True
         part = path.with_name(f'{path.name}.part')
         for url in sorted(file.urls, key=lambda url: -self.rates.get(url, 0.0)):
@@ -143,7 +143,7 @@ class _Servers:
                             title=f'Downloading {file.name} from {_host(url)}',
                             slow=0.0 if self.patient else SLOW,
                         )
-                    if (digest := _digest(part)) == file.sha256:
+                    if (digest := sha256_of(part)) == file.sha256:
                         part.replace(path)
                         return True
                     part.unlink()
@@ -177,11 +177,6 @@ class _Servers:
     def _note(self, url: str, reason: str) -> None:
         self._failed[url] += 1
         self.reasons[url] = reason + (f'; {transfer.ATTEMPTS} attempts' if self._failed[url] == transfer.ATTEMPTS else '')
-
-
-def _digest(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _of_endpoint(url: str) -> str:

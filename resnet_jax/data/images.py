@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT
 
+from resnet_jax.config import TrainConfig
 from resnet_jax.errors import InputFileError
 
 # Without the readers that start another program (EPS: Ghostscript) and those of formats that hold no photographs.
@@ -45,7 +46,7 @@ def suffixes() -> frozenset[str]:
 def read_image(
     source: str | Path | bytes,
     shape: Sequence[int],
-    resize: str = 'crop',
+    resize: str = TrainConfig.resize,
     crop: float = 1.0,
     interpolation: str = 'bicubic',
     name: str | None = None,

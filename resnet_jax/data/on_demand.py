@@ -82,7 +82,7 @@ class EncodedImages:
             for _ in (map if self.threads == 1 else _pool(self.threads).map)(write, range(len(wanted))):
                 pass
         except InputFileError as error:
-            raise InputFileError(f'{error}; to find all such images: resnet-jax data --broken_images=skip') from None
+            raise InputFileError(str(error), topic='broken_images') from None
         return images
 
 

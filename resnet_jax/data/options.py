@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Self
 
+from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError
 
 DEFAULT_SIZE = 64  # height and width in pixels
@@ -31,17 +32,17 @@ class LoadOptions:
       ConfigError: decode='always' lacks an option that is otherwise found from all images, or has an option of 'once'.
     """
 
-    data_dir: str | os.PathLike[str] = ''
-    data_archive: str | os.PathLike[str] = ''
-    image_size: int = 0
+    data_dir: str | os.PathLike[str] = TrainConfig.data_dir
+    data_archive: str | os.PathLike[str] = TrainConfig.data_archive
+    image_size: int = TrainConfig.image_size
     default_size: int = DEFAULT_SIZE
-    resize: str = 'crop'
-    test_fraction: float = 0.2
+    resize: str = TrainConfig.resize
+    test_fraction: float = TrainConfig.test_fraction
     normalization: str = ''
-    broken_images: str = 'stop'
-    follow_links: bool = False
-    decode: str = 'once'
-    test_crop: float = 1.0
+    broken_images: str = TrainConfig.broken_images
+    follow_links: bool = TrainConfig.follow_links
+    decode: str = TrainConfig.decode
+    test_crop: float = TrainConfig.test_crop
 
     def __post_init__(self) -> None:
         if self.decode != 'always':
@@ -56,8 +57,9 @@ class LoadOptions:
             )
         if self.broken_images == 'skip':
             raise ConfigError(
-                "decode='always' meets broken images too late to skip them; expected broken_images='stop', after you have "
-                'removed those that resnet-jax data --broken_images=skip lists'
+                "decode='always' meets broken images too late to skip them; expected broken_images='stop', and none "
+                'of them in the folder',
+                topic='broken_images',
             )
 
     @property

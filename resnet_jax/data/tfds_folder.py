@@ -17,6 +17,7 @@ from resnet_jax.data.sources import IMAGE_SHAPE, Source
 from resnet_jax.data.split import Split
 from resnet_jax.data.tfrecord import read_records
 from resnet_jax.errors import ConfigError, InputFileError, one_line
+from resnet_jax.runtime.files import sha256_of
 from resnet_jax.runtime.progress import progress
 
 _AGAIN = 'copy or prepare the folder again'
@@ -63,8 +64,7 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in files:
         try:
-            with path.open('rb') as file:
-                digest.update(f'{path.name} {hashlib.file_digest(file, "sha256").hexdigest()}\n'.encode())
+            digest.update(f'{path.name} {sha256_of(path)}\n'.encode())
         except OSError as error:
             raise InputFileError(f'cannot read {path}: {error.strerror}; {_AGAIN}') from error
     return digest.hexdigest()

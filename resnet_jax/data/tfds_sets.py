@@ -19,6 +19,7 @@ from resnet_jax.data.tfds_features import Description, Shard, read_description
 from resnet_jax.data.tfds_folder import tfds_root
 from resnet_jax.data.tfrecord import scan_records
 from resnet_jax.errors import ConfigError, InputFileError, one_line
+from resnet_jax.runtime.files import sha256_of
 from resnet_jax.runtime.progress import progress
 from resnet_jax.runtime.untrusted import printable
 from resnet_jax.typing import JsonDict
@@ -177,7 +178,7 @@ def _status(shard: Shard, file_format: str) -> _File:
 def _version(folder: Path, files: dict[str, list[_File]]) -> str:
     digest = hashlib.sha256()
     for name in sorted(path.name for path in folder.iterdir() if re.fullmatch(r'.*\.json|.*\.labels\.txt', path.name)):
-        digest.update(f'{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n'.encode(errors='surrogateescape'))
+        digest.update(f'{name} {sha256_of(folder / name)}\n'.encode(errors='surrogateescape'))
     for part, each in files.items():
         for file in each:
             digest.update(os.fsencode(f'{part} {Path(file.path).name} {file.size} {file.modified}\n'))

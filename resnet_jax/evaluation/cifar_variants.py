@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.classifier import Classifier
+from resnet_jax.config import TrainConfig
 from resnet_jax.data.class_names import class_names
 from resnet_jax.errors import ConfigError, InputFileError, one_line
 from resnet_jax.evaluation.corruptions import CORRUPTIONS, SEVERITIES
@@ -34,7 +35,7 @@ def check_cifar10(classifier: Classifier) -> None:
         )
 
 
-def evaluate_cifar10c(classifier: Classifier, folder: str | Path, batch_size: int = 1000) -> JsonDict:
+def evaluate_cifar10c(classifier: Classifier, folder: str | Path, batch_size: int = TrainConfig.eval_batch_size) -> JsonDict:
     """Evaluates on CIFAR-10-C (Hendrycks and Dietterich, arXiv:1903.12261): CORRUPTION.npy and labels.npy in one folder.
 
     Each file has the test set at severity 1, then at severity 2, and so on. Accuracies are comparable with RobustBench's
@@ -75,7 +76,9 @@ def evaluate_cifar10c(classifier: Classifier, folder: str | Path, batch_size: in
     }
 
 
-def evaluate_cifar10_1(classifier: Classifier, folder: str | Path, batch_size: int = 1000) -> dict[str, JsonDict]:
+def evaluate_cifar10_1(
+    classifier: Classifier, folder: str | Path, batch_size: int = TrainConfig.eval_batch_size
+) -> dict[str, JsonDict]:
     """Evaluates on CIFAR-10.1 (Recht et al., arXiv:1806.00451): cifar10.1_v6_data.npy and cifar10.1_v6_labels.npy, or v4.
 
     Returns:

@@ -4,12 +4,14 @@ import logging
 from pathlib import Path
 
 from resnet_jax.classifier import Classifier
+from resnet_jax.config import TrainConfig
 from resnet_jax.data import Dataset
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.predictions import Predictions, check_same_examples, predict_split
-from resnet_jax.evaluation.record import write_json, write_record
+from resnet_jax.evaluation.record import write_record
 from resnet_jax.evaluation.robustness import evaluate_corruptions
 from resnet_jax.report.optional import optional
+from resnet_jax.runtime.files import write_json
 from resnet_jax.runtime.untrusted import check_owned_files
 from resnet_jax.significance import compare_answers
 from resnet_jax.typing import JsonDict
@@ -21,7 +23,7 @@ def evaluate(
     classifier: Classifier,
     dataset: Dataset,
     *,
-    batch_size: int = 1000,
+    batch_size: int = TrainConfig.eval_batch_size,
     folder: str | Path | None = None,
     other: Predictions | None = None,
     other_name: str = '',

@@ -70,6 +70,10 @@ class Evaluator:
             label = np.pad(label, (0, size - count))
         return replicate({'image': image, 'label': label, 'count': np.int32(count)})
 
+    def close(self) -> None:
+        """Ends the thread that loads chunks."""
+        self._chunks.close()
+
     def __call__(self, variables: Variables, progress: Callable[[int, int], None] | None = None) -> JsonDict:
         """Returns `metrics.summarize` of the whole split, and 'confusion' `[num_classes, num_classes]`.
 

@@ -6,7 +6,6 @@ a model, its variables and normalised images, and can be jitted, mapped and expo
 """
 
 import functools
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,19 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.classifier import Classifier, Images
-from resnet_jax.data.augment import normalize
 from resnet_jax.errors import ConfigError, did_you_mean
 from resnet_jax.models import features
 from resnet_jax.models.checks import check_positive_int
 from resnet_jax.models.ensemble import Ensemble
-from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.typing import Variables
 
 PREDICTED = -1  # in place of a class: the one with the largest logit
-
-# Compiled programs of a classifier; they refer to its model, not to it.
-_PROGRAMS: 'weakref.WeakKeyDictionary[Classifier, dict[object, Callable[..., jax.Array]]]' = weakref.WeakKeyDictionary()
 
 
 def grad_cam(
@@ -261,7 +255,7 @@ def _explain(
     *more: np.ndarray,
     **options: object,
 ) -> np.ndarray:
-    """Applies a pure function to normalised batches, padding the last."""
+    """Applies a pure function to normalised batches of images and of `more`."""
     array = classifier.read_all(images)
     classes = np.full(len(array), PREDICTED, np.int32)
     if class_index is not None:
@@ -269,20 +263,5 @@ def _explain(
         if given.dtype.kind not in 'iu' or given.shape not in ((), classes.shape) or not ((given >= 0) & (given < count)).all():
             raise ConfigError(f'class_index is {str(class_index)[:80]}; expected integers from 0 to {count - 1}')
         classes[:] = given
-    key = (function, tuple(options.items()))
-    programs = _PROGRAMS.setdefault(classifier, {})
-    if key not in programs:
-        model, mean, std, dtype = classifier.model, classifier.mean or (0.0,), classifier.std or (1.0,), classifier.dtype
-
-        def compute(variables: Variables, batch: jax.Array, index: jax.Array, *more: jax.Array) -> jax.Array:
-            inputs, *others = (normalize(images, mean, std, dtype) for images in (batch, *more))
-            return function(model, variables, inputs, index, *others, **options)
-
-        programs[key] = jax.jit(compute, compiler_options=options_for_init(jax.random.key(0)))  # to compile takes longest
-    size, results = max(1, min(batch_size, len(array))), []
-    for start in range(0, max(1, len(array)), size):  # of no images too: the result has its shape from the function
-        batch, index = array[start : start + size], classes[start : start + size]
-        missing = size - len(batch)
-        padded = np.pad(batch, [(0, missing), (0, 0), (0, 0), (0, 0)]), np.pad(index, (0, missing))
-        results.append(np.asarray(programs[key](classifier.on_device, *padded, *more))[: len(batch)])
-    return np.concatenate(results)
+    result: np.ndarray = classifier.compiled.over_batches(function, [array, classes], batch_size, *more, **options)
+    return result

@@ -65,10 +65,10 @@ def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> JsonDict:
     }
 
 
-def calibration(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> JsonDict:
+def calibration(log_probabilities: np.ndarray, labels: np.ndarray) -> JsonDict:
     """Compares confidence with accuracy: Guo et al., arXiv:1706.04599, section 2.
 
-    The confidence of a prediction is its probability. Predictions fall into `bins` equal intervals
+    The confidence of a prediction is its probability. Predictions fall into `CALIBRATION_BINS` equal intervals
     ((m - 1) / bins, m / bins], in each of which the mean confidence is compared with the accuracy.
 
     Returns:
@@ -76,6 +76,7 @@ def calibration(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = C
       gap (equation 5); 'confidence': the mean over all predictions; 'bins': for each bin, 'low', 'high', 'count', and
       'confidence' and 'accuracy', which are None for an empty bin.
     """
+    bins = CALIBRATION_BINS
     confidence = np.minimum(np.exp(log_probabilities.max(axis=1)), 1.0)
     right = log_probabilities.argmax(axis=1) == labels
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)

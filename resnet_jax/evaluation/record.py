@@ -1,6 +1,5 @@
 """Writes a network's predictions to plain files in the run folder, so that reports need neither JAX nor the data."""
 
-import json
 from pathlib import Path
 
 import flax.linen as nn
@@ -14,7 +13,7 @@ from resnet_jax.evaluation.predictions import Predictions
 from resnet_jax.models import introspection
 from resnet_jax.report.optional import optional
 from resnet_jax.report.sheet import write_sheet
-from resnet_jax.runtime.files import write_atomically
+from resnet_jax.runtime.files import write_atomically, write_json
 from resnet_jax.typing import JsonDict
 
 
@@ -53,8 +52,3 @@ def describe_model(model: nn.Module, image_size: int, channels: int) -> JsonDict
         'multiply_adds': sum(layer.multiply_adds for layer in layers),
         'layers': [{**layer._asdict(), 'shape': list(layer.shape)} for layer in layers],
     }
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes a JSON file atomically."""
-    write_atomically(path, json.dumps(value, indent=1) + '\n')

@@ -1,6 +1,6 @@
 """Errors on corrupted test images: every corruption, every severity, every example."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,7 +15,6 @@ _BLOCK = 500  # images corrupted at once; the result does not depend on it
 def evaluate_corruptions(
     answer: Callable[[Images], np.ndarray],
     split: Split,
-    names: Sequence[str] = tuple(CORRUPTIONS),
     progress: Callable[[int, int], None] | None = None,
 ) -> JsonDict:
     """Evaluates on corrupted images.
@@ -29,10 +28,10 @@ def evaluate_corruptions(
       'errors': {name: [error at severity 1, ..., 5]}, shares of the examples; 'corruption_errors': {name: their mean};
       'mean_corruption_error': the mean over names, not divided by a reference network's; 'clean_error'; 'count'.
     """
-    count, total = len(split.label), len(names) * len(SEVERITIES)
+    count, total = len(split.label), len(CORRUPTIONS) * len(SEVERITIES)
     clean = int((answer(split.image).argmax(axis=1) != split.label).sum()) / count
     errors: dict[str, list[float]] = {}
-    for name in names:
+    for name in CORRUPTIONS:
         errors[name] = []
         for severity in SEVERITIES:
             images = np.concatenate(

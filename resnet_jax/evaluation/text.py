@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from resnet_jax.config import describe_changes
+from resnet_jax.config_changes import describe_changes
 from resnet_jax.runtime.untrusted import printable
 from resnet_jax.typing import Json
 

@@ -12,7 +12,6 @@ kept.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ConfigError, ResourceError
 from resnet_jax.export import compare, hub, onnx, stablehlo
 from resnet_jax.export.card import model_card
-from resnet_jax.runtime.files import folder_in_whole
+from resnet_jax.runtime.files import folder_in_whole, write_json
 from resnet_jax.runtime.jax_settings import our_settings
 
 # In the order of writing; each module has `write(classifier, path)` and `reload(path, batches)`.
@@ -80,4 +79,4 @@ def _write_config(classifier: Classifier, folder: Path) -> None:
     names = ('image_shape', 'class_names', 'resize', 'crop', 'interpolation')
     known = {'model': classifier.origin.model, 'dataset': classifier.origin.dataset}
     config = {**{name: getattr(classifier, name) for name in names}, **{name: text for name, text in known.items() if text}}
-    (folder / 'config.json').write_text(json.dumps(config, indent=1) + '\n', encoding='utf-8')
+    write_json(folder / 'config.json', config)

@@ -4,7 +4,6 @@
 alone, whose metadata are complete. config.json repeats them for other programs.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.export.card import result_of
+from resnet_jax.runtime.files import sha256_of, write_json
 from resnet_jax.typing import JsonDict
 
 _FILE = 'model.safetensors'
@@ -41,10 +41,10 @@ def write_config(classifier: Classifier, folder: Path) -> None:
       InputFileError: result.json of the run cannot be read.
       OSError: the file cannot be written.
     """
-    digest = hashlib.sha256((folder / _FILE).read_bytes()).hexdigest()
+    digest = sha256_of(folder / _FILE)
     result = {name: value for name, value in result_of(classifier).items() if name in ('split', 'count', 'accuracy', 'loss')}
     config = {'library_name': 'resnet_jax', **classifier.describe(), 'sha256': digest, **({'result': result} if result else {})}
-    (folder / 'config.json').write_text(json.dumps(config, indent=1) + '\n', encoding='utf-8')
+    write_json(folder / 'config.json', config)
 
 
 def table_entry(folder: str | Path) -> str:

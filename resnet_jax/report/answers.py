@@ -15,14 +15,14 @@ _MOST_PAIRS = 8
 
 
 def classes(runs: Runs) -> Section:
+    """Returns the section on accuracy by class."""
     known = [run for run in runs if run.evaluation.get('per_class_accuracy')]
     if len(known) == 1:
         evaluation = known[0].evaluation
         rows = []
         names = evaluation.get('class_names', [])
-        counts = evaluation.get('per_class_count') or [None] * len(names)  # older runs have none
-        measured = (evaluation.get(key, []) for key in ('per_class_accuracy', 'per_class_precision'))
-        for name, count, accuracy, precision in zip(names, counts, *measured, strict=False):
+        measured = (evaluation.get(key, []) for key in ('per_class_count', 'per_class_accuracy', 'per_class_precision'))
+        for name, count, accuracy, precision in zip(names, *measured, strict=False):
             rows.append([name, number(count), _percent(accuracy), _percent(precision), parts.bar(accuracy or 0)])
         if balanced := evaluation.get('balanced_accuracy'):
             rows.append([_BALANCED, number(evaluation.get('count')), _percent(balanced), '', ''])
@@ -48,6 +48,8 @@ def _percent(value: float | None) -> str:
 
 
 def confusion(runs: Runs) -> Section:
+    """Returns the section on which classes are taken for which."""
+
     def of_run(run: RunReader) -> str:
         matrix, names = run.evaluation.get('confusion'), run.evaluation.get('class_names', [])
         if not matrix:
@@ -83,6 +85,8 @@ def _pairs(run: RunReader, names: Sequence[object]) -> str:
 
 
 def wrong(runs: Runs) -> Section:
+    """Returns the section on the mistakes that the networks were surest of."""
+
     def of_run(run: RunReader) -> str:
         names = run.evaluation.get('class_names', [])
         if run.wrong is None:
@@ -137,6 +141,7 @@ def embedding(runs: Runs, charts: Charts) -> Section | None:
 
 
 def calibration(runs: Runs, charts: Charts) -> Section:
+    """Returns the section on whether the networks are right as often as they are sure."""
     series: list[JsonDict] = []
     rows = []
     for run in runs:
@@ -165,6 +170,7 @@ def calibration(runs: Runs, charts: Charts) -> Section:
 
 
 def robustness(runs: Runs, charts: Charts) -> Section | None:
+    """Returns the section on corrupted images."""
     known = [run for run in runs if run.corruptions]
     if not known:
         return None

@@ -82,6 +82,7 @@ def part(run: RunReader, title: str) -> str:
 
 
 def gradients(runs: Runs, charts: Charts) -> Section:
+    """Returns the section on the gradient norm of each layer."""
     total = [
         {'run': run.group, 'part': part(run, 'all layers'), 'points': [[step, value] for step, value in rows]}
         for run in runs
@@ -115,6 +116,8 @@ def gradients(runs: Runs, charts: Charts) -> Section:
 
 
 def augmentation(runs: Runs) -> Section | None:
+    """Returns the section with the augmented training images."""
+
     def of_run(run: RunReader) -> str:
         return '' if run.augmentation is None else parts.picture(data_uri(run.augmentation), 'augmented training images')
 
@@ -128,6 +131,8 @@ def augmentation(runs: Runs) -> Section | None:
 
 
 def filters(runs: Runs) -> Section:
+    """Returns the section with the kernels of the first convolution."""
+
     def of_run(run: RunReader) -> str:
         if run.filters is None or run.filters.ndim != 4 or run.filters.shape[2] not in (1, 3):
             return ''

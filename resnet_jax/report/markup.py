@@ -44,6 +44,7 @@ parts = _Parts()
 
 
 def number(value: object, pattern: str = '{:,}') -> str:
+    """Returns a formatted number; '-' for what is none."""
     return pattern.format(value) if isinstance(value, int | float) and not isinstance(value, bool) else '-'
 
 

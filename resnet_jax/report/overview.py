@@ -142,6 +142,7 @@ def _wilson(result: Json) -> str:
 
 
 def summary(runs: Runs) -> Section:
+    """Returns the section that compares the runs in a table."""
     header = ['run', 'test accuracy', '95 % interval', 'model', 'parameters', 'multiply-adds', 'memory', 'epoch', 'time']
     caption = (
         'The interval (Wilson) is what the choice of test images leaves open about each trained network. What another seed '
@@ -201,9 +202,8 @@ def agreement(runs: Runs) -> Section | None:
         rows.append([names, f'{100 * pair["difference"]:+.2f}', interval, f'{pair["p"]:.2g}', f'{p:.2g}', verdict])
     caption = (
         'Differences in points on the same test images, with a paired bootstrap interval and the exact McNemar test, whose p '
-        'is also given corrected for all pairs here (Holm). The verdict is on each pair alone (p < 0.05), as that of '
-        '`evaluate --compare`. They compare trained networks; whether a recipe is better takes '
-        'several seeds.'
+        'is also given corrected for all pairs here (Holm). The verdict is on each pair alone (p < 0.05). They '
+        'compare trained networks; whether a recipe is better takes several seeds.'
     )
     if len(runs) > 8:
         caption += f' The first 8 of {len(runs)} runs.'
@@ -214,6 +214,7 @@ def agreement(runs: Runs) -> Section | None:
 
 
 def configs(runs: Runs) -> Section:
+    """Returns the section on the fields of the configs."""
     same, differing = [], []
     for field in dict.fromkeys(itertools.chain.from_iterable(run.config for run in runs)):
         values = [str(run.config.get(field, '-')) for run in runs]
@@ -235,6 +236,7 @@ def configs(runs: Runs) -> Section:
 
 
 def environments(runs: Runs) -> Section:
+    """Returns the section on versions and hardware."""
     machines: dict[str, list[str]] = {}
     for run in runs:
         facts = dict(run.environment)

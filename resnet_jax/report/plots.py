@@ -7,15 +7,10 @@ import numpy as np
 
 from resnet_jax.report.figures import Figure, save
 from resnet_jax.runs.reader import read_config_changes
-from resnet_jax.runtime.untrusted import parse_json, read_text
-from resnet_jax.typing import Json, Row
+from resnet_jax.runs.rows import METRICS, read_rows
+from resnet_jax.typing import Json
 
 _COLOURS = {'train': '#4c72b0', 'test': '#c44e52', 'validation': '#dd8452'}
-
-
-def read_metrics(path: Path) -> list[Row]:
-    """Returns the rows of a metrics.jsonl."""
-    return [parse_json(line, lenient=True) for line in read_text(path).splitlines()]
 
 
 def plot_training(workdir: Path) -> Path:
@@ -23,7 +18,7 @@ def plot_training(workdir: Path) -> Path:
 
     Dotted lines mark config changes.
     """
-    rows = read_metrics(workdir / 'metrics.jsonl')
+    rows = read_rows(workdir / METRICS)
     figure = Figure(figsize=(12, 3.6), layout='constrained')
     axes = figure.subplots(1, 3)
     panels = [('loss', 'loss (cross entropy)', 1.0), ('accuracy', 'accuracy (%)', 100.0)]

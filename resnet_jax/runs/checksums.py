@@ -6,6 +6,7 @@ from pathlib import Path
 
 from resnet_jax.errors import InputFileError, ResourceError
 from resnet_jax.runtime import failpoints
+from resnet_jax.runtime.files import sha256_of
 
 CHECKSUMS = 'SHA256SUMS'
 LARGEST_TEXT = 64 * 2**20  # bytes of metadata.json and of SHA256SUMS; real ones are far smaller
@@ -18,13 +19,8 @@ def _files(path: Path) -> list[str]:
 
 def checksums_text(path: Path) -> str:
     """Returns the checksums of a folder's files; the last line, a comment to `sha256sum -c`, is their own checksum."""
-    lines = ''.join(f'{_sha256(path / name)}  {name}\n' for name in _files(path) if name != CHECKSUMS)
+    lines = ''.join(f'{sha256_of(path / name)}  {name}\n' for name in _files(path) if name != CHECKSUMS)
     return lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n'
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def verify(path: Path) -> None:
@@ -71,5 +67,5 @@ def _verify(path: Path) -> None:
             raise damaged(name, 'is missing')
         if name not in expected:
             raise damaged(name, 'does not belong to it')
-        if _sha256(path / name) != expected[name]:
+        if sha256_of(path / name) != expected[name]:
             raise damaged(name, 'has changed')

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import json
 import logging
 import logging.handlers
 import os
@@ -15,14 +14,16 @@ from typing import IO, Any
 import jax
 import numpy as np
 
-from resnet_jax.config import TrainConfig, changed_fields, check_continues, describe_changes
+from resnet_jax.config import TrainConfig
+from resnet_jax.config_changes import changed_fields, check_continues, describe_changes
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError, RunFolderInUseError
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.progress import Progress
+from resnet_jax.runs.rows import METRICS, RowFiles, read_rows
 from resnet_jax.runs.tensorboard import EventFiles
-from resnet_jax.runtime.files import delete_unfinished, write_atomically
+from resnet_jax.runtime.files import delete_unfinished, write_json
 from resnet_jax.runtime.untrusted import check_owned_files, parse_json, printable, read_text
-from resnet_jax.typing import Json, JsonDict
+from resnet_jax.typing import Json, JsonDict, Row
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class RunFolder:
         self._config = config
         self._extend, self._allow_changes = extend, allow_changes
         self._description: Json = {}
-        self._backlog = {'metrics.jsonl': '', 'timing.jsonl': ''}
+        self._rows = RowFiles(self.path)
         self._failing = False
         self._lock: IO[str] | None = None
         self._events: EventFiles | None = None
@@ -157,31 +158,15 @@ class RunFolder:
           splits: splits that the run logs during training, the evaluated one last; rows of others are dropped.
           again: split whose row at `progress.step` is dropped too.
         """
-        step = progress.step
-
-        def belongs(line: str) -> bool:
-            try:
-                row = json.loads(line)
-                last = step - 1 if row['split'] == again else step
-                return line.endswith('\n') and row['step'] <= last and row['split'] in splits
-            except (ValueError, KeyError, TypeError, RecursionError):  # half written, or damaged by a power cut
-                return False
-
         self._description = description
-        self._backlog = dict.fromkeys(self._backlog, '')
         self._describe()
         if progress.changes:
             self.write_json('changes.json', [dataclasses.asdict(change) for change in progress.changes])
         with self._writing():
-            for name in self._backlog:
-                path = self.path / name
-                lines = read_text(path).splitlines(keepends=True) if path.exists() else []
-                kept = [line for line in lines if belongs(line)] if step else []
-                if kept != lines:
-                    self._replace(name, ''.join(kept))
+            self._rows.start(progress.step, splits, again)
         if self._events:
             self._events.close()
-        self._events = EventFiles(self.path / 'tensorboard', step, self._config.to_dict(), splits[-1])
+        self._events = EventFiles(self.path / 'tensorboard', progress.step, self._config.to_dict(), splits[-1])
 
     def _describe(self) -> None:
         self.write_json('config.json', self._config.to_dict())
@@ -192,13 +177,9 @@ class RunFolder:
         steps = checkpoint.steps(self.checkpoints)
         return self.checkpoints / str(steps[-1]) if steps else None
 
-    def read_metrics(self) -> list[JsonDict]:
+    def read_metrics(self) -> list[Row]:
         """Returns the undamaged rows of metrics.jsonl."""
-        rows, path = [], self.path / 'metrics.jsonl'
-        for line in read_text(path).splitlines() if path.exists() else []:
-            with contextlib.suppress(ValueError):
-                rows.append(parse_json(line, lenient=True))
-        return [row for row in rows if isinstance(row, dict) and {'step', 'split'} <= row.keys()]
+        return read_rows(self.path / METRICS)
 
     def read_result(self) -> JsonDict | None:
         """Returns the result of a finished run; None if the run is not finished.
@@ -228,19 +209,14 @@ class RunFolder:
     def write_json(self, name: str, value: object) -> None:
         """Writes a JSON file atomically."""
         with self._writing():
-            self._replace(name, json.dumps(value, indent=1) + '\n')
-
-    def _replace(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, text, durable=True)
+            write_json(self.path / name, value, durable=True)
 
     def write_metrics(self, rows: Sequence[Json], **timing: float) -> None:
         """Appends rows to metrics.jsonl, and with `timing` to TensorBoard; if that fails, warns and keeps them for `flush`.
 
         Times go to timing.jsonl, so that metrics.jsonl of an interrupted run ends up the same as that of an undisturbed one.
         """
-        self._backlog['metrics.jsonl'] += ''.join(json.dumps(row) + '\n' for row in rows)
-        times = [{'step': row['step'], 'split': row['split'], **timing} for row in rows]
-        self._backlog['timing.jsonl'] += ''.join(json.dumps(row) + '\n' for row in times)
+        self._rows.add(rows, timing)
         try:
             self.flush()
         except ResourceError as error:
@@ -266,10 +242,7 @@ class RunFolder:
         with self._writing():
             if not self._is_ours():
                 self._make_again()
-            for name, text in self._backlog.items():
-                if text:
-                    _append(self.path / name, text)
-                    self._backlog[name] = ''
+            self._rows.write()
         if self._failing:
             self._failing = False
             logger.warning('%s can be written again.', self.path)
@@ -319,17 +292,3 @@ def check_not_in_use(path: Path) -> None:
 def _in_use(path: Path, holder: str) -> RunFolderInUseError:
     process = printable(holder.strip()[:20]) or 'unknown'
     return RunFolderInUseError(f'run folder {path} is in use by process {process}; wait for it or choose another run folder')
-
-
-def _append(path: Path, text: str) -> None:
-    """Appends all of the text, or nothing if that fails."""
-    with path.open('ab') as file:
-        size = file.seek(0, os.SEEK_END)
-        try:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())  # rows must reach the disk before the checkpoint that follows them
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(file.fileno(), size)
-            raise

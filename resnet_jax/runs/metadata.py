@@ -87,6 +87,16 @@ def read_metadata(path: Path) -> Metadata:
     return Metadata(config, values['dataset'], progress, values['environment'])
 
 
+def modules_of_run(workdir: str | Path) -> list[str]:
+    """Returns the modules that were imported when a run started, from its environment.json; [] if it names none."""
+    try:
+        environment = parse_json(read_text(Path(workdir, 'environment.json')))
+    except (OSError, ValueError):
+        return []
+    names = environment.get('imports') if isinstance(environment, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
 def _describes_dataset(values: JsonDict) -> bool:
     shape, names = values.get('image_shape'), values.get('class_names')
     return (

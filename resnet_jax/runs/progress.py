@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 
-from resnet_jax.config import describe_changes
+from resnet_jax.config_changes import describe_changes
 from resnet_jax.typing import JsonDict, Row
 
 _LARGEST_STEP = 2**31 - 1

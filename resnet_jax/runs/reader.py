@@ -12,6 +12,7 @@ from PIL import Image
 
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs.progress import ConfigChange, read_changes
+from resnet_jax.runs.rows import METRICS, TIMING, read_rows
 from resnet_jax.runtime.npz import read_npz
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict, Row
@@ -120,8 +121,8 @@ def read_run(folder: str | Path) -> RunReader:
     return RunReader(
         folder.resolve().name,
         **parts,
-        metrics=_read_rows(folder / 'metrics.jsonl'),
-        timing=_read_rows(folder / 'timing.jsonl'),
+        metrics=_read_rows(folder / METRICS),
+        timing=_read_rows(folder / TIMING),
         changes=read_config_changes(folder),
         wrong=_of_rank(samples.get('wrong'), 4, np.uint8),
         wrong_maps=_of_rank(samples.get('wrong_maps'), 3, np.uint8),
@@ -159,7 +160,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunReader]:
             raise ConfigError(f'{folder} is given {paths.count(path)} times; expected different run folders')
         run = read_run(path)
         if not run.config:
-            raise InputFileError(f'no run in {folder}: expected a folder with config.json, as the train command makes it')
+            raise InputFileError(f'no run in {folder}: expected a folder with config.json, as training makes it')
         length = next(n for n in range(1, len(path.parts) + 1) if [p.parts[-n:] for p in paths].count(path.parts[-n:]) == 1)
         runs.append(dataclasses.replace(run, name='/'.join(path.parts[-length:])))
     return runs
@@ -179,18 +180,9 @@ def _read_json(path: Path) -> JsonDict:
 
 def _read_rows(path: Path) -> list[Row]:
     try:
-        lines = read_text(path).splitlines()
+        return read_rows(path)
     except OSError:
         return []
-    rows = []
-    for line in lines:
-        try:
-            row = parse_json(line, lenient=True)
-        except ValueError:  # half written
-            continue
-        if isinstance(row, dict) and isinstance(row.get('step'), int):
-            rows.append(row)
-    return rows
 
 
 def _read_png(path: Path) -> np.ndarray | None:

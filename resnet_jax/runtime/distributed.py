@@ -144,7 +144,7 @@ def assert_equal(name: str, values: Json) -> None:
             changes = '; '.join(f'{field}: {first.get(field)!r} -> {second.get(field)!r}' for field in fields)
             raise ConfigError(
                 f'the {name} of process {process} is not that of process 0 ({changes}); expected the same in all: '
-                'start all with the same command'
+                'start all of them alike'
             )
 
 

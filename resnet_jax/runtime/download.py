@@ -1,7 +1,6 @@
 """Downloads a file: resumes, retries, verifies, and never leaves a partial file in its place."""
 
 import contextlib
-import hashlib
 import http.client
 import logging
 import queue
@@ -14,6 +13,7 @@ from email.message import Message
 from pathlib import Path
 
 from resnet_jax.errors import one_line
+from resnet_jax.runtime.files import sha256_of
 from resnet_jax.runtime.progress import progress
 from resnet_jax.runtime.untrusted import printable
 
@@ -80,8 +80,7 @@ def download(url: str, path: Path, *, label: str, writing: Writing, size: int | 
         except NETWORK_ERRORS as error:
             reason = reason_of(error)
         else:
-            with part.open('rb') as file:
-                digest = hashlib.file_digest(file, 'sha256').hexdigest()
+            digest = sha256_of(part)
             if digest.startswith(sha256):
                 with writing(path):
                     part.replace(path)

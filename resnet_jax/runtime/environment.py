@@ -3,21 +3,21 @@
 import hashlib
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 import jax
 
 import resnet_jax
-from resnet_jax import plugins
 from resnet_jax.errors import ConfigError
 
 DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 _PACKAGES = ('resnet_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
 
-def environment() -> dict[str, object]:
-    """Returns the versions and the hardware that this process runs on."""
+def environment(imports: Sequence[str] = ()) -> dict[str, object]:
+    """Returns the versions and the hardware that this process runs on, and the user's modules that it has imported."""
     device = jax.local_devices()[0]
     return {
         'python': platform.python_version(),
@@ -28,7 +28,7 @@ def environment() -> dict[str, object]:
         'processes': jax.process_count(),
         'cpu_cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
         'system': f'{platform.system()} {platform.machine()}',
-        **({'imports': plugins.imported} if plugins.imported else {}),
+        **({'imports': list(imports)} if imports else {}),
     }
 
 
@@ -49,7 +49,7 @@ def check_deterministic() -> None:
       ConfigError: a GPU is used and XLA was not asked for them.
     """
     if jax.default_backend() == 'gpu' and DETERMINISTIC not in os.environ.get('XLA_FLAGS', ''):
-        raise ConfigError(f'deterministic needs {DETERMINISTIC} in XLA_FLAGS before JAX starts, as the train command sets it')
+        raise ConfigError(f'deterministic needs {DETERMINISTIC} in XLA_FLAGS before JAX starts')
 
 
 def _installed(name: str) -> bool:

@@ -1,7 +1,9 @@
-"""Atomic file writes."""
+"""Atomic file writes, and the checksum of a file."""
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import logging
 import os
 import re
@@ -40,6 +42,17 @@ def write_atomically(path: str | Path, data: bytes | str | Callable[[IO[bytes]],
                 file.flush()
                 os.fsync(file.fileno())
         return partial.replace(path)
+
+
+def write_json(path: str | Path, value: object, *, durable: bool = False) -> None:
+    """Writes a JSON file atomically: see `write_atomically`."""
+    write_atomically(path, json.dumps(value, indent=1) + '\n', durable=durable)
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 @contextlib.contextmanager

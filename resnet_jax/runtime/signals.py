@@ -20,8 +20,7 @@ from resnet_jax.runtime.streams import tell_at_once
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
-GRACE_SECONDS = math.inf  # the commands have less patience: who calls the library wants to go on
-_SAVED = b'Interrupted; the state is saved. The same command continues.\n'
+_SAVED = b'Interrupted; the state is saved. The next start continues.\n'
 _speaking = threading.Lock()  # whoever ends the process never releases it, so nothing is written after its line
 
 
@@ -29,8 +28,8 @@ class StopSignal:
     """A context in which SIGINT, SIGTERM and SIGHUP stop the run cleanly, and a second signal ends the process at once.
 
     While `unsaved` is set, the signal is only recorded, and the run must save its state and raise `Interrupted`. Otherwise the
-    signal handler raises `Interrupted` as soon as Python runs it; if that takes longer than GRACE_SECONDS, because XLA is
-    compiling, the process ends without it.
+    signal handler raises `Interrupted` as soon as Python runs it; if that takes longer than `grace_seconds`, because XLA
+    is compiling, the process ends without it.
 
     Python runs signal handlers only in the main thread, and only when XLA returns to Python. Hence the watching thread, which
     Python's own C handler wakes through a pipe.
@@ -38,12 +37,16 @@ class StopSignal:
     Does nothing outside the main thread, where Python allows no handlers. With several processes, `distributed.any_signal`
     must tell the others.
 
+    Args:
+      grace_seconds: infinite for a program that wants to go on after it.
+
     Attributes:
       number: number of the received signal, or None.
       unsaved: whether there are steps that are in no checkpoint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float) -> None:
+        self._grace_seconds = grace_seconds
         self.number: int | None = None
         self.unsaved = False
         self._alone = jax.process_count() == 1  # several processes stop together or not at all
@@ -90,7 +93,7 @@ class StopSignal:
         """Re-raises an `Interrupted` that Python discarded."""
         if not isinstance(unraisable.exc_value, Interrupted):
             self._old_hook(unraisable)
-        elif math.isfinite(GRACE_SECONDS):
+        elif math.isfinite(self._grace_seconds):
             _end(unraisable.exc_value.number, _SAVED)
         else:
             self._postponed = True
@@ -107,7 +110,7 @@ class StopSignal:
                     continue
                 if deadline is not None:
                     _end(number, b'Stopped at once.\n')
-                self.number, deadline = self.number or number, time.monotonic() + GRACE_SECONDS
+                self.number, deadline = self.number or number, time.monotonic() + self._grace_seconds
                 # Not print or a logger: the main thread may be inside one.
                 note = b'after this dispatch; the state is saved' if self.unsaved else b'(nothing is lost)'
                 with _speaking:

@@ -44,7 +44,7 @@ def load(file: Path) -> tuple[Callable[[int], BatchFn], tuple[int, int, int], in
     if len(images) != 4 or len(probabilities) != 2 or len(sizes) != 4:
         raise InputFileError(
             f'{file} goes from {list(images)} to {list(probabilities)}; expected uint8 images [batch, height, width, channels] '
-            'and probabilities [batch, classes], as the export command makes it'
+            'and probabilities [batch, classes], as an export makes it'
         )
     height, width, channels, classes = sizes
     return compile_for, (height, width, channels), classes

@@ -10,7 +10,7 @@ import numpy as np
 from jax import export
 
 from resnet_jax.classifier import Classifier
-from resnet_jax.data.augment import normalize
+from resnet_jax.config import TrainConfig
 from resnet_jax.data.images import read_image
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.evaluation.explanations import class_activation_maps, map_layers
@@ -45,7 +45,7 @@ class Network:
     probabilities: Program
     maps: Program | None = None
     measured: confidence.Confidence | None = None
-    resize: str = 'crop'
+    resize: str = TrainConfig.resize
     crop: float = 1.0
     interpolation: str = 'bicubic'
     facts: Json = dataclasses.field(default_factory=dict)
@@ -80,7 +80,7 @@ def load_network(path: str, name: str, sizes: Sequence[int], map_sizes: Sequence
             classifier = dataclasses.replace(Classifier.load(path, ema=ema), tta='none')
             network = _of_classifier(classifier, name, sizes, map_sizes)
         elif ema:
-            raise ConfigError(f'{path} is exported and has one set of parameters; expected it without --ema')
+            raise ConfigError(f'{path} is exported and has one set of parameters; expected ema=False')
         else:
             network = _of_exported(file, name, sizes)
         network.probabilities([(image,) for image in _noise(1, network.image_shape)])
@@ -105,15 +105,9 @@ def _of_exported(file: Path, name: str, sizes: Sequence[int]) -> Network:
 
 
 def _of_classifier(classifier: Classifier, name: str, sizes: Sequence[int], map_sizes: Sequence[int]) -> Network:
-    variables, shape = classifier.on_device, classifier.image_shape
-    mean, std = classifier.mean or (0.0,), classifier.std or (1.0,)
+    variables, shape = classifier.compiled.on_device, classifier.image_shape
     layer = _explained_layer(classifier)
     measured = confidence.of_run(classifier)
-
-    def maps(variables: Variables, images: jax.Array, classes: jax.Array) -> jax.Array:
-        assert layer is not None
-        inputs = normalize(images, mean, std, classifier.dtype)
-        return class_activation_maps(classifier.model, variables, inputs, classes, layer)
 
     def compile_probabilities(size: int) -> BatchFn:
         images = _noise(size, shape)
@@ -123,6 +117,7 @@ def _of_classifier(classifier: Classifier, name: str, sizes: Sequence[int], map_
         return min(runs, key=lambda run: seconds_of(run, [images]))
 
     def compile_maps(size: int) -> BatchFn:
+        maps = classifier.compiled.of_inputs(class_activation_maps, layer=layer)
         compiled = jax.jit(maps).lower(variables, _noise(size, shape), np.zeros(size, np.int32)).compile()
         return lambda images, classes: np.asarray(compiled(variables, images, classes))
 
@@ -151,7 +146,7 @@ def _compile_for_few(classifier: Classifier, images: np.ndarray) -> BatchFn:
     The C kernels are made for the batches of training. In an exported program the weights are constants, which are laid out
     for the matrix products once instead of in each call; that takes longer than the products of a single image.
     """
-    variables = classifier.on_device
+    variables = classifier.compiled.on_device
     if sum(leaf.nbytes for leaf in jax.tree.leaves(variables)) > _FOLDED:
         exported_program = export.export(jax.jit(classifier.probabilities_fn))(variables, images)
         return _compile(jax.jit(exported_program.call), images, variables)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import resnet_jax
+from resnet_jax.config import RESIZE
 from resnet_jax.serve.limits import Limits
 from resnet_jax.typing import JsonDict
 
@@ -136,7 +137,7 @@ _SCHEMAS: JsonDict = {
         name=_TEXT,
         classes=_array(_TEXT),
         image_shape=_array(_COUNT),
-        resize={'enum': ['crop', 'squash', 'pad']},
+        resize={'enum': list(RESIZE)},
         crop=_SHARE,
         explains={'type': 'boolean'},
         facts={'type': 'object', 'additionalProperties': _TEXT},

@@ -47,7 +47,7 @@ def bind(host: str, port: int) -> socket.socket:
         )
     except (socket.gaierror, UnicodeError) as error:
         raise ConfigError(
-            f'--host={host} is not known here ({error}); expected an address of this machine, as 127.0.0.1'
+            f'host {host!r} is not known here ({error}); expected an address of this machine, as 127.0.0.1'
         ) from None
     bound = socket.socket(family, kind, protocol)
     try:
@@ -56,7 +56,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise ResourceError(
-            f'port {port} of {host} cannot be used: {error.strerror}; choose another one, or --port=0 for any that is free'
+            f'port {port} of {host} cannot be used: {error.strerror}; choose another one, or 0 for any that is free'
         ) from None
     return bound
 

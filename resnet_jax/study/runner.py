@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from resnet_jax import plugins
-from resnet_jax.config import TrainConfig, check_continues
+from resnet_jax.config import TrainConfig
+from resnet_jax.config_changes import check_continues
 from resnet_jax.errors import Interrupted
 from resnet_jax.runs.reader import read_run
+from resnet_jax.runs.rows import METRICS, read_rows
 from resnet_jax.runtime.console import duration
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.runtime.untrusted import check_owned_files, parse_json, read_text
@@ -36,7 +38,7 @@ def status(run: StudyRun) -> str:
         return 'finished'
     if (run.folder / 'failed.json').is_file():
         return 'failed'
-    return 'started' if (run.folder / 'metrics.jsonl').is_file() else 'new'
+    return 'started' if (run.folder / METRICS).is_file() else 'new'
 
 
 def check_made_alike(runs: Sequence[StudyRun]) -> None:
@@ -213,7 +215,6 @@ def epochs_done(run: StudyRun) -> float:
     if status(run) in ('finished', 'failed'):
         return float(run.config['num_epochs'])
     try:
-        lines = read_text(run.folder / 'metrics.jsonl').splitlines()
-        return float(max((parse_json(line)['epoch'] for line in lines), default=0.0))
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(max((row['epoch'] for row in read_rows(run.folder / METRICS)), default=0.0))
+    except (OSError, KeyError, TypeError, ValueError):
         return 0.0

@@ -13,6 +13,7 @@ from resnet_jax.evaluation.record import describe_model, write_record
 from resnet_jax.report.optional import optional
 from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runs.rows import METRICS
 from resnet_jax.typing import Json
 
 _SHOWN = 12  # mistakes in TensorBoard
@@ -50,7 +51,7 @@ def leave_failed(folder: RunFolder, error: UserError) -> None:
 
 def plot(folder: RunFolder) -> None:
     """Plots the metrics so far, if there are any and this process writes files."""
-    if folder.primary and (folder.path / 'metrics.jsonl').exists():
+    if folder.primary and (folder.path / METRICS).exists():
         with optional('The plot could not be drawn'):  # it must not hide what ended the run, nor end it
             from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
 

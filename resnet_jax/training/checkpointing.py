@@ -5,7 +5,8 @@ import logging
 
 import jax
 
-from resnet_jax.config import changed_fields, check_continues
+from resnet_jax import plugins
+from resnet_jax.config_changes import changed_fields, check_continues
 from resnet_jax.data import Dataset
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs import checkpoint
@@ -148,7 +149,7 @@ class RunCheckpoints:
         folder = self._folder
         try:
             folder.flush()  # rows first: the checkpoint relies on them
-            metadata = Metadata(self._experiment.config, self._dataset.describe(), progress, environment())
+            metadata = Metadata(self._experiment.config, self._dataset.describe(), progress, environment(plugins.imported))
             checkpoint.save(folder.checkpoints, state, metadata)
             failpoints.reach('saved')
             # Also keep the previous checkpoint and the best one at that time, in case the latest is damaged.

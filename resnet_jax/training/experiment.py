@@ -18,8 +18,9 @@ from resnet_jax.data import DatasetInfo, check_hold_out
 from resnet_jax.data.split import Images
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.step import LogitsFn
+from resnet_jax.forward import forward
 from resnet_jax.models.whitening import whitening_kernel
-from resnet_jax.network import build_model, forward
+from resnet_jax.network import build_model
 from resnet_jax.training.finetune import Start
 from resnet_jax.training.freezing import NOTHING, Freezing, Frozen, continue_optimizer, plan, scale_by_depth
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
@@ -98,7 +99,7 @@ class Experiment:
 
     @property
     def logits_fn(self) -> LogitsFn:
-        """The function from variables and uint8 images to logits: see `classifier.forward`."""
+        """The function from variables and uint8 images to logits: see `forward.forward`."""
         info = self.info
         return functools.partial(forward, model=self.model, mean=info.mean, std=info.std, dtype=self.dtype, tta=self.config.tta)
 

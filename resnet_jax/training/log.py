@@ -1,11 +1,8 @@
 """The log of a run: metric rows in its folder, log lines and a progress bar on the console."""
 
-import importlib.util
 import logging
-import shlex
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,8 +20,8 @@ from resnet_jax.typing import Json
 logger = logging.getLogger(__name__)
 
 
-def report_result(path: Path, result: Json) -> None:
-    """Logs a run's result and what a person may do with it next."""
+def report_result(result: Json) -> None:
+    """Logs a run's result."""
     which = 'best on validation' if result['selected'] == 'validation' else 'the last'
     logger.info(
         '%s accuracy %.2f %% (%d of %d), loss %.4f, epoch %d (%s)%s',
@@ -39,16 +36,6 @@ def report_result(path: Path, result: Json) -> None:
     )
     if 'ema_accuracy' in result:
         logger.info('with averaged parameters: accuracy %.2f %%, loss %.4f', 100 * result['ema_accuracy'], result['ema_loss'])
-    here = shlex.quote(str(path))
-    needs = '' if importlib.util.find_spec('tensorboard') else '  (after pip install tensorboard)'
-    for number, line in enumerate(
-        (
-            f'open {here}/report.html',
-            f'tensorboard --logdir={here}/tensorboard{needs}',
-            f'resnet-jax predict --workdir={here} IMAGE...',
-        )
-    ):
-        logger.info('%s %s', '     ' if number else 'Next:', line)
 
 
 def _averaged(tta: str) -> str:

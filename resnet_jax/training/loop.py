@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def train_and_evaluate(
     dataset: Dataset | None = None,
     weights: Classifier | None = None,
     profile: bool = False,
+    grace_seconds: float = math.inf,
 ) -> TrainingResult:
     """Trains a config in a run folder, or continues the run there.
 
@@ -58,6 +60,7 @@ def train_and_evaluate(
         run, pass the same one.
       weights: the network to start from, instead of that which `config.init_from` names; see `finetune`.
       profile: write a trace of ten iterations to `workdir/profile`.
+      grace_seconds: time after a signal that comes while nothing is unsaved, as when XLA compiles, before the process ends.
 
     Raises:
       ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError, LostPeerError: see `resnet_jax.errors`.
@@ -78,7 +81,8 @@ def train_and_evaluate(
         info, start = begin(checked, source.info, workdir, weights)
         experiment = create_experiment(checked, info, start=start)  # before the folder is created
         folder = RunFolder(workdir, checked, extend=extend, allow_changes=allow_changes)
-        with StopSignal() as stop, distributed.process_group(checked.to_dict(), folder.path, folder.newest_checkpoint), folder:
+        group = distributed.process_group(checked.to_dict(), folder.path, folder.newest_checkpoint)
+        with StopSignal(grace_seconds) as stop, group, folder:
             distributed.assert_shared(folder.path / '.lock')
             return train_in_folder(
                 experiment, source, folder, stop, callbacks, extend=extend, allow_changes=allow_changes, profile=profile
@@ -119,7 +123,7 @@ def train_in_folder(
         if folder.primary and not (folder.path / 'report.html').exists():  # killed before the report was written
             write_run_report(folder.path)
         classifier = load_run(folder.path)
-    report_result(folder.path, result)
+    report_result(result)
     return TrainingResult(result, folder.read_metrics(), classifier)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
-from resnet_jax.config import OPTIMIZERS, TrainConfig
+from resnet_jax.config import OPTIMIZERS, TrainConfig, choices
 from resnet_jax.errors import ConfigError
 from resnet_jax.models.whitening import LAYER as WHITENING
 from resnet_jax.training.muon import muon
@@ -20,8 +20,8 @@ def create_schedule(
     peak: float,
     total_steps: int,
     warmup_steps: int = 0,
-    milestones: Sequence[float] = (0.5, 0.75),
-    step_factor: float = 0.1,
+    milestones: Sequence[float] = TrainConfig.milestones,
+    step_factor: float = TrainConfig.step_factor,
 ) -> optax.Schedule:
     """Returns the learning rate as a function of the step, for `total_steps` steps.
 
@@ -56,7 +56,7 @@ def create_schedule(
     elif name == 'constant':
         main = optax.constant_schedule(peak)
     else:
-        raise ConfigError(f'unknown schedule {name!r}; expected one of cosine, linear, one_cycle, step, constant')
+        raise ConfigError(f'unknown schedule {name!r}; expected one of {", ".join(choices("schedule"))}')
     if not warmup_steps:
         return main
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), main], [warmup_steps])
@@ -115,14 +115,14 @@ def create_optimizer(
     config: TrainConfig | None = None,
     weight_decay: float = 0.0,
     decay_norm_and_bias: bool = False,
-    momentum: float = 0.9,
+    momentum: float = TrainConfig.momentum,
     nesterov: bool = False,
     clip_norm: float = 0.0,
     bias_scale: float = 1.0,
     head_scale: float = 1.0,
     whitening_bias_schedule: optax.Schedule | None = None,
-    muon_momentum: float = 0.6,
-    muon_steps: int = 3,
+    muon_momentum: float = TrainConfig.muon_momentum,
+    muon_steps: int = TrainConfig.muon_steps,
     muon_dtype: DTypeLike = jnp.float32,
 ) -> optax.GradientTransformation:
     """Returns 'sgd', 'adam' or 'adamw', each equal to PyTorch's of that name, 'muon', or a registered optimizer.

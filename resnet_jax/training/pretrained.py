@@ -13,6 +13,7 @@ from resnet_jax.config import TrainConfig
 from resnet_jax.data import DatasetInfo
 from resnet_jax.errors import InputFileError
 from resnet_jax.runs.checksums import CHECKSUMS
+from resnet_jax.runtime.files import sha256_of
 from resnet_jax.typing import Json
 from resnet_jax.weights.files import read_state_dicts
 from resnet_jax.weights.hub import is_repository
@@ -60,7 +61,8 @@ def check_exists(init_from: str) -> None:
     if not (Path(init_from).exists() or is_name(init_from) or is_repository(init_from)):
         raise InputFileError(
             f'init_from is {init_from!r}, and there is no such folder or file; expected a run folder, weights as .pth, .pt, '
-            '.th or .safetensors, or a name that `resnet-jax models --weights` lists'
+            '.th or .safetensors, or a name of published weights',
+            topic='weights',
         )
 
 
@@ -87,7 +89,7 @@ def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> We
     return Weights(
         source=config.init_from,
         file=str(path),
-        sha256=_sha256(path),
+        sha256=sha256_of(path),
         arrays=flatten(variables),
         model=facts['model'],
         model_kwargs=facts['model_kwargs'],
@@ -100,12 +102,13 @@ def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> We
 
 
 def of_classifier(classifier: Classifier, config: TrainConfig) -> Weights:
+    """Returns a classifier as the weights that a run starts from, with the SHA-256 of its file or else of its arrays."""
     arrays, origin = flatten(classifier.variables), classifier.origin
     file = Path(origin.path, 'checkpoints', str(origin.step)) if origin.step is not None else Path(origin.path)
     if origin.config and (file / CHECKSUMS).is_file():
-        digest = hashlib.sha256((file / CHECKSUMS).read_bytes()).hexdigest()
+        digest = sha256_of(file / CHECKSUMS)
     elif origin.file and Path(origin.file).is_file():
-        file, digest = Path(origin.file), _sha256(Path(origin.file))
+        file, digest = Path(origin.file), sha256_of(Path(origin.file))
     else:
         file, hashed = Path(origin.path or '.'), hashlib.sha256()
         for name, array in sorted(arrays.items()):
@@ -124,11 +127,6 @@ def of_classifier(classifier: Classifier, config: TrainConfig) -> Weights:
         mean=classifier.mean,
         std=classifier.std,
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def wanted_names(config: TrainConfig, model: nn.Module, image_shape: Shape, head: frozenset[str]) -> frozenset[str]:

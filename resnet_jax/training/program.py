@@ -90,8 +90,8 @@ def train_steps(
 def create_train_steps(
     experiment: Experiment, *, cropped: bool = False, devices: Sequence[jax.Device] | None = None
 ) -> jax.stages.Wrapped:
-    """Returns the `parallel_train_steps` of an experiment; `cropped` as in `load_function`, `devices` as in `parallel`."""
-    return _in_parallel(steps_function(experiment, cropped=cropped), devices)
+    """Returns `map_over_devices` of an experiment's `train_steps`; `cropped` as in `load_function`."""
+    return map_over_devices(steps_function(experiment, cropped=cropped), devices)
 
 
 def steps_function(experiment: Experiment, *, cropped: bool = False) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -129,20 +129,13 @@ def steps_function(experiment: Experiment, *, cropped: bool = False) -> Callable
     return functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=config.log_gradient_norms)
 
 
-def parallel_train_steps(
-    step_fn: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
-    load_fn: Callable[..., dict[str, jax.Array]],
-    *,
-    per_layer_grad_norms: bool = False,
+def map_over_devices(
+    run: Callable[..., tuple[object, dict[str, jax.Array]]], devices: Sequence[jax.Device] | None = None
 ) -> jax.stages.Wrapped:
-    """Returns `train_steps` mapped over all devices; it takes and returns an unstacked, replicated state and donates it."""
-    run = functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn, per_layer_grad_norms=per_layer_grad_norms)
-    return _in_parallel(run)
+    """Returns `train_steps`, with its keyword arguments, mapped over devices, by default over all.
 
-
-def _in_parallel(
-    run: Callable[..., tuple[TrainState, dict[str, jax.Array]]], devices: Sequence[jax.Device] | None = None
-) -> jax.stages.Wrapped:
+    It takes and returns an unstacked, replicated state and donates it.
+    """
     return parallel(run, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,), devices=devices)
 
 

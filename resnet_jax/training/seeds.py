@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import operator
 import threading
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError, DivergedError, Interrupted
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runtime import console, memory
-from resnet_jax.runtime.devices import compile_parallel, device_positions, parallel, replicate
+from resnet_jax.runtime.devices import compile_parallel, device_positions, replicate
 from resnet_jax.runtime.environment import check_deterministic
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.runtime.signals import StopSignal
@@ -28,7 +29,7 @@ from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.finetune import begin
 from resnet_jax.training.loading import device_data, seed_key
 from resnet_jax.training.loop import train_and_evaluate, train_in_folder
-from resnet_jax.training.program import steps_function
+from resnet_jax.training.program import map_over_devices, steps_function
 from resnet_jax.training.state import TrainState
 from resnet_jax.typing import Json, PyTree
 
@@ -45,6 +46,7 @@ def train_seeds(
     extend: bool = False,
     allow_changes: bool = False,
     together: bool | None = None,
+    grace_seconds: float = math.inf,
 ) -> list[TrainingResult]:
     """Trains a config with the seeds `config.seed`, `config.seed + 1`, ..., each in its own run folder `workdir/seed<seed>`.
 
@@ -53,7 +55,7 @@ def train_seeds(
 
     Args:
       count: number of seeds.
-      extend, allow_changes: see `train_and_evaluate`.
+      extend, allow_changes, grace_seconds: see `train_and_evaluate`.
       together: train all in one program, with `jax.vmap`; by default on a GPU or TPU. On a CPU one after the other is faster.
 
     Raises:
@@ -76,17 +78,18 @@ def train_seeds(
     if together is None:
         together = jax.default_backend() != 'cpu' and not obstacle
     if not together or count == 1:
-        return _train_in_turn(configs, folders, extend=extend, allow_changes=allow_changes)
-    return _train_together(configs, folders, extend=extend, allow_changes=allow_changes)
+        return _train_in_turn(configs, folders, extend=extend, allow_changes=allow_changes, grace_seconds=grace_seconds)
+    return _train_together(configs, folders, extend=extend, allow_changes=allow_changes, grace_seconds=grace_seconds)
 
 
 def _train_in_turn(
-    configs: Sequence[TrainConfig], folders: Sequence[Path], *, extend: bool, allow_changes: bool
+    configs: Sequence[TrainConfig], folders: Sequence[Path], *, extend: bool, allow_changes: bool, grace_seconds: float
 ) -> list[TrainingResult]:
     results, diverged = [], None
     for config, path in zip(configs, folders, strict=True):
         try:
-            results.append(train_and_evaluate(config, path, extend=extend, allow_changes=allow_changes))
+            result = train_and_evaluate(config, path, extend=extend, allow_changes=allow_changes, grace_seconds=grace_seconds)
+            results.append(result)
         except DivergedError as error:
             diverged = diverged or error
     if diverged:
@@ -96,7 +99,7 @@ def _train_in_turn(
 
 @our_settings()
 def _train_together(
-    configs: Sequence[TrainConfig], folders: Sequence[Path], *, extend: bool, allow_changes: bool
+    configs: Sequence[TrainConfig], folders: Sequence[Path], *, extend: bool, allow_changes: bool, grace_seconds: float
 ) -> list[TrainingResult]:
     undo = console.log_to_console()
     try:
@@ -109,7 +112,7 @@ def _train_together(
         several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(configs), *leaf.shape), leaf.dtype), state)
         memory.check_state_fits(several, f'{len(configs)} times {first.model}')
         logger.info('Training %d seeds of %s in one program.', len(configs), first.model)
-        with StopSignal() as stop:
+        with StopSignal(grace_seconds) as stop:
             team = _Team(configs, source, stop, extend=extend, allow_changes=allow_changes)
             return team.train(folders)
     finally:
@@ -228,7 +231,7 @@ class _Program:
         self._data = device_data(experiment, train)
         self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
         mapped = jax.vmap(steps_function(experiment), (0, None, None, 0, 0, None, None))
-        self._run = parallel(mapped, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,))
+        self._run = map_over_devices(mapped)
 
         def stack(*states: TrainState) -> PyTree:
             return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

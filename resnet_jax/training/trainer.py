@@ -1,5 +1,6 @@
 """One run: starts or continues it, trains, evaluates, saves, and returns the result."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from resnet_jax import data
+from resnet_jax import data, plugins
 from resnet_jax.classifier import Classifier, create_classifier
 from resnet_jax.data import Dataset, Split
 from resnet_jax.errors import DivergedError, Interrupted, is_out_of_memory
@@ -76,6 +77,7 @@ class Trainer:
                 raise
             raise memory.out_of_memory(self._config.batch_size, 0) from None
         finally:
+            self._evaluator.close()
             plot(self._folder)
         result, variables = self._result()
         facts = self._dataset.describe(), result['step'], str(self._folder.path)
@@ -108,7 +110,7 @@ class Trainer:
         self.logger.resume(self._progress)
         if self._folder.primary:
             again = self._split if self._progress.evaluation_due else None
-            self._folder.start(self._progress, environment(), ('train', 'gradients', self._split), again)
+            self._folder.start(self._progress, environment(plugins.imported), ('train', 'gradients', self._split), again)
         if self._experiment.start and not restored:
             self._start_from(self._experiment.start)
 
@@ -298,7 +300,8 @@ class Trainer:
         metrics, selected, step, variables = self._progress.evaluation, 'last', self._progress.step, self._state.variables
         if best := self._checkpoints.restore_best(self._progress, self._state):
             selected, (step, variables, ema) = 'validation', best
-            metrics = self._evaluate(self._create_evaluator(self._dataset.test), variables, ema)
+            with contextlib.closing(self._create_evaluator(self._dataset.test)) as evaluator:
+                metrics = self._evaluate(evaluator, variables, ema)
             self.logger.row('test', step, metrics)
             plot(self._folder)
         epoch = -(-step // self._experiment.steps_per_epoch)  # the epoch that the step is in

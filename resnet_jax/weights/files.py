@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from resnet_jax.config import choices
 from resnet_jax.errors import InputFileError, ResourceError
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.typing import Json, JsonDict
@@ -73,7 +74,7 @@ def _decode(metadata: Mapping[str, str]) -> JsonDict:
     names = result.get('class_names', [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError('its metadata have no list of names as class_names')
-    if result.get('dtype', 'float32') not in ('float32', 'bfloat16'):
+    if result.get('dtype', 'float32') not in choices('dtype'):
         raise ValueError('its metadata have another dtype than float32 or bfloat16')
     if 'crop' in result and not (_is_finite(result['crop']) and 0 < result['crop'] <= 1):
         raise ValueError('its metadata have no share of the image as crop')

@@ -11,7 +11,6 @@ first download had is kept beside the file and checked at every start.
 """
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import logging
@@ -25,7 +24,7 @@ from urllib.parse import quote, urljoin
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError, one_line
 from resnet_jax.runtime import download as transfer
 from resnet_jax.runtime.cache_folder import cache_dir
-from resnet_jax.runtime.files import one_process, write_atomically
+from resnet_jax.runtime.files import one_process, sha256_of, write_atomically
 from resnet_jax.runtime.untrusted import parse_json, printable, read_text
 from resnet_jax.weights.published import PublishedWeights
 
@@ -235,8 +234,7 @@ def _is_sound(path: Path, sha256: str) -> bool:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open('rb') as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise InputFileError(f'{path} cannot be read ({error.strerror}); delete it, or allow reading it') from None
 

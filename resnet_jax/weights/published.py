@@ -297,7 +297,8 @@ def find_weights(name: str) -> PublishedWeights:
         publisher = [other for other in PUBLISHED if other.startswith(name.partition('/')[0] + '/')]
         some = ', '.join(publisher[:3] or list(PUBLISHED)[:3])
         raise ConfigError(
-            f'no weights are called {name!r}{did_you_mean(name, PUBLISHED)}; expected a name as {some}, which '
-            'resnet-jax models --weights lists; other repositories of the Hugging Face Hub: hf://OWNER/REPOSITORY'
+            f'no weights are called {name!r}{did_you_mean(name, PUBLISHED)}; expected a name as {some}, or another '
+            'repository of the Hugging Face Hub, as hf://OWNER/REPOSITORY',
+            topic='weights',
         )
     return PUBLISHED[name]

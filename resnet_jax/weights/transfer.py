@@ -1,15 +1,21 @@
 """Transfers arrays of trained weights to a new network: all that fit, with another head or number of channels."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import InputFileError
+from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.runtime.untrusted import printable
+from resnet_jax.typing import Variables
 from resnet_jax.weights.match import Shape, model_shapes
-from resnet_jax.weights.parts import bare, first_kernel
+from resnet_jax.weights.names import flatten, unflatten
+from resnet_jax.weights.parts import bare, first_kernel, head_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +90,20 @@ def transfer(
         unused=tuple(sorted(weights.keys() - arrays.keys())),
         channels=channels,
     )
+
+
+def with_new_head(variables: Variables, model: nn.Module, image_shape: Shape, seed: int) -> Variables:
+    """Returns `variables` for `model` and images of `image_shape`, with a head as after `model.init`.
+
+    Raises:
+      InputFileError: see `transfer`.
+    """
+    key = jax.random.key(seed)
+    init = jax.jit(functools.partial(model.init, train=False), compiler_options=options_for_init(key))
+    arrays = flatten(init(key, jnp.zeros((1, *image_shape))))
+    wanted = arrays.keys() - head_names(model, image_shape)
+    moved = transfer(flatten(variables), model, image_shape, wanted=wanted, source='the network')
+    return unflatten({**arrays, **moved.arrays})
 
 
 def _only_channels(theirs: Shape, ours: Shape) -> bool:

@@ -60,3 +60,13 @@ def test_a_damaged_config_is_one_line(content, code, text, tmp_path):
     (folder / 'config.json').write_text(content)
     line = error_line(resnet_jax(tmp_path, 'train', '--workdir=runs/learning_rate=0.1', code=code))
     assert text in line and len(line) < 250
+
+
+def test_a_folder_named_like_an_argument_keeps_its_name(tmp_path):
+    folder = tmp_path / 'runs' / 'extend'
+    (folder / 'checkpoints' / '3').mkdir(parents=True)
+    config = TrainConfig.from_mapping(config_file.load_config('quickstart'))
+    (folder / 'config.json').write_text(json.dumps(config.to_dict()))
+    line = error_line(resnet_jax(tmp_path, 'train', '--workdir=runs/extend', '--config.num_epochs=99', code=2))
+    assert line.startswith('error: runs/extend holds a run of another config (num_epochs: ')
+    assert line.endswith('; continue with --extend, or choose another run folder, or delete it')

@@ -64,7 +64,7 @@ def test_a_port_that_is_taken_is_one_line():
         (['runs/none'], 3, 'no run in runs/none'),
         (['timm/resnet18.a1_in1'], 2, 'did you mean'),
         ([DIGITS, DIGITS], 2, 'is given 2 times'),
-        ([DIGITS, '--host=no.such.host.invalid'], 2, '--host=no.such.host.invalid is not known'),
+        ([DIGITS, '--host=no.such.host.invalid'], 2, "host 'no.such.host.invalid' is not known"),
         ([DIGITS, '--port=70000'], 2, 'port'),
         ([DIGITS, '--timeout=nan'], 2, 'timeout'),
         ([DIGITS, '--max_batch=0'], 2, 'max_batch'),

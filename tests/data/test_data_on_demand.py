@@ -157,7 +157,10 @@ def test_the_images_of_a_step(tmp_path):
     [
         ({'image_size': 0}, "^decode='always' does not look at all images first; expected their size, such as image_size=224$"),
         ({'normalization': ''}, "^decode='always' .* expected mean and std, such as normalization='imagenet'$"),
-        ({'broken_images': 'skip'}, "^decode='always' meets broken images too late .* --broken_images=skip lists$"),
+        (
+            {'broken_images': 'skip'},
+            "^decode='always' meets broken images too late to skip them; expected broken_images='stop'",
+        ),
         ({'decode': 'once', 'test_crop': 0.875}, "^test_crop=0.875 is for decode='always'; expected it with test_crop$"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from resnet_jax.data import Split
 from resnet_jax.evaluation import evaluator as evaluation
 from resnet_jax.evaluation.evaluator import Evaluator
-from resnet_jax.network import forward
+from resnet_jax.forward import forward
 
 SIZE, CLASSES = 19, 3
 MEAN, STD = (0.5,), (0.1,)

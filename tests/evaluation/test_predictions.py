@@ -67,17 +67,18 @@ def test_five_classes_have_no_top_5():
 
 
 def test_calibration_by_hand():
-    """Two bins: confidences 0.4, 0.5 in the first (one right), 0.6, 0.8, 1.0 in the second (two right)."""
-    confidence = np.array([0.4, 0.5, 0.6, 0.8, 1.0])
+    """Two of 15 bins: confidences 0.36, 0.38 up to 6/15 (one right), and 0.61, 0.63, 0.65 up to 10/15 (two right)."""
+    confidence = np.array([0.36, 0.38, 0.61, 0.63, 0.65])
     rest = (1 - confidence) / 2
     log_probabilities = np.log(np.stack([confidence, rest, rest], axis=1) + 1e-300)
-    found = calibration(log_probabilities, np.array([0, 1, 0, 2, 0]), bins=2)
-    first, second = found['bins']
+    found = calibration(log_probabilities, np.array([0, 1, 0, 2, 0]))
+    first, second = (bucket for bucket in found['bins'] if bucket['count'])
+    assert (first['high'], second['high']) == (pytest.approx(6 / 15), pytest.approx(10 / 15))
     assert (first['count'], second['count']) == (2, 3)
-    assert first['confidence'] == pytest.approx(0.45) and first['accuracy'] == 0.5
-    assert second['confidence'] == pytest.approx(0.8) and second['accuracy'] == pytest.approx(2 / 3)
-    assert found['ece'] == pytest.approx((2 * 0.05 + 3 * (0.8 - 2 / 3)) / 5)
-    assert found['mce'] == pytest.approx(0.8 - 2 / 3) and found['confidence'] == pytest.approx(0.66)
+    assert first['confidence'] == pytest.approx(0.37) and first['accuracy'] == 0.5
+    assert second['confidence'] == pytest.approx(0.63) and second['accuracy'] == pytest.approx(2 / 3)
+    assert found['ece'] == pytest.approx((2 * 0.13 + 3 * (2 / 3 - 0.63)) / 5)
+    assert found['mce'] == pytest.approx(0.13) and found['confidence'] == pytest.approx(0.526)
 
 
 def test_an_empty_bin_has_no_mean_and_json_takes_it():

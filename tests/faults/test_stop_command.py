@@ -44,7 +44,7 @@ def test_a_signal_saves_what_is_done_and_ends_the_run(place, number, expected, t
     workdir, (point, some) = tmp_path / 'run', PLACES[place]
     code, err = stop(workdir, f'{point}:{NAMES[number]}')
     assert code == 128 + number, (code, err)
-    assert 'Traceback' not in err and err.rstrip().endswith('The same command continues.')
+    assert 'Traceback' not in err and err.rstrip().endswith('The next start continues.')
     done = err.count('failpoint step: mark\n')
     saved = steps(workdir)[-1] if steps(workdir) else 0
     assert saved >= done and (saved > 0) == some and not (workdir / 'result.json').exists()
@@ -93,7 +93,7 @@ def test_a_compiler_that_does_not_come_back_does_not_keep_the_process(number, tm
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + number and time.monotonic() - before > 3, err
-    assert 'Traceback' not in err and err.rstrip().endswith('The same command continues.')
+    assert 'Traceback' not in err and err.rstrip().endswith('The next start continues.')
 
 
 @pytest.mark.slow

@@ -13,6 +13,22 @@ from resnet_jax.benchmark.torch_networks import *  # noqa: F403
 from resnet_jax.benchmark.torch_resnets import *  # noqa: F403
 
 
+class D2LLeNet(nn.Module):
+    """Dive into Deep Learning, section 7.6: sigmoids, average pools, images of 28x28 with one channel."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.net = nn.Sequential(
+            *(nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.Sigmoid(), nn.AvgPool2d(2)),
+            *(nn.Flatten(), nn.Linear(16 * 5 * 5, 120), nn.Sigmoid()),
+            *(nn.Linear(120, 84), nn.Sigmoid(), nn.Linear(84, num_classes)),
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+
 def randomise(module, seed=0):
     """Gives every BatchNorm random statistics, scales and biases; returns the module."""
     generator = torch.Generator().manual_seed(seed)

@@ -47,10 +47,6 @@ def test_the_training_plot_says_that_views_were_averaged(tmp_path, figures):
     assert list(series(figures[0].axes[0])) == labels
 
 
-def test_read_metrics(tmp_path):
-    assert plots.read_metrics(write(tmp_path, ROWS) / 'metrics.jsonl') == ROWS
-
-
 def test_training_plot_holds_every_series(tmp_path, figures):
     path = plots.plot_training(write(tmp_path / 'resnet8', ROWS))
     assert path == tmp_path / 'resnet8' / 'plots' / 'training.png' and is_png(path)

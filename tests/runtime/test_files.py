@@ -1,3 +1,4 @@
+import hashlib
 import json
 import multiprocessing
 import os
@@ -5,7 +6,7 @@ import resource
 
 import pytest
 
-from resnet_jax.runtime.files import folder_in_whole, write_atomically
+from resnet_jax.runtime.files import folder_in_whole, sha256_of, write_atomically, write_json
 
 
 def write_many(path, letter, times):
@@ -114,3 +115,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 def test_text_that_no_encoding_has_is_escaped(tmp_path):
     assert write_atomically(tmp_path / 'a', 'caf\xe9 \udcff').read_text(encoding='utf-8') == 'caf\xe9 \\udcff'
+
+
+def test_json_and_its_checksum(tmp_path):
+    path = tmp_path / 'a.json'
+    write_json(path, {'a': [1]})
+    assert path.read_text() == '{\n "a": [\n  1\n ]\n}\n' and json.loads(path.read_text()) == {'a': [1]}
+    assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,5 @@
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ def handlers():
 @pytest.mark.parametrize('number', SIGNALS)
 def test_a_signal_is_noted_and_the_handlers_come_back(number):
     before, threads = handlers(), threading.active_count()
-    with StopSignal() as stopped:
+    with StopSignal(math.inf) as stopped:
         assert stopped.number is None
         stopped.unsaved = True
         os.kill(os.getpid(), number)
@@ -34,7 +35,7 @@ def test_a_signal_is_noted_and_the_handlers_come_back(number):
 @pytest.mark.parametrize('number', SIGNALS)
 def test_with_nothing_to_save_it_raises(number):
     before = handlers()
-    with pytest.raises(Interrupted) as info, StopSignal():
+    with pytest.raises(Interrupted) as info, StopSignal(math.inf):
         os.kill(os.getpid(), number)
         time.sleep(1)
     assert info.value.number == number and handlers() == before
@@ -42,7 +43,7 @@ def test_with_nothing_to_save_it_raises(number):
 
 def test_handlers_come_back_after_an_exception():
     before = handlers()
-    with pytest.raises(KeyError), StopSignal():
+    with pytest.raises(KeyError), StopSignal(math.inf):
         assert handlers() != before
         raise KeyError
     assert handlers() == before
@@ -52,7 +53,7 @@ def test_another_thread_installs_none():
     before, seen = handlers(), []
 
     def run():
-        with StopSignal() as stopped:
+        with StopSignal(math.inf) as stopped:
             seen.append((handlers(), stopped.number))
 
     thread = threading.Thread(target=run)
@@ -65,8 +66,7 @@ def test_another_thread_installs_none():
 STUCK = """
 import ctypes, sys
 from resnet_jax.runtime import signals as stop
-stop.GRACE_SECONDS = float(sys.argv[1])
-with stop.StopSignal() as stopped:
+with stop.StopSignal(float(sys.argv[1])) as stopped:
     stopped.unsaved = sys.argv[2] == 'unsaved'
     print('ready', flush=True)
     library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
@@ -120,8 +120,7 @@ def test_a_file_that_is_being_written_when_it_ends_the_process_is_deleted(tmp_pa
 DROPPED = """
 import gc, signal
 from resnet_jax.runtime import signals
-signals.GRACE_SECONDS = 5.0  # as the commands have it
-with signals.StopSignal():
+with signals.StopSignal(5.0):  # as the commands have it
     gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGTERM))
     gc.collect()
     print('went on')
@@ -131,12 +130,12 @@ with signals.StopSignal():
 def test_a_signal_in_a_callback_whose_exceptions_python_drops_ends_the_process():
     done = subprocess.run([sys.executable, '-c', DROPPED], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (143, ''), done.stderr
-    assert 'Traceback' not in done.stderr and done.stderr.rstrip().endswith('The same command continues.')
+    assert 'Traceback' not in done.stderr and done.stderr.rstrip().endswith('The next start continues.')
 
 
 def test_to_a_caller_of_the_library_it_comes_again():
     callbacks = list(gc.callbacks)
-    with pytest.raises(Interrupted) as info, StopSignal():
+    with pytest.raises(Interrupted) as info, StopSignal(math.inf):
         gc.callbacks.append(lambda *_: gc.callbacks.pop() and signal.raise_signal(signal.SIGTERM))
         try:
             gc.collect()

@@ -99,7 +99,7 @@ def test_exported_files_that_are_not_whole_are_one_line(exported_folder, tmp_pat
         (tmp_path / 'config.json').write_text(json.dumps({**described, **wrong}))
         with pytest.raises(InputFileError, match=r'config.json does not describe model.onnx'):
             exported.describe(tmp_path / 'model.onnx', 10)
-    with pytest.raises(ConfigError, match='without --ema'):
+    with pytest.raises(ConfigError, match='expected ema=False'):
         load_network(str(exported_folder), 'exported', (1,), (1,), ema=True)
 
 

@@ -12,7 +12,7 @@ from resnet_jax.runs.checkpoint import leaves_by_name
 from resnet_jax.runtime.devices import AXIS, device_positions, replicate
 from resnet_jax.training.loading import load_batch, seed_key
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
-from resnet_jax.training.program import parallel_train_steps
+from resnet_jax.training.program import map_over_devices, train_steps
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import train_step
 
@@ -45,7 +45,8 @@ def set_up(model, step_fn=train_step, **loading):
     order = replicate(np.arange(STEPS * BATCH_SIZE, dtype=np.int32).reshape(STEPS, BATCH_SIZE)[:, ::-1])
     step_fn = functools.partial(step_fn, model=model, tx=tx, ema_decay=0.15)
     load_fn = functools.partial(load_batch, num_classes=3, mean=(0.3,), std=(0.2,), **loading)
-    return state, (device_positions(BATCH_SIZE), data, order, seed_key(SEED)), parallel_train_steps(step_fn, load_fn)
+    run = map_over_devices(functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn))
+    return state, (device_positions(BATCH_SIZE), data, order, seed_key(SEED)), run
 
 
 def results():

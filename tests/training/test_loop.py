@@ -24,6 +24,7 @@ from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interr
 from resnet_jax.evaluation.evaluator import Evaluator
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import CHECKSUMS, checksums_text
+from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.runtime import dispatch
 from resnet_jax.training import log, loop, program, step, trainer
@@ -356,9 +357,12 @@ def test_a_crash_before_the_first_checkpoint_starts_over(whole, tmp_path):
     assert_same_run(tmp_path, result, whole.workdir, whole.result)
 
 
-def test_a_crash_after_the_last_checkpoint_only_lacks_the_result(whole, copy, monkeypatch):
-    monkeypatch.setattr(program, 'parallel_train_steps', None)  # nothing is trained
-    result = train(config(), copy)
+def test_a_crash_after_the_last_checkpoint_only_lacks_the_result(whole, copy):
+    class NoStep(Callback):
+        def on_step(self, step, metrics):
+            pytest.fail(f'step {step} was trained again')
+
+    result = train(config(), copy, callbacks=[NoStep()])
     assert_same_run(copy, result, whole.workdir, whole.result)
 
 
@@ -431,7 +435,7 @@ def test_the_callers_logging_signals_and_threads_are_as_before(tmp_path):
 
     def state():
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-        threads = {thread.name for thread in threading.enumerate() if thread.name in ('stop', 'watchdog')}
+        threads = sorted(thread.name for thread in threading.enumerate())
         return package.level, package.propagate, list(package.handlers), handlers, sys.unraisablehook, threads
 
     before = state()
@@ -548,6 +552,9 @@ class Script:
     def compile(self, variables):
         pass
 
+    def close(self):
+        pass
+
     def __call__(self, variables, progress=None):
         cls = type(self)
         progress(1, 1)
@@ -639,12 +646,16 @@ def test_a_result_that_is_none_is_told_and_stays(text, tmp_path):
     assert (tmp_path / 'result.json').read_text() == text
 
 
-def test_an_estimate_that_is_long_for_a_cpu_says_what_is_practical_there(script, tmp_path, monkeypatch):
-    script(*5 * [0.5])
-    monkeypatch.setattr(log.RunLog, '_seconds_left', lambda log, step: 4.0 * 3600)
-    train(config(), tmp_path)
-    text = (tmp_path / 'run.log').read_text()
-    assert 'the training takes about 4:00:00' in text and 'd2l_resnet18 is practical' in text
+@pytest.mark.parametrize(('seconds', 'told'), [(1200.0, True), (600.0, False)])
+def test_an_estimate_that_is_long_for_a_cpu_says_what_is_practical_there(seconds, told, tmp_path, caplog):
+    """For 12 steps of so many seconds."""
+    checked = TrainConfig.from_mapping(config())
+    lines = log.RunLog(create(), RunFolder(tmp_path, checked))
+    lines.pace.measured(1, seconds)
+    with caplog.at_level('INFO'):
+        lines.forecast(step=0)
+    assert f'the training takes about {4 if told else 2}:00:00' in caplog.text
+    assert ('d2l_resnet18 is practical' in caplog.text) == told
 
 
 def strictly(line):

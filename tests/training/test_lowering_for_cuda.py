@@ -14,13 +14,13 @@ from configs import speedrun94, speedrun96
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import dataset_info
 from resnet_jax.evaluation.step import parallel_eval_steps
+from resnet_jax.forward import forward
 from resnet_jax.models import create_model
-from resnet_jax.network import forward
 from resnet_jax.ops.pooling import max_pool
 from resnet_jax.runtime.devices import device_positions
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.loading import load_batch
-from resnet_jax.training.program import create_train_steps, parallel_train_steps
+from resnet_jax.training.program import create_train_steps, map_over_devices, train_steps
 from resnet_jax.training.state import create_train_state
 from resnet_jax.training.step import train_step
 
@@ -44,7 +44,8 @@ def programs(name):
     state = jax.eval_shape(functools.partial(create_train_state, model, tx, (32, 32, 3), 0))
     positions, data = device_positions(BATCH_SIZE), {'image': shape(SIZE, 32, 32, 3, dtype=np.uint8), 'label': shape(SIZE)}
     load_fn = functools.partial(load_batch, num_classes=10, crop_padding=4, flip=True, cutout_size=8, **DATA)
-    train = parallel_train_steps(functools.partial(train_step, model=model, tx=tx), load_fn)
+    step_fn = functools.partial(train_step, model=model, tx=tx)
+    train = map_over_devices(functools.partial(train_steps, step_fn=step_fn, load_fn=load_fn))
     key = shape(2, dtype=np.uint32)
     arguments = (state, positions, data, shape(STEPS, BATCH_SIZE), key, shape(), shape())
     logits_fn = functools.partial(forward, model=model, **DATA)

@@ -10,8 +10,8 @@ import torch
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.step import eval_step
+from resnet_jax.forward import forward
 from resnet_jax.models import create_model
-from resnet_jax.network import forward
 from resnet_jax.runtime.devices import AXIS
 from resnet_jax.training.experiment import create_experiment, select_count
 from resnet_jax.training.loading import load_batch

@@ -128,7 +128,7 @@ def test_finding_a_name():
         'akamaster/resnet20.cifar10',
     )
     assert available_weights() == tuple(PUBLISHED) == resnet_jax.available_weights()
-    with pytest.raises(ConfigError, match=r"'timm/resnet50.a1_in'; did you mean 'timm/resnet50.a1_in1k'\?.*models --weights"):
+    with pytest.raises(ConfigError, match=r"'timm/resnet50.a1_in'; did you mean 'timm/resnet50.a1_in1k'\?.*hf://OWNER"):
         find_weights('timm/resnet50.a1_in')
     with pytest.raises(ConfigError, match="unknown model 'resnet51'"):
         available_weights('resnet51')

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from resnet_jax.config import TrainConfig
 from resnet_jax.data.augment.basic import color_jitter, cutout, normalize, random_crop, random_flip
 from resnet_jax.data.augment.color import random_hue, random_saturation
 from resnet_jax.data.augment.policies import randaugment, random_operations, trivialaugment
@@ -22,15 +23,15 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
     crop_padding: int = 0,
-    crop_mode: str = 'constant',
+    crop_mode: str = TrainConfig.crop_mode,
     resized_crop_area: float = 0.0,
     flip: bool = False,
     mirrored: jax.Array | None = None,
     saturation: float = 0.0,
     hue: float = 0.0,
     auto_augment: str = 'none',
-    randaugment_num_ops: int = 2,
-    randaugment_magnitude: int = 9,
+    randaugment_num_ops: int = TrainConfig.randaugment_num_ops,
+    randaugment_magnitude: int = TrainConfig.randaugment_magnitude,
     brightness: float = 0.0,
     contrast: float = 0.0,
     cutout_size: int = 0,
