@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,8 @@ Shape = tuple[int, ...]
 # Models are built with this number of classes, a prime unequal to any other size, so that it marks the shapes of the head.
 _ANY_CLASSES = 7919
 _LONGEST_NAME = 500  # characters; no library has longer names
+_DEEPEST = 16  # parts of a model's name; those of our models have half as many
+_COUNTERS = ('total_ops', 'total_params')  # of thop, in every layer of a network that it has measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,7 @@ def match(
     num_classes: int | None = None,
     *,
     _built: Mapping[str, Shape] | None = None,
+    _index: Mapping[str, list[str]] | None = None,
 ) -> Match:
     """Compares a file with a model.
 
@@ -120,13 +123,23 @@ def match(
     """
     shapes = _built or model_shapes(create_model(name, num_classes or _ANY_CLASSES, **kwargs), image_shape)
     namings = {naming: {torch_name(ours, naming): ours for ours in shapes} for naming in (*NAMINGS, FLAX)}
+    index = _index or _prefixes_of_suffixes(tensors)
     # A naming made for other blocks can give two arrays one name.
-    prefixes = {naming: _prefixes(tensors, names) for naming, names in namings.items() if len(names) == len(shapes)}
+    prefixes = {naming: _votes(index, names) for naming, names in namings.items() if len(names) == len(shapes)}
     naming = max(prefixes, key=lambda naming: max(prefixes[naming].values()))
     votes, names = prefixes[naming], namings[naming]
     prefix = min(votes, key=lambda prefix: (-votes[prefix], len(prefix)))
-    # A head is often outside: 'backbone.conv1.weight', 'fc.weight'.
-    files_name = {key: key if prefix + key not in tensors and key in tensors else prefix + key for key in names}
+    copies = tuple(other for other, count in votes.items() if other and other != prefix and 2 * count > votes[prefix])
+    within = {prefix + key for key in names}
+
+    def name_in_file(key: str) -> str:
+        if prefix + key in tensors:
+            return prefix + key
+        # A head is often outside: 'backbone.conv1.weight' and 'fc.weight' or 'head.fc.weight'.
+        outside = [other + key for other in index.get(key, ()) if other + key not in within and other not in copies]
+        return key if key in outside else outside[0] if len(outside) == 1 else prefix + key
+
+    files_name = {key: name_in_file(key) for key in names}
 
     def their_shape(ours: str) -> Shape:
         return shapes[ours] if naming == FLAX else torch_shape(shapes[ours])
@@ -139,32 +152,43 @@ def match(
         num_classes = sizes[0] if sizes else 10
         shapes = {ours: tuple(num_classes if n == _ANY_CLASSES else n for n in shape) for ours, shape in shapes.items()}
     expected = {files_name[key]: their_shape(ours) for key, ours in names.items()}
-    copies = tuple(other for other, count in votes.items() if other and other != prefix and 2 * count > votes[prefix])
     rest = [key for key in tensors if key not in expected]
-    ignored = [
-        key for key in rest if tensors[key] == () or not key.startswith(prefix) or (not prefix and key.startswith(copies))
-    ]
+    ignored = {
+        key: None
+        for key in rest
+        if tensors[key] == ()
+        or 0 in tensors[key]
+        or key.endswith(_COUNTERS)
+        or not key.startswith(prefix)
+        or (not prefix and key.startswith(copies))
+    }
     return Match(
         num_classes,
         naming,
         shapes,
         matched={names[key]: theirs for key, theirs in files_name.items() if tensors.get(theirs) == expected[theirs]},
         missing={key: shape for key, shape in expected.items() if key not in tensors},
-        unmatched={key: tensors[key] for key in rest if key not in set(ignored)},
+        unmatched={key: tensors[key] for key in rest if key not in ignored},
         misshapen={key: (tensors[key], shape) for key, shape in expected.items() if tensors.get(key, shape) != shape},
         ignored=tuple(ignored),
     )
 
 
-def _prefixes(tensors: Mapping[str, Shape], names: Mapping[str, str]) -> dict[str, int]:
-    """Returns how many of the names follow each prefix; '' is always there."""
-    votes = collections.Counter({'': 0})
-    most = max(name.count('.') for name in names) + 1
+def _prefixes_of_suffixes(tensors: Mapping[str, Shape]) -> dict[str, list[str]]:
+    """Returns, for each end of a name that could be a model's, what stands before it: 'fc.weight' -> ['', 'module.']."""
+    index = collections.defaultdict(list)
     for key in tensors:
         parts = key[:_LONGEST_NAME].split('.')
-        for start in range(max(0, len(parts) - most), len(parts)):
-            if '.'.join(parts[start:]) in names:
-                votes[''.join(f'{part}.' for part in parts[:start])] += 1
+        for start in range(max(0, len(parts) - _DEEPEST), len(parts)):
+            index['.'.join(parts[start:])].append(''.join(f'{part}.' for part in parts[:start]))
+    return dict(index)
+
+
+def _votes(index: Mapping[str, list[str]], names: Iterable[str]) -> dict[str, int]:
+    """Returns how many of the names follow each prefix; '' is always there."""
+    votes = collections.Counter({'': 0})
+    for name in names:
+        votes.update(index.get(name, ()))
     return votes
 
 
@@ -175,12 +199,13 @@ def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape, first: str) 
       first: the model to try first.
     """
     best: tuple[str, dict[str, str], Match] | None = None
+    index = _prefixes_of_suffixes(tensors)
 
     def consider(name: str, kwargs: dict[str, str]) -> None:
         nonlocal best
         try:
             built = _named_shapes(name, tuple(kwargs.items()), tuple(image_shape))
-            candidate = match(tensors, name, kwargs, image_shape, _built=built)
+            candidate = match(tensors, name, kwargs, image_shape, _built=built, _index=index)
         except ConfigError:  # the images are too small for it, or it has no such shortcut
             return
         if candidate.score > (best[2].score if best else 0):

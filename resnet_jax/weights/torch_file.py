@@ -30,6 +30,7 @@ Result = TypeVar('Result')
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _Raw = dict[str, tuple[bytes | memoryview, np.dtype]]  # by storage: its bytes, and their type with its byte order
+_DEEPEST = 8  # levels of containers that are searched for tensors
 _MOST_DICTS = 16  # of tensors, in one file: an optimizer has one for every parameter
 
 
@@ -49,8 +50,8 @@ class StateDict(NamedTuple):
 def read_torch(data: bytes, path: Path) -> dict[str, StateDict]:
     """Returns the state dicts of a file, such as {'': ...} or {'state_dict': ..., 'state_dict_ema': ...}.
 
-    A state dict is any dict that has tensors by name, at the top or within other dicts; its key here is the path to it, joined
-    by '/'. Only the largest are returned if there are many, largest first.
+    A state dict is any dict that has tensors by name, at the top or within other dicts, lists and tuples; its key here is the
+    path to it, joined by '/'. Only the largest are returned if there are many, largest first.
 
     Args:
       data: the bytes of the file.
@@ -149,18 +150,24 @@ def _state_dicts(root: object) -> dict[str, dict[str, Tensor]]:
     if isinstance(root, Inert):
         raise RefusedError(f'is a pickled object of {root.name[:160]!r}, which was not made')
     by_path: dict[str, dict[str, Tensor]] = {}
-    queue: collections.deque[tuple[str, object]] = collections.deque([('', root)])
+    queue: collections.deque[tuple[str, int, object]] = collections.deque([('', 0, root)])
     seen: set[int] = set()  # a dict may hold itself
     while queue:
-        path, value = queue.popleft()
-        if not isinstance(value, dict) or id(value) in seen:
+        path, depth, value = queue.popleft()
+        if not isinstance(value, dict | list | tuple) or id(value) in seen:
             continue
         seen.add(id(value))
-        if tensors := {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, Tensor)}:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        if isinstance(value, dict) and (
+            tensors := {name: part for name, part in items if isinstance(name, str) and isinstance(part, Tensor)}
+        ):
             by_path[path] = tensors
         # Real paths are not deeper or longer, and building such ones would take quadratic time.
-        if path.count('/') < 4:
-            queue.extend((f'{path}/{key}'.lstrip('/')[:200], part) for key, part in value.items() if isinstance(key, str))
+        if depth < _DEEPEST:
+            within = (
+                (key, part) for key, part in items if isinstance(key, str | int) and isinstance(part, dict | list | tuple)
+            )
+            queue.extend((f'{path}/{str(key)[:200]}'.lstrip('/')[:200], depth + 1, part) for key, part in within)
     if not by_path:
         raise RefusedError('has no tensors by name')
     return dict(sorted(by_path.items(), key=lambda item: -len(item[1]))[:_MOST_DICTS])

@@ -76,13 +76,6 @@ def _parameter(tensor: object, *_: object) -> 'Tensor | Inert':
     return tensor
 
 
-def _with_attributes(function: object, _: object, arguments: object, *state: object) -> object:
-    """Returns the tensor of a call that torch makes for subclasses and for tensors with attributes."""
-    if not isinstance(function, _Function) or not isinstance(arguments, tuple) or function is _WITH_ATTRIBUTES:
-        raise RefusedError('has a tensor without a storage')
-    return function.call(*arguments)
-
-
 def _dict(items: object = ()) -> dict[object, object]:
     result: dict[object, object] = collections.OrderedDict()
     if not isinstance(items, list | tuple):
@@ -91,6 +84,10 @@ def _dict(items: object = ()) -> dict[object, object]:
         key, value = item
         _set(result, key, value)
     return result
+
+
+def _defaultdict(factory: object = None, items: object = ()) -> dict[object, object]:
+    return _dict(items)
 
 
 _DTYPES = {
@@ -115,9 +112,13 @@ def _member(owner: object, _: object) -> Inert:
     return owner
 
 
-_DICT, _WITH_ATTRIBUTES = _Function(_dict), _Function(_with_attributes)
+_DICTS = (_Function(_dict), _Function(_defaultdict))
+# Calls another function, for subclasses of tensors and for tensors with attributes: see `Unpickler.call`.
+_WITH_ATTRIBUTES = _Function(lambda function, type_, arguments, *state: None)
+_LONGEST_PATH = 200  # characters of a global; the patterns below take quadratic time
 _GLOBALS: dict[str, _Function | np.dtype] = {
-    'collections.OrderedDict': _DICT,
+    'collections.OrderedDict': _DICTS[0],
+    'collections.defaultdict': _DICTS[1],
     'builtins.getattr': _Function(_member),
     '__builtin__.getattr': _Function(_member),
     'torch._utils._rebuild_tensor': _Function(_tensor),
@@ -129,7 +130,7 @@ _GLOBALS: dict[str, _Function | np.dtype] = {
 }
 # Of the standard library only these classes are inert; a name with a capital of any other package is a class, and inert.
 _INERT = re.compile(
-    r'collections\.(Counter|defaultdict|deque)|types\.SimpleNamespace|argparse\.Namespace|pathlib(\._local)?\.\w*Path'
+    r'collections\.(Counter|deque)|types\.SimpleNamespace|argparse\.Namespace|pathlib(\._local)?\.\w*Path'
     r'|datetime\.(datetime|date|time|timedelta|timezone)|zoneinfo\.ZoneInfo(\._unpickle)?|decimal\.Decimal|fractions\.Fraction'
     r'|uuid\.(UUID|SafeUUID)|_codecs\.encode|copy_?reg\._reconstructor'
     r'|(__builtin__|builtins)\.(set|frozenset|bytes|bytearray|complex|range|xrange|slice|list|dict|tuple|int|long|float|str|bool'
@@ -149,6 +150,8 @@ def _find_global(module: object, name: object) -> object:
     path = f'{module}.{name}'
     if path in _GLOBALS:
         return _GLOBALS[path]
+    if len(path) > _LONGEST_PATH:
+        raise RefusedError(f'asks for {path[:160]!r}..., which was not run')
     a_class = _CLASS.fullmatch(path)
     if _INERT.fullmatch(path) or (a_class and a_class[1] not in _STANDARD and '.' not in name):
         return Inert(path)
@@ -199,14 +202,18 @@ class Unpickler(PickleMachine):
             return function
         if not isinstance(function, _Function) or not isinstance(arguments, tuple):
             raise RefusedError('calls something that is not a function')
-        if function is _DICT and arguments and isinstance(arguments[0], list | tuple):
-            self._copied += len(arguments[0])
+        if function is _WITH_ATTRIBUTES:
+            if len(arguments) < 3 or not isinstance(arguments[0], _Function) or arguments[0] is _WITH_ATTRIBUTES:
+                raise RefusedError('has a tensor without a storage')
+            return self.call(arguments[0], arguments[2])
+        if function in _DICTS:
+            self._copied += sum(len(items) for items in arguments if isinstance(items, list | tuple))
             if self._copied > len(self.data) // 4:  # no pair takes fewer bytes
                 raise RefusedError('copies one list into many dicts')
         return function.call(*arguments)
 
     def new(self, made: object, arguments: object) -> object:
-        if made is _DICT:
+        if made in _DICTS:
             return _dict()
         if not isinstance(made, Inert):
             raise RefusedError('makes an object of something that is not a class')

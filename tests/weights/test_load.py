@@ -1,3 +1,4 @@
+import collections
 import functools
 import logging
 import re
@@ -292,6 +293,16 @@ def in_other_places(reference, other):
         'counters': {**tensors, 'n_averaged': torch.tensor(5), 'epoch': torch.tensor(1)},
         'two networks': {'generator': {'conv1.weight': torch.ones(3), 'b': torch.ones(2)}, 'classifier': tensors},
         'averaged beside': {'state_dict_ema': noise, 'state_dict': tensors},
+        'in a tuple': (3, tensors, {'state': {}}),
+        'in a list': {'models': [tensors]},
+        'under a number': {0: tensors},
+        'under a path': {'runs/a/b/c/d/e/f/g/h': {'state_dict': tensors}},
+        'six levels deep': {'a': {'b': {'c': {'d': {'e': {'f': tensors}}}}}},
+        'in a defaultdict': {'state': collections.defaultdict(dict, {'model': tensors})},
+        'as a defaultdict': collections.defaultdict(int, tensors),
+        'operations counted': {**tensors, 'total_ops': torch.ones(1), 'layer1.0.total_params': torch.ones(1)},
+        'an empty buffer': {**tensors, '_dummy': torch.ones(0)},
+        'body and head apart': {**prefixed('backbone.', body), **prefixed('head.', head)},
         'a long name': {**prefixed('net.', tensors), 'module.' * 100_000: torch.ones(1)},
     }
 
@@ -338,6 +349,15 @@ def test_long_names_take_time_in_proportion(tmp_path):
     with pytest.raises(InputFileError, match='1 unmatched'):
         load_variables(path, 'resnet18', **SMALL)
     assert time.process_time() - start < 60  # building all candidates takes most of it
+
+
+def test_many_names_take_time_in_proportion(tmp_path):
+    tensors = {f'layer{i}.{j}.weight': torch.ones(1) for i in range(200) for j in range(250)}
+    path = save(tmp_path / 'model.pth', {**tensors, 'conv1.weight': torch.ones(1, 1, 1, 1)})
+    start = time.process_time()
+    with pytest.raises(InputFileError, match='50000 unmatched'):
+        load_variables(path, 'resnet18', **SMALL)
+    assert time.process_time() - start < 60
 
 
 def test_grey_images_need_their_shape(tmp_path):

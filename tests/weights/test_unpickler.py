@@ -144,6 +144,11 @@ BOMBS = {
     'a key of nested lists': b'}' + nested_lists(60) + b'Ns.',
     'a storage of nested lists': nested_lists(60) + b'Q.',
     'many copies of one list': PAIRS + b'0' + b'ccollections\nOrderedDict\nh\x00R' * 3000 + b'.',
+    'copies by way of another call': PAIRS
+    + b'0'
+    + b'ctorch._tensor\n_rebuild_from_type_v2\n(ccollections\nOrderedDict\nNh\x00NtR' * 3000
+    + b'.',
+    'a long name of torch': text('torch') + text('int' * 60_000 + '!') + b'\x93.',
     'a class of nested lists': nested_lists(60) + b')\x81.',
     'a memo index of 4 billion': b'Nr\xff\xff\xff\xff.',
     'the hash of nested tuples': b'}' + nested_tuples(60) + b'Ns.',
