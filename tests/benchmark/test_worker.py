@@ -31,6 +31,7 @@ worker('matrix_products', size=64, seconds=100)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='asks Linux to end a process with its parent')
 def test_a_worker_ends_with_its_parent_in_the_middle_of_a_request():
     kwargs = {'config': config(resnet20), 'device': 'cpu'}

@@ -120,6 +120,7 @@ def test_a_study_and_a_benchmark_give_the_module_to_the_processes_they_start(fol
     assert json.loads((folder / 'speed.json').read_text())[0]['model'] == 'small'
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_imported_by_the_name_of_its_entry_point(folder, tmp_path):
     described = tmp_path / 'site' / 'theirs-1.0.dist-info'
     described.mkdir(parents=True)

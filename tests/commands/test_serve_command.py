@@ -54,7 +54,10 @@ def test_a_port_that_is_taken_is_one_line():
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
         line = error_line(run('serve.py', DIGITS, f'--port={port}', code=5))
-    assert f'port {port} of 127.0.0.1 cannot be used: Address already in use; choose another one, or --port=0' in line
+    assert (
+        f'port {port} of 127.0.0.1 cannot be used: Address already in use; choose another one, or 0 for any that is free'
+        in line
+    )
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,7 @@ def test_a_reader_that_leaves_does_not_stop_the_run(tmp_path):
     assert 'Test accuracy' in (tmp_path / 'run' / 'run.log').read_text()
 
 
+@pytest.mark.slow
 def test_a_plot_that_cannot_be_drawn_does_not_fail_the_run(tiny_run, tmp_path):
     workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
     (workdir / 'result.json').unlink()

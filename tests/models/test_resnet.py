@@ -182,6 +182,7 @@ def test_every_parameter_of_the_whole_network_receives_a_gradient(name):
     check_every_parameter_receives_a_gradient(gradients)
 
 
+@pytest.mark.slow
 def test_stochastic_depth_skips_whole_examples():
     images = random_images(200, 4, 4, 3)
     plain = create_model('resnet8', stage_sizes=(2,), num_filters=4)
@@ -202,6 +203,7 @@ def test_stochastic_depth_skips_whole_examples():
         assert abs(skipped - rate) < 0.1
 
 
+@pytest.mark.slow
 def test_dropout_of_a_wide_resnet():
     images = random_images(2, 8, 8, 3)
     plain = create_model('wrn_16_4', stage_sizes=(1,), num_filters=8)

@@ -166,6 +166,7 @@ def test_what_is_no_picture_or_too_large_is_said(open_page, digit_file, tmp_path
     page.problems.clear()  # the browser reports the two answers 422
 
 
+@pytest.mark.slow
 def test_names_are_text_and_a_token_is_asked_for(open_page, digit_file, exported_folder, tmp_path):
     evil = tmp_path / '<img src=x onerror=hacked=1>'
     shutil.copytree(exported_folder, evil)

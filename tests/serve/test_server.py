@@ -49,6 +49,7 @@ def test_it_answers_with_each_network(server, digit_file):
     assert status == 501 and 'cannot be explained' in answer['error']['message']
 
 
+@pytest.mark.slow
 def test_every_answer_has_headers_that_bind_browsers(server):
     for path in ('/', '/page.js', '/page.css', '/v1/models', '/nothing', '/openapi.json'):
         status, headers, _ = server.ask(path)

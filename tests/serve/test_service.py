@@ -228,7 +228,7 @@ def test_a_batch_that_fails_is_answered_and_the_next_one_too(error, status, text
 def test_numbers_that_are_not_finite_are_not_sent():
     async def main():
         counting = Counting()
-        counting.network.probabilities._runs = {1: lambda images: np.full((1, 3), np.nan)}
+        counting.network.probabilities._functions = {1: lambda images: np.full((1, 3), np.nan)}
         async with serving(counting.network) as ask:
             with pytest.raises(FloatingPointError):
                 await ask('/v1/predict', with_images(png(1)))

@@ -342,6 +342,7 @@ def test_the_recipe_is_that_of_the_run_unless_another_is_given(whole):
     assert (given.flip, given.num_epochs, given.learning_rate, given.crop_padding) == (False, 50, 0.1, 4)
 
 
+@pytest.mark.slow
 def test_parameters_for_a_loop_of_ones_own():
     classifier = network(channels=3)
     other = classifier.with_classes(('cat', 'dog'), image_shape=(12, 12, 1), seed=3)

@@ -614,6 +614,7 @@ def test_a_crash_before_the_result_repeats_no_evaluation_of_the_last_epoch(scrip
     assert asked == []
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_epoch_is_the_result_never_the_best_on_test(script, tmp_path):
     asked = script(0.3, 0.9, 0.5, 0.4).asked
     result = train(config(validation_size=0), tmp_path)

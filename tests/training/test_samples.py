@@ -44,6 +44,7 @@ def test_a_run_with_augmentation_and_class_weights_shows_both_in_its_report(tmp_
     assert '<img alt="augmented training images"' in page and '<td>balanced accuracy</td><td>19</td>' in page
 
 
+@pytest.mark.slow
 def test_a_sheet_is_drawn_where_the_images_change_a_lot(experiment, tmp_path, caplog):
     draw_samples(create_experiment(tiny.checked(cutout_size=2, brightness=0.1), DATA.info), DATA.train, tmp_path)
     assert not list(tmp_path.iterdir())
