@@ -104,6 +104,19 @@ __all__ = [
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
+class _Partial(functools.partial[nn.Module]):
+    """Equal to another of the same class and arguments: so are models after they were pickled."""
+
+    def _key(self) -> tuple[object, ...]:
+        return self.func, self.args, tuple(sorted(self.keywords.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Partial) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
 def _resnet(layers: int, **kwargs: Any) -> functools.partial[ResNet]:
     """Returns a network with the 18 to 152 layers of He et al., table 1."""
     block_cls = BasicBlock if layers < 50 else BottleneckBlock
@@ -111,7 +124,7 @@ def _resnet(layers: int, **kwargs: Any) -> functools.partial[ResNet]:
 
 
 def _grouped_resnet(layers: int, groups: int, base_width: int, **kwargs: Any) -> functools.partial[ResNet]:
-    return _resnet(layers, block_cls=functools.partial(BottleneckBlock, groups=groups, base_width=base_width), **kwargs)
+    return _resnet(layers, block_cls=_Partial(BottleneckBlock, groups=groups, base_width=base_width), **kwargs)
 
 
 def _cifar_resnet(layers: int, shortcut: str = 'identity') -> functools.partial[ResNet]:
@@ -133,7 +146,7 @@ def _wide_resnet(layers: int, width: int) -> functools.partial[ResNet]:
 
 def _cifar_resnext(groups: int, base_width: int) -> functools.partial[ResNet]:
     """Returns a network with the 29 layers of Xie et al., arXiv:1611.05431, for CIFAR."""
-    block_cls = functools.partial(BottleneckBlock, groups=groups, base_width=base_width)
+    block_cls = _Partial(BottleneckBlock, groups=groups, base_width=base_width)
     return functools.partial(ResNet, stage_sizes=(3, 3, 3), block_cls=block_cls)
 
 

@@ -66,5 +66,5 @@ def check_images(images: jax.Array, min_size: int = 1) -> None:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ConfigError(f'images must be normalised floating-point numbers, not {images.dtype}')
     height, width = images.shape[1:3]
-    if min(height, width) < min_size:
+    if height < min_size or width < min_size:  # min() would compare them, which symbolic sizes do not allow
         raise ConfigError(f'images of {height}x{width} pixels are too small; need at least {min_size}x{min_size}')

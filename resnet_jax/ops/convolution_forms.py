@@ -190,6 +190,8 @@ def _in_c(kernel: jax.Array, strides: Pair) -> bool:
 
 def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> Form:
     """Returns the form that computes each group of channels."""
+    if not (isinstance(x.shape[1], int) and isinstance(x.shape[2], int)):  # an exported program may leave the size open
+        return native
     if groups > 1:
         x = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[2]), x.dtype)  # type: ignore[assignment]
         kernel = jax.ShapeDtypeStruct((*kernel.shape[:3], kernel.shape[3] // groups), kernel.dtype)  # type: ignore[assignment]

@@ -133,6 +133,18 @@ def test_a_hessian_vector_product_is_that_of_the_whole_hessian():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['resnet8', pytest.param('d2l_resnet18', marks=pytest.mark.slow), 'seresnet18'])
+def test_a_network_is_exported_for_images_of_any_number_and_size(name):
+    model = create_model(name, **small_kwargs(name))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+    shape = jax.export.symbolic_shape('batch, height, width, 3', constraints=['height >= 16', 'width >= 16'])
+    apply = jax.jit(lambda images: model.apply(variables, images, train=False))
+    exported = jax.export.export(apply)(jax.ShapeDtypeStruct(shape, jnp.float32))
+    for size in ((1, 16, 16, 3), (2, 20, 31, 3)):
+        images = jax.random.normal(jax.random.key(1), size)
+        assert_close(exported.call(images), apply(images), 1e-5)
+
+
 def test_stochastic_depth_and_dropout_have_forward_derivatives():
     kwargs = {'num_classes': 3, 'stage_sizes': (1, 1), 'num_filters': 4}
     for name, more in (('resnet18', {'stochastic_depth': 0.5}), ('wrn_16_4', {'dropout': 0.3})):
