@@ -28,7 +28,7 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0) -> jax.A
     # first, then columns, needs 2 * window slices instead of window^2.
     if padding > window // 2:
         raise ConfigError(f'padding {padding} is larger than half the pooling window of {window}')
-    if min(x.shape[1:3]) + 2 * padding < window:
+    if any(size + 2 * padding < window for size in x.shape[1:3]):
         raise ConfigError(f'images are too small: a pooling window of {window} does not fit into {x.shape[1:3]} pixels')
     if (window, strides, padding) == (2, 2, 0):
         return _max_of_blocks(x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2])

@@ -132,8 +132,7 @@ def test_a_hessian_vector_product_is_that_of_the_whole_hessian():
         assert np.abs(hessian).max() > 0.1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ['resnet8', pytest.param('d2l_resnet18', marks=pytest.mark.slow), 'seresnet18'])
+@pytest.mark.parametrize('name', ['resnet8', 'd2l_resnet18', 'seresnet18'])
 def test_a_network_is_exported_for_images_of_any_number_and_size(name):
     model = create_model(name, **small_kwargs(name))
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
@@ -145,6 +144,7 @@ def test_a_network_is_exported_for_images_of_any_number_and_size(name):
         assert_close(exported.call(images), apply(images), 1e-5)
 
 
+@pytest.mark.slow
 def test_stochastic_depth_and_dropout_have_forward_derivatives():
     kwargs = {'num_classes': 3, 'stage_sizes': (1, 1), 'num_filters': 4}
     for name, more in (('resnet18', {'stochastic_depth': 0.5}), ('wrn_16_4', {'dropout': 0.3})):
