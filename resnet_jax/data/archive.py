@@ -10,6 +10,7 @@ from resnet_jax.data.official import Contents, in_official_order
 from resnet_jax.data.sources import IMAGE_SHAPE, Copy, Source
 from resnet_jax.errors import InputFileError
 from resnet_jax.runtime.files import sha256_of
+from resnet_jax.runtime.untrusted import check_regular
 
 _IMAGE_BYTES = 3072
 _MAX_NAMES_BYTES = 1 << 16
@@ -134,6 +135,7 @@ def _read_members(path: Path, copy: Copy, source: Source, sizes: dict[str, int],
     members = {}
     total = sum(sizes.values()) + sum(most.values()) + _MAX_OTHER_BYTES
     try:
+        check_regular(path)
         with tarfile.open(path, 'r|gz') as tar:
             for member in tar:
                 if member.offset_data + member.size > total:

@@ -142,19 +142,21 @@ class _Walk:
         result = {}
         for entry in self._entries(folder):
             if entry.is_dir():
-                result[entry.name] = list(self._files(folder / entry.name, entry.name, '', ()))
+                result[entry.name] = list(self._files(folder / entry.name, entry.name, '', set()))
             else:
                 self.skipped['outside the folders of classes' if self._is_image(entry.name) else 'not images'] += 1
         return result
 
-    def _files(self, folder: Path, class_name: str, within: str, above: tuple[str, ...]) -> Iterator[_File]:
+    def _files(self, folder: Path, class_name: str, within: str, seen: set[str]) -> Iterator[_File]:
         real = os.path.realpath(folder)
-        if real in above:  # a link to a folder above it
+        if real in seen:  # links may lead to a folder above, or in 2^n ways to one below
+            self.skipped['links to folders of the same class'] += 1
             return
+        seen.add(real)
         for entry in self._entries(folder):
             name = f'{within}{entry.name}'
             if entry.is_dir():
-                yield from self._files(folder / entry.name, class_name, f'{name}/', (*above, real))
+                yield from self._files(folder / entry.name, class_name, f'{name}/', seen)
                 continue
             if not self._is_image(entry.name):
                 self.skipped['not images'] += 1

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from resnet_jax.data.encoded import EncodedDataset, EncodedSplit, Subset, require_every_class, split_by_class
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.errors import InputFileError, one_line
-from resnet_jax.runtime.untrusted import parse_json, printable
+from resnet_jax.runtime.untrusted import check_regular, parse_json, printable
 from resnet_jax.typing import Json
 
 logger = logging.getLogger(__name__)
@@ -171,6 +171,7 @@ def _part(path: Path, root: Path) -> tuple[Path, str]:
 
 def _open(path: Path) -> _File:
     try:
+        check_regular(path)
         status = path.stat()
         with pq.ParquetFile(path) as file:
             metadata = file.metadata

@@ -19,6 +19,7 @@ from resnet_jax.data.tfrecord import read_records
 from resnet_jax.errors import ConfigError, InputFileError, one_line
 from resnet_jax.runtime.files import sha256_of
 from resnet_jax.runtime.progress import progress
+from resnet_jax.runtime.untrusted import check_regular
 
 _AGAIN = 'copy or prepare the folder again'
 
@@ -194,6 +195,7 @@ def _place(ids: Sequence[bytes], split: str) -> int:
 
 def _read_shard(path: Path, file_format: str) -> list[bytes]:
     try:
+        check_regular(path)
         if file_format == 'tfrecord':
             return read_records(path)
         from array_record.python.array_record_module import ArrayRecordReader

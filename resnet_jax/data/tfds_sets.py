@@ -21,7 +21,7 @@ from resnet_jax.data.tfrecord import scan_records
 from resnet_jax.errors import ConfigError, InputFileError, one_line
 from resnet_jax.runtime.files import sha256_of
 from resnet_jax.runtime.progress import progress
-from resnet_jax.runtime.untrusted import printable
+from resnet_jax.runtime.untrusted import check_regular, printable
 from resnet_jax.typing import JsonDict
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ def _found(folder: Path) -> str:
 
 def _status(shard: Shard, file_format: str) -> _File:
     try:
+        check_regular(shard.path)
         status = shard.path.stat()
     except OSError as error:
         raise InputFileError(f'{shard.path} cannot be read: {error.strerror}; {_AGAIN}') from None

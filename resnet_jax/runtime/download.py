@@ -3,12 +3,14 @@
 import contextlib
 import http.client
 import logging
+import os
 import queue
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.message import Message
 from pathlib import Path
 
@@ -68,7 +70,7 @@ def download(url: str, path: Path, *, label: str, writing: Writing, size: int | 
             time.sleep(BACKOFF_SECONDS * attempt)
         offset = part.stat().st_size if part.exists() else 0
         try:
-            if size is None or offset < size:
+            if size is None or offset < size or not part.exists():
                 fetch(url, part, offset, label=label, writing=writing, size=size)
         except urllib.error.HTTPError as error:
             error.close()
@@ -128,8 +130,10 @@ def fetch(
         total = size if size is not None else done + length if length is not None else None
         with writing(part):
             file = part.open('ab' if resumed else 'wb')
-        with file, progress(title or f'Downloading {url.rsplit("/", 1)[-1]}', total, 'MB', done) as advance:
+        bar = progress(title or f'Downloading {url.rsplit("/", 1)[-1]}', total, 'MB', done)
+        with file, bar as advance, contextlib.ExitStack() as watched:
             begun, counted = time.monotonic(), done
+            hung_up = watched.enter_context(_hanging_up_when_idle(response, lambda: done))
             while (total is None or done < total) and (
                 chunk := response.read1(_CHUNK if total is None else min(_CHUNK, total - done))
             ):
@@ -146,8 +150,36 @@ def fetch(
                     if rate < slow and total is not None and (total - done) / rate > TIMEOUT_SECONDS:
                         raise SlowError(rate)
                     begun, counted = time.monotonic(), done
+    if hung_up.is_set():
+        raise TimeoutError(f'less than {LEAST} bytes a second')
     if total is not None and done < total:
         raise ConnectionError(f'the connection closed after {done} of {total} bytes')
+
+
+@contextlib.contextmanager
+def _hanging_up_when_idle(response: http.client.HTTPResponse, done: Callable[[], int]) -> Iterator[threading.Event]:
+    """Ends the connection if `done` grows by less than LEAST bytes a second; yields an event that is then set.
+
+    A read may wait for the length of a chunk, which a server sends digit by digit: no timeout of the socket ends that.
+    """
+    hung_up, finished = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        counted = done()
+        while not finished.wait(TIMEOUT_SECONDS):
+            if done() - counted < LEAST * TIMEOUT_SECONDS:
+                hung_up.set()
+                # Closing the response would wait for the read.
+                with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(response.fileno())) as connection:
+                    connection.shutdown(socket.SHUT_RDWR)
+                return
+            counted = done()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield hung_up
+    finally:
+        finished.set()
 
 
 def require_reachable(url: str) -> None:

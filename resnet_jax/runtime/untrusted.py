@@ -30,6 +30,16 @@ def read_text(path: Path) -> str:
         return file.read(_LARGEST_TEXT).decode(errors='replace')
 
 
+def check_regular(path: str | Path) -> None:
+    """Checks that opening a file does not wait for a writer and reading it comes to an end.
+
+    Raises:
+      OSError: there is no such file, or it is a device or a pipe.
+    """
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise OSError(errno.EINVAL, 'it is not a regular file', str(path))
+
+
 def parse_json(text: str, *, lenient: bool = False) -> Any:
     """Returns the value of JSON with finite numbers and limited nesting.
 

@@ -52,7 +52,9 @@ class Server:
         request.send_header('Content-Type', kind)
         for name, value in headers.items():
             request.send_header(name, value)
-        if action not in ('no length', 'slow') and 'Content-Length' not in headers:
+        if action == 'a chunk of endless length':
+            request.send_header('Transfer-Encoding', 'chunked')
+        elif action not in ('no length', 'slow') and 'Content-Length' not in headers:
             request.send_header('Content-Length', str(len(body) - start))
         request.end_headers()
         if action == 'stall':
@@ -61,6 +63,9 @@ class Server:
         while action == 'throttled' and body:  # 80 kB/s
             request.wfile.write(body[:1600])
             body = body[1600:]
+            time.sleep(0.02)
+        while action == 'a chunk of endless length':  # until the client has gone
+            request.wfile.write(b'0')
             time.sleep(0.02)
         while action == 'slow' and body:  # until the client has gone
             request.wfile.write(body[:1])
@@ -162,6 +167,15 @@ def test_stalled_connection_is_given_up_and_resumed(tiny, server, path, monkeypa
     monkeypatch.setattr(transfer, 'TIMEOUT_SECONDS', 0.3)
     server.script = ['stall']
     _fetch(tiny, path)
+
+
+def test_a_chunk_whose_length_never_ends_is_given_up(tiny, server, path, monkeypatch):
+    monkeypatch.setattr(transfer, 'TIMEOUT_SECONDS', 0.3)
+    server.script = ['a chunk of endless length']
+    _fetch(tiny, path)
+    server.script = ['a chunk of endless length'] * 99
+    path.unlink()
+    assert 'less than 1000 bytes a second; 5 attempts' in _fails(tiny, path, 'cannot be downloaded')
 
 
 def test_a_byte_now_and_then_is_no_connection(tiny, server, path, monkeypatch):

@@ -116,6 +116,19 @@ def test_strange_names_of_classes(tmp_path):
     assert load(tmp_path).class_names == tuple(sorted(classes))
 
 
+def test_folders_that_links_reach_in_many_ways_are_read_once(tmp_path):
+    for class_name in ('cat', 'dog'):
+        for i in range(36):
+            level = tmp_path / 'set' / class_name / f'{i}'
+            level.mkdir(parents=True)
+            for name in 'xy' if i else '':
+                (level / name).symlink_to(f'../{i - 1}')  # 2^35 ways to the first
+        write(tmp_path / 'set' / class_name / '0' / '1.png')
+        write(tmp_path / 'set' / class_name / '0' / '2.png')
+    dataset = open_folder('x', str(tmp_path / 'set'), LoadOptions())
+    assert len(dataset.train.label) + len(dataset.test.label) == 4
+
+
 def test_a_link_to_the_folder_and_a_home(tmp_path, monkeypatch):
     small(tmp_path / 'set')
     (tmp_path / 'link').symlink_to(tmp_path / 'set')

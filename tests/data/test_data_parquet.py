@@ -207,7 +207,7 @@ def test_files_that_do_not_fit_together(folder):
     _fails(folder, "column 'label' .*")
 
 
-@pytest.mark.parametrize('damage', ['empty', 'html', 'cut', 'footer', 'page', 'folder'])
+@pytest.mark.parametrize('damage', ['empty', 'html', 'cut', 'footer', 'page', 'folder', 'pipe'])
 def test_damaged_files(damage, folder):
     path = folder / 'data' / 'train-00001-of-00002.parquet'
     data = bytearray(path.read_bytes())
@@ -218,6 +218,8 @@ def test_damaged_files(damage, folder):
     path.unlink()
     if damage == 'folder':
         path.mkdir()
+    elif damage == 'pipe':
+        os.mkfifo(path)
     else:
         path.write_bytes({'empty': b'', 'html': b'<html>' * 99, 'cut': data[:1000]}.get(damage, data))
     _fails(folder, f'{path.name}.*(cannot be read|row)')

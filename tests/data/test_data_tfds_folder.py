@@ -1,5 +1,6 @@
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_jpeg_copies_are_read(prepared, folder):
 
 
 @pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
-@pytest.mark.parametrize('damage', ['cut', 'flip', 'empty', 'html', 'gone'])
+@pytest.mark.parametrize('damage', ['cut', 'flip', 'empty', 'html', 'gone', 'pipe'])
 def test_damaged_shard(prepared, folder, file_format, damage):
     if file_format == 'tfrecord':
         _to_tfrecord(folder)
@@ -117,8 +118,10 @@ def test_damaged_shard(prepared, folder, file_format, damage):
     elif damage == 'flip':
         data[10_000] ^= 1  # the end of so small a file is padding
         path.write_bytes(data)
-    elif damage == 'gone':
+    elif damage in ('gone', 'pipe'):
         path.unlink()
+        if damage == 'pipe':
+            os.mkfifo(path)
     else:
         path.write_bytes({'empty': b'', 'html': b'<html>no</html>' * 999}[damage])
     _fails(prepared, 'damaged|holds 0 records', path)
