@@ -104,6 +104,11 @@ def test_no_number_is_so_large_that_computing_with_it_overflows(one, name):
         copy.deepcopy(one.FLAGS)(['test', f'--{name}={sys.float_info.max}'])
 
 
+def test_a_size_of_images_that_overflows_is_refused():
+    with pytest.raises(flags.IllegalFlagValueError, match='image_size'):
+        copy.deepcopy(importlib.import_module('resnet_jax.cli.evaluate').FLAGS)(['test', '--image_size=1' + 30 * '0'])
+
+
 def test_a_reader_that_leaves_early_is_no_error():
     done = subprocess.run(
         [

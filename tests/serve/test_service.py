@@ -248,7 +248,7 @@ def test_names_that_are_no_unicode_text_are_sent_and_understood():
 def test_numbers_that_are_not_finite_are_not_sent():
     async def main():
         counting = Counting()
-        counting.network.probabilities._runs = {1: lambda images: np.full((1, 3), np.nan)}
+        counting.network.probabilities._functions = {1: lambda images: np.full((1, 3), np.nan)}
         async with serving(counting.network) as ask:
             with pytest.raises(FloatingPointError):
                 await ask('/v1/predict', with_images(png(1)))
