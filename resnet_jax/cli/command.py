@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import os
 import re
 import signal
@@ -46,10 +47,13 @@ class Flags(flags.FlagValues):
         self.define('multi_string', 'import', [], text)
 
     def define(self, kind: str, name: str, *arguments: Any, **options: Any) -> Any:
-        """Defines a flag like `absl.flags.DEFINE_<kind>`, or a 'path', which expands ~."""
+        """Defines a flag like `absl.flags.DEFINE_<kind>`, or a 'path', which expands ~; a 'float' must be finite."""
         if kind == 'path':
             return flags.DEFINE(_PathParser(), name, *arguments, **options, flag_values=self)  # type: ignore[call-overload]
-        return getattr(flags, f'DEFINE_{kind}')(name, *arguments, **options, flag_values=self)
+        flag = getattr(flags, f'DEFINE_{kind}')(name, *arguments, **options, flag_values=self)
+        if kind == 'float':  # NaN is within any bounds
+            flags.register_validator(flag, math.isfinite, message='expected a finite number')
+        return flag
 
     def define_config(self) -> None:
         """Defines --config=FILE or NAME; every field can be overridden as --config.FIELD=VALUE.

@@ -59,7 +59,7 @@ FLAGS.define(
     None,
     "Data set; by default the run's, what published weights were trained on, or cifar10. Also folder:PATH.",
 )
-FLAGS.define('integer', 'image_size', 0, 'With --weights: height and width to resize images to.', lower_bound=0)
+FLAGS.define('integer', 'image_size', 0, 'With --weights: height and width to resize images to.', 0, 4096)
 FLAGS.define(
     'string',
     'normalization',

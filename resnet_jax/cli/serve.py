@@ -9,13 +9,11 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
 from resnet_jax.cli import command
 from resnet_jax.cli.arguments import expand_home
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runtime.streams import tell
-from resnet_jax.runtime.untrusted import printable
+from resnet_jax.runtime.untrusted import printable, read_text
 
 FLAGS = command.Flags()
 FLAGS.define('string', 'host', '127.0.0.1', 'Address to listen at; 0.0.0.0 lets other machines in.')
@@ -23,14 +21,12 @@ FLAGS.define('integer', 'port', 8000, 'Port to listen at; 0 for any that is free
 FLAGS.define('path', 'token_file', None, 'File with a token that requests must have as Authorization: Bearer TOKEN.')
 FLAGS.define('bool', 'ema', False, 'Use the averaged parameters of runs.')
 FLAGS.define('integer', 'max_batch', 32, 'Most images in a batch, compiled for 1, 4, 16, ...', lower_bound=1, upper_bound=4096)
-_WAIT = FLAGS.define('float', 'wait_ms', 2.0, 'Milliseconds that an image waits for others in a batch.', lower_bound=0.0)
+FLAGS.define('float', 'wait_ms', 2.0, 'Milliseconds that an image waits for others in a batch.', 0.0, 10_000.0)
 FLAGS.define('integer', 'max_images', 64, 'Most images of a request (413).', lower_bound=1)
-FLAGS.define('float', 'max_mib', 16.0, 'Most MiB of a request (413).', lower_bound=0.001)
-FLAGS.define('float', 'max_megapixels', 50.0, 'Most million pixels of an image (413).', lower_bound=0.001)
+FLAGS.define('float', 'max_mib', 16.0, 'Most MiB of a request (413).', 0.001, 1e6)
+FLAGS.define('float', 'max_megapixels', 50.0, 'Most million pixels of an image (413).', 0.001, 1e6)
 FLAGS.define('integer', 'queue', 512, 'Most images in progress (429).', lower_bound=1)
-_TIMEOUT = FLAGS.define('float', 'timeout', 30.0, 'Most seconds for a body (408), and for an answer (504).', lower_bound=0.1)
-for _flag in (_WAIT, _TIMEOUT):
-    flags.register_validator(_flag, lambda value: value <= 10_000, message='expected a number of at most 10,000')
+FLAGS.define('float', 'timeout', 30.0, 'Most seconds for a body (408), and for an answer (504).', 0.1, 10_000.0)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -106,9 +102,10 @@ def _token(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        token = Path(path).read_text(encoding='ascii').strip()
-    except (OSError, ValueError) as error:
-        raise InputFileError(f'{path} cannot be read ({error}); expected a file with a token') from None
-    if not token.isprintable() or not 8 <= len(token) <= 1000 or ' ' in token:
+        token = read_text(Path(path)).strip()
+    except (OSError, ValueError) as error:  # a ValueError: the path holds a null character
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise InputFileError(f'{path} cannot be read ({reason}); expected a file with a token') from None
+    if not token.isascii() or not token.isprintable() or not 8 <= len(token) <= 1000 or ' ' in token:
         raise InputFileError(f'{path} holds no token; expected one line of 8 to 1,000 characters without spaces')
     return token

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
-from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT
 
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import InputFileError
@@ -80,7 +80,7 @@ def read_image(
         ImageOps.exif_transpose(file, in_place=True)
         white = _white(file)
         # Resize in the original mode: a converted copy of the largest image allowed takes 0.4 GB.
-        image = _resized(_resizable(file), (width, height), resize, crop, interpolation)
+        image = _resized(_resizable(file, white), (width, height), resize, crop, interpolation)
         image = _to_mode(image, 'L' if channels == 1 else 'RGB', white)
         return np.asarray(image, np.uint8).reshape(height, width, channels)
 
@@ -111,7 +111,7 @@ def read_crop(
             file.draft('RGB', (file.size[0] // factor, file.size[1] // factor))
         ImageOps.exif_transpose(file, in_place=True)
         white = _white(file)
-        image = _resizable(file)
+        image = _resizable(file, white)
         if image.size == (full_width, full_height):
             # Not resize(box=...), whose filter would reach over the edges of the rectangle.
             image = image.crop((left, top, left + columns, top + rows)).resize((width, height), Image.Resampling.BILINEAR)
@@ -138,7 +138,7 @@ def image_header(source: str | Path | bytes, name: str | None = None) -> tuple[i
 def _shown_size(file: Image.Image) -> tuple[int, int]:
     """Returns (width, height) of an image that its camera may have turned."""
     width, height = file.size
-    return (height, width) if file.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (width, height)
+    return (height, width) if file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (width, height)
 
 
 @contextlib.contextmanager
@@ -162,8 +162,22 @@ def _open(source: str | Path | bytes, name: str | None, most_pixels: int | None 
     except FileNotFoundError:
         raise InputFileError(f'{shown} does not exist; expected an image file') from None
     except Exception as error:  # Pillow may raise anything on a damaged file
-        reason = 'not an image' if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+        reason = _unidentified(source) if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise InputFileError(f'{shown} cannot be read ({reason}); {EXPECTED}') from None
+
+
+def _unidentified(source: str | Path | bytes) -> str:
+    """Returns why Pillow knows no format of a file: it says the same of a TIFF whose type of numbers it cannot read."""
+    with contextlib.suppress(OSError):
+        head = source[:4] if isinstance(source, bytes) else _head(Path(source))
+        if head in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+            return 'a TIFF that is damaged or of an unsupported kind, such as 64-bit floating point: convert it to 16 bits'
+    return 'not an image'
+
+
+def _head(path: Path) -> bytes:
+    with path.open('rb') as file:
+        return file.read(4)
 
 
 def resize_array(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
@@ -184,8 +198,13 @@ def _resized(
     return ImageOps.pad(image, size, method, color=black)
 
 
-def _resizable(image: Image.Image) -> Image.Image:
-    """Returns the image in a mode that Pillow can interpolate, with its transparency."""
+def _resizable(image: Image.Image, white: float) -> Image.Image:
+    """Returns the image in a mode that Pillow can interpolate, with its transparency, and with `white` as its largest value."""
+    inverted, unsigned = _white_is_zero(image), white == 2**32 - 1
+    if inverted or unsigned:
+        values = np.asarray(image)
+        values = values.view(np.uint32) if unsigned else values  # Pillow holds them as int32
+        return Image.fromarray((np.float32(white) - values if inverted else values).astype(np.float32))
     if image.mode.startswith('I;'):
         return image.convert('I')
     if image.mode in ('PA', 'La', 'RGBa') or 'transparency' in image.info:
@@ -202,10 +221,16 @@ def _white(image: Image.Image) -> float:
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
             raise ValueError('its floating-point values are not from 0 to 1: scale them, or save 8 or 16 bits')
         return 1
-    if image.mode == 'I' and isinstance(image, TiffImagePlugin.TiffImageFile):
+    if image.mode.startswith('I') and isinstance(image, TiffImagePlugin.TiffImageFile):
         bits, signed = image.tag_v2.get(BITSPERSAMPLE, (32,))[0], image.tag_v2.get(SAMPLEFORMAT, (1,))[0] == 2
         return float(2 ** (bits - signed) - 1)
     return 65535 if image.mode.startswith('I') else 255
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Returns whether the image is a TIFF in which 0 is white and that Pillow has not inverted, as it does up to 8 bits."""
+    wide = image.mode == 'F' or image.mode.startswith('I')
+    return wide and isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _to_mode(image: Image.Image, mode: str, white: float) -> Image.Image:

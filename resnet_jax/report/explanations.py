@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resnet_jax.report.figures import Axes, Figure
+from resnet_jax.report.figures import Axes, Figure, default_style
 from resnet_jax.runtime.untrusted import printable
 
 _COLUMNS = ('image', 'Grad-CAM (bright: for the class)', 'size of the gradient', 'integrated gradients (blue: for)')
@@ -28,6 +28,7 @@ class Explained(NamedTuple):
     integrated: np.ndarray
 
 
+@default_style()
 def draw_explanations(rows: Sequence[Explained]) -> Figure:
     """Draws a row for each image: the image, and over it in grey Grad-CAM, then gradients and integrated gradients by pixel."""
     figure = Figure(figsize=(9.2, 0.5 + 2.55 * len(rows)), layout='constrained')

@@ -1,27 +1,47 @@
-"""matplotlib with the Agg backend, which only draws files, whatever backend the environment names."""
+"""matplotlib with the Agg backend and its default style, whatever the environment and the user's matplotlibrc say."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from resnet_jax.errors import ConfigError, one_line
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.typing import JsonDict
 
 try:
     import matplotlib
 except ValueError:  # MPLBACKEND names a backend that is not installed here, as in every terminal inside Jupyter
-    _backend = os.environ.pop('MPLBACKEND')
+    _backend = os.environ.pop('MPLBACKEND', None)
     for _name in [name for name in sys.modules if name.startswith('matplotlib.')]:
         del sys.modules[_name]  # parts of the failed import
-    import matplotlib
-
-    os.environ['MPLBACKEND'] = _backend
+    try:
+        import matplotlib
+    except ValueError as error:
+        raise ConfigError(
+            f'matplotlib cannot be imported ({one_line(error)}); expected a sound matplotlibrc: correct or delete it'
+        ) from None
+    finally:
+        if _backend is not None:
+            os.environ['MPLBACKEND'] = _backend
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ['Axes', 'Figure', 'save']
+__all__ = ['Axes', 'Figure', 'default_style', 'save']
 
 _BACKENDS = {'.png': 'agg', '.svg': 'svg'}
+
+
+@contextlib.contextmanager
+def default_style() -> Iterator[None]:
+    """Draws as matplotlib does without a matplotlibrc, which may ask for LaTeX or a page too large to draw.
+
+    Also a decorator: text takes its style when it is made, so that every function that draws needs it, and not only `save`.
+    """
+    style = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith('backend')}
+    with matplotlib.rc_context(style):
+        yield
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -29,5 +49,5 @@ def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {'Software': None} if path.suffix == '.png' else {'Date': None}
     options: JsonDict = {'format': path.suffix[1:], 'backend': _BACKENDS[path.suffix], 'metadata': metadata}
-    with matplotlib.rc_context({'svg.hashsalt': path.stem}):
+    with default_style(), matplotlib.rc_context({'svg.hashsalt': path.stem}):
         return write_atomically(path, lambda file: figure.savefig(file, dpi=120, **options))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.report.figures import Figure, save
+from resnet_jax.report.figures import Figure, default_style, save
 from resnet_jax.runs.reader import read_config_changes
 from resnet_jax.runs.rows import METRICS, read_rows
 from resnet_jax.typing import Json
@@ -13,6 +13,7 @@ from resnet_jax.typing import Json
 _COLOURS = {'train': '#4c72b0', 'test': '#c44e52', 'validation': '#dd8452'}
 
 
+@default_style()
 def plot_training(workdir: Path) -> Path:
     """Plots loss, accuracy and learning rate by iteration to `plots/training.png`, and returns its path.
 
@@ -58,6 +59,7 @@ def plot_training(workdir: Path) -> Path:
     return save(figure, workdir / 'plots' / 'training.png')
 
 
+@default_style()
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
     """Plots a confusion matrix in per cent of each true class, and returns its path.
 
@@ -83,6 +85,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
     return save(figure, path)
 
 
+@default_style()
 def plot_corruptions(corruptions: Json, path: Path) -> Path:
     """Plots errors by corruption and severity, as returned by `evaluate_corruptions`, and returns the path."""
     figure = Figure(figsize=(10, 4.2), layout='constrained')

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resnet_jax.report.figures import Figure
+from resnet_jax.report.figures import Figure, default_style
 from resnet_jax.runtime.untrusted import printable
 
 
+@default_style()
 def draw_samples(images: np.ndarray, names: Sequence[str]) -> Figure:
     """Draws images in a grid.
 

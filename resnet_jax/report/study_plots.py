@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.report.figures import Axes, Figure, save
+from resnet_jax.report.figures import Axes, Figure, default_style, save
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.typing import Json
 
@@ -60,6 +60,7 @@ class _Named:
         return None if known else entry
 
 
+@default_style()
 def _curves(
     results: Json, runs: Sequence[RunReader], key: str, label: str, scale: float, colours: Mapping[str, str]
 ) -> Figure | None:
@@ -108,6 +109,7 @@ def _curves(
     return figure
 
 
+@default_style()
 def _final(results: Json, colours: Mapping[str, str]) -> Figure | None:
     known = {name: entry for name, entry in results['entries'].items() if entry['accuracy'] or entry['expected']}
     if not known:
@@ -127,6 +129,7 @@ def _final(results: Json, colours: Mapping[str, str]) -> Figure | None:
     return _finish(figure, axis, xlabel=f'test accuracy (%): {marks}')
 
 
+@default_style()
 def _gradients(runs: Sequence[RunReader], colours: Mapping[str, str]) -> Figure | None:
     layered = [(run, run.rows('gradients', 'norms')) for run in runs if run.rows('gradients', 'norms')]
     if not layered:

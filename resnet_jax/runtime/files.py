@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from resnet_jax.runtime.untrusted import check_regular
+
 logger = logging.getLogger(__name__)
 _UNFINISHED = re.compile(r'\..+\.[0-9]+-[0-9a-f]{8}\.partial', re.DOTALL)
 _written_here: set[Path] = set()  # the temporary files and folders of this process
@@ -50,7 +52,8 @@ def write_json(path: str | Path, value: object, *, durable: bool = False) -> Non
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    """Returns the SHA-256 of a regular file, in hexadecimal digits."""
+    check_regular(path)
     with path.open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 

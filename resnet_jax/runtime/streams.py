@@ -8,6 +8,8 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from resnet_jax.runtime.untrusted import printable
@@ -43,6 +45,23 @@ def silence(stream: IO[str]) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def without_native_messages() -> Iterator[None]:
+    """Discards what compiled libraries, which know no `sys.stderr`, write to standard error."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open('wb') as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def finish(code: int, text: str = '') -> int:

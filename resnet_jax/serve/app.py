@@ -15,7 +15,7 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from resnet_jax.data.images import TooManyPixelsError
@@ -24,7 +24,7 @@ from resnet_jax.errors import InputFileError, did_you_mean, is_out_of_memory
 from resnet_jax.serve import openapi
 from resnet_jax.serve.batching import Batcher, Item
 from resnet_jax.serve.bodies import Question, parse, read_body
-from resnet_jax.serve.guard import error
+from resnet_jax.serve.guard import Answer, error
 from resnet_jax.serve.limits import Admission, Admitted, Limits, RequestError
 from resnet_jax.serve.network import Network
 from resnet_jax.serve.program import Program
@@ -90,7 +90,7 @@ class Service:
 
     async def _models(self, request: Request) -> Response:
         limits = {'bytes': self._limits.body_bytes, 'pixels': self._limits.pixels, 'images': self._limits.images}
-        return JSONResponse({'models': [_describe(network) for network in self._networks.values()], 'limits': limits})
+        return Answer({'models': [_describe(network) for network in self._networks.values()], 'limits': limits})
 
     async def _health(self, request: Request) -> Response:
         admission = self._admission
@@ -101,10 +101,10 @@ class Service:
             'refused': admission.refused,
             'seconds': round(time.monotonic() - self._began, 3),
         }
-        return JSONResponse(health, 503 if self.stopping else 200)
+        return Answer(health, 503 if self.stopping else 200)
 
     async def _openapi(self, request: Request) -> Response:
-        return JSONResponse(self._description)
+        return Answer(self._description)
 
     async def _predict(self, request: Request) -> Response:
         with self._admission.request() as admitted, _errors(self._limits):
@@ -112,7 +112,7 @@ class Service:
             async with asyncio.timeout_at(deadline):
                 answers = await self._compute(network.probabilities, [(image,) for image in images])
             predictions = [_prediction(network, probabilities, question.top) for probabilities in answers]
-            return JSONResponse({'model': network.name, 'predictions': predictions})
+            return Answer({'model': network.name, 'predictions': predictions})
 
     async def _explain(self, request: Request) -> Response:
         with self._admission.request() as admitted, _errors(self._limits):
@@ -141,7 +141,7 @@ class Service:
                     for probabilities, index, one, image in zip(answers, classes, maps, images, strict=True)
                 ]
 
-            return JSONResponse({'model': network.name, 'predictions': await self._in_thread(draw)})
+            return Answer({'model': network.name, 'predictions': await self._in_thread(draw)})
 
     async def _read(self, request: Request, admitted: Admitted) -> tuple[Question, Network, list[np.ndarray], float]:
         """Returns the question of a request, the network, the images as the network takes them, and the deadline."""

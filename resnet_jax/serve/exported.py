@@ -10,6 +10,7 @@ from jax import export
 from resnet_jax.config import RESIZE
 from resnet_jax.data.images import INTERPOLATIONS
 from resnet_jax.errors import ConfigError, InputFileError, one_line
+from resnet_jax.runtime.streams import without_native_messages
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.serve.program import BatchFn
 from resnet_jax.typing import JsonDict
@@ -34,6 +35,10 @@ def load(file: Path) -> tuple[Callable[[int], BatchFn], tuple[int, int, int], in
       ConfigError: a package is missing.
       InputFileError: the file is damaged, or is not a network from uint8 images to probabilities.
     """
+    if not file.is_file():  # a pipe or a device would be read for ever
+        raise InputFileError(
+            f'{file} is no file; expected model.stablehlo or model.onnx of an exported folder: export it again'
+        )
     try:
         compile_for, images, probabilities = (_onnx if file.suffix == '.onnx' else _stablehlo)(file)
     except ImportError as error:
@@ -63,8 +68,9 @@ def describe(file: Path, num_classes: int) -> JsonDict:
         names, crop = described['class_names'], described.get('crop', 1.0)
         sound = len(names) == num_classes and all(isinstance(name, str) for name in names) and 0 < crop <= 1
         sound &= described.get('resize', 'crop') in RESIZE and described.get('interpolation', 'bicubic') in INTERPOLATIONS
-        assert sound, f'it is not of {num_classes} classes, or resizes images in an unknown way'
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        if not sound:
+            raise ValueError(f'it is not of {num_classes} classes, or resizes images in an unknown way')
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputFileError(f'{path} does not describe {file.name} ({one_line(error)}); export it again') from None
     keys = ('class_names', 'resize', 'crop', 'interpolation', 'model', 'dataset')
     return {key: described[key] for key in keys if key in described}
@@ -74,6 +80,8 @@ def _stablehlo(file: Path) -> tuple[Callable[[int], BatchFn], tuple[object, ...]
     import flatbuffers  # noqa: F401 (jax.export reads with it)
 
     exported = export.deserialize(bytearray(file.read_bytes()))
+    with without_native_messages():  # of a damaged program, beside the error that is raised
+        exported.mlir_module()
     (images,), (probabilities,) = exported.in_avals, exported.out_avals
 
     def compile_for(size: int) -> BatchFn:

@@ -1,8 +1,10 @@
 """Refuses requests from other hosts and sites, and restricts what a browser may do with the answers."""
 
 import hmac
+import json
 import re
 from collections.abc import Collection
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -23,12 +25,20 @@ _HEADERS = {
 }
 
 
-def error(status: int, message: str) -> JSONResponse:
+class Answer(JSONResponse):
+    """An answer in JSON; names that are no Unicode text, as of files on Linux, are escaped as JSON has it, like \\ud800."""
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(',', ':'))
+        return text.encode('utf-8', 'backslashreplace')
+
+
+def error(status: int, message: str) -> Answer:
     """Returns the answer to a request that is refused."""
     headers = {401: {'www-authenticate': 'Bearer'}, 429: {'retry-after': '1'}, 503: {'retry-after': '1'}}.get(status, {})
     if status in (408, 413):  # the rest of the body is not read
         headers = {'connection': 'close'}
-    return JSONResponse({'error': {'status': status, 'message': message}}, status, headers)
+    return Answer({'error': {'status': status, 'message': message}}, status, headers)
 
 
 class Guard:
@@ -65,7 +75,7 @@ class Guard:
         refused = self._refuse(scope['path'], Headers(scope=scope))
         await (refused or self._app)(scope, receive, send_with_headers)
 
-    def _refuse(self, path: str, headers: Headers) -> JSONResponse | None:
+    def _refuse(self, path: str, headers: Headers) -> Answer | None:
         host = re.sub(r':\d+$', '', headers.get('host', ''))
         if self._hosts and host.lower() not in self._hosts:
             return error(421, f'this server is not called {host[:80]!r}; expected {", ".join(sorted(self._hosts))}')

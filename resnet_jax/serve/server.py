@@ -38,7 +38,7 @@ def bind(host: str, port: int) -> socket.socket:
     """Returns a socket that is bound but does not listen, so that a taken port is found before a network is loaded.
 
     Raises:
-      ConfigError: there is no such host.
+      ConfigError: there is no such host, or it is a broadcast or multicast address.
       ResourceError: the port is taken, or may not be used.
     """
     try:
@@ -53,12 +53,30 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        if _is_of_many(bound):
+            bound.close()
+            raise ConfigError(
+                f'host {host!r} is an address of many machines; expected an address of this machine, as 127.0.0.1'
+            )
     except OSError as error:
         bound.close()
         raise ResourceError(
             f'port {port} of {host} cannot be used: {error.strerror}; choose another one, or 0 for any that is free'
         ) from None
     return bound
+
+
+def _is_of_many(bound: socket.socket) -> bool:
+    """Returns whether a socket has a broadcast or multicast address, which Linux binds and no client can connect to."""
+    address = bound.getsockname()
+    with socket.socket(bound.family, socket.SOCK_DGRAM) as probe:  # connecting it sends nothing
+        try:
+            probe.connect(address)
+        except PermissionError:  # without SO_BROADCAST
+            return True
+        except OSError:
+            return False
+    return ipaddress.ip_address(address[0].partition('%')[0]).is_multicast
 
 
 def serve(service: Service, bound: socket.socket, limits: Limits, token: str | None, ready: Callable[[], None]) -> None:

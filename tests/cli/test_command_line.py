@@ -1,7 +1,13 @@
+import copy
+import importlib
+import pkgutil
 import subprocess
 import sys
 
 import pytest
+from absl import flags
+
+from resnet_jax import cli
 
 SCRIPT = """
 import signal, sys
@@ -75,6 +81,32 @@ def test_success_and_positional_arguments():
 def test_an_unknown_flag_names_the_nearest():
     done = run('pass', '--imprt=a')
     assert done.returncode == 2 and 'import' in done.stderr and done.stderr.count('\n') == 1
+
+
+def commands():
+    modules = [importlib.import_module(f'resnet_jax.cli.{module.name}') for module in pkgutil.iter_modules(cli.__path__)]
+    return [module for module in modules if hasattr(module, 'FLAGS')]
+
+
+FLOATS = [(one, name) for one in commands() for name in one.FLAGS if one.FLAGS[name].flag_type() == 'float']
+
+
+@pytest.mark.parametrize('value', ['nan', 'inf', '-inf', '1e400'])
+@pytest.mark.parametrize(('one', 'name'), FLOATS, ids=[f'{one.__name__}-{name}' for one, name in FLOATS])
+def test_a_number_that_is_not_finite_is_refused_by_every_command(one, name, value):
+    with pytest.raises(flags.IllegalFlagValueError, match=name):
+        copy.deepcopy(one.FLAGS)(['test', f'--{name}={value}'])
+
+
+@pytest.mark.parametrize(('one', 'name'), FLOATS, ids=[f'{one.__name__}-{name}' for one, name in FLOATS])
+def test_no_number_is_so_large_that_computing_with_it_overflows(one, name):
+    with pytest.raises(flags.IllegalFlagValueError, match=name):
+        copy.deepcopy(one.FLAGS)(['test', f'--{name}={sys.float_info.max}'])
+
+
+def test_a_size_of_images_that_overflows_is_refused():
+    with pytest.raises(flags.IllegalFlagValueError, match='image_size'):
+        copy.deepcopy(importlib.import_module('resnet_jax.cli.evaluate').FLAGS)(['test', '--image_size=1' + 30 * '0'])
 
 
 def test_a_reader_that_leaves_early_is_no_error():

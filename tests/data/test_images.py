@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data.images import read_image
+from resnet_jax.data.images import image_header, read_crop, read_image
 from resnet_jax.errors import InputFileError
 
 SHAPE = (8, 8, 3)
@@ -37,7 +37,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     np.testing.assert_array_equal(read_image(path, (8, 8, 1)), np.full((8, 8, 1), 128))
 
 
-WHITE = {'uint16': 65535, 'int16': 32767, 'int32': 2**31 - 1, 'float32': 1.0}
+WHITE = {'uint16': 65535, 'int16': 32767, 'int32': 2**31 - 1, 'uint32': 2**32 - 1, 'float32': 1.0}
 
 
 @pytest.mark.parametrize('kind', WHITE)
@@ -46,6 +46,35 @@ def test_the_type_decides_what_is_white_and_not_the_content(tmp_path, kind):
         pixels = np.full((8, 8), share * WHITE[kind]).astype(kind)
         path = write_tiff(tmp_path / 'a.tif', pixels)
         np.testing.assert_array_equal(read_image(path, (8, 8, 1)), np.full((8, 8, 1), round(255 * share)))
+        whole = read_crop(path, (8, 8, 1), lambda height, width: (0, 0, height, width))
+        np.testing.assert_array_equal(whole, np.full((8, 8, 1), round(255 * share)))
+
+
+def test_twelve_bits_are_scaled_as_such(tmp_path):
+    for value in (0, 100, 2048, 4095):
+        path = write_tiff(tmp_path / 'a.tif', np.full((8, 8), value, np.uint16), packed=f'{value:03x}' * 64)
+        np.testing.assert_array_equal(read_image(path, (8, 8, 1)), np.full((8, 8, 1), round(255 * value / 4095)))
+
+
+@pytest.mark.parametrize('kind', ['uint8', 'uint16', 'float32'])
+def test_where_a_tiff_says_that_zero_is_white_it_is(tmp_path, kind):
+    white = {**WHITE, 'uint8': 255}[kind]
+    for share in (0, 0.25, 1):
+        path = write_tiff(tmp_path / 'a.tif', np.full((8, 8), share * white).astype(kind), photometric=0)
+        expected = 255 - round(255 * share)
+        np.testing.assert_allclose(read_image(path, (8, 8, 1)), expected, atol=1)
+        padded = read_image(path, (8, 16, 1), resize='pad')
+        assert padded[0, 0, 0] == 0 and abs(int(padded[0, 8, 0]) - expected) <= 1
+
+
+@pytest.mark.parametrize('kind', ['float16', 'float64', 'int64', 'uint64'])
+def test_a_tiff_of_an_unsupported_type_is_not_called_no_image(tmp_path, kind):
+    path = write_tiff(tmp_path / 'a.tif', np.ones((8, 8), kind))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(
+            InputFileError, match=r'a TIFF that is damaged or of an unsupported kind, .*: convert it to 16 bits'
+        ):
+            read_image(source, (8, 8, 1))
 
 
 def test_a_dark_image_of_sixteen_bits_stays_dark(tmp_path):
@@ -65,16 +94,33 @@ def test_floats_that_are_no_brightness_are_refused(tmp_path, value):
         read_image(write_tiff(tmp_path / 'a.tif', pixels), (8, 8, 1))
 
 
-def write_tiff(path, pixels):
-    """A TIFF file of any type of numbers, by hand: Pillow writes fewer types than it reads."""
+def write_tiff(path, pixels, photometric=1, packed=None):
+    """A TIFF file of any type of numbers, by hand: Pillow writes fewer types than it reads.
+
+    Args:
+      photometric: 1 where 0 is black, 0 where it is white.
+      packed: the pixels as hexadecimal digits, three for each, in a file of 12 bits.
+    """
     bits, sample = 8 * pixels.itemsize, {'u': 1, 'i': 2, 'f': 3}[pixels.dtype.kind]
+    content = pixels.tobytes()
+    if packed:
+        bits, content = 12, bytes.fromhex(packed)
     height, width = pixels.shape
-    tags = (256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8 + 2 + 12 * 10 + 4), (277, 1), (278, height)
-    entries = [*tags, (279, pixels.nbytes), (339, sample)]
+    tags = (
+        (256, width),
+        (257, height),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 8 + 2 + 12 * 10 + 4),
+        (277, 1),
+        (278, height),
+    )
+    entries = [*tags, (279, len(content)), (339, sample)]
     head = b'II*\x00' + (8).to_bytes(4, 'little') + len(entries).to_bytes(2, 'little')
     for tag, value in entries:
         head += tag.to_bytes(2, 'little') + (4).to_bytes(2, 'little') + (1).to_bytes(4, 'little') + value.to_bytes(4, 'little')
-    path.write_bytes(head + bytes(4) + pixels.tobytes())
+    path.write_bytes(head + bytes(4) + content)
     return path
 
 
@@ -118,6 +164,13 @@ def test_exif_orientation_is_applied(tmp_path):
     exif[0x0112] = 3  # turned by 180 degrees
     read = read_image(save(tmp_path, Image.fromarray(pixels), 'turned.png', exif=exif), SHAPE)
     np.testing.assert_array_equal(read, pixels[::-1])
+
+
+@pytest.mark.parametrize('entry', [b'\x03\x00\x01\x00\x00\x00\x09', b'\x02\x00\x02\x00\x00\x006'], ids=['9', 'text'])
+def test_an_orientation_that_is_none_turns_nothing(tmp_path, entry):
+    exif = b'Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01' + entry.ljust(14, b'\x00')
+    path = save(tmp_path, Image.new('RGB', (20, 10)), 'a.jpg', exif=exif)
+    assert image_header(path) == (10, 20, 3) and read_image(path, SHAPE).shape == SHAPE
 
 
 def test_the_first_frame_of_an_animation_is_taken(tmp_path):

@@ -145,6 +145,52 @@ def test_any_backend_that_the_environment_names_will_do(backend, tmp_path):
     assert is_png(tmp_path / 'a.png') and '<svg' in (tmp_path / 'a.svg').read_text()
 
 
+@pytest.mark.parametrize(
+    'style',
+    [
+        'text.usetex: True',
+        'savefig.bbox: tight\nsavefig.pad_inches: 1e9',
+        'font.size: 1e9\nfigure.dpi: -1',
+        'axes.formatter.use_mathtext: True\ntext.parse_math: True\nfigure.constrained_layout.h_pad: 1e9',
+    ],
+)
+def test_plots_do_not_depend_on_the_style_of_the_user(style, tmp_path):
+    (tmp_path / 'matplotlibrc').write_text(style + '\n')
+    for name, folder in (('plain', tmp_path / 'plain'), ('styled', tmp_path)):
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, '-W', 'error', '-c', DRAW.partition('figure = ')[0], folder / 'a.png'],
+            env={**os.environ, 'MPLBACKEND': 'agg', 'MATPLOTLIBRC': str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path / 'plain',
+        )
+        assert done.returncode == 0, f'{name}: {done.stderr}'
+    assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'plain' / 'a.png').read_bytes()
+
+
+@pytest.mark.parametrize('backend', [{}, {'MPLBACKEND': 'agg'}])
+def test_a_matplotlibrc_that_is_no_text_is_one_error(backend, tmp_path):
+    (tmp_path / 'matplotlibrc').write_bytes(b'\xff\xfe\x00')
+    environment = {key: value for key, value in os.environ.items() if key != 'MPLBACKEND'}
+    program = """
+from resnet_jax.errors import ConfigError
+try:
+    import resnet_jax.report.figures
+except ConfigError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', program],
+        env={**environment, **backend, 'MATPLOTLIBRC': str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, 'correct or delete it' in done.stdout) == (0, True), done.stderr
+
+
 def test_names_are_shown_as_they_are_and_never_read_as_formulas(tmp_path, figures):
     path = plots.plot_confusion(np.eye(2, dtype=int), [r'$\nothing$', '$'], tmp_path / 'confusion.png')
     assert is_png(path) and is_png(plots.plot_training(write(tmp_path / r'run $\nothing$', ROWS)))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 
 import jax
 import numpy as np
@@ -86,6 +87,12 @@ def test_exported_files_that_are_not_whole_are_one_line(exported_folder, tmp_pat
             exported.load(tmp_path / name)
         with pytest.raises(InputFileError, match='export it again'):
             exported.load(tmp_path / 'missing' / name)
+        (tmp_path / name).unlink()
+        for trap in (lambda path: os.mkfifo(path), lambda path: path.symlink_to('/dev/zero')):
+            trap(tmp_path / name)
+            with pytest.raises(InputFileError, match=r'is no file; expected model.stablehlo or model.onnx'):
+                load_network(str(tmp_path / name), 'trap', (1,), (1,))
+            (tmp_path / name).unlink()
     assert exported.describe(tmp_path / 'model.onnx', 2)['class_names'] == ['0', '1']  # of older exports, or a file moved
     described = json.loads((exported_folder / 'config.json').read_text())
     for wrong in (
@@ -101,6 +108,16 @@ def test_exported_files_that_are_not_whole_are_one_line(exported_folder, tmp_pat
             exported.describe(tmp_path / 'model.onnx', 10)
     with pytest.raises(ConfigError, match='expected ema=False'):
         load_network(str(exported_folder), 'exported', (1,), (1,), ema=True)
+
+
+def test_a_damaged_program_is_one_error_and_the_compiler_adds_nothing(exported_folder, tmp_path, capfd):
+    data = bytearray((exported_folder / 'model.stablehlo').read_bytes())
+    start = data.index(b'ML\xefR')  # of the program
+    data[start + 60 : start + 90] = b'\xff' * 30
+    (tmp_path / 'model.stablehlo').write_bytes(data)
+    with pytest.raises(InputFileError, match=r'model.stablehlo cannot be read .*; export it again'):
+        load_network(str(tmp_path / 'model.stablehlo'), 'damaged', (1,), (1,))
+    assert 'error' not in capfd.readouterr().err
 
 
 def test_damaged_weights_are_refused_before_the_first_request(classifier, tmp_path):

@@ -1,6 +1,7 @@
 """The application, asked directly: what it answers, which images share a batch, and the status of every error."""
 
 import asyncio
+import dataclasses
 import threading
 
 import asgi
@@ -221,6 +222,25 @@ def test_a_batch_that_fails_is_answered_and_the_next_one_too(error, status, text
             assert found == status and text in check('Error', answer)['error']['message']
             counting.error = None
             assert (await ask('/v1/predict', with_images(png(1))))[0] == 200
+
+    asyncio.run(main())
+
+
+def test_names_that_are_no_unicode_text_are_sent_and_understood():
+    async def main():
+        names = ('\udcff', 'br\u00efght', '\ud800')  # the first is how Python reads the name of a folder
+        network = dataclasses.replace(Counting().network, class_names=names, name='\udcfe')
+        async with serving(network) as ask:
+            _, models = await ask('/v1/models', method='GET')
+            assert tuple(check('Models', models)['models'][0]['classes']) == names
+            _, answer = await ask('/v1/predict', with_images(png(204)))
+            assert answer['model'] == '\udcfe'
+            assert {one['class'] for one in check('Predictions', answer)['predictions'][0]['top']} == set(names)
+            _, answer = await ask('/v1/explain', with_images(png(204), **{'class': '\ud800'}))
+            assert check('Explanations', answer)['predictions'][0]['explained'] == '\ud800'
+            status, answer = await ask('/v1/predict', with_images(png(), model='none'))
+            assert status == 404 and answer['error']['message'].endswith('expected one of \udcfe')
+            assert (await ask('/openapi.json', method='GET'))[0] == 200
 
     asyncio.run(main())
 
