@@ -494,7 +494,6 @@ def test_rows_without_a_checkpoint_are_not_trained_over(left, copy):
     'text', ['5', '[1]', '"x"', *(f'{{"checkpoint_every_epochs": {v}}}' for v in ('"x"', 'null', '[1]', '1e308'))]
 )
 def test_rows_without_a_checkpoint_or_a_config_are_not_trained_over(text, copy):
-    (copy / 'result.json').unlink()
     shutil.rmtree(copy / 'checkpoints')
     (copy / 'config.json').write_text(text)
     before = (copy / 'metrics.jsonl').read_bytes()
