@@ -53,7 +53,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
         *('plugins', 'config_changes', 'training'),
     ),
     'resnet_jax.nnx': ('models',),
-    'resnet_jax.export': ('classifier', 'data', 'export'),
+    'resnet_jax.export': ('classifier', 'data', 'runs', 'export'),
     'resnet_jax.serve': ('classifier', 'config', 'data', 'runs', 'evaluation', 'serve'),
     'resnet_jax.benchmark': (
         'plugins',

@@ -13,6 +13,7 @@ import yaml
 
 from resnet_jax.classifier import Classifier
 from resnet_jax.errors import InputFileError
+from resnet_jax.runs.documents import read_result
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict
 
@@ -163,13 +164,17 @@ def result_of(classifier: Classifier) -> JsonDict:
     """Returns result.json of a classifier's run, with the metrics of its own parameters (averaged or not); {} if it has none.
 
     Raises:
-      InputFileError: result.json cannot be read.
+      InputFileError: see `documents.read_result`; or it lacks the averaged parameters.
     """
     origin = classifier.origin
-    result = _read(Path(origin.path, 'result.json')) if origin.config else {}
-    if result.get('step') != origin.step:  # the result is that of another checkpoint
+    result = read_result(Path(origin.path)) if origin.config else None
+    if not result or result['step'] != origin.step:  # the result is that of another checkpoint
         return {}
-    return {**result, **{name: result[f'ema_{name}'] for name in ('accuracy', 'loss')}} if origin.ema and result else result
+    if not origin.ema:
+        return result
+    if 'ema_accuracy' not in result:
+        raise InputFileError(f'{origin.path}/result.json has no ema_accuracy; delete it to evaluate the run again')
+    return {**result, **{name: result[f'ema_{name}'] for name in ('accuracy', 'loss')}}
 
 
 def _read(path: Path) -> JsonDict:

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from resnet_jax.errors import ConfigError
 
 _MOST_BLOCKS = 5000  # of a network; resnet1202 has 600, and tracing as many takes a minute
+_LARGEST_SIZE = 2**20  # filters, classes or pixels; far more overflow the shapes of arrays
 
 
 def check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
@@ -18,6 +19,17 @@ def check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
 def check_positive_int(field: str, value: object) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ConfigError(f'{field} must be an integer of at least 1, not {value!r}')
+    if value > _LARGEST_SIZE:  # not shown: Python refuses to write an integer of thousands of digits
+        raise ConfigError(f'{field} is too large; expected at most {_LARGEST_SIZE:,}')
+
+
+def check_filters(field: str, first: int, stages: int) -> None:
+    """Checks the filters of the last stage, of which each stage has twice as many as the one before it."""
+    if stages > _LARGEST_SIZE.bit_length() or first * 2 ** (stages - 1) > _LARGEST_SIZE:
+        raise ConfigError(
+            f'{field} has {stages} stages, and the last would have {first} * 2 ** {stages - 1} filters; expected at most '
+            f'{_LARGEST_SIZE:,}'
+        )
 
 
 def check_positive(field: str, value: object) -> None:

@@ -54,6 +54,7 @@ from resnet_jax.models.blocks import (
 from resnet_jax.models.checks import (
     check_choice,
     check_dtype,
+    check_filters,
     check_images,
     check_positive_int,
     check_rate,
@@ -125,6 +126,7 @@ class ResNet(nn.Module):
         check_stage_sizes(self.stage_sizes)
         check_positive_int('num_classes', self.num_classes)
         check_positive_int('num_filters', self.num_filters)
+        check_filters('stage_sizes', self.num_filters, len(self.stage_sizes))
         if self.stem_filters is not None:
             check_positive_int('stem_filters', self.stem_filters)
         check_choice('stem', self.stem, STEMS)

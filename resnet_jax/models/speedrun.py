@@ -35,6 +35,8 @@ from resnet_jax.models.layers import conv2d, linear_uniform, sow_features
 from resnet_jax.models.whitening import SIZE, whitening_conv
 from resnet_jax.ops.pooling import global_max_pool, max_pool
 
+_MOST_GROUPS = 20
+
 
 def unit_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Returns uniform random values with variance 1."""
@@ -104,6 +106,8 @@ class SpeedrunNet(nn.Module):
         check_positive_int('num_classes', self.num_classes)
         if not isinstance(self.widths, tuple | list) or not self.widths:
             raise ConfigError(f'widths must be a tuple with the filters of each group, as (64, 256, 256), not {self.widths!r}')
+        if len(self.widths) > _MOST_GROUPS:
+            raise ConfigError(f'widths has {len(self.widths)} groups; expected at most {_MOST_GROUPS}: each halves the image')
         for width in self.widths:
             check_positive_int('each of widths', width)
         if self.depth not in (2, 3):

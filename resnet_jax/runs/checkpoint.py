@@ -205,13 +205,19 @@ def _damage(path: Path) -> Iterator[None]:
     """Turns any error that Orbax and TensorStore raise on changed files into one that says that the checkpoint is damaged."""
     try:
         yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:  # its files are not those that Orbax writes
+        raise _unreadable(path, error) from None
     except (UserError, MemoryError, OSError):
         raise
     except Exception as error:
-        raise InputFileError(
-            f'checkpoint {path} is damaged: its arrays cannot be read ({type(error).__name__}: {one_line(error)[:200]}); '
-            'use another checkpoint'
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> InputFileError:
+    return InputFileError(
+        f'checkpoint {path} is damaged: its arrays cannot be read ({type(error).__name__}: {one_line(error)[:200]}); '
+        'use another checkpoint'
+    )
 
 
 def steps(folder: Path) -> list[int]:

@@ -16,8 +16,8 @@ import numpy as np
 
 from resnet_jax.config import TrainConfig
 from resnet_jax.config_changes import changed_fields, check_continues, describe_changes
-from resnet_jax.errors import ConfigError, InputFileError, ResourceError, RunFolderInUseError
-from resnet_jax.runs import checkpoint
+from resnet_jax.errors import InputFileError, ResourceError, RunFolderInUseError
+from resnet_jax.runs import checkpoint, documents
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runs.rows import METRICS, RowFiles, read_rows
 from resnet_jax.runs.tensorboard import EventFiles
@@ -26,8 +26,6 @@ from resnet_jax.runtime.untrusted import check_owned_files, parse_json, printabl
 from resnet_jax.typing import Json, JsonDict, Row
 
 logger = logging.getLogger(__name__)
-
-_RESULT = {'split', 'selected', 'accuracy', 'loss', 'count', 'step', 'epoch'}
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
@@ -139,10 +137,7 @@ class RunFolder:
         old = self.read_json('config.json')
         if not started or not isinstance(old, dict):
             return ''
-        try:
-            before = TrainConfig.from_mapping(old)
-        except ConfigError as error:
-            raise InputFileError(f'{self.path / "config.json"} cannot be used by this version: {error}') from None
+        before = documents.config_of(old, self.path / 'config.json')
         check_continues(before, self._config, str(self.path), extend=self._extend, allow_changes=self._allow_changes)
         if self._extend and self.primary and before.num_epochs < self._config.num_epochs:
             with contextlib.suppress(FileNotFoundError):  # the result of the shorter run stays available
@@ -187,10 +182,7 @@ class RunFolder:
         Raises:
           InputFileError: result.json is not a run's result.
         """
-        result: JsonDict | None = self.read_json('result.json')
-        if result is None or _is_result(result):
-            return result
-        raise InputFileError(f'{self.path / "result.json"} is not what a run ends with; delete it to evaluate the run again')
+        return documents.read_result(self.path)
 
     def read_json(self, name: str) -> Any:
         """Returns a JSON file's content, or None if there is no such file.
@@ -263,13 +255,6 @@ class RunFolder:
         self._take_lock()
         self._describe()
         logger.warning('%s was removed while the run goes on, and has been made again; what it held is lost', self.path)
-
-
-def _is_result(value: object) -> bool:
-    if not isinstance(value, dict) or not value.keys() >= _RESULT:
-        return False
-    numbers = ('accuracy', 'loss', 'count', 'step', 'epoch')
-    return all(type(value[name]) in (int, float) for name in numbers) and 0 <= value['accuracy'] <= 1
 
 
 def check_not_in_use(path: Path) -> None:

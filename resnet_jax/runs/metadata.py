@@ -1,13 +1,13 @@
 """The metadata of a checkpoint, which describe its run; every value is checked when it is read."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 from resnet_jax import plugins
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs.checksums import LARGEST_TEXT
+from resnet_jax.runs.documents import are_numbers
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict
@@ -108,12 +108,7 @@ def _describes_dataset(values: JsonDict) -> bool:
         and isinstance(names, list)
         and 1 <= len(names) <= _MOST_CLASSES
         and all(isinstance(name, str) for name in names)
-        and all(_are_numbers(values.get(key), shape[2]) for key in ('mean', 'std'))
-        and min(values['std']) > 0
-    )
-
-
-def _are_numbers(values: object, count: int) -> bool:
-    return (
-        isinstance(values, list) and len(values) == count and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+        and are_numbers(values.get('mean'))
+        and are_numbers(values.get('std'), above=0)
+        and len(values['mean']) == len(values['std']) == shape[2]
     )

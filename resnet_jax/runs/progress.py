@@ -1,13 +1,11 @@
 """The progress of a run, which a checkpoint stores beside the arrays of the TrainState."""
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 
 from resnet_jax.config_changes import describe_changes
+from resnet_jax.runs.documents import LARGEST_STEP, is_integer, is_number, is_share
 from resnet_jax.typing import JsonDict, Row
-
-_LARGEST_STEP = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +71,16 @@ class Progress:
                 raise ValueError(f'has {str(values[name])[:80]!r} as {name}')
 
         best, evaluation, pending, changes = (values[name] for name in ('best', 'evaluation', 'pending', 'changes'))
-        check('step', _is_integer(values['step'], _LARGEST_STEP))
-        check('seconds', _is_number(values['seconds']) and 0 <= values['seconds'] < 1e12)
+        check('step', is_integer(values['step'], LARGEST_STEP))
+        check('seconds', is_number(values['seconds']) and 0 <= values['seconds'] < 1e12)
         check('best', best is None or (_is_best(best) and best['step'] <= values['step']))
         check('evaluation', isinstance(evaluation, dict) and all(map(_is_metric, evaluation.values())))
         check('evaluation', not evaluation or {'loss', 'accuracy', 'count'} <= evaluation.keys())
-        check('evaluation', all(_is_share(evaluation[name]) for name in evaluation.keys() & {'accuracy', 'ema_accuracy'}))
+        check('evaluation', all(is_share(evaluation[name]) for name in evaluation.keys() & {'accuracy', 'ema_accuracy'}))
         check('evaluation_due', isinstance(values['evaluation_due'], bool))
         check('pending', isinstance(pending, list) and all(_is_metrics(row) for row in pending))
         check('pending', all({'loss', 'accuracy', 'grad_norm'} <= row.keys() for row in pending))
-        check('rollbacks', _is_integer(values['rollbacks'], 1000))
+        check('rollbacks', is_integer(values['rollbacks'], 1000))
         return cls(**{**values, 'best': best and Best(**best), 'changes': read_changes(changes)})
 
 
@@ -97,37 +95,25 @@ def read_changes(values: object) -> list[ConfigChange]:
     return [ConfigChange(**change) for change in values]
 
 
-def _is_integer(value: object, high: int) -> bool:
-    return type(value) is int and 0 <= value <= high
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and _is_number(value) and 0 <= value <= 1
-
-
 def _is_metric(value: object) -> bool:
-    return isinstance(value, str) or _is_number(value)
+    return isinstance(value, str) or is_number(value)
 
 
 def _is_metrics(row: object) -> bool:
-    return isinstance(row, dict) and all(map(_is_number, row.values()))
+    return isinstance(row, dict) and all(map(is_number, row.values()))
 
 
 def _is_best(value: object) -> bool:
     if not isinstance(value, dict) or value.keys() != {'step', 'accuracy'}:
         return False
-    return _is_integer(value['step'], _LARGEST_STEP) and _is_share(value['accuracy'])
+    return is_integer(value['step'], LARGEST_STEP) and is_share(value['accuracy'])
 
 
 def _is_change(value: object) -> bool:
     if not isinstance(value, dict) or value.keys() != {'step', 'fields'}:
         return False
     return (
-        _is_integer(value['step'], _LARGEST_STEP)
+        is_integer(value['step'], LARGEST_STEP)
         and isinstance(value['fields'], dict)
         and all(isinstance(pair, list) and len(pair) == 2 for pair in value['fields'].values())
     )

@@ -1,8 +1,9 @@
 """Reads run folders for reports; every file in them is optional."""
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnet_jax.errors import ConfigError, InputFileError
+from resnet_jax.errors import ConfigError, InputFileError, one_line
+from resnet_jax.runs.documents import check_config, check_result
 from resnet_jax.runs.progress import ConfigChange, read_changes
 from resnet_jax.runs.rows import METRICS, TIMING, read_rows
 from resnet_jax.runtime.npz import read_npz
@@ -19,13 +21,12 @@ from resnet_jax.typing import JsonDict, Row
 
 _LARGEST_SHEET = 4_000_000  # pixels
 
-# The errors that a report raises on files that no run has written.
-ODD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_ODD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunReader:
-    """The contents of a run folder; a missing or damaged file gives an empty dict or list.
+    """The contents of a run folder; a file that is missing or damaged as a whole gives an empty dict or list.
 
     Attributes:
       name: name of the folder.
@@ -111,13 +112,20 @@ class RunReader:
 
 
 def read_run(folder: str | Path) -> RunReader:
-    """Reads a run folder; trusts and executes no file in it."""
+    """Reads a run folder; trusts and executes no file in it.
+
+    Raises:
+      InputFileError: config.json or result.json is an object that no run has written.
+    """
     folder = Path(folder)
     parts: JsonDict = {
         name: _read_json(folder / f'{name}.json')
         for name in ('config', 'environment', 'result', 'model', 'memory', 'evaluation', 'corruptions', 'failed')
     }
     samples, answers = _read_arrays(folder / 'samples.npz'), _read_arrays(folder / 'predictions.npz')
+    for name, check in (('config', check_config), ('result', check_result)):
+        if parts[name]:
+            parts[name] = check(parts[name], folder / f'{name}.json')
     return RunReader(
         folder.resolve().name,
         **parts,
@@ -138,6 +146,18 @@ def read_run(folder: str | Path) -> RunReader:
     )
 
 
+@contextlib.contextmanager
+def reported(folders: Sequence[str | Path]) -> Iterator[None]:
+    """Turns the errors that a report of runs raises on files that no run has written into one that names the folders."""
+    try:
+        yield
+    except _ODD as error:
+        raise InputFileError(
+            f'a file of {", ".join(map(str, folders))} is not what a run writes ({type(error).__name__}: '
+            f'{one_line(error)[:200]}); leave that run out, or delete the file'
+        ) from None
+
+
 def read_config_changes(folder: Path) -> list[ConfigChange]:
     """Returns the config changes in changes.json of a run folder; [] if there is none."""
     try:
@@ -151,7 +171,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunReader]:
 
     Raises:
       ConfigError: a folder is given twice.
-      InputFileError: a folder holds no run.
+      InputFileError: a folder holds no run, or see `read_run`.
     """
     paths = [Path(folder).resolve() for folder in folders]
     runs = []

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_jax.runs.documents import is_integer, is_share
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import Json, Row
@@ -19,7 +20,13 @@ def read_rows(path: Path) -> list[Row]:
     for line in read_text(path).splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):  # half written
             rows.append(parse_json(line, lenient=True))
-    return [row for row in rows if isinstance(row, dict) and isinstance(row.get('step'), int) and 'split' in row]
+    return [row for row in rows if _is_row(row)]
+
+
+def _is_row(value: object) -> bool:
+    if not isinstance(value, dict) or not is_integer(value.get('step')) or not isinstance(value.get('split'), str):
+        return False
+    return value.get('accuracy') is None or is_share(value['accuracy'])
 
 
 class RowFiles:

@@ -7,7 +7,7 @@ from pathlib import Path
 from resnet_jax.report.optional import optional
 from resnet_jax.report.page import write_report
 from resnet_jax.report.results import BETTER, WORSE, collect, write_results
-from resnet_jax.runs.reader import RunReader, read_run
+from resnet_jax.runs.reader import RunReader, read_run, reported
 from resnet_jax.study.entries import StudyRun
 from resnet_jax.typing import Json
 
@@ -17,7 +17,9 @@ def is_needed(study: Json, runs: Sequence[StudyRun], run: StudyRun) -> bool:
 
     The verdicts 'better' and 'worse' are final.
     """
-    results = collect(study, _read(runs))
+    by_entry = _read(runs)
+    with reported([run.folder.parent.parent]):
+        results = collect(study, by_entry)
     decided = {name for name, compared in results['comparisons'].items() if compared['verdict'] in (BETTER, WORSE)}
     baselines = {name: study['entries'][name].get('baseline', results['baseline']) for name in results['entries']}
     compared = [name for name, baseline in baselines.items() if baseline == run.entry and name != run.entry]
@@ -40,14 +42,19 @@ def write_study_report(study: Json, runs: Sequence[StudyRun], folder: Path) -> P
 
     Args:
       study: a study for `entries.expand`, with a 'name'.
+
+    Raises:
+      InputFileError: a file is not one that a run writes.
     """
     by_entry = _read(runs)
     folder.mkdir(parents=True, exist_ok=True)
-    results = collect(study, by_entry)
-    write_results(results, folder)
+    with reported([folder]):
+        results = collect(study, by_entry)
+        write_results(results, folder)
     shown = [files for seeds in by_entry.values() for files in seeds.values() if files.metrics or files.result or files.failed]
     with optional('The plots could not be written'):
         from resnet_jax.report.study_plots import plot_study
 
         plot_study(results, shown, folder / 'plots')
-    return write_report(shown, folder / 'report.html', study['name'], results)
+    with reported([folder]):
+        return write_report(shown, folder / 'report.html', study['name'], results)

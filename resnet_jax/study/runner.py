@@ -17,6 +17,7 @@ from resnet_jax import plugins
 from resnet_jax.config import TrainConfig
 from resnet_jax.config_changes import check_continues
 from resnet_jax.errors import Interrupted
+from resnet_jax.runs.documents import config_of
 from resnet_jax.runs.reader import read_run
 from resnet_jax.runs.rows import METRICS, read_rows
 from resnet_jax.runtime.console import duration
@@ -46,6 +47,7 @@ def check_made_alike(runs: Sequence[StudyRun]) -> None:
 
     Raises:
       ConfigError: a config differs; names the folder and the fields.
+      InputFileError: a config is none of this version.
     """
     for run in runs:
         try:
@@ -53,7 +55,8 @@ def check_made_alike(runs: Sequence[StudyRun]) -> None:
         except (OSError, ValueError):
             continue
         if isinstance(old, dict):
-            check_continues(TrainConfig.from_mapping(old), TrainConfig.from_mapping(run.config), str(run.folder))
+            before = config_of(old, run.folder / 'config.json')
+            check_continues(before, TrainConfig.from_mapping(run.config), str(run.folder))
 
 
 def weigh(runs: Sequence[StudyRun]) -> list[float]:

@@ -11,6 +11,7 @@ from resnet_jax.data import Dataset
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError
 from resnet_jax.runs import checkpoint
 from resnet_jax.runs.checksums import verify
+from resnet_jax.runs.documents import check_config
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runs.metadata import Metadata, read_metadata
 from resnet_jax.runs.progress import Best, ConfigChange, Progress
@@ -79,14 +80,15 @@ class RunCheckpoints:
         """Checks that a run without a checkpoint has logged no rows beyond the first one, which must not be lost silently.
 
         Raises:
-          InputFileError: it has.
+          InputFileError: it has, or config.json is none of a run.
         """
-        config = self._folder.read_json('config.json') or {}  # of the last start; the interval may have changed since then
-        every = config.get('checkpoint_every_epochs', self._experiment.config.checkpoint_every_epochs)
+        every, config = self._experiment.config.checkpoint_every_epochs, self._folder.read_json('config.json')
+        if config is not None:  # of the last start; the interval may have changed since then
+            every = check_config(config, self._folder.path / 'config.json').get('checkpoint_every_epochs', every)
         first = min(every * self._experiment.steps_per_epoch, self._experiment.total_steps)
         rows: list[int] = []
         with contextlib.suppress(OSError):  # reported when the run writes there
-            rows = [row['step'] for row in self._folder.read_metrics() if type(row['step']) is int]
+            rows = [row['step'] for row in self._folder.read_metrics()]
         if rows and max(rows) > first:
             raise InputFileError(
                 f'{self._folder.path} has rows up to iteration {max(rows)} and no checkpoint to continue from; '
@@ -106,7 +108,8 @@ class RunCheckpoints:
                     checkpoint.set_aside(path)
                 distributed.barrier()  # the other processes must not look before this
                 left = set(checkpoint.steps(folder.checkpoints))
-                rows = [row for row in folder.read_metrics() if row['split'] == 'validation' and row['step'] in left]
+                evaluated = [row for row in folder.read_metrics() if row['split'] == 'validation' and row['step'] in left]
+                rows = [row for row in evaluated if row.get('accuracy') is not None]
                 row = min(rows, key=lambda row: (-row['accuracy'], row['step']), default=None)
                 progress.best = self._saved_best = Best(row['step'], row['accuracy']) if row else None
                 logger.warning(

@@ -1,8 +1,9 @@
 """The start of a fine-tuned run: the arrays and the preprocessing that it takes from trained weights, and their record."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ from resnet_jax.data.options import DEFAULT_SIZE
 from resnet_jax.errors import ConfigError, InputFileError, did_you_mean
 from resnet_jax.network import build_model
 from resnet_jax.runs import checkpoint
+from resnet_jax.runs.documents import Checks, are_numbers, are_texts, check_document, is_integer, is_text
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.training.pretrained import Weights, check_exists, of_classifier, read_weights, wanted_names
 from resnet_jax.typing import Json, JsonDict
@@ -26,6 +28,25 @@ from resnet_jax.weights.transfer import convert_channels, transfer
 
 RECORD = 'init_from.json'  # in the run folder
 _SHOWN = 5  # names of classes in a message
+
+
+def _or_none(accepts: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or accepts(value)
+
+
+_CHECKS: Checks = {  # of the fields of the record, see `Start`
+    **dict.fromkeys(('source', 'file', 'sha256', 'model'), is_text),
+    **dict.fromkeys(('loaded', 'not_loaded', 'unused', 'notes'), are_texts),
+    'model_kwargs': lambda value: isinstance(value, dict),
+    'num_classes': _or_none(is_integer),
+    'class_names': _or_none(are_texts),
+    'image_shape': _or_none(
+        lambda value: isinstance(value, list) and len(value) == 3 and all(is_integer(n, low=1) for n in value)
+    ),
+    'mean': _or_none(are_numbers),
+    'std': _or_none(functools.partial(are_numbers, above=0)),
+    HEAD: lambda value: value in ('kept', 'new'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,10 +303,10 @@ def _read_record(path: Path) -> JsonDict:
         raise InputFileError(
             f'{path} cannot be read ({reason}), without which a run cannot continue; restore it, or choose another run folder'
         ) from None
-    ok = isinstance(record, dict) and all(
-        record.get(name) is None or (isinstance(record[name], list) and all(type(x) in (int, float) for x in record[name]))
-        for name in ('mean', 'std')
-    )
-    if not ok or (record.get('mean') is None) != (record.get('std') is None) or min(record.get('std') or [1]) <= 0:
-        raise InputFileError(f'{path} is not what a run writes; restore it, or choose another run folder')
-    return {**record}
+    try:
+        checked = check_document(record, {}, _CHECKS)
+        if (checked.get('mean') is None) != (checked.get('std') is None):
+            raise ValueError('it has one of mean and std')
+    except ValueError as error:
+        raise InputFileError(f'{path} is not what a run writes ({error}); restore it, or choose another run folder') from None
+    return {**checked}

@@ -359,7 +359,7 @@ class TestCard:
 
     def test_what_cannot_be_read_is_named(self, tmp_path):
         (tmp_path / 'result.json').write_text('{')
-        with pytest.raises(InputFileError, match=r'result\.json cannot be read as JSON'):
+        with pytest.raises(InputFileError, match=r'result\.json is not what a run ends with'):
             model_card(trained(path=tmp_path), {})
 
     def test_weights_from_elsewhere_have_neither_recipe_nor_result(self):

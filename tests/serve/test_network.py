@@ -178,7 +178,8 @@ def test_confidence_is_that_of_the_same_network_or_none(classifier, tmp_path):
     assert of() is None  # not evaluated
     predictions(100, classes=10).save(tmp_path)
     assert of() is None  # not finished
-    (tmp_path / 'result.json').write_text('{"step": 7}')
+    result = {'split': 'test', 'selected': 'last', 'accuracy': 0.5, 'loss': 1.0, 'count': 100, 'step': 7, 'epoch': 2}
+    (tmp_path / 'result.json').write_text(json.dumps(result))
     assert len(of().bins) == 2
     assert of(step=8) is None and of(fingerprint='g') is None and of(ema=True) is None
     predictions(100, classes=3).save(tmp_path)

@@ -28,7 +28,8 @@ def runs(tmp_path, monkeypatch):
 
 def finish(run, seconds):
     run.folder.mkdir(parents=True)
-    (run.folder / 'result.json').write_text(json.dumps({'accuracy': 0.5, 'count': 360, 'seconds': seconds}))
+    result = {'split': 'test', 'selected': 'last', 'accuracy': 0.5, 'loss': 1.0, 'count': 360, 'step': 110, 'epoch': 5}
+    (run.folder / 'result.json').write_text(json.dumps({**result, 'seconds': seconds}))
 
 
 def multiply_adds(filters):

@@ -16,7 +16,10 @@ def write_folder(folder, seed=0, class_name='frog'):
     files = {
         'config': {'model': 'resnet8', 'seed': seed, 'dataset': class_name, 'batch_size': 50},
         'environment': {'device': class_name, 'packages': {'jax': '0.10.2'}},
-        'result': {'accuracy': 0.6, 'count': 30, 'epoch': 2, 'seconds': 12.5},
+        'result': {
+            **{'split': 'test', 'selected': 'last', 'accuracy': 0.6, 'loss': 0.5, 'count': 30, 'step': 4, 'epoch': 2},
+            'seconds': 12.5,
+        },
         'model': {
             'parameters': 75290,
             'multiply_adds': 12000,

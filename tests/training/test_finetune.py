@@ -274,6 +274,8 @@ def test_an_interrupted_run_continues_to_the_bit_without_the_weights(whole, tmp_
         ('{"mean": ["x"], "std": [1]}', 'is not what a run writes'),
         ('{"mean": [1], "std": [0]}', 'is not what a run writes'),
         ('[1]', 'is not what a run writes'),
+        *((f'{{"image_shape": {shape}}}', 'is not what a run writes .*image_shape') for shape in ('5', '{"a": 1}', '["x"]')),
+        ('{"notes": 5}', 'is not what a run writes .*notes'),
     ],
 )
 def test_a_record_that_no_run_wrote(whole, tmp_path, text, message):

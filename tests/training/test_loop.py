@@ -490,6 +490,18 @@ def test_rows_without_a_checkpoint_are_not_trained_over(left, copy):
     assert (copy / 'metrics.jsonl').read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    'text', ['5', '[1]', '"x"', *(f'{{"checkpoint_every_epochs": {v}}}' for v in ('"x"', 'null', '[1]', '1e308'))]
+)
+def test_rows_without_a_checkpoint_or_a_config_are_not_trained_over(text, copy):
+    shutil.rmtree(copy / 'checkpoints')
+    (copy / 'config.json').write_text(text)
+    before = (copy / 'metrics.jsonl').read_bytes()
+    with pytest.raises(InputFileError, match=r'config\.json is not what a run writes'):
+        train_and_evaluate(config(), copy)
+    assert (copy / 'metrics.jsonl').read_bytes() == before
+
+
 def test_another_config_is_refused(copy, whole):
     for workdir in (copy, whole.workdir):
         with pytest.raises(ConfigError, match=r'holds a run of another config \(learning_rate: 0.02 -> 0.3\)'):
