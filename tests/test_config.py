@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from python_source import parse
 
 from resnet_jax.config import (
     TrainConfig,
@@ -68,7 +69,7 @@ def test_no_default_stands_twice(path):
     """A parameter or field with the name of a field of the config has that field's default by reference, or none, or is off."""
     if path.name == 'config.py':
         return
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         for name, default in defaults(node):
             if name in FIELDS and (path.name, name) not in OTHERS and isinstance(default, ast.Constant | ast.Tuple):
                 assert ast.literal_eval(default) in OFF, f'line {default.lineno}: {name} = {ast.unparse(default)}'
@@ -80,7 +81,7 @@ def test_no_list_of_choices_stands_twice():
         frozenset(field.metadata['check'].choices) for field in FIELDS.values() if len(field.metadata['check'].choices) > 1
     }
     for path in PACKAGE.rglob('*.py'):
-        for node in ast.walk(ast.parse(path.read_text())) if path.name != 'config.py' else ():
+        for node in ast.walk(parse(path)) if path.name != 'config.py' else ():
             if isinstance(node, ast.List | ast.Tuple | ast.Set) and all(isinstance(item, ast.Constant) for item in node.elts):
                 assert frozenset(item.value for item in node.elts) not in lists, f'{path}, line {node.lineno}'
 

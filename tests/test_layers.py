@@ -2,11 +2,11 @@
 
 import ast
 import functools
-import gc
 import re
 from pathlib import Path
 
 import pytest
+from python_source import parse
 
 ROOT = Path(__file__).parent.parent
 MODULES = {
@@ -104,14 +104,7 @@ BELOW_ALL = {'errors', 'runtime', 'typing'}
 UPWARD = ('resnet_jax.classifier', 'resnet_jax.training.loop')
 
 
-@functools.cache
-def tree(path):
-    # A collection within ast.parse may make it fail (python/cpython#106905), if what it frees has finalizers in Python.
-    gc.disable()
-    try:
-        return ast.parse(path.read_text())
-    finally:
-        gc.enable()
+tree = functools.cache(parse)
 
 
 def nodes(path):

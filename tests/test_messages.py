@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from python_source import parse
 
 PACKAGE = Path(__file__).parent.parent / 'resnet_jax'
 FILES = [path for path in sorted(PACKAGE.rglob('*.py')) if path.relative_to(PACKAGE).parts[0] not in ('cli', 'configs')]
@@ -25,7 +26,7 @@ def messages(tree):
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_they_name_no_flag_and_no_command(path):
-    for line, text in messages(ast.parse(path.read_text())):
+    for line, text in messages(parse(path)):
         for known in OF_OTHER_PROGRAMS:
             text = text.replace(known, '')
         assert not COMMAND.search(text), f'line {line}: {text}'
