@@ -165,7 +165,7 @@ class TrainConfig:
     gradient_accumulation_steps: int = _field(1, integer(1), 'Microbatches that a batch is split into, to save memory.')
 
     crop_padding: int = _field(
-        4, integer(0), 'Pixels added on each side before a random crop; 0 for no crop.', section='Augmentation and loss'
+        4, integer(0, 512), 'Pixels added on each side before a random crop; 0 for no crop.', section='Augmentation and loss'
     )
     crop_mode: str = _field(
         'constant',
@@ -270,7 +270,7 @@ class TrainConfig:
         0.0, number(0), "Epochs over which the learning rate of a whitening layer's bias falls linearly to 0."
     )
     muon_momentum: float = _field(0.6, number(0, 1, below=True), 'muon: momentum of the convolution kernels.')
-    muon_steps: int = _field(3, integer(1), 'muon: Newton-Schulz iterations.')
+    muon_steps: int = _field(3, integer(1, 100), 'muon: Newton-Schulz iterations.')
     lookahead_sync_period: int = _field(
         0, integer(0), 'Steps between synchronisations with the slow weights (Zhang et al. 2019); 0 for no lookahead.'
     )

@@ -6,9 +6,10 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from resnet_jax.errors import did_you_mean
+from resnet_jax.errors import ConfigError, did_you_mean
 
 LARGEST_INTEGER = 2**31 - 1
+_MOST_SEEDS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,16 @@ def number(low: float, high: float = math.inf, *, above: bool = False, below: bo
 
 def one_of(choices: Sequence[str]) -> Check:
     return Check('', lambda value: isinstance(value, str) and value in choices, choices)
+
+
+def check_num_seeds(count: int) -> None:
+    """Checks the number of runs that differ only in their seed.
+
+    Raises:
+      ConfigError: it is not in [1, 10000].
+    """
+    if not 1 <= count <= _MOST_SEEDS:
+        raise ConfigError(f'{count} seeds; expected at least 1 and at most {_MOST_SEEDS}')
 
 
 def _is_json(value: object) -> bool:

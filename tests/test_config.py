@@ -175,6 +175,8 @@ def test_unknown_field_like_no_other_lists_all():
         ('optimizer', None, 'one of sgd, adam, adamw'),
         ('schedule', 'cosin', r"one of cosine, linear, one_cycle, step, constant \(did you mean 'cosine'\?\)"),
         ('muon_steps', 0, 'an integer of at least 1'),
+        ('muon_steps', 101, 'an integer of at least 1 and at most 100'),
+        ('crop_padding', 513, 'an integer of at least 0 and at most 512'),
         ('muon_momentum', 1, 'a number of at least 0 and below 1'),
         ('bias_learning_rate', -1, 'a number of at least 0'),
         ('head_learning_rate', None, 'a number of at least 0'),

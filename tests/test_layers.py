@@ -50,7 +50,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     ),
     'resnet_jax.training': (
         *('classifier', 'forward', 'network', 'config', 'ops', 'models', 'data', 'weights', 'runs', 'report', 'evaluation'),
-        *('plugins', 'config_changes', 'training'),
+        *('plugins', 'config_changes', 'config_checks', 'training'),
     ),
     'resnet_jax.nnx': ('models',),
     'resnet_jax.export': ('classifier', 'data', 'runs', 'export'),
@@ -71,6 +71,7 @@ LAYERS = {  # a module belongs to the longest prefix of its name that is here; e
     'resnet_jax.study': (
         'plugins',
         'config_changes',
+        'config_checks',
         'config',
         'config_file',
         'data',

@@ -17,7 +17,10 @@
 
 import gc
 import importlib
+import os
+import signal
 import sys
+from types import FrameType
 
 from resnet_jax.runtime import streams
 
@@ -33,6 +36,8 @@ def main(verb: str | None = None) -> None:
     Args:
       verb: name of the command; None to take it from the arguments.
     """
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     arguments, name = sys.argv[1:], f'python bin/{verb}.py'
     if verb is None:
         if not arguments or arguments[0] in ('--help', '-h', 'help'):
@@ -57,6 +62,16 @@ def main(verb: str | None = None) -> None:
     from resnet_jax.cli import command
 
     command.run(importlib.import_module(f'resnet_jax.cli.{verb}'), arguments, name)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Handles SIGINT like Python, but for imports: code in C that imports a module may discard the exception and go on."""
+    while frame:
+        if frame.f_code.co_filename == '<frozen importlib._bootstrap>':
+            streams.tell_at_once(b'Interrupted.\n')
+            os._exit(128 + number)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from resnet_jax import config_file
+from resnet_jax.config_checks import check_num_seeds
 from resnet_jax.errors import ConfigError
 from resnet_jax.typing import Json, JsonDict
 
@@ -104,6 +105,8 @@ def expand(study: Json, size: str, folder: Path, seeds: int = 0) -> list[StudyRu
         raise ConfigError(f'the study has no size {size!r}; expected one of {", ".join(sizes)}')
     runs = []
     own = {name: entry.get('sizes', {}).get(size, {}) for name, entry in study['entries'].items()}
+    if seeds:
+        check_num_seeds(seeds)
     common = list(range(seeds)) or sizes[size]['seeds']
     chosen = {name: own[name].get('seeds', common) for name in own}
     for seed in sorted(set(itertools.chain.from_iterable(chosen.values()))):

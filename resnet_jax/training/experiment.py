@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from resnet_jax.config import TrainConfig
+from resnet_jax.config_checks import LARGEST_INTEGER
 from resnet_jax.data import DatasetInfo, check_hold_out
 from resnet_jax.data.split import Images
 from resnet_jax.errors import ConfigError
@@ -161,13 +162,18 @@ def create_experiment(
 
     steps_per_epoch = num_examples // batch_size
     total_steps = steps_per_epoch * config.num_epochs
+    if total_steps > LARGEST_INTEGER:  # steps are int32 on the device
+        raise ConfigError(
+            f'{config.num_epochs} epochs of {steps_per_epoch} steps are {total_steps} steps; '
+            f'expected at most {LARGEST_INTEGER}: lower num_epochs'
+        )
     base = config.base_batch_size
     peak = learning_rate_scale * config.learning_rate * (batch_size / base if base else 1.0)
     schedule = create_schedule(
         config.schedule,
         peak=peak,
         total_steps=total_steps,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        warmup_steps=0 if config.schedule == 'one_cycle' else round(config.warmup_epochs * steps_per_epoch),
         milestones=config.milestones,
         step_factor=config.step_factor,
     )
@@ -188,7 +194,10 @@ def create_experiment(
 
         whitening_bias_schedule = None
         if has_whitening(network):
-            steps = math.ceil(config.whitening_bias_epochs * steps_per_epoch)
+            epochs, most = config.whitening_bias_epochs, LARGEST_INTEGER // steps_per_epoch
+            if epochs > most:
+                raise ConfigError(f'whitening_bias_epochs is {epochs:g}; expected at most {most}')
+            steps = math.ceil(epochs * steps_per_epoch)
             linear = optax.linear_schedule(peak * bias_scale if steps else 0.0, 0.0, max(steps, 1))
             whitening_bias_schedule = of_run(linear)
         return create_optimizer(

@@ -57,5 +57,5 @@ def first_images(experiment: Experiment, train: Split) -> np.ndarray:
             images = train.image.crops(examples, config.seed, step, needed.positions, needed.crop_area)
         steps.append(np.asarray(run(images, seed_key(config.seed), np.int32(step)), np.float32))
     mean, std = (np.array(values, np.float32) for values in (info.mean, info.std))
-    shown = np.clip(np.rint(255 * (np.stack(steps, axis=1) * std + mean)), 0, 255).astype(np.uint8)
+    shown = np.clip(np.nan_to_num(np.rint(255 * (np.stack(steps, axis=1) * std + mean))), 0, 255).astype(np.uint8)
     return np.concatenate([originals[rows[positions], None], shown], axis=1)

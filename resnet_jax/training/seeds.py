@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import data
 from resnet_jax.config import TrainConfig
+from resnet_jax.config_checks import check_num_seeds
 from resnet_jax.data import LazyDataset, Split
 from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError, DivergedError, Interrupted
@@ -64,8 +65,7 @@ def train_seeds(
       DivergedError: a run diverged; raised when the others have ended.
     """
     first = config if isinstance(config, TrainConfig) else TrainConfig.from_mapping(config)
-    if count < 1:
-        raise ConfigError(f'{count} seeds; expected at least 1')
+    check_num_seeds(count)
     configs = [first.replace(seed=first.seed + i) for i in range(count)]
     folders = [Path(workdir, f'seed{checked.seed}') for checked in configs]
     obstacle = next((name for name in ('validation_size', 'divergence_retries', 'unfreeze_epochs') if getattr(first, name)), '')

@@ -62,3 +62,17 @@ def test_the_commands_that_compute_use_huge_pages(verb, tmp_path):
     (tmp_path / 'shows.py').write_text("import os\nprint(os.environ.get('GLIBC_TUNABLES'))\n")
     done = resnet_jax(tmp_path, verb, '--import=shows', code=2)
     assert done.stdout == f'{huge_pages.TUNABLE}\n'
+
+
+def test_an_interrupt_within_an_import_ends_the_command_whatever_the_import_makes_of_it(tmp_path):
+    lines = (
+        'import os, signal, time',
+        'try:',
+        ' os.kill(os.getpid(), signal.SIGINT)',
+        ' time.sleep(5)',
+        'except BaseException: pass',
+    )
+    body = '\n'.join(lines)
+    (tmp_path / 'catches_all.py').write_text(body)
+    done = resnet_jax(tmp_path, 'models', '--import=catches_all', code=130)
+    assert (done.stdout, done.stderr) == ('', 'Interrupted.\n')

@@ -58,6 +58,8 @@ def test_another_number_of_seeds(tmp_path):
         'sizes': {'cpu': {'seeds': [0]}},
     }
     assert [(run.entry, run.seed) for run in expand(study, 'cpu', tmp_path, 2)] == [('a', 0), ('a', 1), ('b', 7)]
+    with pytest.raises(ConfigError, match=r'^100000000 seeds; expected at least 1 and at most 10000$'):
+        expand(study, 'cpu', tmp_path, 10**8)
 
 
 @pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)

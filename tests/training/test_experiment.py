@@ -207,6 +207,11 @@ def test_the_model_follows_the_config():
         ({'model_kwargs': {'dtype': 'bfloat16'}}, 'model_kwargs has dtype; .* config.dtype alone'),
         ({'model': 'alexnet', 'model_kwargs': {}, 'cross_device_batch_norm': True}, 'alexnet has no BatchNorm'),
         ({'warmup_epochs': 4.0}, 'the warm-up takes .* epochs and the whole run'),
+        ({'num_epochs': 2**31 - 1}, '2147483647 epochs of .* steps; expected at most 2147483647: lower num_epochs'),
+        (
+            {'model': 'speedrun94', 'model_kwargs': {}, 'whitening_bias_epochs': 1e308},
+            r'whitening_bias_epochs is 1e\+308; expected at most',
+        ),
         ({'validation_size': 50}, 'cannot hold out 50 of 50 examples'),
         ({'validation_size': 20, 'train_size': 31}, 'train_size is 31, but there are 30 training examples'),
     ],
@@ -214,6 +219,11 @@ def test_the_model_follows_the_config():
 def test_values_that_do_not_go_together(overrides, message):
     with pytest.raises(ConfigError, match=message):
         create(**overrides)
+
+
+def test_one_cycle_ignores_the_warmup():
+    rates = [create(schedule='one_cycle', warmup_epochs=epochs).schedule(0) for epochs in (0, 1e308)]
+    assert rates[0] == rates[1] > 0
 
 
 def test_the_step_and_its_batches_get_what_the_config_says():

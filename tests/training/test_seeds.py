@@ -90,8 +90,9 @@ def test_one_that_diverges_does_not_keep_the_next_from_running(tmp_path):
 def test_what_cannot_be_trained_together_is_named(tmp_path):
     with pytest.raises(ConfigError, match='cannot be trained together with validation_size'):
         train_seeds(CONFIG.replace(validation_size=100), tmp_path, 2, together=True)
-    with pytest.raises(ConfigError, match='0 seeds; expected at least 1'):
-        train_seeds(CONFIG, tmp_path, 0)
+    for count in (0, 10**8):
+        with pytest.raises(ConfigError, match=f'^{count} seeds; expected at least 1 and at most 10000$'):
+            train_seeds(CONFIG, tmp_path, count)
     assert not list(tmp_path.iterdir())
 
 
