@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import logging
 import os
 import shutil
@@ -20,9 +21,13 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 # Broadcasting arrays of different ranks by accident is an error, in the commands that tests start too.
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 
-# XLA's newer emitters of fusions take most of the time in which a tiny network compiles. jaxlib 0.11 and later have no others.
+# XLA's newer emitters of fusions take most of the time in which a tiny network compiles; jaxlib 0.11 and later have no others.
+# A program in one part instead of 32, each optimised on a thread of its own, is a fifth of the rest when all cores are busy.
 if metadata.version('jaxlib').startswith('0.10.'):
-    os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
+    os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1')
+
+# Tracing makes many objects, few of them garbage: by default the collector walks through them all the time.
+gc.set_threshold(20_000, 20, 100)
 
 # The commands that tests start compile the same programs again and again: they share what is compiled, and so do pytest's
 # own processes, which inherit the folder. Every session starts with an empty one.

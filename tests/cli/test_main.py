@@ -1,7 +1,6 @@
 """The command resnet-jax as a user has it after `pip install`: from an empty folder, in a process of its own."""
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands_support import ROOT
+from installed import quick_to_compile
 
 import resnet_jax
 from resnet_jax.cli.main import COMMANDS
@@ -22,7 +22,7 @@ TINY = (
 
 
 def resnet_jax_command(*arguments, folder, code=0, start=(sys.executable, '-m', 'resnet_jax')):
-    env = {**os.environ, 'JAX_NUM_CPU_DEVICES': '1'}
+    env = {**quick_to_compile(), 'JAX_NUM_CPU_DEVICES': '1'}
     done = subprocess.run([*start, *map(str, arguments)], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, f'{done.stdout}\n{done.stderr}'
     assert 'Traceback' not in done.stdout + done.stderr, done.stderr

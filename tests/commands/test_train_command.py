@@ -61,7 +61,7 @@ def test_a_run_leaves_what_it_should(tiny_run):
     assert {row['count'] for row in test} == {360}
     result = json.loads((workdir / 'result.json').read_text())
     assert result['accuracy'] == test[-1]['accuracy'] and result['selected'] == 'last' and result['step'] == 88
-    assert train[-1]['loss'] < train[0]['loss']
+    assert train[-1]['loss'] < train[0]['loss'] and result['accuracy'] > 0.4  # 0.1 is chance
     # The latest checkpoint and the one before it (every 5 epochs, and the last).
     assert checkpoint.steps(workdir / 'checkpoints') == [88]
     subprocess.run(['sha256sum', '--check', '--strict', 'SHA256SUMS'], cwd=workdir / 'checkpoints' / '88', check=True)
@@ -358,7 +358,9 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(tmp_path):
     assert '--config.gradient_accumulation_steps' in line
 
 
+@pytest.mark.slow
 def test_quickstart_reaches_98_percent_in_90_seconds_of_two_cores(tmp_path):
-    done = run('train.py', '--config=configs/quickstart.py', f'--workdir={tmp_path / "run"}', timeout=300)
+    optimised = {'JAX_DISABLE_MOST_OPTIMIZATIONS': None}
+    done = run('train.py', '--config=configs/quickstart.py', f'--workdir={tmp_path / "run"}', timeout=300, **optimised)
     assert json.loads((tmp_path / 'run' / 'result.json').read_text())['accuracy'] >= 0.98
     assert done.cpu_seconds < 2 * 90

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from fork_server import ForkServer
+from installed import quick_to_compile
 from processor_time import children_seconds
 
 from resnet_jax.runtime import huge_pages
@@ -34,8 +35,7 @@ _started: collections.Counter[frozenset[tuple[str, str]]] = collections.Counter(
 def command(*arguments, devices=1, **environment):
     """Returns the arguments of subprocess.run for `python bin/<arguments>` with so many CPU devices; None unsets a variable."""
     script, *rest = map(str, arguments)
-    # A command that is given XLA_FLAGS first looks in a process of its own whether XLA knows them.
-    changed = {**os.environ, 'XLA_FLAGS': None, 'JAX_NUM_CPU_DEVICES': str(devices), 'PYTHONUNBUFFERED': '1', **environment}
+    changed = {**quick_to_compile(), 'JAX_NUM_CPU_DEVICES': str(devices), 'PYTHONUNBUFFERED': '1', **environment}
     return {
         'args': [sys.executable, str(ROOT / 'bin' / script), *rest],
         'cwd': ROOT,
