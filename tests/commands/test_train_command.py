@@ -358,7 +358,6 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(tmp_path):
     assert '--config.gradient_accumulation_steps' in line
 
 
-@pytest.mark.slow
 def test_quickstart_reaches_98_percent_in_90_seconds_of_two_cores(tmp_path):
     optimised = {'JAX_DISABLE_MOST_OPTIMIZATIONS': None}
     done = run('train.py', '--config=configs/quickstart.py', f'--workdir={tmp_path / "run"}', timeout=300, **optimised)
