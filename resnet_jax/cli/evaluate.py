@@ -87,6 +87,7 @@ def main(arguments: Sequence[str]) -> None:
         other = load_predictions(compare) if compare else None
     except InputFileError as error:
         raise InputFileError(f'{error}: resnet-jax evaluate --workdir={compare}') from None
+    theirs = read_run(compare).config if compare else {}
     if ensemble:
         classifier, dataset, more = _ensemble([expand_home(folder) for folder in arguments])
     else:
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     besides |= published
     if compare and origin.config:
-        theirs, ours = read_run(compare).config, origin.config.to_dict()
+        ours = origin.config.to_dict()
         differ = {name: [theirs[name], ours[name]] for name in ours if name in theirs and theirs[name] != ours[name]}
         besides['agreement']['configs'] = differ
     if FLAGS.value('json'):

@@ -47,12 +47,13 @@ def evaluate(
       ConfigError: the classifier does not fit the data set, or the two networks' test sets differ.
     """
     check_fits(classifier, dataset)
+    if other is not None:
+        check_same_examples(other, dataset)
     origin = classifier.origin
     more: JsonDict = {}
     predictions = predict_split(classifier, dataset, batch_size)
     metrics = predictions.describe()
     if other is not None:
-        check_same_examples(predictions, other)
         compared = compare_answers(predictions.correct, other.correct)
         same = int((predictions.log_probabilities.argmax(axis=1) == other.log_probabilities.argmax(axis=1)).sum())
         more['agreement'] = {'with': other_name, 'with_tta': other.tta, 'same_class': same, **compared}

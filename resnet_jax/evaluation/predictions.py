@@ -80,11 +80,11 @@ def predict_split(classifier: Classifier, dataset: Dataset, batch_size: int) -> 
     return Predictions(answers, dataset.test.label, dataset.fingerprint, classifier.tta)
 
 
-def check_same_examples(first: Predictions, second: Predictions) -> None:
-    """Checks that two runs were tested on the same examples.
+def check_same_examples(predictions: Predictions, dataset: Dataset) -> None:
+    """Checks that predictions are for the examples of a data set's test split.
 
     Raises:
-      ConfigError: they were not.
+      ConfigError: they are not.
     """
-    if first.fingerprint != second.fingerprint or not np.array_equal(first.labels, second.labels):
+    if predictions.fingerprint != dataset.fingerprint or not np.array_equal(predictions.labels, dataset.test.label):
         raise ConfigError('the two runs were tested on other images; expected the same test set to compare them on')

@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _PARTIAL = '.partial-'
 _LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim; small files can claim any size
+_PLAIN_PATH = re.compile(r'[\w /.,;=+@#%&()-]*')
 
 
 def _checkpointer() -> 'ocp.Checkpointer':
@@ -52,6 +54,32 @@ def _checkpointer() -> 'ocp.Checkpointer':
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
     return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+@contextlib.contextmanager
+def _path_for_orbax(path: Path) -> Iterator[Path]:
+    """Yields a path of `path / 'arrays'` that Orbax and TensorStore can use.
+
+    They search the folder as a glob pattern, take gs: for a bucket, and need names in UTF-8, so a path that they could take for
+    something else is reached through a link with a plain name.
+
+    Raises:
+      ResourceError: there is no place for the link.
+    """
+    path = path.absolute()
+    if _PLAIN_PATH.fullmatch(str(path)):
+        yield path / 'arrays'
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            link = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))) / 'link'
+            link.symlink_to(path)
+        except OSError as error:
+            raise ResourceError(
+                f'{path} needs a link in the temporary folder, for its name: {error.strerror}; '
+                'set TMPDIR to a folder with free space, or choose a run folder with a plain name'
+            ) from None
+        yield link / 'arrays'
 
 
 def leaves_by_name(tree: PyTree) -> dict[str, Any]:
@@ -95,8 +123,8 @@ def save(folder: Path, state: PyTree, metadata: Metadata) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         failpoints.reach('save')
-        with _checkpointer() as checkpointer:
-            checkpointer.save((partial / 'arrays').absolute(), nested)
+        with _path_for_orbax(partial) as arrays, _checkpointer() as checkpointer:
+            checkpointer.save(arrays, nested)
         failpoints.reach('arrays')
         described = {'config': metadata.config.to_dict(), 'progress': metadata.progress.to_json()}
         described |= {'dataset': metadata.dataset, 'environment': metadata.environment}
@@ -162,10 +190,9 @@ def restore(path: Path, template: PyTree) -> PyTree:
     """
     import orbax.checkpoint as ocp
 
-    arrays = (path / 'arrays').absolute()
     wanted = leaves_by_name(template)
     parts = {name.split('/')[0] for name in wanted}
-    with _quiet(), _checkpointer() as checkpointer, _damage(path):
+    with _quiet(), _path_for_orbax(path) as arrays, _checkpointer() as checkpointer, _damage(path):
         stored = leaves_by_name(checkpointer.metadata(arrays).item_metadata.tree)
         for name in sorted({*wanted, *(name for name in stored if name.split('/')[0] in parts)}):
             theirs, ours = (
@@ -196,8 +223,8 @@ def count_leaves(path: Path) -> int:
     Raises:
       InputFileError: Orbax's files are damaged.
     """
-    with _quiet(), _checkpointer() as checkpointer, _damage(path):
-        return len(leaves_by_name(checkpointer.metadata((path / 'arrays').absolute()).item_metadata.tree))
+    with _quiet(), _path_for_orbax(path) as arrays, _checkpointer() as checkpointer, _damage(path):
+        return len(leaves_by_name(checkpointer.metadata(arrays).item_metadata.tree))
 
 
 @contextlib.contextmanager

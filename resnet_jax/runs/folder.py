@@ -264,7 +264,9 @@ def check_not_in_use(path: Path) -> None:
 
     Raises:
       RunFolderInUseError: a process holds it.
+      InputFileError: it holds something else than files and folders: opening a pipe would wait without end.
     """
+    check_owned_files(path)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), (path / '.lock').open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ from pathlib import Path
 from resnet_jax.errors import one_line
 from resnet_jax.runtime.files import sha256_of
 from resnet_jax.runtime.progress import progress
-from resnet_jax.runtime.untrusted import printable
+from resnet_jax.runtime.untrusted import check_regular, printable
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 5
@@ -129,6 +129,8 @@ def fetch(
             raise WrongFileError(f'{done + length} bytes of {kind}: expected {label} of {size} bytes; check the proxy')
         total = size if size is not None else done + length if length is not None else None
         with writing(part):
+            if part.exists():
+                check_regular(part)  # opening a pipe would wait for its reader
             file = part.open('ab' if resumed else 'wb')
         bar = progress(title or f'Downloading {url.rsplit("/", 1)[-1]}', total, 'MB', done)
         with file, bar as advance, contextlib.ExitStack() as watched:

@@ -76,9 +76,10 @@ def one_process(path: Path, waiting: str) -> Iterator[None]:
       waiting: what to log while another process holds it.
 
     Raises:
-      OSError: the file cannot be created.
+      OSError: the file cannot be created, or it is a device or a pipe.
     """
-    with path.open('a') as file:
+    with open(path, 'a', opener=_without_waiting) as file:
+        check_regular(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -87,6 +88,10 @@ def one_process(path: Path, waiting: str) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks; files are still renamed into place
         yield
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)  # or opening a pipe would wait for its reader
 
 
 @contextlib.contextmanager

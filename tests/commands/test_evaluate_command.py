@@ -71,7 +71,11 @@ def test_two_runs_are_compared_on_the_same_images(tiny_run, tmp_path):
     found = json.loads(run('evaluate.py', f'--workdir={workdir}', f'--compare={workdir}', '--json').stdout)['agreement']
     assert (found['only_first'], found['only_second'], found['p'], found['significant']) == (0, 0, 1.0, False)
     assert found['both'] + found['neither'] == found['count'] == found['same_class'] == 360
+    other = shutil.copytree(workdir, tmp_path / 'other')
     (workdir / 'predictions.npz').unlink()
+    (other / 'config.json').write_text('{"batch_size": "x"}')
+    assert 'config.json' in error_line(run('evaluate.py', f'--workdir={workdir}', f'--compare={other}', code=3))
+    assert not (workdir / 'predictions.npz').exists()  # refused before anything was evaluated
     line = error_line(run('evaluate.py', f'--workdir={workdir}', f'--compare={workdir}', code=3))
     assert 'predictions.npz is not there' in line and 'resnet-jax evaluate' in line
 

@@ -1,5 +1,6 @@
 import dataclasses
 import http.server
+import os
 import threading
 import time
 
@@ -137,6 +138,12 @@ def test_goes_on_where_an_earlier_command_stopped(tiny, server, path):
     _part(path).write_bytes(server.body[:1000])
     _fetch(tiny, path)
     assert server.ranges == ['bytes=1000-']
+
+
+def test_a_pipe_instead_of_a_part_is_refused_at_once(tiny, server, path):
+    os.mkfifo(_part(path))
+    with pytest.raises(ResourceError, match='not a regular file'):
+        download(tiny.source, path.parent, path.parent)
 
 
 def test_a_whole_part_needs_no_request(tiny, server, path):

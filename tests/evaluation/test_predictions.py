@@ -18,6 +18,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from resnet_jax.classifier import Classifier
 from resnet_jax.data import Dataset, Split
 from resnet_jax.errors import ConfigError, InputFileError
+from resnet_jax.evaluation.evaluate import evaluate
 from resnet_jax.evaluation.metrics import calibration, describe
 from resnet_jax.evaluation.predictions import Predictions, check_same_examples, load_predictions
 from resnet_jax.evaluation.record import write_record
@@ -124,11 +125,18 @@ def test_a_file_that_is_none_is_named(tmp_path, damage):
     assert '\n' not in str(error.value)
 
 
-def test_other_images_are_not_compared():
-    check_same_examples(predictions(), predictions())
+def test_other_images_are_not_compared(monkeypatch):
+    split = Split(np.zeros((200, 2, 2, 1), np.uint8), predictions().labels)
+    dataset = Dataset('stripes', split, split, tuple('abcdefg'), (0.5,), (0.5,), 'stripes')
+    variables = Linear(7).init(jax.random.key(0), np.zeros((1, 2, 2, 1), np.float32), train=False)
+    classifier = Classifier(Linear(7), variables, (2, 2, 1), tuple('abcdefg'), (0.5,), (0.5,))
+    monkeypatch.setattr(Classifier, 'log_probabilities', lambda *_: pytest.fail('evaluated before it is refused'))
+    check_same_examples(predictions(), dataset)
     for other in (predictions(fingerprint='spots'), predictions(seed=1)):
         with pytest.raises(ConfigError, match='same test set'):
-            check_same_examples(predictions(), other)
+            check_same_examples(other, dataset)
+        with pytest.raises(ConfigError, match='same test set'):
+            evaluate(classifier, dataset, other=other)
 
 
 def test_record_keeps_the_most_confidently_wrong(tmp_path):

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -104,6 +105,22 @@ def test_round_trip_through_shapes_and_devices(tmp_path):
     assert path == tmp_path / '7'
     shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, make_state()))
     assert_identical(replicate(checkpoint.restore(path, shapes)), make_state())
+
+
+@pytest.mark.parametrize('name', ['a[b]', 'a*', 'a**b', 'a\\b', 'gs:', 'r\udcff', ' %#?{}\'"$x~\n'])
+def test_a_folder_may_have_any_name(name, tmp_path, monkeypatch):
+    """Orbax and TensorStore take paths as patterns, as addresses of buckets and as UTF-8."""
+    links = tmp_path / 'links'
+    links.mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(links))
+    path = checkpoint.save(tmp_path / name, make_state(), metadata())
+    checkpoint.verify(path)
+    assert_identical(checkpoint.restore(path, make_state(99)), make_state(7))
+    assert checkpoint.count_leaves(path) == len(jax.tree.leaves(make_state()))
+    assert entries(links) == []
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'missing'))
+    with pytest.raises(ResourceError, match='TMPDIR'):
+        checkpoint.restore(path, make_state(99))
 
 
 def test_a_part_can_be_restored(folder):

@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from resnet_jax.errors import ConfigError, InputFileError, ResourceError, RunFolderInUseError
-from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runs.folder import RunFolder, check_not_in_use
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime.environment import environment
 
@@ -82,6 +82,14 @@ def test_a_second_opener_is_refused_and_told_who_holds_it(tmp_path, config):
     ):
         pass
     with RunFolder(tmp_path, config):  # and is free again
+        pass
+
+
+def test_a_pipe_instead_of_the_lock_is_refused_at_once(tmp_path, config):
+    os.mkfifo(tmp_path / '.lock')
+    with pytest.raises(InputFileError, match='is a pipe or a device'):
+        check_not_in_use(tmp_path)
+    with pytest.raises(InputFileError, match='is a pipe or a device'), RunFolder(tmp_path, config):
         pass
 
 

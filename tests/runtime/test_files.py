@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from resnet_jax.runtime.files import folder_in_whole, sha256_of, write_atomically, write_json
+from resnet_jax.runtime.files import folder_in_whole, one_process, sha256_of, write_atomically, write_json
 
 
 def write_many(path, letter, times):
@@ -122,3 +122,14 @@ def test_json_and_its_checksum(tmp_path):
     write_json(path, {'a': [1]})
     assert path.read_text() == '{\n "a": [\n  1\n ]\n}\n' and json.loads(path.read_text()) == {'a': [1]}
     assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_pipe_instead_of_a_lock_is_refused_at_once(tmp_path):
+    path = tmp_path / 'file.lock'
+    os.mkfifo(path)
+    with pytest.raises(OSError, match='device or address'), one_process(path, ''):
+        pass
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(OSError, match='not a regular file'), one_process(path, ''):
+        pass
+    os.close(reader)
