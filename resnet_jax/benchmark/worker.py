@@ -121,7 +121,7 @@ def _serve(side: str) -> None:
         except Exception as error:
             if is_out_of_memory(error):
                 reply.update(error='out of device memory; expected less at once: lower batch_size', exit_code=5)
-            elif 'torch' not in side and (reason := why_jax_does_not_start()):
+            elif 'torch' not in side and (reason := why_jax_does_not_start(error)):
                 reply.update(error=str(reason), exit_code=reason.exit_code)
             else:
                 traceback.print_exc()

@@ -242,7 +242,7 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
         if isinstance(error, OSError) and error.errno:
             where = error.filename or 'a file, or standard output'
             return _fail(ResourceError(f'{where}: {error.strerror}; check the disk and the permissions'), values)
-        if problem := why_jax_does_not_start():
+        if problem := why_jax_does_not_start(error):
             return _fail(problem, values)
         raise
     return 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from resnet_jax.errors import ConfigError, one_line
 from resnet_jax.runtime.streams import tell
 
-# The config decides dtypes and devices; runs check for non-finite numbers themselves.
+# The config decides dtypes, devices and everything random; runs check for non-finite numbers themselves.
 _OURS = {
     'jax_enable_x64': False,
     'jax_numpy_dtype_promotion': 'standard',
@@ -21,8 +21,19 @@ _OURS = {
     'jax_transfer_guard_host_to_device': 'allow',
     'jax_transfer_guard_device_to_device': 'allow',
     'jax_transfer_guard_device_to_host': 'allow',
+    'jax_default_prng_impl': 'threefry2x32',
+    'jax_threefry_partitionable': True,
+    'jax_random_seed_offset': 0,
+    'jax_no_tracing': False,
+    'jax_no_execution': False,
+    'jax_error_checking_behavior_nan': 'ignore',
+    'jax_error_checking_behavior_divide': 'ignore',
+    'jax_error_checking_behavior_oob': 'ignore',
+    'jax_compilation_cache_check_contents': False,
 }
-_OFF = ('', '0', 'false', 'f', 'no', 'n', 'off', 'standard', 'allow')
+_OFF = ('', '0', 'false', 'f', 'no', 'n', 'off')
+_ON = ('1', 'true', 't', 'yes', 'y', 'on')
+_MOST_THREADS = max(1024, os.cpu_count() or 1)  # XLA starts as many as it is told to; 100,000 end in a segmentation fault
 _PARSE = 'from jaxlib import xla_client; xla_client.CompileOptions()'  # XLA ends the process if it does not know a flag
 _START = 'import jax; jax.devices()'
 
@@ -31,18 +42,33 @@ def use_our_settings() -> None:
     """Makes this process and its child processes compute as the config says; warns about each setting that it overrides.
 
     Raises:
-      ConfigError: XLA_FLAGS has a flag that XLA does not know.
+      ConfigError: XLA_FLAGS has a flag that XLA does not know, or there are to be too many devices.
     """
+    _limit_threads()
     for name, value in _OURS.items():
         variable = name.upper()
         given = os.environ.get(variable)
-        if given is not None and given.lower() not in _OFF:
+        if given is not None and given.lower() not in (_ON if value is True else (*_OFF, value)):
             os.environ[variable] = str(value)  # JAX reads it when it is imported,
             if jax := sys.modules.get('jax'):  # which a config file may have done already
                 jax.config.update(name, value)
             tell(f'warning: {variable}={given} is not followed here: the config says what is computed')
     if os.environ.get('XLA_FLAGS') and (reason := _failure(_PARSE)):
         raise ConfigError(f'XLA_FLAGS={os.environ["XLA_FLAGS"]!r} cannot be used ({reason}); correct or unset it')
+
+
+def _limit_threads() -> None:
+    flags = re.findall(r'--xla_force_host_platform_device_count=(\d+)', os.environ.get('XLA_FLAGS', ''))
+    for variable, value in (
+        ('JAX_NUM_CPU_DEVICES', os.environ.get('JAX_NUM_CPU_DEVICES', '')),
+        *(('XLA_FLAGS', f) for f in flags),
+    ):
+        if value.isdecimal() and int(value) > _MOST_THREADS:
+            raise ConfigError(f'{variable} asks for {value} CPU devices; expected at most {_MOST_THREADS}')
+    given = os.environ.get('NPROC', '')
+    if given.isdecimal() and int(given) > _MOST_THREADS:
+        os.environ['NPROC'] = str(os.cpu_count() or 1)
+        tell(f'warning: NPROC={given} is not followed here: XLA would start as many threads')
 
 
 @contextlib.contextmanager
@@ -55,20 +81,25 @@ def our_settings() -> Iterator[None]:
             stack.enter_context(setting)
         for setting in (jax.debug_nans(False), jax.debug_infs(False), jax.transfer_guard('allow')):
             stack.enter_context(setting)
+        for setting in (jax.default_prng_impl('threefry2x32'), jax.threefry_partitionable(True)):
+            stack.enter_context(setting)
         yield
 
 
-def why_jax_does_not_start() -> ConfigError | None:
+def why_jax_does_not_start(error: Exception) -> ConfigError | None:
     """Returns why JAX does not start here, with the environment variables that decide it; None if it starts.
 
-    To be called after an unexpected error.
+    To be called after an unexpected error, which may be JAX's own: once it has failed to start one of several platforms, it
+    goes on with the others.
     """
     reason = ''
-    if jax := sys.modules.get('jax'):
+    if re.match('(Unknown|Unable to initialize) backend', str(error)):
+        reason = f'{type(error).__name__}: {one_line(error)}'
+    elif jax := sys.modules.get('jax'):
         try:
             jax.devices()
-        except Exception as error:
-            reason = f'{type(error).__name__}: {one_line(error)}' if str(error) else 'no such device'
+        except Exception as again:
+            reason = f'{type(again).__name__}: {one_line(again)}' if str(again) else 'no such device'
     else:  # not imported; a failed import leaves parts of it
         reason = _failure(_START)
     if not reason:

@@ -10,6 +10,9 @@ from commands_support import TINY, error_line, run
 from sampling import sample
 from test_train_command import assert_same_state
 
+from resnet_jax.errors import ConfigError
+from resnet_jax.runtime.jax_settings import use_our_settings, why_jax_does_not_start
+
 NOT_FOLLOWED = {
     'JAX_ENABLE_X64': '1',
     'JAX_NUMPY_DTYPE_PROMOTION': 'strict',
@@ -18,16 +21,56 @@ NOT_FOLLOWED = {
     'JAX_TRANSFER_GUARD_DEVICE_TO_HOST': 'disallow',
     'JAX_DEBUG_NANS': '1',
     'JAX_DEBUG_INFS': 'nonsense',
+    'JAX_DEFAULT_PRNG_IMPL': 'rbg',
+    'JAX_THREEFRY_PARTITIONABLE': '0',
+    'JAX_RANDOM_SEED_OFFSET': '7',
+    'JAX_NO_TRACING': '1',
+    'JAX_NO_EXECUTION': '1',
+    'JAX_ERROR_CHECKING_BEHAVIOR_NAN': 'raise',
+    'JAX_ERROR_CHECKING_BEHAVIOR_DIVIDE': 'raise',
+    'JAX_ERROR_CHECKING_BEHAVIOR_OOB': 'raise',
+    'JAX_COMPILATION_CACHE_CHECK_CONTENTS': '1',
+    'NPROC': '100000',
 }
 IMPOSSIBLE = {
     'JAX_PLATFORMS=cuda': 'no such device',
     'JAX_PLATFORMS=cpuu': "'cpuu' is not in the list of known backends",
+    'JAX_PLATFORMS=cpu,tpu': "Unable to initialize backend 'tpu'",
     'JAX_PLATFORM_NAME=gpu': "Unknown backend: 'gpu'",
+    'JAX_NUM_CPU_DEVICES=100000': 'asks for 100000 CPU devices; expected at most',
+    'XLA_FLAGS=--xla_force_host_platform_device_count=100000': 'asks for 100000 CPU devices; expected at most',
     'JAX_NUM_CPU_DEVICES=many': 'Invalid value "many"',
     'JAX_NUMPY_RANK_PROMOTION=perhaps': 'Invalid value "perhaps"',
     'JAX_CHECK_TRACER_LEAKS=maybe': "invalid truth value 'maybe'",
     'XLA_FLAGS=--xla_no_such_flag=1': 'Unknown flag in XLA_FLAGS: --xla_no_such_flag=1',
 }
+
+
+def test_what_a_run_cannot_follow_is_set_aside(monkeypatch, capsys):
+    for name, value in NOT_FOLLOWED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('XLA_FLAGS', '')
+    use_our_settings()
+    warned = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(warned) == sorted(f'{name}={value}' for name, value in NOT_FOLLOWED.items())
+    use_our_settings()  # also in a process that this one has started
+    assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'), [('JAX_NUM_CPU_DEVICES', '100000'), ('XLA_FLAGS', '--xla_force_host_platform_device_count=100000')]
+)
+def test_devices_without_end_are_refused(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f'{name} asks for 100000 CPU devices'):
+        use_our_settings()
+
+
+@pytest.mark.parametrize('text', ["Unable to initialize backend 'tpu': no file", "Unknown backend: 'gpu' requested"])
+def test_jax_says_only_once_that_it_did_not_start(text):
+    """It goes on with the other platforms."""
+    assert text in str(why_jax_does_not_start(RuntimeError(text)))
+    assert why_jax_does_not_start(RuntimeError('a bug')) is None
 
 
 @pytest.mark.slow
@@ -68,6 +111,8 @@ import jax, numpy as np
 jax.config.update('jax_enable_x64', True)
 jax.config.update('jax_debug_nans', True)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_default_prng_impl', 'rbg')
+jax.config.update('jax_threefry_partitionable', False)
 from resnet_jax import load, train_and_evaluate
 from resnet_jax.cli.run_config import get_config
 
@@ -81,6 +126,7 @@ assert jax.numpy.ones(1).dtype == 'float64' and jax.config.jax_debug_nans
 @pytest.mark.slow
 def test_a_caller_that_computes_in_double_precision_gets_the_same_run(tiny_run, tmp_path):
     command = [sys.executable, '-c', CALLER, tiny_run[0], tmp_path / 'run']
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, 'JAX_NUM_CPU_DEVICES': '1'})
+    environment = {**os.environ, 'JAX_NUM_CPU_DEVICES': '1', 'XLA_FLAGS': ''}  # as `tiny_run` was made
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'run' / 'metrics.jsonl').read_bytes() == (tiny_run[0] / 'metrics.jsonl').read_bytes()
