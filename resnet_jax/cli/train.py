@@ -54,7 +54,11 @@ def get_config():
 def prepare(arguments: list[str]) -> list[str]:
     """Returns the arguments with --config resolved; without --config, uses the config in the run folder, if any."""
     workdir = [expand_home(value) for _, value in command.flag_values(arguments, 'workdir')][-1:]
-    if workdir and Path(workdir[0], 'config.json').is_file() and not any(command.flag_values(arguments, 'config')):
+    try:
+        continues = bool(workdir) and Path(workdir[0], 'config.json').is_file()
+    except PermissionError as error:
+        raise ResourceError(f'{error.filename} cannot be read: {error.strerror}; check the permissions of the folder') from None
+    if continues and not any(command.flag_values(arguments, 'config')):
         return [f'--config={Path(__file__).with_name("run_config.py")}:{workdir[0]}', *arguments]
     return command.resolve_config(arguments)
 

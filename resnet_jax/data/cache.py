@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import logging
+import os
 import shutil
 import tempfile
 import zlib
@@ -68,7 +69,7 @@ def cached(key: str, make: Callable[[ArrayWriter], JsonDict]) -> Cached:
 
 
 def _load(folder: Path) -> Cached | None:
-    if not folder.exists():
+    if not os.path.lexists(folder):  # False also where it cannot be known; Path's raises
         return None
     try:
         described = json.loads((folder / 'arrays.json').read_text())

@@ -5,9 +5,12 @@ import json
 import pytest
 from commands_support import error_line
 from installed import TINY, resnet_jax
+from permissions import closed
 
 from resnet_jax import config_file
+from resnet_jax.cli.train import prepare
 from resnet_jax.config import TrainConfig
+from resnet_jax.errors import ResourceError
 
 
 def test_a_config_to_start_from_is_written_and_valid(tmp_path):
@@ -41,6 +44,11 @@ def test_a_folder_without_a_run_is_named(tmp_path):
     line = error_line(resnet_jax(tmp_path, 'train', '--workdir=nowhere', code=2))
     assert line.startswith('error: no config given, and nowhere holds no run to continue; expected --config=NAME or FILE')
     assert 'no config given; expected --config=' in error_line(resnet_jax(tmp_path, 'train', code=2))
+
+
+def test_a_folder_that_cannot_be_entered_is_named(tmp_path):
+    with closed(tmp_path), pytest.raises(ResourceError, match=r'run/config\.json cannot be read: Permission denied'):
+        prepare(['--config=quickstart', f'--workdir={tmp_path}/run'])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from permissions import closed
 
 from resnet_jax.data import cache
 from resnet_jax.data.cache import cache_dir, cached
@@ -85,6 +86,14 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         _same(cached('key', _make))
     assert len(caplog.records) == 1 and '\n' not in caplog.text.strip() and 'cannot keep' in caplog.text
+
+
+def test_a_cache_that_cannot_be_entered(tmp_path, monkeypatch, caplog):
+    (tmp_path / 'home').mkdir()
+    monkeypatch.setenv('RESNET_JAX_CACHE_DIR', str(tmp_path / 'home' / 'cache'))
+    with closed(tmp_path / 'home'), caplog.at_level(logging.WARNING):
+        _same(cached('key', _make))
+    assert len(caplog.records) == 1 and 'cannot keep' in caplog.text
 
 
 def test_a_full_disk_leaves_nothing_and_keeps_the_arrays_in_memory(tmp_path, caplog):

@@ -24,3 +24,9 @@ def test_the_process_starts_again_once_with_the_same_arguments(monkeypatch):
 def test_what_the_user_chose_stays(monkeypatch):
     monkeypatch.setenv('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=0')
     assert huge_pages.environment() == {}
+
+
+def test_a_process_that_cannot_start_again_goes_on(monkeypatch):
+    monkeypatch.setattr(huge_pages, 'environment', lambda: {'A': 'b'})
+    monkeypatch.setattr(sys, 'executable', '/nowhere/python')
+    huge_pages.use()
