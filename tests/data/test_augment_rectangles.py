@@ -102,7 +102,9 @@ def test_the_resized_crop_resizes_its_rectangle():
     image = IMAGES[0]
     crops = jax.jit(jax.vmap(functools.partial(random_resized_crop, image=image, smallest=0.3)))(KEYS[:20])
     found = jax.tree.map(lambda leaf: leaf[:20], boxes(resized_crop_box, 24, 32, 0.3, 1.0, (3 / 4, 4 / 3)))
-    np.testing.assert_array_equal(crops, jax.jit(jax.vmap(functools.partial(resize, image)))(found))
+    resized = jax.jit(jax.vmap(functools.partial(resize, image)))(found)
+    differences = np.abs(np.asarray(crops, int) - np.asarray(resized, int))
+    assert differences.max() <= 1 and np.mean(differences > 0) < 0.02  # two programs, which XLA may round differently
 
 
 def test_erased_rectangles_are_distributed_as_torchvisions():
