@@ -107,7 +107,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 _same(cached('key', _make))
 print(list(cache_dir().iterdir()))
 """
-    done = subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    options = {'cwd': Path(__file__).parent, 'env': {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}}
+    done = subprocess.run([sys.executable, '-c', code], **options, capture_output=True, text=True, check=True)
     assert done.stdout == '[]\n' and 'cannot keep the decoded images' in done.stderr and 'File too large' in done.stderr
 
 
