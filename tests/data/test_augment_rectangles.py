@@ -99,10 +99,10 @@ def test_where_no_attempt_fits_the_middle_is_cropped(height, width, expected):
 
 
 def test_the_resized_crop_resizes_its_rectangle():
-    image = IMAGES[0]
+    image = IMAGES[0].astype(np.float32)  # not uint8: two programs may round to different levels
     crops = jax.jit(jax.vmap(functools.partial(random_resized_crop, image=image, smallest=0.3)))(KEYS[:20])
     found = jax.tree.map(lambda leaf: leaf[:20], boxes(resized_crop_box, 24, 32, 0.3, 1.0, (3 / 4, 4 / 3)))
-    np.testing.assert_array_equal(crops, jax.jit(jax.vmap(functools.partial(resize, image)))(found))
+    np.testing.assert_allclose(crops, jax.jit(jax.vmap(functools.partial(resize, image)))(found), rtol=1e-5, atol=1e-3)
 
 
 def test_erased_rectangles_are_distributed_as_torchvisions():
