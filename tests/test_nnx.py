@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from installed import quick_to_compile
 from sampling import sample
 from small_models import CASES, image_size, small_kwargs
 
@@ -178,6 +179,7 @@ def test_a_layer_that_linen_does_not_have_is_named():
 
 @pytest.mark.parametrize('name', sample(['train_nnx', 'train_linen'], 2))
 def test_examples(name):
-    done = subprocess.run([sys.executable, ROOT / 'examples' / f'{name}.py'], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, ROOT / 'examples' / f'{name}.py']
+    done = subprocess.run(command, env=quick_to_compile(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert float(re.findall(r'test accuracy ([\d.]+)%', done.stdout)[-1]) > 90

@@ -18,9 +18,13 @@ def test_it_prints_the_layers_of_one(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'text'),
     [
-        (['resnet20', 'resnet32'], "unexpected argument 'resnet32'; expected one model"),
+        pytest.param(['resnet20', 'resnet32'], "unexpected argument 'resnet32'; expected one model", marks=pytest.mark.slow),
         (['resnet21'], "unknown model 'resnet21'; did you mean"),
-        (['resnet20', '--model_kwargs=stm=d2l'], "resnet20 has no argument 'stm'; did you mean 'stem'"),
+        pytest.param(
+            ['resnet20', '--model_kwargs=stm=d2l'],
+            "resnet20 has no argument 'stm'; did you mean 'stem'",
+            marks=pytest.mark.slow,
+        ),
         (['alexnet', '--image=8'], '8x8 pixels are too small'),
     ],
 )

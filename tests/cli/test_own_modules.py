@@ -63,7 +63,7 @@ IMPORT = '--import=my_parts'
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """A folder with the user's files and two finished runs, 'run' and 'plain', which has an optimizer of the package."""
+    """A folder with the user's files and a finished run, 'run'."""
     folder = tmp_path_factory.mktemp('user')
     (folder / 'my_parts.py').write_text(OWN)
     (folder / 'mine.py').write_text(CONFIG.replace('OPTIMIZER', "'my_sgd'"))
@@ -71,8 +71,13 @@ def folder(tmp_path_factory):
     (folder / 'study.py').write_text(STUDY)
     Image.new('L', (8, 8)).save(folder / 'digit.png')
     resnet_jax(folder, 'train', IMPORT, '--config=mine.py', '--workdir=run', *TINY)
-    resnet_jax(folder, 'train', IMPORT, '--config=plain.py', '--workdir=plain', *TINY)
     return folder
+
+
+@pytest.fixture(scope='module')
+def plain(folder):
+    """Another run in it, 'plain', with an optimizer of the package."""
+    resnet_jax(folder, 'train', IMPORT, '--config=plain.py', '--workdir=plain', *TINY)
 
 
 @pytest.mark.slow
@@ -88,8 +93,10 @@ def test_weights_of_an_own_network_are_saved_and_evaluated(folder):
 
 @pytest.mark.parametrize('workdir', sample(['run', 'plain'], 2))
 @pytest.mark.parametrize('arguments', [['evaluate'], ['predict', 'digit.png'], ['export', '--out=nothing'], ['train']])
-def test_a_network_of_ones_own_is_not_reason_enough_to_import(folder, arguments, workdir):
+def test_a_network_of_ones_own_is_not_reason_enough_to_import(folder, arguments, workdir, request):
     """The optimizer of 'plain' is one of the package: its config is valid, and the network is found missing."""
+    if workdir == 'plain':
+        request.getfixturevalue('plain')
     line = error_line(resnet_jax(folder, *arguments, f'--workdir={workdir}', code=2))
     assert 'needs modules that are not imported' in line and line.endswith('; expected --import=my_parts')
     assert not (folder / 'nothing').exists()

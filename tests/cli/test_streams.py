@@ -77,7 +77,7 @@ def test_closed_streams_change_no_exit_code(closed):
 VERBS = [['--version'], ['--help'], ['train', '--help'], ['models'], ['models', 'resnet8']]
 
 
-@pytest.mark.parametrize('arguments', sample(VERBS, 2))
+@pytest.mark.parametrize('arguments', sample(VERBS, 3))
 def test_a_reader_that_has_left_and_a_full_disk_behind_standard_output(arguments):
     for unbuffered in (False, True):
         done = run_left('-m', 'resnet_jax', *arguments, unbuffered=unbuffered)

@@ -229,7 +229,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize('name', BAD)
+# One of each kind: test_config.py, test_models.py and others have the messages.
+FAST = ('unknown field', 'negative', 'model', 'batch too large', 'flag', 'argument', 'workdir')
+
+
+@pytest.mark.parametrize('name', [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in BAD])
 def test_bad_input_is_one_line(name, tmp_path):
     flags, code, text = BAD[name]
     workdir = tmp_path / 'run'

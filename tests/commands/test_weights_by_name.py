@@ -56,7 +56,12 @@ def test_a_run_goes_to_a_hub_and_comes_back_by_name(tiny_run, digit, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'code', 'text'),
     [
-        (['predict.py', '--weights=timm/resnet50.a1', 'x.png'], 2, "no weights are called 'timm/resnet50.a1'; did you mean"),
+        pytest.param(
+            ['predict.py', '--weights=timm/resnet50.a1', 'x.png'],
+            2,
+            "no weights are called 'timm/resnet50.a1'; did you mean",
+            marks=pytest.mark.slow,
+        ),
         (['predict.py', '--weights=timm/resnet18.a1_in1k', 'x.png'], 3, 'HF_HUB_OFFLINE is set'),
         (['evaluate.py', '--weights=timm/resnet18.a1_in1k'], 2, 'were trained on ImageNet, which is no data set here'),
     ],

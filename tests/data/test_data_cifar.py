@@ -117,6 +117,7 @@ def test_import_is_cheap():
     assert _python(f'import sys, resnet_jax.data; print([m for m in {heavy} if m in sys.modules])') == '[]'
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (REAL_ROOT and (Path(REAL_ROOT) / 'cifar10').is_dir()),
     reason='TFDS_DATA_DIR does not name a tfds root that holds cifar10',

@@ -80,7 +80,7 @@ def test_a_cache_folder_that_cannot_be_made_is_no_obstacle(built, tmp_path):
     assert run(tmp_path / 'file').stdout == built[1]
 
 
-@pytest.mark.parametrize('compiler', ['false', 'no-such-compiler'])
+@pytest.mark.parametrize('compiler', sample(['no-such-compiler', 'false'], 2))
 def test_without_a_compiler_xlas_forms_are_used_and_a_line_says_so(tmp_path, compiler):
     done = run(tmp_path, CC=compiler)
     assert done.stdout.startswith('0 True')
@@ -100,7 +100,7 @@ ODD = {
     'waits for its input': 'cat; exit 1',
     'hangs, and so does what it starts': 'sleep 1000 & sleep 1000',
 }
-SHORT = 'from resnet_jax.ops.kernels import build\nbuild._SECONDS = 3.0\n'
+SHORT = 'from resnet_jax.ops.kernels import build\nbuild._SECONDS = 1.0\n'
 
 
 @pytest.mark.parametrize('oddity', sample(ODD, 4))

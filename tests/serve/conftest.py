@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from made_once import made_once
 from PIL import Image
 from server_process import DIGITS, ServeProcess
 
@@ -21,14 +22,15 @@ def exported_folder(tmp_path_factory):
     import resnet_jax
     from resnet_jax.export import export_classifier
 
-    out = tmp_path_factory.mktemp('exported') / 'program'
-    export_classifier(resnet_jax.load(DIGITS), out, ('stablehlo', 'onnx'))
-    return out
+    def export(folder):
+        export_classifier(resnet_jax.load(DIGITS), folder, ('stablehlo', 'onnx'))
+
+    return made_once(tmp_path_factory, 'program', export)[0]
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def server(exported_folder):
     """A server of two networks with small limits."""
     limits = ('--max_batch=4', '--max_images=3', '--max_mib=0.5', '--max_megapixels=1')
-    with ServeProcess(DIGITS, exported_folder, *limits, JAX_DISABLE_MOST_OPTIMIZATIONS='1') as process:
+    with ServeProcess(DIGITS, exported_folder, *limits) as process:
         yield process

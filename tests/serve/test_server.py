@@ -114,7 +114,7 @@ IMPATIENT = 'from resnet_jax.serve import server\nserver._HEAD_SECONDS = 0.5'
 
 def small(*arguments, program=''):
     """A server of few programs, which starts quickly."""
-    return ServeProcess(DIGITS, '--max_batch=1', *arguments, program=program, JAX_DISABLE_MOST_OPTIMIZATIONS='1')
+    return ServeProcess(DIGITS, '--max_batch=1', *arguments, program=program)
 
 
 def test_slow_clients_are_sent_away_while_others_are_answered(digit_file):

@@ -56,9 +56,10 @@ def run(*arguments, code=0, timeout=120, new_process=False, **options):
 def finished(options, code, timeout, new_process):
     """Runs what `command` returns; see `run`.
 
-    Commands with variables of their own start anew too, and so do those that fail for their flags, most of which import little.
+    Commands with variables of their own start anew too. No server is started for those that fail for their flags, most of which
+    import little.
     """
-    started = None if new_process or code == 2 else _forked(options, timeout)
+    started = None if new_process else _forked(options, timeout, start=code != 2)
     if started is None:
         before = children_seconds()
         done = subprocess.run(**options, capture_output=True, text=True, timeout=timeout)
@@ -77,14 +78,14 @@ def error_line(done):
     return lines[0]
 
 
-def _forked(options, timeout):
+def _forked(options, timeout, start):
     """Returns what a fork of a server for this environment has done, or None where there is no server for it."""
     environment = {**options['env'], **huge_pages.environment()}  # a command sets it, and restarts itself to do so
     key = frozenset(item for item in environment.items() if item[0] not in _READ_LATE)
-    _started[key] += 1
-    if sys.platform != 'linux' or _started[key] < 3:  # starting a server costs as much as two commands
-        return None
+    _started[key] += start
     if key not in _servers:
+        if sys.platform != 'linux' or not start or _started[key] < 3:  # starting a server costs as much as two commands
+            return None
         _servers[key] = ForkServer(environment)
         atexit.register(_servers[key].close)
     _, script, *rest = options['args']

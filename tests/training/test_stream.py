@@ -44,6 +44,16 @@ def chunks_of(patch, steps):
     patch.setattr('resnet_jax.evaluation.evaluator.CHUNK_BYTES', 16 * 8 * 8)
 
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """A run with the images on the devices: its folder, and what it returned."""
+    folder = tmp_path_factory.mktemp('whole')
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.register(patch, STRIPES)
+        patch.setattr(trainer, 'plot', lambda folder: None)
+        return folder, train_and_evaluate(config(), folder)
+
+
 class _StopAt(Callback):
     def __init__(self, step):
         self._step = step
@@ -56,23 +66,26 @@ class _StopAt(Callback):
 @pytest.mark.parametrize(
     'overrides', sample([{}, {'class_weights': 'balanced', 'mixup_alpha': 0.0}], 2), ids=['mixup', 'weights']
 )
-def test_a_streamed_run_is_that_of_images_on_the_devices(tmp_path, monkeypatch, overrides):
-    whole = train_and_evaluate(config(**overrides), tmp_path / 'whole')
+def test_a_streamed_run_is_that_of_images_on_the_devices(tmp_path, monkeypatch, overrides, whole):
+    folder, result = whole
+    if overrides:
+        folder = tmp_path / 'whole'
+        result = train_and_evaluate(config(**overrides), folder)
     chunks_of(monkeypatch, 2)
     streamed = train_and_evaluate(config(device_data_gib=LITTLE, **overrides), tmp_path / 'streamed')
-    assert rows(tmp_path / 'streamed') == rows(tmp_path / 'whole') and len(rows(tmp_path / 'whole')) >= 9
-    for ours, theirs in zip(*(jax.tree.leaves(run.classifier.variables) for run in (streamed, whole)), strict=True):
+    assert rows(tmp_path / 'streamed') == rows(folder) and len(rows(folder)) >= 9
+    for ours, theirs in zip(*(jax.tree.leaves(run.classifier.variables) for run in (streamed, result)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_killed_run_continues_with_the_next_batch(tmp_path, monkeypatch):
-    whole = train_and_evaluate(config(), tmp_path / 'whole')
+def test_a_killed_run_continues_with_the_next_batch(tmp_path, monkeypatch, whole):
+    folder, result = whole
     chunks_of(monkeypatch, 1)
     with pytest.raises(RuntimeError, match='killed'):
         train_and_evaluate(config(device_data_gib=LITTLE), tmp_path / 'killed', callbacks=[_StopAt(5)])
     resumed = train_and_evaluate(config(device_data_gib=LITTLE), tmp_path / 'killed')
-    assert rows(tmp_path / 'killed') == rows(tmp_path / 'whole')
-    for ours, theirs in zip(*(jax.tree.leaves(run.classifier.variables) for run in (resumed, whole)), strict=True):
+    assert rows(tmp_path / 'killed') == rows(folder)
+    for ours, theirs in zip(*(jax.tree.leaves(run.classifier.variables) for run in (resumed, result)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
