@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,5 +50,6 @@ def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {'Software': None} if path.suffix == '.png' else {'Date': None}
     options: JsonDict = {'format': path.suffix[1:], 'backend': _BACKENDS[path.suffix], 'metadata': metadata}
-    with default_style(), matplotlib.rc_context({'svg.hashsalt': path.stem}):
+    with default_style(), matplotlib.rc_context({'svg.hashsalt': path.stem}), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing from')  # drawn as a box
         return write_atomically(path, lambda file: figure.savefig(file, dpi=120, **options))

@@ -8,6 +8,7 @@ import numpy as np
 from resnet_jax.report.figures import Figure, default_style, save
 from resnet_jax.runs.reader import read_config_changes
 from resnet_jax.runs.rows import METRICS, read_rows
+from resnet_jax.runtime.untrusted import printable
 from resnet_jax.typing import Json
 
 _COLOURS = {'train': '#4c72b0', 'test': '#c44e52', 'validation': '#dd8452'}
@@ -55,7 +56,7 @@ def plot_training(workdir: Path) -> Path:
             axis.axvline(change.step, color='#8c8c8c', linestyle=':')
         place = axes[2].get_xaxis_transform()
         axes[2].text(change.step, 0.98, ' ' + change.describe(), transform=place, rotation=90, va='top', ha='right', size=7)
-    figure.suptitle(workdir.resolve().name, parse_math=False)
+    figure.suptitle(printable(workdir.resolve().name), parse_math=False)
     return save(figure, workdir / 'plots' / 'training.png')
 
 
@@ -66,7 +67,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
     Args:
       confusion: int `[num_classes, num_classes]`, counts by label (row) and prediction (column).
     """
-    size = len(class_names)
+    names, size = [printable(name) for name in class_names], len(class_names)
     share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     small = size <= 20  # with more classes the names and numbers would overlap
     side = 6.5 if small else 9
@@ -75,8 +76,8 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
     image = axis.imshow(share, cmap='Blues', vmin=0, vmax=100)
     axis.set(xlabel='predicted class', ylabel='true class')
     if small:
-        axis.set_xticks(range(size), class_names, rotation=45, ha='right', parse_math=False)
-        axis.set_yticks(range(size), class_names, parse_math=False)
+        axis.set_xticks(range(size), names, rotation=45, ha='right', parse_math=False)
+        axis.set_yticks(range(size), names, parse_math=False)
         for (row, column), value in np.ndenumerate(share):
             if round(value) >= 1:
                 colour = 'white' if value > 50 else 'black'

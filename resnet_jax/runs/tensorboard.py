@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resnet_jax.runtime.untrusted import printable
 from resnet_jax.typing import Json
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class EventFiles:
 
         summaries = [image('image', pixels, dataformats='HWC') for pixels in images.values()]
         for summary, name in zip(summaries, images, strict=True):
-            summary.value[0].tag = name  # tensorboardX would replace its spaces
+            summary.value[0].tag = printable(name)  # tensorboardX would replace its spaces
         self._append(step, split, summaries)
 
     def _append(self, step: int, split: str, summaries: list['Summary']) -> None:
@@ -102,7 +103,9 @@ class EventFiles:
         from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
         from tensorboardX.summary import hparams
 
-        simple = {k: v if isinstance(v, str | bool | int | float) else json.dumps(v) for k, v in self._config.items()}
+        texts = {k: printable(v) for k, v in self._config.items() if isinstance(v, str)}  # a path may not be UTF-8
+        others = {k: v if isinstance(v, bool | int | float) else json.dumps(v) for k, v in self._config.items()}
+        simple = others | texts
         experiment, session, _ = hparams(simple, {})
         plugin = experiment.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin.content)

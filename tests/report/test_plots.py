@@ -207,6 +207,14 @@ def test_names_are_shown_as_they_are_and_never_read_as_formulas(tmp_path, figure
     assert is_png(path) and is_png(plots.plot_training(write(tmp_path / r'run $\nothing$', ROWS)))
 
 
+def test_control_characters_in_names_reach_no_terminal(tmp_path, capfd, recwarn):
+    """matplotlib warns of each character that the font lacks, with the character."""
+    names = ['\x1b]0;title\x07', 'a\r\nb', '\udcff', '\u202e', '\u732b']
+    assert is_png(plots.plot_confusion(np.eye(5, dtype=int), names, tmp_path / 'confusion.png'))
+    assert is_png(plots.plot_training(write(tmp_path / 'run\x1b[2J\udcff', ROWS)))
+    assert not [*recwarn] and capfd.readouterr().err == ''
+
+
 def test_what_goes_wrong_in_a_plot_is_a_warning(caplog):
     for error in (ImportError('no module named PIL'), RuntimeError('latex\ncould not be found'), OSError(28, 'No space')):
         with optional('The plot could not be drawn'):

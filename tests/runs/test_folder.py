@@ -294,6 +294,14 @@ def read_events(folder):
     return events
 
 
+def test_names_that_are_not_utf8_are_shown_in_tensorboard(tmp_path, config):
+    with RunFolder(tmp_path, config.replace(dataset='folder:\udcff')) as folder:
+        folder.start(Progress(step=4), {}, ('train', 'test'))
+        folder.write_images(6, 'test', {'mistakes/1 \udcff, taken for \x1b[2J': np.full((2, 3, 1), 7, np.uint8)})
+    tags = [value.tag for event in read_events(tmp_path / 'tensorboard' / 'test') for value in event.summary.value]
+    assert tags == [r'mistakes/1 \udcff, taken for \x1b[2J']
+
+
 def test_tensorboard_events(tmp_path, config):
     with RunFolder(tmp_path, config) as folder:
         folder.start(Progress(step=4), {}, ('train', 'gradients', 'test'))
