@@ -26,13 +26,15 @@ from resnet_jax.config_checks import (
     number,
     one_of,
 )
-from resnet_jax.errors import ConfigError, did_you_mean
+from resnet_jax.errors import ConfigError, did_you_mean, shortened
 from resnet_jax.typing import Json, JsonDict
 
 Changes = Literal['never', 'on_request', 'freely']
 
 # `register_optimizer` appends to it.
 OPTIMIZERS = ['sgd', 'adam', 'adamw', 'muon']
+
+LARGEST_SIDE = 4096  # of an image, in pixels
 
 # How images get another size: see `data.images.read_image`.
 RESIZE = ('crop', 'squash', 'pad')
@@ -95,7 +97,7 @@ class TrainConfig:
     )
     image_size: int = _field(
         0,
-        integer(0, 4096),
+        integer(0, LARGEST_SIDE),
         'Height and width in pixels that images are resized to; 0 for the size that all of them have, or else 64.',
     )
     resize: str = _field(
@@ -374,11 +376,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in fields():
-            value = _plain(getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
-            if not field.metadata['check'].accepts(value):
+            value = getattr(self, field.name)
+            try:
+                value = _plain(value)
+                accepted = field.metadata['check'].accepts(value)
+            except RecursionError:  # it contains itself
+                accepted = False
+            if not accepted:
                 expected = field.metadata['check'].explain(value)
-                raise ConfigError(f'config field {field.name!r} is {value!r}; expected {expected}')
+                raise ConfigError(f'config field {field.name!r} is {shortened(value)}; expected {expected}')
+            object.__setattr__(self, field.name, value)
             if isinstance(value, Mapping):  # as config.json reads it back
                 object.__setattr__(self, field.name, json.loads(json.dumps(value)))
         object.__setattr__(self, 'milestones', tuple(self.milestones))
@@ -403,7 +410,10 @@ class TrainConfig:
           ConfigError: a field is unknown (names the nearest), or see `TrainConfig`.
         """
         names = [field.name for field in fields()]
-        plain = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+        try:
+            plain = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+        except RecursionError:
+            raise ConfigError('the config contains itself or is nested too deeply; expected flat lists and dicts') from None
         for name in plain:
             if name not in names:
                 hint = did_you_mean(str(name), names) or '; expected one of ' + ', '.join(names)

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from resnet_jax.errors import ConfigError, did_you_mean
+from resnet_jax.errors import ConfigError, did_you_mean, shortened
 
 LARGEST_INTEGER = 2**31 - 1
 _MOST_SEEDS = 10_000
@@ -24,7 +24,7 @@ class Check:
         """Returns what was expected instead of a rejected value."""
         if not self.choices:
             return self.expected
-        hint = did_you_mean(str(value), self.choices).removeprefix('; ')
+        hint = did_you_mean(value if isinstance(value, str) else shortened(value), self.choices).removeprefix('; ')
         return 'one of ' + ', '.join(self.choices) + (f' ({hint})' if hint else '')
 
 
@@ -64,7 +64,7 @@ def check_num_seeds(count: int) -> None:
 def _is_json(value: object) -> bool:
     try:
         json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return False
     return isinstance(value, Mapping)
 

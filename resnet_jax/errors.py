@@ -6,12 +6,33 @@ Exit codes of every command: 0 done; 1 a bug of ours; 2 usage or config; 3 bad i
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Sequence
+
+_LONGEST_MESSAGE = 4000
+
+
+class _Shortened(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = 10
+        self.maxstring = self.maxother = 200
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python prints no integer of more than 4,300 digits
+        return repr(x) if x.bit_length() < 1000 else f'<integer of {x.bit_length()} bits>'
+
+
+def shortened(value: object) -> str:
+    """Returns repr(value), without most of it if that is long, nested deeply or contains itself."""
+    return _Shortened().repr(value)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Returns "; did you mean '<nearest>'?", or '' if nothing is near."""
-    nearest = difflib.get_close_matches(str(word).lower(), list(choices), n=1)
+    if len(word) > 200:
+        return ''
+    nearest = difflib.get_close_matches(word.lower(), list(choices), n=1)
     return f'; did you mean {nearest[0]!r}?' if nearest else ''
 
 
@@ -29,12 +50,15 @@ class UserError(Exception):
     """An error whose one-line message says what is wrong, what was expected and what to do.
 
     Args:
+      message: of a very long one the middle is left out.
       topic: 'weights' or 'broken_images', of which a command that fails adds what other command lists them.
     """
 
     exit_code = 2
 
     def __init__(self, message: str, *, topic: str = ''):
+        if len(message) > _LONGEST_MESSAGE:
+            message = f'{message[: _LONGEST_MESSAGE // 2]} [...] {message[-_LONGEST_MESSAGE // 2 :]}'
         super().__init__(message)
         self.topic = topic
 

@@ -193,6 +193,61 @@ def test_wrong_values(name, value, expected):
     assert '\n' not in str(info.value)
 
 
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def list_in_itself():
+    value = [0.5]
+    value.append(value)
+    return value
+
+
+def dict_in_itself():
+    value = {}
+    value['a'] = value
+    return value
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('milestones', nested(5000)),
+        ('milestones', list_in_itself()),
+        ('milestones', [0.1] * 10**5 + [0.05]),
+        ('milestones', (10**5000,)),
+        ('crop_mode', nested(5000)),
+        ('dtype', 'float' * 10**5),
+        ('seed', 10**5000),
+        ('class_weights', list_in_itself()),
+        ('model_kwargs', dict_in_itself()),
+        ('model_kwargs', {'stage_sizes': list_in_itself()}),
+        ('model_kwargs', {'stage_sizes': nested(5000)}),
+        ('model_kwargs', {'num_filters': 10**5000}),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value in FIELDS else 'endless',
+)
+def test_wrong_values_without_end_are_cut_short(name, value):
+    with pytest.raises(ConfigError, match=f"^config field '{name}' is .*; expected [^;]*$") as info:
+        TrainConfig.from_mapping({name: value})
+    assert len(str(info.value)) < 1000
+
+
+def test_a_config_may_not_contain_itself():
+    config = default_config()
+    config.model_kwargs.a = config
+    with pytest.raises(ConfigError, match=r"'model_kwargs' is|contains itself"):
+        validate(config)
+
+
+def test_the_middle_of_a_long_message_is_left_out():
+    message = str(ConfigError(f'no data set {"x" * 10**6!r}; expected another'))
+    assert len(message) < 5000 and message.startswith('no data set') and message.endswith('expected another')
+
+
 @pytest.mark.parametrize('value', [{'act': np.tanh}, {'dtype': jnp.bfloat16}, {'stage_sizes': {1, 2}}])
 def test_model_kwargs_must_fit_into_config_json(value):
     with pytest.raises(

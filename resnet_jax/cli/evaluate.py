@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from resnet_jax import plugins
 from resnet_jax.cli import command
 from resnet_jax.cli.arguments import expand_home, parse_assignments
-from resnet_jax.config import TrainConfig, choices
+from resnet_jax.config import LARGEST_SIDE, TrainConfig, choices
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.typing import JsonDict
 
@@ -59,7 +59,7 @@ FLAGS.define(
     None,
     "Data set; by default the run's, what published weights were trained on, or cifar10. Also folder:PATH.",
 )
-FLAGS.define('integer', 'image_size', 0, 'With --weights: height and width to resize images to.', 0, 4096)
+FLAGS.define('integer', 'image_size', 0, 'With --weights: height and width to resize images to.', 0, LARGEST_SIDE)
 FLAGS.define(
     'string',
     'normalization',

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from resnet_jax.cli import command
 from resnet_jax.cli.arguments import parse_assignments
+from resnet_jax.config import LARGEST_SIDE
 from resnet_jax.errors import ConfigError
 
 FLAGS = command.Flags()
-FLAGS.define('integer', 'image', 32, 'Height and width of the images.', lower_bound=1, upper_bound=4096)
-FLAGS.define('integer', 'channels', 3, 'Their channels.', lower_bound=1, upper_bound=4096)
+FLAGS.define('integer', 'image', 32, 'Height and width of the images.', lower_bound=1, upper_bound=LARGEST_SIDE)
+FLAGS.define('integer', 'channels', 3, 'Their channels.', lower_bound=1, upper_bound=LARGEST_SIDE)
 FLAGS.define('integer', 'num_classes', 10, 'Number of logits.', lower_bound=1)
 FLAGS.define('bool', 'weights', False, 'List published weights: name, top-1 accuracy, data, size of image, licence.')
 FLAGS.define('multi_string', 'model_kwargs', [], 'FIELD=VALUE of the model; may be repeated.')

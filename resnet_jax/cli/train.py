@@ -107,6 +107,7 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
     from resnet_jax.training.loop import train_and_evaluate
     from resnet_jax.training.seeds import train_seeds
 
+    jax.device_put(0)  # fails before there is a run folder if JAX_DEFAULT_DEVICE names no device of this machine
     options = {'extend': FLAGS.value('extend'), 'allow_changes': FLAGS.value('allow_changes'), 'grace_seconds': 5.0}
     if FLAGS.value('seeds') and FLAGS.value('profile'):
         raise ConfigError('--profile traces one run; expected it without --seeds')

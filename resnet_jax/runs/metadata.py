@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from resnet_jax import plugins
-from resnet_jax.config import TrainConfig
+from resnet_jax.config import LARGEST_SIDE, TrainConfig
 from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.runs.checksums import LARGEST_TEXT
 from resnet_jax.runs.documents import are_numbers
@@ -14,7 +14,6 @@ from resnet_jax.typing import JsonDict
 
 FORMAT = 2  # 1 was never released
 
-_LARGEST_SIDE = 4096  # pixels, and channels
 _MOST_CLASSES = 100_000
 
 
@@ -82,7 +81,7 @@ def read_metadata(path: Path) -> Metadata:
     if not _describes_dataset(values['dataset']):
         raise InputFileError(
             f'checkpoint {path}: metadata.json does not describe its data set; expected image_shape (3 sizes up to '
-            f'{_LARGEST_SIDE}), class_names (texts, up to {_MOST_CLASSES}), mean and std (a number per channel, std above 0)'
+            f'{LARGEST_SIDE}), class_names (texts, up to {_MOST_CLASSES}), mean and std (a number per channel, std above 0)'
         )
     return Metadata(config, values['dataset'], progress, values['environment'])
 
@@ -104,7 +103,7 @@ def _describes_dataset(values: JsonDict) -> bool:
         and isinstance(values.get('fingerprint'), str)
         and isinstance(shape, list)
         and len(shape) == 3
-        and all(type(n) is int and 1 <= n <= _LARGEST_SIDE for n in shape)
+        and all(type(n) is int and 1 <= n <= LARGEST_SIDE for n in shape)
         and isinstance(names, list)
         and 1 <= len(names) <= _MOST_CLASSES
         and all(isinstance(name, str) for name in names)

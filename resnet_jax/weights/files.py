@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from resnet_jax.config import choices
+from resnet_jax.config import LARGEST_SIDE, choices
 from resnet_jax.errors import InputFileError, ResourceError
 from resnet_jax.runtime.files import write_atomically
 from resnet_jax.typing import Json, JsonDict
@@ -66,8 +66,8 @@ def _decode(metadata: Mapping[str, str]) -> JsonDict:
     kwargs, shape = result.get('model_kwargs'), result.get('image_shape')
     if not isinstance(result.get('model'), str) or not isinstance(kwargs, dict) or {'name', 'num_classes'} & kwargs.keys():
         raise ValueError('its metadata do not name a model')
-    if not isinstance(shape, list) or len(shape) != 3 or not all(type(size) is int and 0 < size < 10_000 for size in shape):
-        raise ValueError('its metadata do not have the shape of an image')
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and 0 < n <= LARGEST_SIDE for n in shape):
+        raise ValueError(f'its metadata have no image_shape of 3 sizes from 1 to {LARGEST_SIDE}')
     for key in result.keys() & {'mean', 'std'}:
         if not isinstance(result[key], list) or not all(_is_finite(value) for value in result[key]):
             raise ValueError(f'its metadata have no list of numbers as {key}')

@@ -37,6 +37,7 @@ IMPOSSIBLE = {
     'JAX_PLATFORMS=cpuu': "'cpuu' is not in the list of known backends",
     'JAX_PLATFORMS=cpu,tpu': "Unable to initialize backend 'tpu'",
     'JAX_PLATFORM_NAME=gpu': "Unknown backend: 'gpu'",
+    'JAX_DEFAULT_DEVICE=gpu': "Unknown backend: 'gpu'",
     'JAX_NUM_CPU_DEVICES=100000': 'asks for 100000 CPU devices; expected at most',
     'XLA_FLAGS=--xla_force_host_platform_device_count=100000': 'asks for 100000 CPU devices; expected at most',
     'JAX_NUM_CPU_DEVICES=many': 'Invalid value "many"',

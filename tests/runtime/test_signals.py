@@ -65,22 +65,28 @@ def test_another_thread_installs_none():
 # A call into C that gives the GIL away and is not broken off by a signal, as XLA's compiler does: a mutex locked twice.
 STUCK = """
 import ctypes, sys
-from resnet_jax.runtime import signals as stop
-with stop.StopSignal(float(sys.argv[1])) as stopped:
-    stopped.unsaved = sys.argv[2] == 'unsaved'
-    print('ready', flush=True)
+from resnet_jax.errors import Interrupted
+from resnet_jax.runtime.files import write_atomically
+from resnet_jax.runtime.signals import StopSignal
+def stay(*_):
     library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
     library.pthread_mutex_lock(mutex)
-    library.pthread_mutex_lock(mutex)
+    while True:
+        try:
+            print('ready', flush=True)
+            library.pthread_mutex_lock(mutex)
+        except Interrupted:  # the signal came before the lock
+            pass
+with StopSignal(float(sys.argv[1])) as stopped:
+    stopped.unsaved = sys.argv[2] == 'unsaved'
+    write_atomically(sys.argv[3], stay) if sys.argv[3:] else stay()
 """
 
 
-def stuck(grace, state):
-    process = subprocess.Popen(
-        [sys.executable, '-c', STUCK, str(grace), state], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def stuck(grace, state, *path):
+    arguments = [sys.executable, '-c', STUCK, str(grace), state, *path]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == 'ready\n'
-    time.sleep(0.3)
     return process
 
 
@@ -106,12 +112,8 @@ def test_a_second_signal_ends_it_at_once_even_then(number):
 
 
 def test_a_file_that_is_being_written_when_it_ends_the_process_is_deleted(tmp_path):
-    writing = 'from resnet_jax.runtime.files import write_atomically\ndef stay(file):\n'
-    lock = "    print('ready', flush=True)\n" + ''.join(line + '\n' for line in STUCK.splitlines() if 'mutex' in line)
-    start = STUCK.partition('    print')[0] + '    write_atomically(sys.argv[3], stay)\n'
-    arguments = [sys.executable, '-c', writing + lock + start, '0.2', 'saved', str(tmp_path / 'plot.png')]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == 'ready\n' and len(list(tmp_path.iterdir())) == 1
+    process = stuck(0.2, 'saved', str(tmp_path / 'plot.png'))
+    assert len(list(tmp_path.iterdir())) == 1
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM and not list(tmp_path.iterdir())

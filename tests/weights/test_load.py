@@ -419,6 +419,7 @@ def test_our_own_file_needs_no_names(tmp_path):
         {'model': 'resnet18', 'model_kwargs': {'stage_sizes': [1] * 900}, 'image_shape': [32, 32, 3]},
         {'model': 'resnet18', 'model_kwargs': {'num_filters': 10**30}, 'image_shape': [32, 32, 3]},
         {'model': 'resnet18', 'model_kwargs': {}, 'image_shape': [10**9, 1, 1]},
+        {'model': 'resnet18', 'model_kwargs': {}, 'image_shape': [9999, 9999, 3]},
         {'model': 'resnet18', 'model_kwargs': {}, 'image_shape': [32, 32, 3], 'mean': 'x'},
         {'model': '../resnet18', 'model_kwargs': {}, 'image_shape': [32, 32, 3]},
     ],
