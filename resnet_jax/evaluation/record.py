@@ -1,5 +1,6 @@
 """Writes a network's predictions to plain files in the run folder, so that reports need neither JAX nor the data."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import flax.linen as nn
@@ -9,12 +10,37 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.data import Dataset
 from resnet_jax.data.describe import describe_dataset, sample_images
 from resnet_jax.evaluation.examples import choose_examples
-from resnet_jax.evaluation.predictions import Predictions
+from resnet_jax.evaluation.predictions import Predictions, predict_split
 from resnet_jax.models import introspection
 from resnet_jax.report.optional import optional
 from resnet_jax.report.sheet import write_sheet
+from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runtime.files import write_atomically, write_json
-from resnet_jax.typing import JsonDict
+from resnet_jax.typing import Json, JsonDict
+
+_SHOWN = 12  # mistakes in TensorBoard
+
+
+def record_run(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
+    """Writes the test-set predictions and the model's description; logs a warning if they cannot be written."""
+    height, _, channels = dataset.image_shape
+    with optional('The files for the report could not be written'):  # the run has its result without them
+        predictions = predict_split(classifier, dataset, batch_size)
+        written = write_record(folder.path, predictions, dataset, classifier)
+        folder.write_json('model.json', describe_model(classifier.model, height, channels))
+        _show_mistakes(folder, classifier, dataset, written['wrong'][:_SHOWN])
+
+
+def _show_mistakes(folder: RunFolder, classifier: Classifier, dataset: Dataset, wrong: Sequence[Json]) -> None:
+    images = dataset.test.image[np.array([mistake['index'] for mistake in wrong], int)]
+    images = images if images.shape[-1] == 3 else images[..., :1]
+    names = dataset.class_names
+    titles = [
+        f'mistakes/{place:02} {names[mistake["label"]]}, taken for {names[mistake["predicted"]]} '
+        f'({100 * mistake["confidence"]:.0f} %)'
+        for place, mistake in enumerate(wrong, 1)
+    ]
+    folder.write_images(classifier.origin.step or 0, 'test', dict(zip(titles, images, strict=True)))
 
 
 def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset, classifier: Classifier) -> JsonDict:

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Iterator
 
 from resnet_jax.errors import one_line
+from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runs.rows import METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -21,3 +23,12 @@ def optional(failure: str) -> Iterator[None]:
     except Exception as error:
         kind = '' if isinstance(error, OSError) else f'{type(error).__name__}: '
         logger.warning('%s: %s%s', failure, kind, one_line(error))
+
+
+def plot_so_far(folder: RunFolder) -> None:
+    """Plots the metrics of a run so far, if there are any and this process writes files."""
+    if folder.primary and (folder.path / METRICS).exists():
+        with optional('The plot could not be drawn'):  # it must not hide what ended the run
+            from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
+
+            plot_training(folder.path)

@@ -26,7 +26,6 @@ from resnet_jax.training.finetune import Start
 from resnet_jax.training.freezing import NOTHING, Freezing, Frozen, continue_optimizer, plan, scale_by_depth
 from resnet_jax.training.optimizer import create_optimizer, create_schedule
 from resnet_jax.training.state import TrainState, create_train_state
-from resnet_jax.typing import PyTree
 
 Network = tuple[nn.Module, optax.GradientTransformation]
 
@@ -323,8 +322,3 @@ def select_count(size: int, fraction: float, accumulation: int) -> int:
             f'{accumulation} accumulation steps; expected selected_fraction={" or ".join(nearest)}'
         )
     return count
-
-
-def describe_parameters(tree: PyTree) -> str:
-    """Returns the number of parameters, formatted as '11,173,962'."""
-    return f'{sum(leaf.size for leaf in jax.tree.leaves(tree)):,}'

@@ -12,19 +12,18 @@ from resnet_jax import data
 from resnet_jax.classifier import Classifier, load_run
 from resnet_jax.config import TrainConfig
 from resnet_jax.data import Dataset, LazyDataset, Split
-from resnet_jax.errors import DivergedError, OutOfMemoryError
+from resnet_jax.errors import DivergedError, OutOfMemoryError, ResourceError, UserError
 from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runs.log import report_result
 from resnet_jax.runtime import console, distributed, failpoints
 from resnet_jax.runtime.environment import check_deterministic
 from resnet_jax.runtime.jax_settings import our_settings
 from resnet_jax.runtime.signals import StopSignal
 from resnet_jax.training.api import Callback, TrainingResult
-from resnet_jax.training.artifacts import leave_failed
 from resnet_jax.training.checkpointing import RunCheckpoints
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.finetune import begin, default_size, finetuning_config, load_weights, with_normalization
-from resnet_jax.training.log import report_result
 from resnet_jax.training.program import Program, TrainingProgram
 from resnet_jax.training.trainer import Trainer
 from resnet_jax.typing import Json
@@ -116,7 +115,7 @@ def train_in_folder(
             trainer = Trainer(experiment, dataset, folder, checkpoints, stop, callbacks, create_program, profile)
             result, classifier = trainer.train()
         except (DivergedError, OutOfMemoryError) as error:
-            leave_failed(folder, error)
+            _leave_failed(folder, error)
             raise
     else:
         logger.info('%s is finished; nothing to do.', folder.path)
@@ -125,6 +124,14 @@ def train_in_folder(
         classifier = load_run(folder.path)
     report_result(result)
     return TrainingResult(result, folder.read_metrics(), classifier)
+
+
+def _leave_failed(folder: RunFolder, error: UserError) -> None:
+    """Writes failed.json, for an error that would recur with the same command, and the report so far."""
+    if folder.primary:
+        with contextlib.suppress(ResourceError):  # the original error is more informative
+            folder.write_json('failed.json', {'exit_code': error.exit_code, 'reason': f'error: {error}'})
+            write_run_report(folder.path)
 
 
 def finetune(

@@ -13,22 +13,25 @@ from resnet_jax.classifier import Classifier, create_classifier
 from resnet_jax.data import Dataset, Split
 from resnet_jax.errors import DivergedError, Interrupted, is_out_of_memory
 from resnet_jax.evaluation.evaluator import Evaluator
+from resnet_jax.evaluation.record import record_run
+from resnet_jax.report.optional import plot_so_far
 from resnet_jax.report.page import write_run_report
 from resnet_jax.runs.folder import RunFolder
+from resnet_jax.runs.log import RunLog
 from resnet_jax.runs.progress import Best, Progress
 from resnet_jax.runtime import distributed, failpoints, memory
 from resnet_jax.runtime.devices import replicate
 from resnet_jax.runtime.environment import environment
+from resnet_jax.runtime.profile import Profiler
 from resnet_jax.runtime.signals import StopSignal
 from resnet_jax.training.api import Callback
-from resnet_jax.training.artifacts import plot, record
 from resnet_jax.training.checkpointing import RunCheckpoints
+from resnet_jax.training.describe import log_frozen, log_start
 from resnet_jax.training.experiment import Experiment, create_experiment
 from resnet_jax.training.finetune import RECORD, Start
-from resnet_jax.training.log import RunLog
-from resnet_jax.training.profile import Profiler
 from resnet_jax.training.program import Program, TrainingProgram
 from resnet_jax.training.samples import draw_samples
+from resnet_jax.training.step import kernel_paths
 from resnet_jax.typing import JsonDict, PyTree, Row, Variables
 
 logger = logging.getLogger(__name__)
@@ -58,7 +61,7 @@ class Trainer:
         largest = experiment.in_phase(len(experiment.freezing.starts) - 1) if experiment.freezing else experiment
         self._memory = memory.check_state_fits(jax.eval_shape(largest.create_state), config.model)
         self._evaluator = self._create_evaluator(validation or dataset.test)
-        self.logger = RunLog(experiment, folder)
+        self.logger = RunLog(config, folder, experiment.total_steps, experiment.steps_per_epoch)
         self._grad_norm: float | None = None  # of the latest step
 
     def train(self) -> tuple[JsonDict, Classifier]:
@@ -68,7 +71,7 @@ class Trainer:
           The contents of result.json, and the trained network.
         """
         self._begin()
-        self.logger.describe(self._state)
+        log_start(self._experiment, self._state, self._progress.step)
         try:
             while (rollbacks := self._run()) is not None:
                 self._begin(rollbacks)
@@ -78,12 +81,12 @@ class Trainer:
             raise memory.out_of_memory(self._config.batch_size, 0) from None
         finally:
             self._evaluator.close()
-            plot(self._folder)
+            plot_so_far(self._folder)
         result, variables = self._result()
         facts = self._dataset.describe(), result['step'], str(self._folder.path)
         classifier = create_classifier(self._config, self._experiment.model, variables, *facts)
         if self._folder.primary:
-            record(self._folder, classifier, self._dataset, self._config.eval_batch_size)
+            record_run(self._folder, classifier, self._dataset, self._config.eval_batch_size)
             self._folder.flush()
             failpoints.reach('result')
             self._folder.write_json('result.json', result)
@@ -180,7 +183,7 @@ class Trainer:
         """Goes on in another phase, in which more layers train."""
         self._experiment = self._experiment.in_phase(phase)
         self._state = replicate(self._experiment.continue_state(jax.device_get(self._state)))
-        self.logger.describe_frozen(self._state)
+        log_frozen(self._experiment, self._state, self._progress.step)
 
     def _compile(self, program: Program) -> None:
         failpoints.reach('compile')
@@ -213,6 +216,9 @@ class Trainer:
         """Logs the metrics of finished steps; raises DivergedError if they are not finite."""
         for arrays in steps:
             metrics = {name: float(array) for name, array in arrays.items() if name != 'per_layer_grad_norms'}
+            norms = None
+            if (array := arrays.get('per_layer_grad_norms')) is not None:
+                norms = dict(zip(kernel_paths(self._state.params), array.tolist(), strict=True))
             self._progress.step += 1
             self._grad_norm = metrics['grad_norm']
             failpoints.reach('step')
@@ -221,7 +227,7 @@ class Trainer:
                 raise self._diverged(f'loss {metrics["loss"]:g}{proxy}')
             for callback in self._callbacks:
                 callback.on_step(self._progress.step, {**metrics, 'learning_rate': self._learning_rate()})
-            self.logger.step(self._progress.step, metrics, self._learning_rate(), arrays.get('per_layer_grad_norms'))
+            self.logger.step(self._progress.step, metrics, self._learning_rate(), norms)
         self.logger.show_progress(self._progress.step, metrics)
 
     def _learning_rate(self) -> float:
@@ -303,7 +309,7 @@ class Trainer:
             with contextlib.closing(self._create_evaluator(self._dataset.test)) as evaluator:
                 metrics = self._evaluate(evaluator, variables, ema)
             self.logger.row('test', step, metrics)
-            plot(self._folder)
+            plot_so_far(self._folder)
         epoch = -(-step // self._experiment.steps_per_epoch)  # the epoch that the step is in
         facts = {'split': 'test', 'selected': selected, 'tta': self._config.tta, 'step': step, 'epoch': epoch}
         return {**facts, **metrics, 'seconds': self.logger.seconds}, variables

@@ -12,7 +12,7 @@ from resnet_jax.configs import quickstart
 def get_config():
     rank, how = os.environ['STUCK'].split()
     if f'--process_id={rank}' in sys.argv:
-        from resnet_jax.training.log import RunLog
+        from resnet_jax.runs.log import RunLog
 
         log = RunLog.step
 

@@ -40,7 +40,7 @@ GREY, COLOUR = DATA.info, tiny.dataset(channels=3).info
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     tiny.register(monkeypatch, DATA)
-    monkeypatch.setattr(trainer, 'plot', lambda folder: None)
+    monkeypatch.setattr(trainer, 'plot_so_far', lambda folder: None)
 
 
 def network(num_classes=5, channels=1, **kwargs):
@@ -206,7 +206,7 @@ def whole(tmp_path_factory):
     WEIGHTS().save(folder / 'weights.safetensors')
     with pytest.MonkeyPatch.context() as patch:
         tiny.register(patch, DATA)
-        patch.setattr(trainer, 'plot', lambda folder: None)
+        patch.setattr(trainer, 'plot_so_far', lambda folder: None)
         patch.chdir(folder)
         result = train_and_evaluate(config(init_from='weights.safetensors', **RUN), folder / 'run')
     return folder, result

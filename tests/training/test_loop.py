@@ -22,12 +22,12 @@ from resnet_jax.data import LazyDataset
 from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError, DivergedError, InputFileError, Interrupted, ResourceError
 from resnet_jax.evaluation.evaluator import Evaluator
-from resnet_jax.runs import checkpoint
+from resnet_jax.runs import checkpoint, log
 from resnet_jax.runs.checksums import CHECKSUMS, checksums_text
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runs.metadata import read_metadata
 from resnet_jax.runtime import dispatch
-from resnet_jax.training import log, loop, program, step, trainer
+from resnet_jax.training import loop, program, step, trainer
 from resnet_jax.training.api import Callback
 from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.loop import train_and_evaluate
@@ -62,7 +62,7 @@ def replace_what_takes_long(patch):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     replace_what_takes_long(monkeypatch)
-    monkeypatch.setattr(trainer, 'plot', lambda folder: None)
+    monkeypatch.setattr(trainer, 'plot_so_far', lambda folder: None)
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -665,7 +665,7 @@ def test_a_result_that_is_none_is_told_and_stays(text, tmp_path):
 def test_an_estimate_that_is_long_for_a_cpu_says_what_is_practical_there(seconds, told, tmp_path, caplog):
     """For 12 steps of so many seconds."""
     checked = TrainConfig.from_mapping(config())
-    lines = log.RunLog(create(), RunFolder(tmp_path, checked))
+    lines = log.RunLog(checked, RunFolder(tmp_path, checked), total_steps=12, steps_per_epoch=4)
     lines.pace.measured(1, seconds)
     with caplog.at_level('INFO'):
         lines.forecast(step=0)

@@ -23,7 +23,7 @@ STRIPES = tiny.dataset(60, 19)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     tiny.register(monkeypatch, STRIPES)
-    monkeypatch.setattr(trainer, 'plot', lambda folder: None)
+    monkeypatch.setattr(trainer, 'plot_so_far', lambda folder: None)
 
 
 @pytest.fixture(scope='module')

@@ -25,7 +25,7 @@ LITTLE = 1e-9  # GiB
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     tiny.register(monkeypatch, STRIPES)
-    monkeypatch.setattr(trainer, 'plot', lambda folder: None)
+    monkeypatch.setattr(trainer, 'plot_so_far', lambda folder: None)
 
 
 def config(**overrides):
@@ -50,7 +50,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp('whole')
     with pytest.MonkeyPatch.context() as patch:
         tiny.register(patch, STRIPES)
-        patch.setattr(trainer, 'plot', lambda folder: None)
+        patch.setattr(trainer, 'plot_so_far', lambda folder: None)
         return folder, train_and_evaluate(config(), folder)
 
 

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from resnet_jax.network import model_kwargs
+from resnet_jax.config import TrainConfig
 from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime import console
 from resnet_jax.runtime.dispatch import Pace
-from resnet_jax.training.experiment import Experiment, describe_parameters
-from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import kernel_paths
 from resnet_jax.typing import Json
 
 logger = logging.getLogger(__name__)
@@ -51,17 +48,16 @@ class RunLog:
       progress: the run's progress; `pending` holds the metrics of the steps since the last row.
     """
 
-    def __init__(self, experiment: Experiment, folder: RunFolder):
-        self._experiment, self._config, self._folder = experiment, experiment.config, folder
+    def __init__(self, config: TrainConfig, folder: RunFolder, total_steps: int, steps_per_epoch: int):
+        self._config, self._folder, self._total_steps, self._steps_per_epoch = config, folder, total_steps, steps_per_epoch
         self.pace = Pace()
-        self.bar = console.ProgressBar(experiment.total_steps, self._config.model)
+        self.bar = console.ProgressBar(total_steps, config.model)
         self.progress = Progress()
         self._started = time.monotonic()
         self._evaluation_seconds = 0.0
         self._status = ''
-        selects = f' (of the hardest {100 * self._config.selected_fraction:g} % of each batch)'
-        self._selects = selects if experiment.proxy else ''  # which examples the training loss and accuracy cover
-        self._kernels: list[str] = []
+        selects = f' (of the hardest {100 * config.selected_fraction:g} % of each batch)'
+        self._selects = selects if config.proxy_model else ''  # which examples the training loss and accuracy cover
         self._since: list[dict[str, float]] = []  # metrics of the steps since the last evaluation
 
     def resume(self, progress: Progress) -> None:
@@ -74,72 +70,6 @@ class RunLog:
         """Seconds spent on this run, including earlier starts."""
         return time.monotonic() - self._started
 
-    def describe(self, state: TrainState) -> None:
-        """Logs the network, its size, the data set and the length of the run."""
-        experiment, config = self._experiment, self._config
-        self._kernels = kernel_paths(state.params)
-        if experiment.proxy:
-            logger.info(
-                '%s, %s parameters, selects what %s trains on: %d of %d images on each device',
-                config.proxy_model,
-                describe_parameters(state.proxy['params']),
-                config.model,
-                experiment.selected_count,
-                experiment.device_batch_size,
-            )
-        logger.info(
-            '%s, %s parameters, %s; %s: %s training images%s; %d epochs of %d iterations, batch %d; %s',
-            config.model,
-            describe_parameters(state.params),
-            config.dtype,
-            config.dataset,
-            f'{experiment.num_examples:,}',
-            f', {config.validation_size:,} held out' if config.validation_size else '',
-            config.num_epochs,
-            experiment.steps_per_epoch,
-            config.batch_size,
-            f'{jax.device_count()} {jax.local_devices()[0].platform} device(s)',
-        )
-
-        self.describe_frozen(state)
-        chosen = model_kwargs(config, experiment.info.image_shape)
-        if chosen != dict(config.model_kwargs):
-            height, width, _ = experiment.info.image_shape
-            logger.info(
-                '%s has stem=%s, because the images are %d x %d; model_kwargs.stem=cifar keeps the stem for small ones.',
-                config.model,
-                chosen['stem'],
-                height,
-                width,
-            )
-        dropped = experiment.num_examples - experiment.steps_per_epoch * config.batch_size
-        if 10 * dropped > experiment.num_examples:
-            logger.warning(
-                'Each epoch leaves out %d of the %d training images, which do not fill another batch of %d; a smaller '
-                'batch_size leaves out fewer.',
-                dropped,
-                experiment.num_examples,
-                config.batch_size,
-            )
-
-    def describe_frozen(self, state: TrainState) -> None:
-        """Logs how many parameters train from now on, and which, if some are frozen."""
-        frozen = self._experiment.in_phase(self._experiment.phase_at(self.progress.step)).frozen
-        if not frozen.names:
-            if self._experiment.freezing:
-                logger.info('From epoch %d on all parameters train.', self.progress.step // self._experiment.steps_per_epoch)
-            return
-        moving, still = frozen.split(state.params)
-        logger.info(
-            'From epoch %d on %s of %s parameters train (%s); %s are frozen, and so are the statistics of %d BatchNorm layers.',
-            self.progress.step // self._experiment.steps_per_epoch,
-            describe_parameters(moving),
-            describe_parameters(state.params),
-            ', '.join([*moving][:8]) + (', ...' if len(moving) > 8 else ''),
-            describe_parameters(still),
-            len({name.rpartition('/')[0] for name in frozen.names if name.startswith('batch_stats/')}),
-        )
-
     def compiled(self, step: int, seconds: float) -> None:
         """Logs that the first step starts after `seconds` of compiling."""
         logger.info(
@@ -149,15 +79,18 @@ class RunLog:
             seconds,
         )
 
-    def step(self, step: int, metrics: dict[str, float], learning_rate: float, per_layer_grad_norms: np.ndarray | None) -> None:
-        """Records the metrics of a step; writes a row of their means every `log_every` steps and after the last step."""
+    def step(self, step: int, metrics: dict[str, float], learning_rate: float, norms: Mapping[str, float] | None) -> None:
+        """Records the metrics of a step; writes a row of their means every `log_every` steps and after the last step.
+
+        Args:
+          norms: the gradient norm of every layer's kernel.
+        """
         pending = self.progress.pending
         pending.append(metrics)
         self._since.append(metrics)
-        due = step % self._config.log_every == 0 or step == self._experiment.total_steps
-        if per_layer_grad_norms is not None and (due or step == 1):
-            norms = dict(zip(self._kernels, per_layer_grad_norms.tolist(), strict=True))
-            self.row('gradients', step, {'norms': norms})
+        due = step % self._config.log_every == 0 or step == self._total_steps
+        if norms is not None and (due or step == 1):
+            self.row('gradients', step, {'norms': dict(norms)})
         if not due:
             return
         means = {name: float(np.mean([row[name] for row in pending])) for name in metrics}
@@ -169,7 +102,7 @@ class RunLog:
         logger.info(
             'Iteration %d of %d, loss %.4f, accuracy %.2f %%%s, learning rate %.3g, %.0f images/s, %s left',
             step,
-            self._experiment.total_steps,
+            self._total_steps,
             means['loss'],
             100 * means['accuracy'],
             self._selects,
@@ -198,7 +131,7 @@ class RunLog:
         self._since.clear()
         logger.info(
             'Epoch %.4g: %s%s loss %.4f, accuracy %.2f %%%s%s',
-            step / self._experiment.steps_per_epoch,
+            step / self._steps_per_epoch,
             train,
             split,
             metrics['loss'],
@@ -209,7 +142,7 @@ class RunLog:
 
     def row(self, split: str, step: int, values: Json, **timing: float) -> None:
         """Writes a row to metrics.jsonl and its timing to timing.jsonl."""
-        row = {'step': step, 'epoch': step / self._experiment.steps_per_epoch, 'split': split, **values}
+        row = {'step': step, 'epoch': step / self._steps_per_epoch, 'split': split, **values}
         if self._folder.primary:
             self._folder.write_metrics([row], seconds=self.seconds, **timing)
 
@@ -232,6 +165,6 @@ class RunLog:
         return self._config.batch_size / self.pace.per_step if self.pace.per_step else 0.0
 
     def _seconds_left(self, step: int) -> float:
-        steps = self._experiment.total_steps - step
-        every = self._config.eval_every_steps or self._experiment.steps_per_epoch * self._config.eval_every_epochs
+        steps = self._total_steps - step
+        every = self._config.eval_every_steps or self._steps_per_epoch * self._config.eval_every_epochs
         return steps * self.pace.per_step + steps / every * self._evaluation_seconds
