@@ -15,6 +15,7 @@ from jax.interpreters import ad, batching, mlir
 from resnet_jax.ops import convolution_forms as forms
 from resnet_jax.ops import kernels
 from resnet_jax.ops.convolution_forms import Padding, Pair
+from resnet_jax.ops.primitives import lowering, result_types, varying_alike
 
 
 def _primitive(name: str, native: Callable[..., jax.Array], cpu: Callable[..., jax.Array]) -> jax.extend.core.Primitive:
@@ -23,18 +24,17 @@ def _primitive(name: str, native: Callable[..., jax.Array], cpu: Callable[..., j
 
     def lower_for_cpu(context: mlir.LoweringRuleContext, *values: Any, **parameters: object) -> Any:
         with kernels.enabled(_is_local(context)):
-            return mlir.lower_fun(cpu, multiple_results=False)(context, *values, **parameters)
+            return lowering(cpu, multiple_results=False)(context, *values, **parameters)
 
     def abstract(*arrays: jax.core.ShapedArray, **parameters: object) -> jax.core.ShapedArray:
-        result = jax.eval_shape(functools.partial(native, **parameters), *arrays)
-        return jax.core.ShapedArray(result.shape, result.dtype)
+        return result_types(functools.partial(native, **parameters), *arrays)[0]
 
     def implement(*arrays: jax.Array, **parameters: object) -> jax.Array:
         with jax.disable_jit(False):  # within jax.disable_jit() the jitted function would call this one, endlessly
             result: jax.Array = _jitted(primitive, tuple(parameters.items()))(*arrays)
         return result
 
-    mlir.register_lowering(primitive, mlir.lower_fun(native, multiple_results=False))
+    mlir.register_lowering(primitive, lowering(native, multiple_results=False))
     mlir.register_lowering(primitive, lower_for_cpu, platform='cpu')
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(implement)
@@ -144,7 +144,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, group
     Returns:
       `[b, (h + top + bottom - kh) // strides[0] + 1, (w + ...) ..., o]` in x's dtype.
     """
-    out: jax.Array = conv_p.bind(x, kernel, strides=strides, padding=padding, groups=groups)
+    out: jax.Array = conv_p.bind(*varying_alike(x, kernel), strides=strides, padding=padding, groups=groups)
     return out
 
 

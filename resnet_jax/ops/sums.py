@@ -12,6 +12,8 @@ import jax.extend
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
+from resnet_jax.ops.primitives import lowering, result_types, varying_alike
+
 Arrays = Sequence[jax.Array]
 
 
@@ -20,13 +22,12 @@ def _primitive(name: str, default: Callable[..., Arrays], cpu: Callable[..., Arr
     primitive.multiple_results = True
 
     def abstract(*arrays: jax.core.ShapedArray, **parameters: object) -> list[jax.core.ShapedArray]:
-        results = jax.eval_shape(functools.partial(cpu, **parameters), *arrays)
-        return [jax.core.ShapedArray(result.shape, result.dtype) for result in results]
+        return result_types(functools.partial(cpu, **parameters), *arrays)
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(lambda *arrays, **parameters: _jitted(cpu, tuple(parameters.items()))(*arrays))
-    mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=True))
-    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=True), platform='cpu')
+    mlir.register_lowering(primitive, lowering(default, multiple_results=True))
+    mlir.register_lowering(primitive, lowering(cpu, multiple_results=True), platform='cpu')
     return primitive
 
 
@@ -56,13 +57,13 @@ _copies_p = _primitive('copies', _copies, _copies)
 
 def sums(*arrays: jax.Array) -> Arrays:
     """Returns the sums of float32 or float64 arrays of one shape `[..., channels]` over all axes but the last, `[channels]`."""
-    added: Arrays = _sums_p.bind(*arrays, axes=tuple(range(arrays[0].ndim - 1)))
+    added: Arrays = _sums_p.bind(*varying_alike(*arrays), axes=tuple(range(arrays[0].ndim - 1)))
     return added
 
 
 def copies(shape: tuple[int, ...], *vectors: jax.Array) -> Arrays:
     """Returns arrays of a shape `[..., channels]` with vectors `[channels]` at each place; the transpose of `sums`."""
-    copied: Arrays = _copies_p.bind(*vectors, shape=shape, axes=tuple(range(len(shape) - 1)))
+    copied: Arrays = _copies_p.bind(*varying_alike(*vectors), shape=shape, axes=tuple(range(len(shape) - 1)))
     return copied
 
 

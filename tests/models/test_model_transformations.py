@@ -144,6 +144,32 @@ def test_a_network_is_exported_for_images_of_any_number_and_size(name):
         assert_close(exported.call(images), apply(images), 1e-5)
 
 
+@pytest.mark.parametrize('name', sample(['resnet8', 'alexnet', 'seresnet18', 'preact_resnet18'], 4))
+@pytest.mark.parametrize('train', [True, False], ids=['training', 'evaluation'])
+def test_derivatives_on_each_device_of_a_shard_map(name, train):
+    """With JAX's check of what varies from device to device, which is on unless a user turns it off."""
+    loss, (params, images), (direction, _) = network(name, train=train, batch=4)
+    loss, (params, images), (direction, _) = network(name, train=train, batch=4)
+    devices = jax.sharding.Mesh(np.array(jax.devices()[:2]), ('data',))
+    everywhere, parted = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec('data')
+
+    def derivatives(params, images, total):
+        def gradient(params):
+            return jax.grad(lambda params: total(loss(params, images)))(params)
+
+        return jax.jvp(gradient, (params,), (direction,))
+
+    on_devices = jax.shard_map(
+        functools.partial(derivatives, total=lambda x: jax.lax.psum(x, 'data')),
+        mesh=devices,
+        in_specs=(everywhere, parted),
+        out_specs=everywhere,
+    )
+    part = jax.jit(functools.partial(derivatives, total=lambda x: x))
+    expected = jax.tree.map(jnp.add, part(params, images[:2]), part(params, images[2:]))
+    assert_close(jax.jit(on_devices)(params, images), expected, 1e-5)
+
+
 @pytest.mark.slow
 def test_stochastic_depth_and_dropout_have_forward_derivatives():
     kwargs = {'num_classes': 3, 'stage_sizes': (1, 1), 'num_filters': 4}
