@@ -76,7 +76,7 @@ def test_devices_and_batch_sizes_are_rows_of_a_table_and_of_the_json(tmp_path):
     path = tmp_path / 'rows.json'
     scaling = '--devices=1,2,4', '--batch_sizes=16', '--rounds=2', '--seconds=0.05', f'--json={path}'
     out = run('benchmark.py', *TINY, '--startup', *scaling, timeout=600).stdout
-    assert re.search(r'^resnet20 +train +float32 +4 +8 +[\d.,]+ +\d+ %$', out, re.M)
+    assert re.search(r'^resnet20 +train +float32 +4 +8 +[\d.,]+ +\d+ % +\d+ %$', out, re.M)
     rows = json.loads(path.read_text())
     assert [(row['facts']['devices'], row['batch_size']) for row in rows] == [(1, 8), (2, 8), (4, 8), (1, 16)]
     for row in rows:

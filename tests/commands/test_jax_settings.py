@@ -1,12 +1,12 @@
 """Environment variables of JAX and XLA, as a shell may have them for other programs: followed, or one line."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 from commands_support import TINY, error_line, run
+from installed import quick_to_compile
 from sampling import sample
 from test_train_command import assert_same_state
 
@@ -127,7 +127,7 @@ assert jax.numpy.ones(1).dtype == 'float64' and jax.config.jax_debug_nans
 @pytest.mark.slow
 def test_a_caller_that_computes_in_double_precision_gets_the_same_run(tiny_run, tmp_path):
     command = [sys.executable, '-c', CALLER, tiny_run[0], tmp_path / 'run']
-    environment = {**os.environ, 'JAX_NUM_CPU_DEVICES': '1', 'XLA_FLAGS': ''}  # as `tiny_run` was made
+    environment = {**quick_to_compile(), 'JAX_NUM_CPU_DEVICES': '1', 'XLA_FLAGS': ''}  # as `tiny_run` was made
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'run' / 'metrics.jsonl').read_bytes() == (tiny_run[0] / 'metrics.jsonl').read_bytes()

@@ -133,7 +133,7 @@ def test_a_study_that_is_interrupted_or_killed_in_the_middle_continues_to_the_sa
     wait_for(lambda: list(out.glob('slow/seed0/checkpoints/*')))
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 143 and 'same command continues' in stderr
+    assert process.returncode == 143 and 'The next start continues' in stderr
     process = start(*flags)
     wait_for(lambda: list(out.glob('second/seed0/checkpoints/*')))
     process.kill()  # its run gets a signal from the system, and saves its state while the next study already begins
