@@ -16,7 +16,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urljoin
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 FILE = 'model.safetensors'  # of a repository that a run was exported to
 _REPOSITORY = re.compile(r'hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.][\w./-]*))?')
 _MOST_REDIRECTIONS = 5
+_PATIENCE_SECONDS = 60.0  # with huggingface_hub, which tries again for some time
 
 
 class _Place(NamedTuple):
@@ -181,6 +183,7 @@ def _has_huggingface_hub() -> bool:
 def _with_huggingface_hub(place: _Place, path: Path, *, fixed: bool) -> Path:
     """Returns the path of a file in the cache of huggingface_hub; `path` is for the message."""
     import huggingface_hub
+    from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     def get(*, local: bool) -> Path:
@@ -196,7 +199,8 @@ def _with_huggingface_hub(place: _Place, path: Path, *, fixed: bool) -> Path:
                 return get(local=True)
             if _offline():
                 raise _cannot_be_had(place, path, 'HF_HUB_OFFLINE is set')
-        return get(local=False)
+        folder = Path(constants.HF_HUB_CACHE, 'models--' + place.repository.replace('/', '--'))
+        return _while_it_grows(lambda: get(local=False), folder)
     except InputFileError:
         raise
     except Exception as error:  # its errors, and those of the HTTP library below it, have no common base
@@ -206,6 +210,41 @@ def _with_huggingface_hub(place: _Place, path: Path, *, fixed: bool) -> Path:
                 'set HF_HOME to another folder'
             ) from error
         raise _cannot_be_had(place, path, one_line(error)[:300]) from error
+
+
+def _while_it_grows(get: Callable[[], Path], folder: Path) -> Path:
+    """Calls `get`, which downloads into a folder, and gives up if almost nothing comes: single bytes keep sockets open.
+
+    Raises:
+      OSError: the server sends less than `runtime.download.LEAST`.
+    """
+    results: list[Path | Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(get())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run, name='huggingface_hub', daemon=True)  # nothing can stop it
+    thread.start()
+    size = _unfinished_bytes(folder)
+    while thread.is_alive():
+        thread.join(_PATIENCE_SECONDS)
+        before, size = size, _unfinished_bytes(folder)
+        if thread.is_alive() and abs(size - before) < transfer.LEAST * _PATIENCE_SECONDS:
+            raise OSError(f'the server sends less than {transfer.LEAST} bytes a second')
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]
+
+
+def _unfinished_bytes(folder: Path) -> int:
+    sizes = 0
+    for path in folder.rglob('*.incomplete'):
+        with contextlib.suppress(OSError):
+            sizes += path.stat().st_size
+    return sizes
 
 
 def _cannot_be_had(place: _Place, path: Path, reason: str) -> InputFileError:

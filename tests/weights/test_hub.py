@@ -5,6 +5,7 @@ import errno
 import hashlib
 import importlib.util
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,36 @@ def test_a_file_put_there_by_hand_is_used(plain, monkeypatch):
     path.parent.mkdir(parents=True)
     path.write_bytes(BODY)
     assert fetch(WEIGHTS) == path and not plain.requests
+
+
+def test_huggingface_hub_is_given_up_when_almost_nothing_comes(monkeypatch, tmp_path):
+    huggingface_hub, errors = (pytest.importorskip(name) for name in ('huggingface_hub', 'huggingface_hub.errors'))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setattr(hub_module, '_PATIENCE_SECONDS', 0.2)
+    path, end = tmp_path / 'models--someone--digits' / 'blobs' / '1.incomplete', threading.Event()
+    path.parent.mkdir(parents=True)
+
+    def comes(*args, local_files_only, **kwargs):
+        if local_files_only:
+            raise errors.LocalEntryNotFoundError('not here')
+        for _ in range(40):  # in more than one window of 0.2 s
+            with path.open('ab') as file:
+                file.write(bytes(10_000))
+            end.wait(0.01)
+        return path
+
+    def drips(*args, local_files_only, **kwargs):
+        if local_files_only:
+            raise errors.LocalEntryNotFoundError('not here')
+        end.wait()
+
+    weights = dataclasses.replace(WEIGHTS, sha256='')
+    monkeypatch.setattr(huggingface_hub, 'hf_hub_download', comes)
+    assert fetch(weights) == path
+    monkeypatch.setattr(huggingface_hub, 'hf_hub_download', drips)
+    with pytest.raises(InputFileError, match='the server sends less than 1000 bytes a second'):
+        fetch(weights)
+    end.set()
 
 
 def test_a_repository_that_is_not_there(hub):
