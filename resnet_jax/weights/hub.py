@@ -186,11 +186,16 @@ def _with_huggingface_hub(place: _Place, path: Path, *, fixed: bool) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def get(*, local: bool) -> Path:
-        return Path(
-            huggingface_hub.hf_hub_download(
-                place.repository, place.file, revision=place.revision, endpoint=_endpoint(), local_files_only=local
-            )
+    folder = Path(constants.HF_HUB_CACHE, 'models--' + place.repository.replace('/', '--'))
+
+    def get(*, local: bool) -> Path:  # it may ask the server also for a local file
+        return _while_it_grows(
+            lambda: Path(
+                huggingface_hub.hf_hub_download(
+                    place.repository, place.file, revision=place.revision, endpoint=_endpoint(), local_files_only=local
+                )
+            ),
+            folder,
         )
 
     try:
@@ -199,8 +204,7 @@ def _with_huggingface_hub(place: _Place, path: Path, *, fixed: bool) -> Path:
                 return get(local=True)
             if _offline():
                 raise _cannot_be_had(place, path, 'HF_HUB_OFFLINE is set')
-        folder = Path(constants.HF_HUB_CACHE, 'models--' + place.repository.replace('/', '--'))
-        return _while_it_grows(lambda: get(local=False), folder)
+        return get(local=False)
     except InputFileError:
         raise
     except Exception as error:  # its errors, and those of the HTTP library below it, have no common base
