@@ -92,4 +92,4 @@ def test_recipes_expect_what_was_measured():
                 assert sd is None or f'sd {sd:.2f} %, n = {entry["n"]}' in text
                 assert any(f'{name}.py' in command and ours(command.split())[0] == 'train' for command in commands)
                 found.add(name)
-    assert found == {'quickstart', 'd2l_resnet18', 'alexnet', 'speedrun_cpu'}
+    assert found == {'quickstart', 'd2l_resnet18', 'alexnet', 'speedrun_cpu', 'images'}
