@@ -3,10 +3,12 @@
 No overhead for a single process."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ from resnet_jax.typing import Json
 _LOCAL_FIELDS = ('data_dir', 'data_archive')  # may differ between machines
 
 _watchdog: watchdog.Watchdog | None = None
+_claim: socket.socket | None = None  # held as long as this process lives
 _joined = False  # whether `initialize` joined, rather than a program that uses the package
 
 
@@ -38,13 +41,15 @@ def initialize(address: str | None, num_processes: int | None, process_id: int |
 
     Raises:
       ConfigError: an argument is missing or wrong.
-      LostPeerError: another program uses the port.
+      LostPeerError: another program uses the port, or another process on this machine has the id.
     """
-    global _joined
+    global _claim, _joined
     if address:
         port = _check_arguments(address, num_processes, process_id)
         if process_id == 0 and 'JAX_COORDINATOR_BIND_ADDRESS' not in os.environ:
             _check_free(port)
+        if process_id is not None and sys.platform == 'linux':
+            _claim = _claim_id(address, process_id)
     where = f' at {address}' if address else ''
     missing = f'process 0 was not reached{where}' if process_id else f'not all of the other processes came to process 0{where}'
     watchdog.catch_abort(
@@ -93,6 +98,33 @@ def _check_free(port: int) -> None:
                 f'process 0 cannot open port {port}: {error.strerror}; if it is not an earlier run that is just ending, '
                 'choose another in coordinator_address; then start all processes again'
             ) from None
+
+
+def _claim_id(address: str, process_id: int) -> socket.socket:
+    """Returns a socket that keeps other processes of this machine from joining with the same id.
+
+    JAX's coordination service would end all processes of the run that already has the id, with abort().
+    """
+    host, _, port = address.rpartition(':')
+    with contextlib.suppress(OSError, UnicodeError):  # a host that is not known is reported by JAX
+        found = ipaddress.ip_address(socket.getaddrinfo(host.strip('[]'), port)[0][4][0])
+        host = 'localhost' if found.is_loopback else str(found)
+    # An abstract name (Linux): no file, and free again when the process ends, however it ends.
+    name = f'\0resnet_jax/{host}:{port}/{process_id}'
+    claim = socket.socket(socket.AF_UNIX)
+    end = time.monotonic() + watchdog.HEARTBEAT_SECONDS + 2
+    while True:
+        try:
+            claim.bind(name)
+            return claim
+        except OSError:
+            if time.monotonic() > end:  # longer than the processes of an earlier run need to notice that it has ended
+                claim.close()
+                raise LostPeerError(
+                    f'another process on this machine has joined {address} as process {process_id}; '
+                    'expected a process_id of its own for each, and another port for another run'
+                ) from None
+        time.sleep(0.2)
 
 
 def broadcast(number: int) -> int:

@@ -117,6 +117,16 @@ class Watchdog(threading.Thread):
         late = sorted(rank for rank, (_, since) in self._marks.items() if now - since > _LATE_SECONDS and rank != self._rank)
         return f'process {", ".join(map(str, late))} was lost' if late else None
 
+    def _reason(self) -> str | None:
+        if lost := self._lost():
+            return f'{lost}: killed, stopped or cut off from the network'
+        if not threading.current_thread().name.startswith('Dummy'):
+            return None  # code that Python has called, not a thread of JAX's runtime
+        return (
+            'JAX ended the run for the reason above; if it speaks of another incarnation, a process with the process_id of '
+            'one of these has been started'
+        )
+
     def _stuck(self) -> str:
         """Writes the stacks of all threads; returns a message that names the process that the others wait for."""
         waiting = {rank: int(mark.split()[1]) for rank, (mark, _) in self._marks.items()}
@@ -142,10 +152,10 @@ class Watchdog(threading.Thread):
         os._exit(self.code)
 
     def last_words(self) -> None:
-        """Ends this process, which JAX is about to abort; returns if no lost process is the cause."""
-        if self.code is None and (lost := self._lost()):
+        """Ends this process, which JAX is about to abort; returns if that has nothing to do with the other processes."""
+        if self.code is None and (reason := self._reason()):
             self.code = LostPeerError.exit_code
-            self._write(f'error: {lost}: killed, stopped or cut off from the network; {self._advice()}')
+            self._write(f'error: {reason}; {self._advice()}')
         if self.code is not None:  # set above, or already exiting
             os._exit(self.code)
 

@@ -1,6 +1,8 @@
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -155,9 +157,26 @@ def test_a_process_with_an_id_that_is_taken_is_refused_and_disturbs_nobody(tmp_p
         flags = [*SHORT, f'--workdir={workdir}', f'--coordinator_address=localhost:{pair.port}', '--num_processes=2']
         done = run('train.py', *flags, f'--process_id={rank}', code=6)
         assert f'run folder {workdir} is in use by process {pair.processes[0].pid}' in error_line(done)
+    other = [*SHORT, f'--workdir={tmp_path / "other"}', f'--coordinator_address=127.0.0.1:{pair.port}', '--num_processes=2']
+    done = run('train.py', *other, '--process_id=1', code=75)
+    assert f'another process on this machine has joined 127.0.0.1:{pair.port} as process 1' in error_line(done)
+    assert not (tmp_path / 'other').exists()
     assert [process.poll() for process in pair.processes] == [None, None]
     pair.processes[1].send_signal(signal.SIGTERM)
     assert pair.wait(LEFT) == [143, 143], pair.errors
+
+
+@pytest.mark.slow
+def test_a_process_of_another_machine_with_an_id_that_is_taken_ends_the_run_with_a_line(tmp_path):
+    pair = Pair(tmp_path / 'run', *SHORT, '--config.num_epochs=9999')
+    pair.until('Iteration 30 ')
+    # JAX alone, which asks no one on this machine whether the id is taken.
+    join = f'jax.distributed.initialize("localhost:{pair.port}", 2, 1, initialization_timeout=5)'
+    subprocess.run([sys.executable, '-c', f'import jax; {join}'], stderr=subprocess.PIPE, check=False)
+    assert pair.wait() == [75, 75], pair.errors
+    for rank in range(2):
+        line = pair.error_line(rank)
+        assert 'a process with the process_id of one of these has been started; start all processes again' in line
 
 
 @pytest.mark.slow
