@@ -20,7 +20,9 @@ from resnet_jax.weights.torch_file import StateDict
 
 logger = logging.getLogger(__name__)
 
-_AVERAGED = re.compile(r'(^|[_/])ema([_/]|$)', re.IGNORECASE)  # the names of averaged weights in training scripts
+# Names of averaged weights in training scripts: state_dict_ema, ema_model, modelEMA, swa_state_dict, averaged_model, shadow.
+_AVERAGED = re.compile(r'(^|[^a-zA-Z]|(?<=[a-z])(?=[A-Z]))(?i:ema|swa|averaged|shadow)([^a-zA-Z]|(?<=[a-z])(?=[A-Z])|$)')
+_LONGEST_NAME = 500  # characters that are searched for such a word
 _LISTED = 1000  # differences of each kind that are logged: a hostile file may have any number of names
 
 
@@ -69,7 +71,12 @@ def load_variables(
     if model_name is None:
         raise ConfigError(f'{path} does not say which model it is of; expected model=NAME, as resnet20')
     image_shape = image_shape or (32, 32, 3)
-    averaged = {key: state_dict for key, state_dict in state_dicts.items() if _AVERAGED.search(key)}
+    state_dicts = _apart(state_dicts)
+    averaged = {
+        key: state_dict
+        for key, state_dict in state_dicts.items()
+        if _AVERAGED.search(key) or 'n_averaged' in state_dict.shapes  # torch.optim.swa_utils.AveragedModel
+    }
     if ema and not averaged:
         raise ConfigError(f'{path} has no averaged weights; expected a file with an entry such as state_dict_ema, or ema=False')
     chosen = averaged if ema else {key: state_dicts[key] for key in state_dicts if key not in averaged} or averaged
@@ -115,6 +122,22 @@ def load_variables(
         'image_shape': list(image_shape),
     }
     return model, unflatten(arrays), {**metadata, **described}
+
+
+def _apart(state_dicts: Mapping[str, StateDict]) -> dict[str, StateDict]:
+    """Takes averaged weights, as 'ema_model.conv1.weight', out of dicts that hold them beside others (ema_pytorch)."""
+    result = {}
+    for key, state_dict in state_dicts.items():
+        by_place: dict[str, dict[str, Shape]] = {}
+        for name, shape in state_dict.shapes.items():
+            parts = name[:_LONGEST_NAME].split('.')[:-1]
+            end = next((i + 1 for i, part in enumerate(parts) if _AVERAGED.search(part)), 0)
+            by_place.setdefault('.'.join(parts[:end]), {})[name] = shape
+        largest = max(map(len, by_place.values()))
+        for place, shapes in by_place.items():
+            if 2 * len(shapes) > largest or len(by_place) == 1:
+                result['/'.join(filter(None, (key, place)))] = state_dict._replace(shapes=shapes)
+    return result
 
 
 def _match_all(

@@ -20,6 +20,7 @@ Shape = tuple[int, ...]
 _ANY_CLASSES = 7919
 _LONGEST_NAME = 500  # characters; no library has longer names
 _DEEPEST = 16  # parts of a model's name; those of our models have half as many
+_REFINED = 3  # models of which `nearest_model` tries every stem, which changes few tensors: all of them take half a minute
 _COUNTERS = ('total_ops', 'total_params')  # of thop, in every layer of a network that it has measured
 
 
@@ -73,7 +74,7 @@ class Match:
 
 @functools.lru_cache(maxsize=256)
 def _named_shapes(name: str, kwargs: tuple[tuple[str, str], ...], image_shape: Shape) -> dict[str, Shape]:
-    """Returns `model_shapes` of a candidate; cached because building all candidates takes half a minute."""
+    """Returns `model_shapes` of a candidate; cached because building all candidates takes 10 s."""
     return model_shapes(create_model(name, num_classes=_ANY_CLASSES, **dict(kwargs)), image_shape)
 
 
@@ -110,7 +111,8 @@ def match(
     """Compares a file with a model.
 
     A prefix of every name ('module.', 'model.backbone.') is found automatically: the one under which most names are the
-    model's. Names elsewhere are ignored.
+    model's. Names elsewhere are ignored; where the model's names have no prefix, those of modules that are no layers of a
+    network, such as a loss ('criterion.weight') or the pixels' mean.
 
     Args:
       tensors: the shape of every tensor of the file.
@@ -153,6 +155,8 @@ def match(
         shapes = {ours: tuple(num_classes if n == _ANY_CLASSES else n for n in shape) for ours, shape in shapes.items()}
     expected = {files_name[key]: their_shape(ours) for key, ours in names.items()}
     rest = [key for key in tensors if key not in expected]
+    whole = naming != FLAX and not prefix and expected.keys() <= tensors.keys()
+    strays = _strays(tensors, rest, names) if whole else ()
     ignored = {
         key: None
         for key in rest
@@ -161,6 +165,7 @@ def match(
         or key.endswith(_COUNTERS)
         or not key.startswith(prefix)
         or (not prefix and key.startswith(copies))
+        or key.partition('.')[0] in strays
     }
     return Match(
         num_classes,
@@ -172,6 +177,21 @@ def match(
         misshapen={key: (tensors[key], shape) for key, shape in expected.items() if tensors.get(key, shape) != shape},
         ignored=tuple(ignored),
     )
+
+
+def _strays(tensors: Mapping[str, Shape], rest: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Returns which first parts of the names in `rest` stand beside a network rather than for a part of it.
+
+    Not 'layer4' beside 'layer1', nor what holds a convolution or batch normalization.
+    """
+    first_parts = {name.partition('.')[0].rstrip('0123456789') for name in names}
+    layers = {
+        key.partition('.')[0]
+        for key in rest
+        if key.endswith('running_mean') or (len(tensors[key]) == 4 and tensors[key][0] > 1)
+    }
+    parts = {key.partition('.')[0] for key in rest}
+    return {part for part in parts - layers if part.rstrip('0123456789') not in first_parts}
 
 
 def _prefixes_of_suffixes(tensors: Mapping[str, Shape]) -> dict[str, list[str]]:
@@ -198,32 +218,32 @@ def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape, first: str) 
     Args:
       first: the model to try first.
     """
-    best: tuple[str, dict[str, str], Match] | None = None
     index = _prefixes_of_suffixes(tensors)
+    matches: list[tuple[str, dict[str, str], Match]] = []
 
-    def consider(name: str, kwargs: dict[str, str]) -> None:
-        nonlocal best
+    def consider(name: str, kwargs: dict[str, str]) -> bool:
         try:
             built = _named_shapes(name, tuple(kwargs.items()), tuple(image_shape))
-            candidate = match(tensors, name, kwargs, image_shape, _built=built, _index=index)
-        except ConfigError:  # the images are too small for it, or it has no such shortcut
-            return
-        if candidate.score > (best[2].score if best else 0):
-            best = name, kwargs, candidate
+            matches.append((name, kwargs, match(tensors, name, kwargs, image_shape, _built=built, _index=index)))
+        except ConfigError:  # the images are too small for it, or it has no such stem or shortcut
+            return False
+        return matches[-1][2].fits
 
-    for name, kwargs in _candidates(tensors, first):
-        consider(name, kwargs)
-        if best and best[2].fits:
-            break
-    if best and not best[2].fits and hasattr(create_model(best[0]), 'shortcut'):
-        name, kwargs, _ = best
-        for shortcut in SHORTCUTS:
-            consider(name, {**kwargs, 'shortcut': shortcut})
-    return best
+    def best_first() -> list[tuple[str, dict[str, str], Match]]:
+        return sorted(matches, key=lambda each: -each[2].score)  # of equal ones, the first considered
+
+    if any(consider(name, {}) for name in _candidates(tensors, first)):
+        return matches[-1]
+    for field, values, count in (('stem', STEMS, _REFINED), ('shortcut', SHORTCUTS, 1)):
+        for name, kwargs, _ in best_first()[:count]:
+            usual = getattr(create_model(name), field, None)
+            if usual and any(consider(name, {**kwargs, field: value}) for value in values if value != usual):
+                return matches[-1]
+    return next((each for each in best_first() if each[2].score), None)
 
 
-def _candidates(tensors: Mapping[str, Shape], first: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields every model with every stem, the likely ones first; skips those with far fewer or more convolutions, for speed."""
+def _candidates(tensors: Mapping[str, Shape], first: str) -> Iterator[str]:
+    """Yields the models, the likely ones first; skips those with far fewer or more convolutions, for speed."""
     convolutions = sum(len(shape) == 4 for shape in tensors.values())
 
     def blocks_of(name: str) -> int:
@@ -235,10 +255,6 @@ def _candidates(tensors: Mapping[str, Shape], first: str) -> Iterator[tuple[str,
         return name != first, name.startswith('plain'), distance
 
     for name in sorted(available_models(), key=order):
-        model, blocks = create_model(name), blocks_of(name)
-        if blocks and not blocks <= convolutions <= 6 * blocks + 6:
-            continue
-        yield name, {}
-        for stem in STEMS if hasattr(model, 'stem') else ():
-            if stem != model.stem:
-                yield name, {'stem': stem}
+        blocks = blocks_of(name)
+        if not blocks or 3 * blocks <= 2 * convolutions <= 12 * (blocks + 1):
+            yield name

@@ -132,13 +132,14 @@ _GLOBALS: dict[str, _Function | np.dtype] = {
 _INERT = re.compile(
     r'collections\.(Counter|deque)|types\.SimpleNamespace|argparse\.Namespace|pathlib(\._local)?\.\w*Path'
     r'|datetime\.(datetime|date|time|timedelta|timezone)|zoneinfo\.ZoneInfo(\._unpickle)?|decimal\.Decimal|fractions\.Fraction'
-    r'|uuid\.(UUID|SafeUUID)|_codecs\.encode|copy_?reg\._reconstructor'
+    r'|uuid\.(UUID|SafeUUID)|_codecs\.encode|copy_?reg\._reconstructor|functools\.partial|http\.HTTP\w+|ipaddress\.IPv\w+'
+    r'|re\._compile|random\.Random|enum\.\w*(Enum|Flag)'
     r'|(__builtin__|builtins)\.(set|frozenset|bytes|bytearray|complex|range|xrange|slice|list|dict|tuple|int|long|float|str|bool'
     r'|object|unicode|NoneType)'
-    r'|torch\.(\w*(int|float|bool|complex|qu?int)\w*|half|double|short|long|strided|sparse_\w+|per_\w+|device|contiguous_format'
+    r'|torch\.(\w*(int|float|bool|complex|qu?int|bits)\w*|half|double|short|long|strided|sparse_\w+|per_\w+|device|contiguous_format'
     r'|preserve_format|channels_last(_3d)?)|torch\._utils\._rebuild_\w+|torch\.serialization\._get_(layout|dtype)'
     r'|numpy\.(ndarray|dtype|void|str_|bytes_|object_|(bool|u?int|float|complex|datetime|timedelta)\d*_?)'
-    r'|numpy\._?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)|numpy\.random(\.\w+)?\.__\w+'
+    r'|numpy\._?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)|numpy\.ma\.core\._mareconstruct|numpy\.random(\.\w+)?\.__\w+'
 )
 _CLASS = re.compile(r'(\w+)(\.\w+)*\.[A-Z]\w*')
 _STANDARD = sys.stdlib_module_names | {'__builtin__', 'copy_reg'}
@@ -175,7 +176,7 @@ def _set(target: object, key: object, value: object) -> None:
         return
     if not isinstance(target, dict):
         raise RefusedError('sets an item of something other than a dict')
-    if isinstance(key, tuple | Inert | np.dtype) or (type(key) is int and abs(key) >= 2**63):
+    if isinstance(key, tuple | Inert | Tensor | Storage | _Function | np.dtype) or (type(key) is int and abs(key) >= 2**63):
         key = Inert('a key')
     if not isinstance(key, str | int | float | bytes | Inert | None):
         raise RefusedError('has something as a key that cannot be one')

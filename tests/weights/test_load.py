@@ -303,6 +303,9 @@ def in_other_places(reference, other):
         'operations counted': {**tensors, 'total_ops': torch.ones(1), 'layer1.0.total_params': torch.ones(1)},
         'an empty buffer': {**tensors, '_dummy': torch.ones(0)},
         'body and head apart': {**prefixed('backbone.', body), **prefixed('head.', head)},
+        'a loss': {**tensors, 'criterion.weight': torch.ones(10), 'arcface.weight': torch.ones(10, 3)},
+        'pixels': {**tensors, 'mean': torch.ones(1, 3, 1, 1), 'normalize.std': torch.ones(3)},
+        'ema_pytorch': {**prefixed('online_model.', tensors), **prefixed('ema_model.', noise), 'step': torch.tensor(3)},
         'a long name': {**prefixed('net.', tensors), 'module.' * 100_000: torch.ones(1)},
     }
 
@@ -321,11 +324,19 @@ def test_the_state_dict_is_found_wherever_it_is(place, tmp_path):
 
 def test_averaged_weights_are_taken_on_request(tmp_path):
     reference, averaged = small_reference(), torch_reference.randomise(small_reference())
-    saved = {'state_dict': reference.state_dict(), 'state_dict_ema': averaged.state_dict()}
-    path = save(tmp_path / 'model.pth', saved)
-    for ema, network in ((False, reference), (True, averaged)):
-        variables = load_variables(path, 'resnet18', ema=ema, **SMALL)[1]
-        chex.assert_trees_all_equal(variables, torch_reference.flax_variables(network))
+    ours, theirs = reference.state_dict(), averaged.state_dict()
+    files = [{'state_dict': ours, name: theirs} for name in ('state_dict_ema', 'modelEMA', 'swa_state_dict', 'averaged_model')]
+    files += [{'model': ours, 'ema': {'shadow': theirs, 'decay': 0.9}}]
+    files += [{**prefixed('online_model.', ours), **prefixed('ema_model.module.', theirs), 'initted': torch.tensor(True)}]
+    files += [{'state_dict': {**prefixed('model.', ours), **prefixed('model_ema.', theirs)}}]
+    for saved in files:
+        path = save(tmp_path / 'model.pth', saved)
+        for ema, network in ((False, reference), (True, averaged)):
+            variables = load_variables(path, 'resnet18', ema=ema, **SMALL)[1]
+            chex.assert_trees_all_equal(variables, torch_reference.flax_variables(network))
+    alone = torch.optim.swa_utils.AveragedModel(averaged).state_dict()
+    variables = load_variables(save(tmp_path / 'alone.pth', alone), 'resnet18', ema=True, **SMALL)[1]
+    chex.assert_trees_all_equal(variables, torch_reference.flax_variables(averaged))
     with pytest.raises(ConfigError, match='has no averaged weights'):
         load_variables(save(tmp_path / 'plain.pth', reference.state_dict()), 'resnet18', ema=True, **SMALL)
 
@@ -342,8 +353,15 @@ def test_a_pool_that_names_cannot_tell_is_named(tmp_path, caplog):
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize('name', ['layer9.0.conv1.weight', 'fc2.weight', 'norm.running_mean', 'attention.weight'])
+def test_what_may_be_a_layer_is_not_taken_for_a_stray(name, tmp_path):
+    tensors = {**small_reference().state_dict(), name: torch.ones(2, 3, 1, 1)}
+    with pytest.raises(InputFileError, match='1 unmatched'):
+        load_variables(save(tmp_path / 'model.pth', tensors), 'resnet18', **SMALL)
+
+
 def test_long_names_take_time_in_proportion(tmp_path):
-    tensors = {**small_reference().state_dict(), 'module.' * 100_000 + 'conv1.weight': torch.ones(1)}
+    tensors = {**small_reference().state_dict(), 'layer1.' * 100_000 + 'conv1.weight': torch.ones(1)}
     path = save(tmp_path / 'model.pth', tensors)
     start = time.process_time()
     with pytest.raises(InputFileError, match='1 unmatched'):

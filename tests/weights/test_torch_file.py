@@ -5,9 +5,14 @@ import datetime
 import decimal
 import enum
 import fractions
+import functools
+import http
 import io
+import ipaddress
 import pathlib
 import pickle
+import random
+import re
 import types
 import uuid
 import zipfile
@@ -93,7 +98,8 @@ def accepted(training):
         },
         'quantized': torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
         'float8': torch.ones(3).to(torch.float8_e5m2),
-        'keys': {None: 1, True: 2, 1.5: 3, (1, (2, 3)): 4, b'a': 5, 2**70: 6, torch.float32: 7},
+        'keys': {None: 1, True: 2, 1.5: 3, (1, (2, 3)): 4, b'a': 5, 2**70: 6, torch.float32: 7, torch.ones(1): 8},
+        'bits': [torch.bits8, torch.bits16, torch.bits1x8, torch.bits2x4, torch.bits4x2],
         'empty': {'a': torch.ones(0, 3)},
         'memory': [[[]] * 3] * 3,
     }
@@ -111,6 +117,15 @@ class Level(enum.IntEnum):
 
 
 Point = collections.namedtuple('Point', 'x y')
+
+
+def with_momentum():
+    """An optimizer whose state is a dict with parameters as keys."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], 0.1, momentum=0.9)
+    parameter.sum().backward()
+    optimizer.step()
+    return optimizer
 
 
 def in_the_wild():
@@ -132,8 +147,19 @@ def in_the_wild():
             Point(1, 2),
         ],
         'other': [decimal.Decimal('1.5'), fractions.Fraction(1, 3), uuid.uuid4(), range(3), slice(1, 2), frozenset({1})],
+        'standard': [
+            http.HTTPStatus.OK,
+            ipaddress.ip_address('::1'),
+            ipaddress.ip_network('10.0.0.0/8'),
+            re.compile('a'),
+            random.Random(0),
+            functools.partial(int, 3),
+            collections.defaultdict(functools.partial(int, 3), a=1),
+        ],
+        'masked': np.ma.masked_array([1.0, 2.0], [True, False]),
         'own': [Settings(), Level.HIGH, {Settings(): 1}, -(2**3000)],
-        'optimizer': torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], 0.1),
+        'optimizer': with_momentum(),
+        'scheduler': torch.optim.lr_scheduler.StepLR(with_momentum(), 3),
     }
 
 
