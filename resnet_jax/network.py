@@ -68,7 +68,8 @@ def restore_network(workdir: str | Path, *, ema: bool = False) -> tuple[Metadata
 
     Raises:
       InputFileError: there is no run, it has no checkpoint, or the one wanted is damaged.
-      ConfigError: the run has no averaged parameters, or its model is one that has to be imported first.
+      MissingModulesError: its model is one that has to be imported first.
+      ConfigError: the run has no averaged parameters.
     """
     folder = Path(workdir, 'checkpoints')
     if not folder.is_dir():
@@ -90,16 +91,19 @@ def restore_network(workdir: str | Path, *, ema: bool = False) -> tuple[Metadata
         raise ConfigError(f'the run in {workdir} has no averaged parameters; expected a run with an ema_decay, or ema=False')
     try:
         model = build_model(config, len(dataset['class_names']), dataset['image_shape'])
+        blocks, leaves = sum(getattr(model, 'stage_sizes', ())), checkpoint.count_leaves(path)
+        if blocks > leaves:  # building them would take forever
+            raise InputFileError(
+                f'checkpoint {path} has {leaves} arrays, too few for the {blocks} blocks of its config; use another'
+            )
+        image = jax.ShapeDtypeStruct((1, *dataset['image_shape']), jnp.float32)
+        shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     except ConfigError as error:
         plugins.check_imported(metadata.environment.get('imports', []), str(workdir), error)
-        raise
-    blocks, leaves = sum(getattr(model, 'stage_sizes', ())), checkpoint.count_leaves(path)
-    if blocks > leaves:  # building them would take forever
-        raise InputFileError(
-            f'checkpoint {path} has {leaves} arrays, too few for the {blocks} blocks of its config; use another'
-        )
-    image = jax.ShapeDtypeStruct((1, *dataset['image_shape']), jnp.float32)
-    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
+        raise InputFileError(f'checkpoint {path}: metadata.json has a config of no network: {error}') from None
     wanted = {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}
-    variables = checkpoint.restore(path, {'ema': wanted} if ema else wanted)
+    try:
+        variables = checkpoint.restore(path, {'ema': wanted} if ema else wanted)
+    except ConfigError as error:
+        raise InputFileError(str(error)) from None
     return metadata, int(path.name), model, variables['ema'] if ema else variables

@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ from resnet_jax.runtime import failpoints
 from resnet_jax.typing import PyTree
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import orbax.checkpoint as ocp
 
 logger = logging.getLogger(__name__)
@@ -91,22 +93,37 @@ def leaves_by_name(tree: PyTree) -> dict[str, Any]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps Orbax's threads from printing tracebacks in addition to the error that it raises."""
-    absl, hook = logging.getLogger('absl'), sys.unraisablehook
-    level = absl.level
-
-    def not_of_a_closed_loop(
-        unraisable: 'sys.UnraisableHookArgs',
-    ) -> None:  # TensorStore reports to Orbax after its event loop has closed
-        if str(unraisable.exc_value) != 'Event loop is closed':
-            hook(unraisable)
-
+    absl = logging.getLogger('absl')
+    level, hooks = absl.level, (sys.excepthook, sys.unraisablehook)
     absl.setLevel(logging.CRITICAL)
-    sys.unraisablehook = not_of_a_closed_loop
+    if hooks[0] is not _report_exception:
+        _hooks[:] = hooks
+        sys.excepthook, sys.unraisablehook = _report_exception, _report_unraisable
     try:
         yield
-    finally:
+        sys.excepthook, sys.unraisablehook = hooks
+    finally:  # after an error the hooks stay, for TensorStore's threads go on for a while
         absl.setLevel(level)
-        sys.unraisablehook = hook
+
+
+_hooks: list[Callable[..., object]] = []  # the program's own
+
+
+def _report_exception(kind: type[BaseException], error: BaseException, trace: 'TracebackType | None') -> None:
+    if not _of_a_closed_loop(error):
+        _hooks[0](kind, error, trace)
+
+
+def _report_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
+    if not _of_a_closed_loop(unraisable.exc_value):
+        _hooks[1](unraisable)
+
+
+def _of_a_closed_loop(error: BaseException | None) -> bool:
+    """Returns whether TensorStore, which is no Python code, has reported to Orbax after its event loop had closed."""
+    if not isinstance(error, RuntimeError) or str(error) != 'Event loop is closed' or not error.__traceback__:
+        return False
+    return error.__traceback__.tb_frame.f_code.co_name == 'call_soon_threadsafe'
 
 
 @_quiet()
@@ -241,10 +258,9 @@ def _damage(path: Path) -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: Exception) -> InputFileError:
-    return InputFileError(
-        f'checkpoint {path} is damaged: its arrays cannot be read ({type(error).__name__}: {one_line(error)[:200]}); '
-        'use another checkpoint'
-    )
+    # Other errors are those of Orbax's code, which stumbles over what it could not read.
+    reason = f': {one_line(error)[:200]}' if isinstance(error, OSError | ValueError) else ''
+    return InputFileError(f'checkpoint {path} is damaged: its arrays cannot be read{reason}; use another checkpoint')
 
 
 def steps(folder: Path) -> list[int]:

@@ -77,6 +77,7 @@ class Progress:
         check('evaluation', isinstance(evaluation, dict) and all(map(_is_metric, evaluation.values())))
         check('evaluation', not evaluation or {'loss', 'accuracy', 'count'} <= evaluation.keys())
         check('evaluation', all(is_share(evaluation[name]) for name in evaluation.keys() & {'accuracy', 'ema_accuracy'}))
+        check('evaluation', evaluation.get('count', 1) >= 1)
         check('evaluation_due', isinstance(values['evaluation_due'], bool))
         check('pending', isinstance(pending, list) and all(_is_metrics(row) for row in pending))
         check('pending', all({'loss', 'accuracy', 'grad_norm'} <= row.keys() for row in pending))

@@ -14,6 +14,7 @@ import pytest
 import tensorstore
 from commands_support import error_line
 from faults_support import ROOT, TINY, edit, run
+from PIL import Image
 from run_files import write_folder
 
 from resnet_jax.classifier import Classifier
@@ -234,7 +235,7 @@ def test_arrays_that_claim_terabytes_take_no_memory(other, tmp_path):
     (folder / '10' / 'SHA256SUMS').write_text(checksums_text(folder / '10'))
     checkpoint.verify(folder / '10')
     if other.startswith('params'):
-        with pytest.raises(ConfigError, match=r'params/fc/bias is float32\[1099511627776\] there, expected float32\[10\]'):
+        with pytest.raises(InputFileError, match=r'params/fc/bias is float32\[1099511627776\] there, expected float32\[10\]'):
             Classifier.load(tmp_path / 'run')
     else:
         assert Classifier.load(tmp_path / 'run').origin.step == 10
@@ -263,6 +264,20 @@ def test_a_flipped_bit_in_the_arrays_whose_sums_fit_is_read_or_refused(hostile, 
     )
 
 
+def test_a_command_that_meets_unreadable_arrays_prints_one_line(hostile, tmp_path):
+    path = hostile(lambda metadata: None)
+    file = max((path / 'arrays' / 'd').iterdir(), key=lambda file: file.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    (path / 'SHA256SUMS').write_text(checksums_text(path))
+    Image.new('RGB', (32, 32)).save(tmp_path / 'a.png')
+    for _ in range(3):  # TensorStore's threads do not always lose the race
+        done = run('predict.py', f'--workdir={tmp_path / "run"}', str(tmp_path / 'a.png'), code=3)
+        assert error_line(done) == f'error: checkpoint {path} is damaged: its arrays cannot be read; use another checkpoint'
+        assert done.stderr.count('\n') == 1, done.stderr
+
+
 def test_a_parameter_that_is_not_finite_is_named(tmp_path):
     metadata = read_metadata(ROOT / 'tests' / 'faults' / 'format2' / 'checkpoints' / '10')
     state = {'params': {'kernel': np.array([1.0, np.nan], np.float32)}, 'count': np.int32(3)}
@@ -289,7 +304,7 @@ def test_a_parameter_that_is_not_finite_is_named(tmp_path):
 )
 def test_a_network_of_absurd_size_is_refused(name, kwargs, hostile, tmp_path):
     hostile(lambda metadata: metadata['config'].update(model=name, model_kwargs=kwargs))
-    with pytest.raises((InputFileError, ConfigError)) as caught:
+    with pytest.raises(InputFileError, match=str(tmp_path)) as caught:
         Classifier.load(tmp_path / 'run')
     assert len(str(caught.value)) < 1000
 
@@ -313,7 +328,7 @@ def test_arrays_that_are_no_files_of_orbax(left, name, hostile, tmp_path):
 @pytest.mark.parametrize('sizes', [[10**7] * 3, [1000, 1000]])
 def test_a_network_of_absurd_depth_is_not_built(sizes, hostile, tmp_path):
     hostile(lambda metadata: metadata['config'].update(model='resnet8', model_kwargs={'stage_sizes': sizes}))
-    with pytest.raises((InputFileError, ConfigError), match=r'expected at most|too few for the 2000 blocks'):
+    with pytest.raises(InputFileError, match=r'expected at most|too few for the 2000 blocks'):
         Classifier.load(tmp_path / 'run')
 
 
