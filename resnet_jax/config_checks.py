@@ -23,7 +23,7 @@ class Check:
     def explain(self, value: object) -> str:
         """Returns what was expected instead of a rejected value."""
         if not self.choices:
-            return self.expected
+            return self.expected + (', and finite' if isinstance(value, float) and not math.isfinite(value) else '')
         hint = did_you_mean(value if isinstance(value, str) else shortened(value), self.choices).removeprefix('; ')
         return 'one of ' + ', '.join(self.choices) + (f' ({hint})' if hint else '')
 

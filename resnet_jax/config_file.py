@@ -56,7 +56,7 @@ def load(path: Path, function: str) -> Any:
         return getattr(module, function)()
     except UserError:
         raise
-    except Exception as error:  # whatever a user's file raises
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
         raise ConfigError(f'{path} could not be read ({type(error).__name__}: {error}); expected {function}() in it') from None
 
 

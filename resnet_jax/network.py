@@ -72,11 +72,11 @@ def restore_network(workdir: str | Path, *, ema: bool = False) -> tuple[Metadata
       ConfigError: the run has no averaged parameters.
     """
     folder = Path(workdir, 'checkpoints')
-    if not folder.is_dir():
-        raise InputFileError(f'no run in {workdir}: expected a run folder with checkpoints/, as training makes it')
+    if not folder.is_dir() and not Path(workdir, 'config.json').is_file():
+        raise InputFileError(f'no run in {workdir}: expected a run folder, as training makes it')
     path = checkpoint.latest(folder, rename=False)
     if path is None:
-        raise InputFileError(f'the run in {workdir} has no checkpoint yet; wait for the first, or train longer')
+        raise InputFileError(f'the run in {workdir} has no checkpoint; wait for the first, or restore {folder}')
     metadata = read_metadata(path)
     if metadata.progress.best:
         path = folder / str(metadata.progress.best.step)

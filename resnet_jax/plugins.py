@@ -53,7 +53,7 @@ def import_modules(names: Sequence[str]) -> None:
                 importlib.import_module(name)
         except ConfigError:
             raise
-        except Exception as error:  # whatever a user's module raises
+        except (Exception, SystemExit) as error:  # whatever a user's module raises
             raise ConfigError(
                 f'module {name!r} cannot be imported ({type(error).__name__}: {error}); expected one in the current '
                 'folder or of an installed package'

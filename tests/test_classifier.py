@@ -227,7 +227,7 @@ def test_bad_arguments_are_one_line(trained, tmp_path):
     with pytest.raises(InputFileError, match='no run in'):
         Classifier.load(tmp_path)
     (tmp_path / 'checkpoints').mkdir()
-    with pytest.raises(InputFileError, match='no checkpoint yet'):
+    with pytest.raises(InputFileError, match=r'has no checkpoint; wait for the first, or restore .*checkpoints'):
         Classifier.load(tmp_path)
     with pytest.raises(ConfigError, match='is a run folder, which knows its model'):
         Classifier.load(path, model='resnet8')

@@ -136,7 +136,7 @@ def test_unknown_field_like_no_other_lists_all():
         ('seed', -1, 'an integer of at least 0'),
         ('seed', 3_000_000_000, 'an integer of at least 0 and at most 2147483647'),
         ('learning_rate', float('nan'), 'a number above 0'),
-        ('learning_rate', float('inf'), 'a number above 0'),
+        ('learning_rate', float('inf'), 'a number above 0, and finite'),
         ('learning_rate', -0.1, 'a number above 0'),
         ('learning_rate', 0, 'a number above 0'),
         ('learning_rate', 10**400, 'a number above 0'),

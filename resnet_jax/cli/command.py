@@ -173,7 +173,7 @@ def _parse(command: ModuleType, arguments: Sequence[str], name: str) -> list[str
         raise
     except flags.Error as error:
         raise ConfigError(_plainly(str(error))) from None
-    except Exception as error:  # The config file runs while the flags are parsed; and an override may not fit it.
+    except (Exception, SystemExit) as error:  # The config file runs while the flags are parsed; and an override may not fit it.
         path = next((value for _, value in flag_values(arguments, 'config')), 'the config')
         raise _config_error(path, f'{type(error).__name__}: {error}') from None
 

@@ -88,6 +88,22 @@ def check_result(value: object, path: Path) -> JsonDict:
         raise _no_result(path, error) from None
 
 
+def check_environment(value: object, path: Path) -> JsonDict:
+    """Returns the contents of environment.json, in which fields may be missing.
+
+    Raises:
+      InputFileError: no run has written them.
+    """
+    try:
+        return check_document(value, {}, {'packages': _are_versions})
+    except ValueError as error:
+        raise InputFileError(f'{path} is not what a run writes ({error}); restore or delete it') from None
+
+
+def _are_versions(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(version, str) for version in value.values())
+
+
 def read_result(folder: Path) -> JsonDict | None:
     """Returns the result of a run; None if there is none.
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.errors import ConfigError, InputFileError, one_line
-from resnet_jax.runs.documents import check_config, check_result
+from resnet_jax.runs.documents import check_config, check_environment, check_result
 from resnet_jax.runs.progress import ConfigChange, read_changes
 from resnet_jax.runs.rows import METRICS, TIMING, read_rows
 from resnet_jax.runtime.npz import read_npz
@@ -115,7 +115,7 @@ def read_run(folder: str | Path) -> RunReader:
     """Reads a run folder; trusts and executes no file in it.
 
     Raises:
-      InputFileError: config.json or result.json is an object that no run has written.
+      InputFileError: config.json, result.json or environment.json is an object that no run has written.
     """
     folder = Path(folder)
     parts: JsonDict = {
@@ -123,7 +123,7 @@ def read_run(folder: str | Path) -> RunReader:
         for name in ('config', 'environment', 'result', 'model', 'memory', 'evaluation', 'corruptions', 'failed')
     }
     samples, answers = _read_arrays(folder / 'samples.npz'), _read_arrays(folder / 'predictions.npz')
-    for name, check in (('config', check_config), ('result', check_result)):
+    for name, check in (('config', check_config), ('result', check_result), ('environment', check_environment)):
         if parts[name]:
             parts[name] = check(parts[name], folder / f'{name}.json')
     return RunReader(

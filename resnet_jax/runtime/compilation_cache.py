@@ -5,7 +5,8 @@ If an entry is damaged, JAX reports an error and compiles, but does not replace 
 filelock, without which JAX turns the cache off, and fails permanently once one of its time stamps is lost. So each start of a
 command verifies the checksum of every entry, deletes those that differ, and keeps the newest entries up to `_MAX_BYTES`.
 
-JAX's own variables take precedence: JAX_COMPILATION_CACHE_DIR names a folder of the user's, which is left unchanged;
+JAX's own variables take precedence: JAX_COMPILATION_CACHE_DIR names a folder of the user's, which is left unchanged, and not
+used if other users can write it;
 JAX_ENABLE_COMPILATION_CACHE=0 turns the cache off.
 """
 
@@ -31,7 +32,7 @@ _CHECKSUMS = 'checksums.json'
 
 def use_compilation_cache() -> None:
     """Makes this process and its child processes use the cache; call it before anything is compiled."""
-    if os.environ.get('JAX_COMPILATION_CACHE_DIR') is not None or _turned_off():
+    if _turned_off() or _has_own_folder():
         return
     folder = cache_dir() / 'compiled'
     try:
@@ -54,6 +55,21 @@ def use_compilation_cache() -> None:
         jax.config.update('jax_compilation_cache_dir', str(folder))
         seconds = float(settings['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'])
         jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds)
+
+
+def _has_own_folder() -> bool:
+    """Returns whether the user has chosen a folder; warns about one that other users can write, since entries are executed."""
+    chosen = os.environ.get('JAX_COMPILATION_CACHE_DIR')
+    if not chosen or '://' in chosen:  # empty for none, or of a cloud
+        return chosen is not None
+    try:
+        check_private(Path(chosen).resolve())
+    except NotPrivateError as error:
+        tell(f'warning: JAX_COMPILATION_CACHE_DIR={chosen} is not used, {error.strerror}')
+        return False
+    except OSError:  # not there yet
+        return True
+    return True
 
 
 def _turned_off() -> bool:
@@ -81,7 +97,8 @@ def _check(folder: Path) -> None:
             data = path.read_bytes()
         except FileNotFoundError:  # another process has just deleted it
             continue
-        except NotPrivateError:
+        except NotPrivateError as error:
+            tell(f'warning: {error.filename} is not used, {error.strerror}; it is compiled anew')
             path.unlink(missing_ok=True)
             continue
         size += len(data)

@@ -113,7 +113,11 @@ def why_jax_does_not_start(error: Exception) -> ConfigError | None:
 
 
 def _failure(code: str) -> str:
-    """Runs code in a new process; returns the last line of its error, '' if it succeeds."""
+    """Runs code in a new process; returns the reason of its failure, '' if it succeeds."""
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, errors='replace')
+    if not done.returncode:
+        return ''
     lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
-    return re.sub(r'^F\d+ .*?\] ', '', lines[-1]) if done.returncode else ''  # without the time and place of XLA's
+    # Python's error is the last line, XLA's the first one of a log, before a list of all flags.
+    logged = [] if 'Traceback' in done.stderr else re.findall(r'^[EF]\d+ .*?\] (.*)$', done.stderr, re.MULTILINE)
+    return str((logged or lines[-1:])[0])

@@ -49,6 +49,7 @@ def test_a_missing_config_says_what_there_is(name, kind, text, tmp_path, monkeyp
     ('content', 'text'),
     [
         ('1 / 0', r'mine.py could not be read \(ZeroDivisionError: division by zero\); expected get_config\(\) in it'),
+        ('raise SystemExit(7)', r'mine.py could not be read \(SystemExit: 7\)'),
         ('x = 1', "has no attribute 'get_config'"),
         ('def get_config(): return 3', 'returned int, expected an ml_collections.ConfigDict'),
         ('def get_config(): raise ValueError("no\\nsense")', 'no'),
@@ -85,6 +86,7 @@ def test_names_become_paths_before_the_flags_are_parsed(tmp_path):
         ),
         ('return default_config()', ':fast', 'get_config() takes no argument, expected nothing after the colon'),
         ('c = default_config(); c.learning_rate = "x"; return c', '', "field 'learning_rate' is x of type str, expected float"),
+        ('raise SystemExit(7)', '', 'could not be read as a config (SystemExit: 7)'),
         ('import nowhere', '', "could not be read as a config (ModuleNotFoundError: No module named 'nowhere')"),
     ],
 )

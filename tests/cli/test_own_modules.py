@@ -143,6 +143,7 @@ def test_an_installed_package_is_imported_by_the_name_of_its_entry_point(folder,
     ('content', 'text'),
     [
         (None, "module 'broken' cannot be imported (ModuleNotFoundError: No module named 'broken'); expected one in the"),
+        ('raise SystemExit(7)', "module 'broken' cannot be imported (SystemExit: 7)"),
         ('1 / 0', "module 'broken' cannot be imported (ZeroDivisionError: division by zero)"),
         ("import resnet_jax\nresnet_jax.register_model('resnet18', print)", "model 'resnet18' exists already"),
     ],

@@ -43,6 +43,7 @@ IMPOSSIBLE = {
     'JAX_NUM_CPU_DEVICES=many': 'Invalid value "many"',
     'JAX_NUMPY_RANK_PROMOTION=perhaps': 'Invalid value "perhaps"',
     'JAX_CHECK_TRACER_LEAKS=maybe': "invalid truth value 'maybe'",
+    'XLA_FLAGS=--xla_cpu_multi_thread_eigen=banana': "Couldn't interpret value banana for flag xla_cpu_multi_thread_eigen",
     'XLA_FLAGS=--xla_no_such_flag=1': 'Unknown flag in XLA_FLAGS: --xla_no_such_flag=1',
 }
 

@@ -113,6 +113,17 @@ def test_a_compiler_that_does_anything_else_leaves_the_other_forms(oddity, tmp_p
     assert done.stdout.startswith('0 True'), done.stderr
     assert done.stderr.count('Convolutions on the CPU run in slower forms') == 1 and 'Traceback' not in done.stderr
     assert not [*(tmp_path / 'cache' / 'kernels').iterdir()]  # nothing is kept
+    reason = next(line for line in done.stderr.splitlines() if 'slower forms' in line).rpartition(': ')[2]
+    assert reason.strip(), done.stderr
+
+
+def test_a_kept_library_that_others_can_write_is_built_again(built, tmp_path):
+    cache = shutil.copytree(built[0], tmp_path / 'cache')
+    (library,) = cache.glob('kernels/*.so')
+    library.chmod(0o666)
+    done = run(cache)
+    assert done.stdout == built[1] and library.stat().st_mode & 0o77 == 0
+    assert f'{library} is not used, for others can write it (chmod go-w helps); it is compiled anew' in done.stderr
 
 
 def test_a_kept_library_that_cannot_be_used_is_no_obstacle(built, tmp_path):

@@ -36,6 +36,8 @@ def test_what_cannot_be_compared_is_one_line(tmp_path):
     assert f'no run in {tmp_path}: expected a folder with config.json' in compare(out, run, tmp_path, code=3)
     assert f'{run} is given 2 times' in compare(out, run, run, code=2)
     assert 'cannot be written' in compare(f'--out={run / "config.json" / "out.html"}', run, code=5)
+    (run / 'environment.json').write_text('{"packages": 3}')
+    assert f"{run}/environment.json is not what a run writes (it has '3' as packages)" in compare(out, run, run.parent, code=3)
     assert not (tmp_path / 'out.html').exists()
 
 

@@ -55,6 +55,17 @@ def test_the_users_own_folder_and_off_switch_are_respected(tmp_path, own, printe
     assert not (tmp_path / 'cache').exists()
 
 
+@pytest.mark.parametrize(('mode', 'used'), [(0o755, True), (0o777, False), (0o770, False)])
+def test_the_users_own_folder_is_not_used_if_others_can_write_it(tmp_path, mode, used):
+    own, ours = tmp_path / 'own', tmp_path / 'cache' / 'compiled'
+    own.mkdir()
+    own.chmod(mode)
+    out, err = command(RESNET_JAX_CACHE_DIR=tmp_path / 'cache', JAX_COMPILATION_CACHE_DIR=own)
+    assert out[0].split()[0] == str(own if used else ours)
+    warning = f'warning: JAX_COMPILATION_CACHE_DIR={own} is not used, for others can write it (chmod go-w helps)'
+    assert err.strip() == ('' if used else warning)
+
+
 def test_the_users_own_threshold_is_respected(tmp_path):
     out, _ = command(RESNET_JAX_CACHE_DIR=tmp_path, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='5')
     assert out == [f'{tmp_path}/compiled 5']
@@ -134,6 +145,12 @@ def test_without_the_checksums_entries_are_tried(folder, text):
     (folder / 'checksums.json').write_text(text)
     (folder / '1-cache').write_bytes(ENTRY[:-20])
     assert left(folder) == ['0', '2', '3']
+
+
+def test_an_entry_that_others_can_write_is_deleted_with_a_warning(folder, capsys):
+    (folder / '1-cache').chmod(0o666)
+    assert left(folder) == ['0', '2', '3']
+    assert f'warning: {folder / "1-cache"} is not used, for others can write it' in capsys.readouterr().err
 
 
 def test_xlas_own_files_stay_until_they_are_damaged(folder):

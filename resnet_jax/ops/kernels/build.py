@@ -18,7 +18,7 @@ from pathlib import Path
 
 import jax
 
-from resnet_jax.runtime.cache_folder import check_private, delete_leftovers, private_folder
+from resnet_jax.runtime.cache_folder import NotPrivateError, check_private, delete_leftovers, private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def _compile(compiler: list[str], sources: list[Path], folder: Path) -> Path:
             code, said = _run([sys.executable, '-I', '-c', _LOAD, str(made), *NAMES], folder)
             if code == 0:
                 return made
-            said = f'what it made cannot be used: {(said.splitlines() or [""])[-1]}'
+            said = f'what it made cannot be used: {(said.splitlines() or [f"loading it ends with exit code {code}"])[-1]}'
         errors = errors or said or f'exit code {code}'
     raise RuntimeError(f'{shlex.join(compiler)} could not compile them: {errors.splitlines()[0]}')
 
@@ -160,6 +160,12 @@ def _intact(path: Path) -> bool:
         return False
     try:
         check_private(path)
+    except NotPrivateError as error:
+        logger.warning('%s is not used, %s; it is compiled anew', path, error.strerror)
+        return False
+    except OSError:
+        return False
+    try:
         return _hash(path.read_bytes()) == path.with_suffix('.sha256').read_text()
     except (OSError, ValueError):
         return False
