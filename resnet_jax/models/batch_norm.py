@@ -76,7 +76,7 @@ def _normalize_jvp(epsilon: float, axis_name: str | None, primals: Triple, tange
     factor = inverse * scale
     slope = inverse * dscale - factor * inverse * inverse * dvar / 2
     shift = dbias - factor * dmean
-    slope, shift = copies(x.shape, slope, shift)
+    slope, shift = copies(x, slope, shift)
     dy = factor.reshape(channels) * dx + slope * centred + shift
     return (y, mean, var), (dy, dmean, dvar)
 

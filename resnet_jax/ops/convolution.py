@@ -15,7 +15,7 @@ from jax.interpreters import ad, batching, mlir
 from resnet_jax.ops import convolution_forms as forms
 from resnet_jax.ops import kernels
 from resnet_jax.ops.convolution_forms import Padding, Pair
-from resnet_jax.ops.primitives import lowering, result_types, varying_alike
+from resnet_jax.ops.primitives import divided_like, lowering, result_types, varying_alike
 
 
 def _primitive(name: str, native: Callable[..., jax.Array], cpu: Callable[..., jax.Array]) -> jax.extend.core.Primitive:
@@ -27,7 +27,8 @@ def _primitive(name: str, native: Callable[..., jax.Array], cpu: Callable[..., j
             return lowering(cpu, multiple_results=False)(context, *values, **parameters)
 
     def abstract(*arrays: jax.core.ShapedArray, **parameters: object) -> jax.core.ShapedArray:
-        return result_types(functools.partial(native, **parameters), *arrays)[0]
+        spec = () if name == 'conv_kernel_gradient' else arrays[0].sharding.spec[:1]  # of the batch
+        return result_types(functools.partial(native, **parameters), *arrays, spec=spec)[0]
 
     def implement(*arrays: jax.Array, **parameters: object) -> jax.Array:
         with jax.disable_jit(False):  # within jax.disable_jit() the jitted function would call this one, endlessly
@@ -113,18 +114,20 @@ def _kernel_size(array: jax.Array) -> tuple[int, ...]:
 
 ad.defbilinear(
     conv_p,
-    lambda g, x, kernel, **rest: input_gradient_p.bind(g, kernel, image=_size(x), **rest),
-    lambda g, x, kernel, **rest: kernel_gradient_p.bind(g, x, kernel_size=_kernel_size(kernel), **rest),
+    lambda g, x, kernel, **rest: divided_like(input_gradient_p.bind(g, kernel, image=_size(x), **rest), x),
+    lambda g, x, kernel, **rest: divided_like(kernel_gradient_p.bind(g, x, kernel_size=_kernel_size(kernel), **rest), kernel),
 )
 ad.defbilinear(
     input_gradient_p,
-    lambda x, g, kernel, image, **rest: conv_p.bind(x, kernel, **rest),
-    lambda x, g, kernel, image, **rest: kernel_gradient_p.bind(g, x, kernel_size=_kernel_size(kernel), **rest),
+    lambda x, g, kernel, image, **rest: divided_like(conv_p.bind(x, kernel, **rest), g),
+    lambda x, g, kernel, image, **rest: divided_like(
+        kernel_gradient_p.bind(g, x, kernel_size=_kernel_size(kernel), **rest), kernel
+    ),
 )
 ad.defbilinear(
     kernel_gradient_p,
-    lambda kernel, g, x, kernel_size, **rest: conv_p.bind(x, kernel, **rest),
-    lambda kernel, g, x, kernel_size, **rest: input_gradient_p.bind(g, kernel, image=_size(x), **rest),
+    lambda kernel, g, x, kernel_size, **rest: divided_like(conv_p.bind(x, kernel, **rest), g),
+    lambda kernel, g, x, kernel_size, **rest: divided_like(input_gradient_p.bind(g, kernel, image=_size(x), **rest), x),
 )
 
 

@@ -63,7 +63,7 @@ def _max_of_blocks_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) ->
     y, bits = jax.lax.optimization_barrier((_max_of_blocks(x), bits))  # otherwise the gradient recomputes the bits from x
     places = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 1, 2, 1)
     chosen = (bits[:, :, None, :, None] >> places) & 1
-    blocks = dx.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, x.shape[3])
+    blocks = _blocks(dx, 2)
     count = sum((bits >> place) & 1 for place in range(4))  # population_count has no derivative, not even none
     return y, jnp.where(chosen == 1, blocks, 0).sum((2, 4)) / jnp.maximum(jnp.asarray(count, x.dtype), 1)  # 0 of NaN
 
@@ -113,7 +113,14 @@ def average_pool(x: jax.Array, window: int, ceil_mode: bool = False) -> jax.Arra
     if not height or not width:
         raise ConfigError(f'images are too small: a pooling window of {window} does not fit into {x.shape[1:3]} pixels')
     x = x[:, : height * window, : width * window]
-    return x.reshape(x.shape[0], height, window, width, window, -1).mean((2, 4))
+    return _blocks(x, window).mean((2, 4))
+
+
+def _blocks(x: jax.Array, window: int) -> jax.Array:
+    """Returns `[batch, height // window, window, width // window, window, channels]` of `[batch, height, width, channels]`."""
+    # One axis after the other: where types say how arrays are divided among devices, JAX splits no two at once.
+    x = x.reshape(x.shape[0], x.shape[1] // window, window, *x.shape[2:])
+    return x.reshape(*x.shape[:3], x.shape[3] // window, window, x.shape[4])
 
 
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:

@@ -1,19 +1,45 @@
-"""What the primitives here share under `shard_map`, whose types say over which axes of the mesh an array varies."""
+"""What the primitives here share where types say more than a shape and a dtype.
+
+Under `shard_map` they say over which axes of the mesh an array varies, and in a mesh with axes of `AxisType.Explicit`, which
+`jax.make_mesh` makes, how an array is divided among devices.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.interpreters import mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
 Aval = jax.core.ShapedArray
 
 
-def result_types(function: Callable[..., Any], *avals: Aval) -> list[Aval]:
-    """Returns the types of a function's results, for arguments that vary over the same axes."""
-    avals_out = jax.make_jaxpr(function)(*avals).out_avals
+def result_types(function: Callable[..., Any], *avals: Aval, spec: Sequence[Any] = ()) -> list[Aval]:
+    """Returns the types of a function's results, for arguments that vary over the same axes.
+
+    Args:
+      spec: how the results are divided among devices, for their first axes.
+    """
+    avals_out = jax.make_jaxpr(function)(*(Aval(aval.shape, aval.dtype) for aval in avals)).out_avals
+    mesh = avals[0].sharding.mesh
+
+    def divided(aval: Aval) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*spec, *[None] * (aval.ndim - len(spec))))
+
     # The gradients are transposes of functions of placeholders, of which JAX does not know that they vary.
-    return [aval.update(manual_axis_type=avals[0].mat) for aval in avals_out]
+    types = [Aval(aval.shape, aval.dtype) for aval in avals_out]
+    return types if mesh.empty else [aval.update(sharding=divided(aval), manual_axis_type=avals[0].mat) for aval in types]
+
+
+def spec_of(array: Any) -> PartitionSpec:
+    """Returns how an array, or what a placeholder in a transposition stands for, is divided among devices."""
+    aval: Any = getattr(array, 'aval', None) or jax.typeof(array)
+    return PartitionSpec(*aval.sharding.spec)
+
+
+def divided_like(array: jax.Array, other: Any) -> jax.Array:
+    """Returns the array, divided among devices as another one."""
+    return array if spec_of(array) == spec_of(other) else jax.sharding.reshard(array, spec_of(other))
 
 
 def lowering(function: Callable[..., Any], *, multiple_results: bool) -> Callable[..., Any]:

@@ -6,13 +6,15 @@ last, and the copies of two vectors to all places of those axes.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.extend
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 
-from resnet_jax.ops.primitives import lowering, result_types, varying_alike
+from resnet_jax.ops.primitives import lowering, result_types, spec_of, varying_alike
 
 Arrays = Sequence[jax.Array]
 
@@ -21,8 +23,8 @@ def _primitive(name: str, default: Callable[..., Arrays], cpu: Callable[..., Arr
     primitive = jax.extend.core.Primitive(name)
     primitive.multiple_results = True
 
-    def abstract(*arrays: jax.core.ShapedArray, **parameters: object) -> list[jax.core.ShapedArray]:
-        return result_types(functools.partial(cpu, **parameters), *arrays)
+    def abstract(*arrays: jax.core.ShapedArray, **parameters: Any) -> list[jax.core.ShapedArray]:
+        return result_types(functools.partial(cpu, **parameters), *arrays, spec=parameters.get('spec', ()))
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(lambda *arrays, **parameters: _jitted(cpu, tuple(parameters.items()))(*arrays))
@@ -46,7 +48,7 @@ def _sums_at_once(*arrays: jax.Array, axes: tuple[int, ...]) -> Arrays:
     return added
 
 
-def _copies(*vectors: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Arrays:
+def _copies(*vectors: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...], spec: PartitionSpec) -> Arrays:
     others = [axis for axis in range(len(shape)) if axis not in axes]
     return [jax.lax.broadcast_in_dim(vector, shape, others) for vector in vectors]
 
@@ -61,9 +63,11 @@ def sums(*arrays: jax.Array) -> Arrays:
     return added
 
 
-def copies(shape: tuple[int, ...], *vectors: jax.Array) -> Arrays:
-    """Returns arrays of a shape `[..., channels]` with vectors `[channels]` at each place; the transpose of `sums`."""
-    copied: Arrays = _copies_p.bind(*varying_alike(*vectors), shape=shape, axes=tuple(range(len(shape) - 1)))
+def copies(like: jax.Array, *vectors: jax.Array) -> Arrays:
+    """Returns arrays like another, `[..., channels]`, with vectors `[channels]` at each place; the transpose of `sums`."""
+    copied: Arrays = _copies_p.bind(
+        *varying_alike(*vectors), shape=like.shape, axes=tuple(range(like.ndim - 1)), spec=spec_of(like)
+    )
     return copied
 
 
@@ -74,13 +78,13 @@ def _only_for_linear(gradients: Arrays, inputs: Sequence[object]) -> list[jax.Ar
 def _transposed_sums(
     gradients: Sequence[object], *arrays: jax.Array | ad.UndefinedPrimal, axes: tuple[int, ...]
 ) -> list[jax.Array | None]:
-    shape = next(x.aval.shape for x in arrays if isinstance(x, ad.UndefinedPrimal))
+    like = next(x for x in arrays if isinstance(x, ad.UndefinedPrimal))
     gradients = [ad.instantiate_zeros(gradient) for gradient in gradients]
-    return _only_for_linear(_copies_p.bind(*gradients, shape=shape, axes=axes), arrays)
+    return _only_for_linear(_copies_p.bind(*gradients, shape=like.aval.shape, axes=axes, spec=spec_of(like)), arrays)
 
 
 def _transposed_copies(
-    gradients: Sequence[object], *vectors: object, shape: tuple[int, ...], axes: tuple[int, ...]
+    gradients: Sequence[object], *vectors: object, shape: tuple[int, ...], axes: tuple[int, ...], spec: PartitionSpec
 ) -> list[jax.Array | None]:
     gradients = [ad.instantiate_zeros(gradient) for gradient in gradients]
     return _only_for_linear(_sums_p.bind(*gradients, axes=axes), vectors)
@@ -92,10 +96,11 @@ def _batch_sums(arrays: Arrays, places: Sequence[int | None], *, axes: tuple[int
 
 
 def _batch_copies(
-    vectors: Arrays, places: Sequence[int | None], *, shape: tuple[int, ...], axes: tuple[int, ...]
+    vectors: Arrays, places: Sequence[int | None], *, shape: tuple[int, ...], axes: tuple[int, ...], spec: PartitionSpec
 ) -> tuple[Arrays, list[int]]:
     vectors, axes = _at_front(vectors, places), tuple(axis + 1 for axis in axes)
-    return _copies_p.bind(*vectors, shape=(len(vectors[0]), *shape), axes=axes), [0] * len(vectors)
+    spec = PartitionSpec(None, *spec)
+    return _copies_p.bind(*vectors, shape=(len(vectors[0]), *shape), axes=axes, spec=spec), [0] * len(vectors)
 
 
 def _at_front(arrays: Arrays, places: Sequence[int | None]) -> Arrays:
