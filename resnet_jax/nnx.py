@@ -2,7 +2,7 @@
 
 A `Network` computes what the linen network of the same name computes. Its layers are NNX's own (`nnx.Conv`, `nnx.Linear`, and
 `nnx.BatchNorm` with a gradient of ours) and have the names of the linen parameters: `network.layer1_0.conv1.kernel`. Every
-layer can be replaced, by any function of its input: `network.fc = nnx.Linear(512, 3, rngs=rngs)`.
+layer can be replaced, by any module that is called with its input: `network.fc = nnx.Linear(512, 3, rngs=rngs)`.
 """
 
 import functools
@@ -92,6 +92,11 @@ class Network(Block):
                 block = getattr(block, part)
             setattr(block, name, layer)
 
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Takes what `nnx.view` changes in the copy that it returns."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns float32 logits `[batch, num_classes]` of normalised images `[batch, height, width, channels]`."""
 
@@ -130,9 +135,11 @@ def create_model(
       **kwargs: as of `resnet_jax.create_model`.
 
     Raises:
-      ConfigError: the name or a keyword is unknown, a value is out of range, or the images are too small for the network.
+      ConfigError: the name or a keyword is unknown, a value is out of range, or the images are too small for the network; or
+        rngs has no stream that is needed.
     """
     linen = models.create_model(name, num_classes, **kwargs)
+    _check_stream(rngs, 'params')
     key = rngs.params()
     init = jax.jit(functools.partial(linen.init, train=False), compiler_options=options_for_init(key))
     return from_linen(linen, init(key, jnp.zeros((1, *image_shape))), rngs=rngs, image_shape=image_shape)
@@ -157,6 +164,39 @@ def from_linen(
     Raises:
       ConfigError: rngs is missing, or the network has variables other than parameters and the statistics of BatchNorm.
     """
+    modules, random = _layers(linen, variables, image_shape)
+    arrays = {kind: flatten_dict(variables.get(kind, {})) for kind in ('params', 'batch_stats')}
+    own = {path for path in arrays['batch_stats'] if path[:-1] not in modules} | (variables.keys() - arrays.keys())
+    if own:
+        names = ', '.join(sorted(map(str, own))[:3])
+        raise ConfigError(f'the network has other variables, {names}; expected parameters and the statistics of BatchNorm')
+    if random:
+        if rngs is None:
+            raise ConfigError('the network has dropout or stochastic depth; expected rngs=nnx.Rngs(...)')
+        _check_stream(rngs, 'dropout')
+
+    def build() -> Network:
+        layers: dict[Path, Any] = {path: _layer(module, arrays['params'], path) for path, module in modules.items()}
+        single = {path: nnx.Param(array) for path, array in arrays['params'].items() if path[:-1] not in modules}
+        return Network(linen, image_shape, layers | single)
+
+    network: Network = nnx.eval_shape(build)  # without computing parameters that are replaced
+    for kind, values in ((nnx.Param, variables['params']), (nnx.BatchStat, variables.get('batch_stats', {}))):
+        state = nnx.state(network, kind)
+        nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, values))
+        nnx.update(network, state)
+    if random and rngs is not None:
+        network.dropout_rng = nnx.data(rngs.dropout.fork())
+    return network
+
+
+def _check_stream(rngs: object, name: str) -> None:
+    if not isinstance(rngs, nnx.Rngs) or not ('default' in rngs or name in rngs):
+        raise ConfigError(f'rngs has no stream for {name}; expected rngs=nnx.Rngs(SEED), or nnx.Rngs({name}=SEED, ...)')
+
+
+def _layers(linen: nn.Module, variables: Variables, image_shape: Sequence[int]) -> tuple[dict[Path, nn.Module], bool]:
+    """Returns the layers of a linen network by path, and whether it has dropout or stochastic depth."""
     modules: dict[Path, nn.Module] = {}
     random: list[Path] = []
 
@@ -174,30 +214,9 @@ def from_linen(
         return method(*args, **kwargs)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    apply = functools.partial(linen.apply, train=False)
     with nn.intercept_methods(record):
-        jax.eval_shape(apply, variables, images)
-    arrays = {kind: flatten_dict(variables.get(kind, {})) for kind in ('params', 'batch_stats')}
-    own = {path for path in arrays['batch_stats'] if path[:-1] not in modules} | (variables.keys() - arrays.keys())
-    if own:
-        names = ', '.join(sorted(map(str, own))[:3])
-        raise ConfigError(f'the network has other variables, {names}; expected parameters and the statistics of BatchNorm')
-    if random and rngs is None:
-        raise ConfigError('the network has dropout or stochastic depth; expected rngs=nnx.Rngs(...)')
-
-    def build() -> Network:
-        layers: dict[Path, Any] = {path: _layer(module, arrays['params'], path) for path, module in modules.items()}
-        single = {path: nnx.Param(array) for path, array in arrays['params'].items() if path[:-1] not in modules}
-        return Network(linen, image_shape, layers | single)
-
-    network: Network = nnx.eval_shape(build)  # without computing parameters that are replaced
-    for kind, values in ((nnx.Param, variables['params']), (nnx.BatchStat, variables.get('batch_stats', {}))):
-        state = nnx.state(network, kind)
-        nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, values))
-        nnx.update(network, state)
-    if random and rngs is not None:
-        network.dropout_rng = nnx.data(rngs.dropout.fork())
-    return network
+        jax.eval_shape(functools.partial(linen.apply, train=False), variables, images)
+    return modules, bool(random)
 
 
 def _layer(module: nn.Module, params: Mapping[Path, Any], path: Path) -> nnx.Module:
@@ -236,7 +255,7 @@ def to_linen(network: Network) -> tuple[nn.Module, Variables]:
     linen = network.linen.clone(num_classes=num_classes)
     wanted = jax.eval_shape(functools.partial(linen.init, train=False), jax.random.key(0), images)
     ours, theirs = (
-        {path: array.shape for path, array in flatten_dict(tree, sep='/').items()}
+        {'/'.join(map(str, path)): array.shape for path, array in flatten_dict(tree).items()}
         for tree in (variables, {'batch_stats': {}, **wanted})
     )
     for path in sorted(ours.keys() | theirs.keys()):
@@ -245,4 +264,49 @@ def to_linen(network: Network) -> tuple[nn.Module, Variables]:
                 f'{path} is {ours.get(path, "missing")}; expected {theirs.get(path, "nothing")}: a layer was replaced by one '
                 'that the linen network does not have'
             )
+    params = flatten_dict(variables['params'])
+    for place, module in _layers(linen, variables, network.image_shape)[0].items():
+        layer = functools.reduce(getattr, place, network)
+        expected = nnx.eval_shape(functools.partial(_layer, module, params, place))
+        if different := _difference(layer, expected):
+            raise ConfigError(
+                f'{"/".join(place)} {different}: a layer was replaced by one that the linen network does not have'
+            )
     return linen, variables
+
+
+# What decides the values of a layer beside its parameters.
+_DECISIVE = {
+    nnx.Conv: ('kernel_size', 'strides', 'padding', 'input_dilation', 'kernel_dilation', 'feature_group_count'),
+    nnx.Linear: (),
+    nnx.BatchNorm: ('epsilon', 'momentum', 'axis_name'),
+}
+
+
+def _difference(layer: nnx.Module, expected: nnx.Module) -> str:
+    """Returns in what a layer differs from the expected one beside its parameters; '' if in nothing."""
+    kind = next(kind for kind in _DECISIVE if isinstance(expected, kind))
+    if type(layer) not in (kind, BatchNorm, type(expected)) or not isinstance(layer, kind):
+        return f'is a {type(layer).__name__}, expected a {kind.__name__}'
+    for name in _DECISIVE[kind]:
+        ours, theirs = (_plain(name, each) for each in (layer, expected))
+        if ours != theirs:
+            return f'has {name}={ours}, expected {theirs}'
+    return ''
+
+
+def _plain(name: str, layer: Any) -> object:
+    """Returns an attribute of a layer in the one form that means the same."""
+    value = getattr(layer, name)
+    if name in ('strides', 'input_dilation', 'kernel_dilation'):
+        return _pair(value)
+    if name != 'padding':
+        return value
+    if value == 'SAME' and _pair(layer.strides) == (1, 1):
+        excess = [(size - 1) * step for size, step in zip(layer.kernel_size, _pair(layer.kernel_dilation), strict=True)]
+        return tuple((size // 2, size - size // 2) for size in excess)
+    return value if isinstance(value, str) else tuple(map(_pair, _pair(value)))
+
+
+def _pair(value: Any) -> tuple[Any, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value)

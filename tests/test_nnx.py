@@ -177,6 +177,56 @@ def test_a_layer_that_linen_does_not_have_is_named():
         resnet_jax.nnx.to_linen(network)
 
 
+class Tenfold(nnx.Linear):
+    def __call__(self, inputs):
+        return 10 * super().__call__(inputs)
+
+
+def test_a_layer_that_computes_something_else_is_named():
+    rngs = nnx.Rngs(0)
+    head = nnx.Sequential(nnx.Linear(8, 6, rngs=rngs), nnx.relu, nnx.Linear(6, 3, rngs=rngs))
+    for place, layer, text in (
+        ('bn1', nnx.BatchNorm(4, epsilon=0.1, rngs=rngs), r'bn1 has epsilon=0\.1, expected 1e-05'),
+        ('bn1', nnx.BatchNorm(4, momentum=0.5, epsilon=1e-5, rngs=rngs), r'bn1 has momentum=0\.5'),
+        ('fc', Tenfold(8, 3, rngs=rngs), 'fc is a Tenfold, expected a Linear'),
+        ('fc', head, r'params/fc/.* expected nothing|params/fc/.* is missing'),
+    ):
+        network = resnet_jax.nnx.create_model('resnet8', rngs=nnx.Rngs(0), image_shape=(8, 8, 3), **SMALL)
+        setattr(network, place, layer)
+        with jax.numpy_rank_promotion('allow'), pytest.raises(ConfigError, match=text):
+            resnet_jax.nnx.to_linen(network)
+    network = resnet_jax.nnx.create_model('resnet8', rngs=nnx.Rngs(0), image_shape=(8, 8, 3), **SMALL)
+    network.layer1_0.conv1 = nnx.Conv(4, 4, (3, 3), use_bias=False, rngs=rngs)  # 'SAME' is what the linen one does
+    images = images_for((8, 8, 3))
+    linen, variables = resnet_jax.nnx.to_linen(network)
+    network.eval()
+    np.testing.assert_allclose(linen.apply(variables, images, train=False), network(images), rtol=1e-5, atol=1e-6)
+    network.layer1_0.conv1 = nnx.Conv(4, 4, (3, 3), kernel_dilation=2, use_bias=False, rngs=rngs)
+    with pytest.raises(ConfigError, match=r'layer1_0/conv1 has padding=|layer1_0/conv1 has kernel_dilation=\(2, 2\)'):
+        resnet_jax.nnx.to_linen(network)
+
+
+def test_a_view_is_in_evaluation():
+    network = resnet_jax.nnx.create_model('wrn_16_4', rngs=nnx.Rngs(0), dropout=0.5, image_shape=(8, 8, 3), **SMALL)
+    view = nnx.view(network, deterministic=True, use_running_average=True)
+    images = images_for((8, 8, 3))
+    np.testing.assert_array_equal(view(images), view(images))
+    assert not network.deterministic
+
+
+@pytest.mark.parametrize(
+    ('rngs', 'text'),
+    [
+        (0, 'rngs has no stream for params'),
+        (nnx.Rngs(dropout=0), 'rngs has no stream for params'),
+        (nnx.Rngs(params=0), 'rngs has no stream for dropout'),
+    ],
+)
+def test_a_missing_stream_is_named(rngs, text):
+    with pytest.raises(ConfigError, match=text):
+        resnet_jax.nnx.create_model('wrn_16_4', rngs=rngs, dropout=0.5, image_shape=(8, 8, 3), **SMALL)
+
+
 @pytest.mark.parametrize('name', sample(['train_nnx', 'train_linen'], 2))
 def test_examples(name):
     command = [sys.executable, ROOT / 'examples' / f'{name}.py']
