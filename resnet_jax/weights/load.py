@@ -14,7 +14,7 @@ from resnet_jax.errors import ConfigError, InputFileError
 from resnet_jax.models import create_model
 from resnet_jax.typing import Json, JsonDict
 from resnet_jax.weights.files import read_state_dicts
-from resnet_jax.weights.match import Match, Shape, match, nearest_model
+from resnet_jax.weights.match import LONGEST_NAME, Match, Shape, match, nearest_model
 from resnet_jax.weights.names import FLAX, TORCHVISION, from_torch, unflatten
 from resnet_jax.weights.torch_file import StateDict
 
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 # Names of averaged weights in training scripts: state_dict_ema, ema_model, modelEMA, swa_state_dict, averaged_model, shadow.
 _AVERAGED = re.compile(r'(^|[^a-zA-Z]|(?<=[a-z])(?=[A-Z]))(?i:ema|swa|averaged|shadow)([^a-zA-Z]|(?<=[a-z])(?=[A-Z])|$)')
-_LONGEST_NAME = 500  # characters that are searched for such a word
 _LISTED = 1000  # differences of each kind that are logged: a hostile file may have any number of names
 
 
@@ -130,7 +129,7 @@ def _apart(state_dicts: Mapping[str, StateDict]) -> dict[str, StateDict]:
     for key, state_dict in state_dicts.items():
         by_place: dict[str, dict[str, Shape]] = {}
         for name, shape in state_dict.shapes.items():
-            parts = name[:_LONGEST_NAME].split('.')[:-1]
+            parts = name[:LONGEST_NAME].split('.')[:-1]
             end = next((i + 1 for i, part in enumerate(parts) if _AVERAGED.search(part)), 0)
             by_place.setdefault('.'.join(parts[:end]), {})[name] = shape
         largest = max(map(len, by_place.values()))

@@ -18,7 +18,7 @@ from resnet_jax.weights.names import FLAX, NAMINGS, torch_name, torch_shape
 Shape = tuple[int, ...]
 # Models are built with this number of classes, a prime unequal to any other size, so that it marks the shapes of the head.
 _ANY_CLASSES = 7919
-_LONGEST_NAME = 500  # characters; no library has longer names
+LONGEST_NAME = 500  # characters; no library has longer names
 _DEEPEST = 16  # parts of a model's name; those of our models have half as many
 _REFINED = 3  # models of which `nearest_model` tries every stem, which changes few tensors: all of them take half a minute
 _COUNTERS = ('total_ops', 'total_params')  # of thop, in every layer of a network that it has measured
@@ -198,7 +198,7 @@ def _prefixes_of_suffixes(tensors: Mapping[str, Shape]) -> dict[str, list[str]]:
     """Returns, for each end of a name that could be a model's, what stands before it: 'fc.weight' -> ['', 'module.']."""
     index = collections.defaultdict(list)
     for key in tensors:
-        parts = key[:_LONGEST_NAME].split('.')
+        parts = key[:LONGEST_NAME].split('.')
         for start in range(max(0, len(parts) - _DEEPEST), len(parts)):
             index['.'.join(parts[start:])].append(''.join(f'{part}.' for part in parts[:start]))
     return dict(index)
