@@ -15,7 +15,7 @@ test: .venv-test/installed lint
 
 test-all: .venv-test/installed lint
 	.venv-test/bin/python -m pip install --quiet --editable '.[test,loggers]'
-	.venv-test/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
+	.venv-test/bin/python -m pytest -n 2 --dist worksteal -m 'slow or not slow'
 
 # What depends most on the version of JAX: kernels, networks, the training step, exports, commands. For a Python that has the
 # newest JAX, as in make test-newest PYTHON=python3.13; Python 3.11 stops at jax 0.10.
