@@ -139,6 +139,7 @@ def create_model(
         rngs has no stream that is needed.
     """
     linen = models.create_model(name, num_classes, **kwargs)
+    _check_image_shape(image_shape)
     _check_stream(rngs, 'params')
     key = rngs.params()
     init = jax.jit(functools.partial(linen.init, train=False), compiler_options=options_for_init(key))
@@ -162,14 +163,21 @@ def from_linen(
       image_shape: (height, width, channels) of the images.
 
     Raises:
-      ConfigError: rngs is missing, or the network has variables other than parameters and the statistics of BatchNorm.
+      ConfigError: rngs is missing, image_shape or the variables do not fit the network, or it has variables other than
+        parameters and the statistics of BatchNorm.
     """
-    modules, random = _layers(linen, variables, image_shape)
+    _check_image_shape(image_shape)
+    if not isinstance(linen, nn.Module) or not isinstance(variables, Mapping):
+        got = f'{type(linen).__name__} and {type(variables).__name__}'
+        raise ConfigError(f"expected a network of linen and its {{'params', 'batch_stats'}}, not {got}")
+    wanted, modules, random = _trace(linen, image_shape)
     arrays = {kind: flatten_dict(variables.get(kind, {})) for kind in ('params', 'batch_stats')}
     own = {path for path in arrays['batch_stats'] if path[:-1] not in modules} | (variables.keys() - arrays.keys())
     if own:
         names = ', '.join(sorted(map(str, own))[:3])
         raise ConfigError(f'the network has other variables, {names}; expected parameters and the statistics of BatchNorm')
+    if different := _different_shape(variables, wanted):
+        raise ConfigError(f'variable {different}, as {type(linen).__name__} has for images of {image_shape}')
     if random:
         if rngs is None:
             raise ConfigError('the network has dropout or stochastic depth; expected rngs=nnx.Rngs(...)')
@@ -190,13 +198,31 @@ def from_linen(
     return network
 
 
+def _check_image_shape(shape: Sequence[int]) -> None:
+    sizes = tuple(shape) if isinstance(shape, Sequence) else ()
+    if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ConfigError(f'image_shape is {shape!r}; expected (height, width, channels), three integers from 1')
+
+
+def _different_shape(variables: Variables, wanted: Variables) -> str:
+    """Returns the first array by name whose shape is another than wanted, in words; '' if there is none."""
+    ours, theirs = (
+        {'/'.join(map(str, path)): array.shape for path, array in flatten_dict({**tree}).items()}
+        for tree in (variables, wanted)
+    )
+    for path in sorted(ours.keys() | theirs.keys()):
+        if ours.get(path) != theirs.get(path):
+            return f'{path} is {ours.get(path, "missing")}; expected {theirs.get(path, "nothing")}'
+    return ''
+
+
 def _check_stream(rngs: object, name: str) -> None:
     if not isinstance(rngs, nnx.Rngs) or not ('default' in rngs or name in rngs):
         raise ConfigError(f'rngs has no stream for {name}; expected rngs=nnx.Rngs(SEED), or nnx.Rngs({name}=SEED, ...)')
 
 
-def _layers(linen: nn.Module, variables: Variables, image_shape: Sequence[int]) -> tuple[dict[Path, nn.Module], bool]:
-    """Returns the layers of a linen network by path, and whether it has dropout or stochastic depth."""
+def _trace(linen: nn.Module, image_shape: Sequence[int]) -> tuple[Variables, dict[Path, nn.Module], bool]:
+    """Returns the shapes of a linen network's variables, its layers by path, and whether it has dropout or stochastic depth."""
     modules: dict[Path, nn.Module] = {}
     random: list[Path] = []
 
@@ -215,8 +241,8 @@ def _layers(linen: nn.Module, variables: Variables, image_shape: Sequence[int]) 
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(record):
-        jax.eval_shape(functools.partial(linen.apply, train=False), variables, images)
-    return modules, bool(random)
+        shapes: Variables = jax.eval_shape(functools.partial(linen.init, train=False), jax.random.key(0), images)
+    return shapes, modules, bool(random)
 
 
 def _layer(module: nn.Module, params: Mapping[Path, Any], path: Path) -> nnx.Module:
@@ -253,19 +279,11 @@ def to_linen(network: Network) -> tuple[nn.Module, Variables]:
     images = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
     num_classes = nnx.eval_shape(lambda network, images: network(images), network, images).shape[-1]
     linen = network.linen.clone(num_classes=num_classes)
-    wanted = jax.eval_shape(functools.partial(linen.init, train=False), jax.random.key(0), images)
-    ours, theirs = (
-        {'/'.join(map(str, path)): array.shape for path, array in flatten_dict(tree).items()}
-        for tree in (variables, {'batch_stats': {}, **wanted})
-    )
-    for path in sorted(ours.keys() | theirs.keys()):
-        if ours.get(path) != theirs.get(path):
-            raise ConfigError(
-                f'{path} is {ours.get(path, "missing")}; expected {theirs.get(path, "nothing")}: a layer was replaced by one '
-                'that the linen network does not have'
-            )
+    wanted, modules, _ = _trace(linen, network.image_shape)
+    if different := _different_shape(variables, {'batch_stats': {}, **wanted}):
+        raise ConfigError(f'{different}: a layer was replaced by one that the linen network does not have')
     params = flatten_dict(variables['params'])
-    for place, module in _layers(linen, variables, network.image_shape)[0].items():
+    for place, module in modules.items():
         layer = functools.reduce(getattr, place, network)
         expected = nnx.eval_shape(functools.partial(_layer, module, params, place))
         if different := _difference(layer, expected):

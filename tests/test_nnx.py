@@ -167,6 +167,29 @@ def test_an_own_network():
             resnet_jax.nnx.from_linen(Own(), variables, image_shape=(8, 8, 3))
 
 
+def test_what_does_not_fit_is_one_line():
+    linen = resnet_jax.create_model('resnet8', 3)
+    variables = linen.init(jax.random.key(0), images_for((8, 8, 3)), train=False)
+    for shape in ((32, 32), (0, 32, 3), (32, 32, 3.0), 'abc', None):
+        with pytest.raises(ConfigError, match=r'image_shape is .*three integers from 1'):
+            resnet_jax.nnx.create_model('resnet8', rngs=nnx.Rngs(0), image_shape=shape)
+        with pytest.raises(ConfigError, match=r'image_shape is .*three integers from 1'):
+            resnet_jax.nnx.from_linen(linen, variables, image_shape=shape)
+    for given, text in (
+        ({}, 'batch_stats/bn1/mean is missing'),
+        ({'params': variables['params']}, 'batch_stats/bn1/mean is missing'),
+        (
+            {**variables, 'params': {**variables['params'], 'extra': {'bias': jnp.zeros(3)}}},
+            r'extra/bias is \(3,\); expected nothing',
+        ),
+        (None, 'not ResNet and NoneType'),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            resnet_jax.nnx.from_linen(linen, given)
+    with pytest.raises(ConfigError, match=r'conv1/kernel is \(3, 3, 3, 16\); expected \(3, 3, 1, 16\)'):
+        resnet_jax.nnx.from_linen(linen, variables, image_shape=(32, 32, 1))
+
+
 def test_a_layer_that_linen_does_not_have_is_named():
     network = resnet_jax.nnx.create_model('resnet8', rngs=nnx.Rngs(0), image_shape=(8, 8, 3), **SMALL)
     network.bn1 = nnx.GroupNorm(4, 2, use_bias=False, rngs=nnx.Rngs(0))

@@ -146,38 +146,44 @@ def _published_sets(classifier: 'Classifier', dataset: 'Dataset', batch_size: in
 
 def _run(workdir: str) -> 'tuple[Classifier, Dataset, JsonDict]':
     from resnet_jax.classifier import load_run
+
+    classifier = load_run(workdir, ema=FLAGS.value('ema'))
+    return classifier, _dataset(workdir, classifier), {'step': classifier.origin.step}
+
+
+def _dataset(workdir: str, classifier: 'Classifier') -> 'Dataset':
+    """Returns the data set of --dataset, or else of the run that gave the classifier."""
     from resnet_jax.data import LoadOptions, find_dataset
     from resnet_jax.runs.metadata import modules_of_run
 
-    classifier = load_run(workdir, ema=FLAGS.value('ema'))
     config = classifier.origin.config
     assert config is not None
+    options = LoadOptions.of(config, default_size=classifier.image_shape[0])
+    options = dataclasses.replace(options, data_dir=FLAGS.value('data_dir') or config.data_dir)
     try:
-        options = LoadOptions.of(config, default_size=classifier.image_shape[0])
-        options = dataclasses.replace(options, data_dir=FLAGS.value('data_dir') or config.data_dir)
-        dataset = find_dataset(FLAGS.value('dataset') or config.dataset, options).dataset
+        return find_dataset(FLAGS.value('dataset') or config.dataset, options).dataset
     except ConfigError as error:
         plugins.check_imported(modules_of_run(workdir), workdir, error)
         raise
-    return classifier, dataset, {'step': classifier.origin.step}
 
 
 def _ensemble(folders: Sequence[str]) -> 'tuple[Classifier, Dataset, JsonDict]':
-    from resnet_jax.classifier import Classifier
+    from resnet_jax.classifier import Classifier, load_run
     from resnet_jax.evaluation.predictions import predict_split
 
-    members: list[Classifier] = []
-    alone: list[JsonDict] = []
-    for folder in folders:
-        member, dataset, _ = _run(folder)
-        if members and member.origin.fingerprint != members[0].origin.fingerprint:
+    members = [load_run(folder, ema=FLAGS.value('ema')) for folder in folders]
+    for folder, member in zip(folders, members, strict=True):
+        if member.origin.fingerprint != members[0].origin.fingerprint:
             raise ConfigError(f'{folder} was trained on other data than {folders[0]}; expected runs on the same data set')
+    ensemble = Classifier.ensemble(members)
+    dataset = _dataset(folders[0], members[0])
+    alone: list[JsonDict] = []
+    for folder, member in zip(folders, members, strict=True):
         config = member.origin.config
         assert config is not None
         metrics = predict_split(member, dataset, config.eval_batch_size).describe()
         alone.append({'workdir': folder, 'accuracy': metrics['accuracy'], 'loss': metrics['loss']})
-        members.append(member)
-    return Classifier.ensemble(members), dataset, {'members': alone}
+    return ensemble, dataset, {'members': alone}
 
 
 def _weights(path: str) -> 'tuple[Classifier, Dataset, JsonDict]':

@@ -28,7 +28,7 @@ FLAGS.define(
     'bool', 'allow_changes', False, 'Let a run go on with another learning rate, schedule or weight decay; it is recorded.'
 )
 FLAGS.define('bool', 'profile', False, 'Trace ten iterations into profile/ in the workdir, for XProf or Perfetto.')
-FLAGS.define('integer', 'seeds', 0, 'Train as many seeds, from config.seed on, each in a folder of the workdir.', 0)
+FLAGS.define('integer', 'seeds', None, 'Train as many seeds, from config.seed on, each in a folder of the workdir.', 1)
 FLAGS.define('path', 'init_config', None, 'Write a config file to start from, and do nothing else.')
 FLAGS.define('bool', 'distributed', False, 'One of several processes; SLURM, MPI and Kubernetes are found.')
 FLAGS.define('string', 'coordinator_address', None, 'host:port of process 0, where none of these is found.')

@@ -121,3 +121,5 @@ def test_an_ensemble_of_runs(tiny_run, tmp_path):
     assert text.startswith('ensemble of 2 runs, digits test set') and text.count('alone: accuracy') == 2
     assert 'two run folders or more' in error_line(run('evaluate.py', '--ensemble', tiny_run[0], code=2))
     assert 'two run folders or more' in error_line(run('evaluate.py', '--ensemble', '--weights=a.pth', other, other, code=2))
+    shutil.rmtree(other / 'checkpoints')  # known before any member is evaluated
+    assert 'no checkpoint' in error_line(run('evaluate.py', '--ensemble', tiny_run[0], other, '--dataset=nowhere', code=3))

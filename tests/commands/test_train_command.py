@@ -108,6 +108,7 @@ def test_a_profile_names_each_iteration_and_changes_nothing(tiny_run, tmp_path):
     assert steps == [*range(2, 12)]
     assert list(path.parent.glob('*.xplane.pb'))
     assert_same_state(undisturbed, tmp_path / 'run')
+    assert '--seeds' in error_line(run('train.py', *TINY, '--seeds=0', code=2))
     assert 'without --seeds' in error_line(run('train.py', *TINY, '--profile', '--seeds=2', code=2))
 
 
