@@ -80,7 +80,7 @@ class TrainConfig:
         'cifar10',
         NAME,
         'cifar10, cifar100, digits, folder:PATH (images in one folder per class), arrays:FILE.npz, tfds:NAME, parquet:PATH, or '
-        'a registered name.',
+        'a registered name. A run continues with another name only if it is of the same images, as of a folder that moved.',
         changes='on_request',
         section='Data',
     )

@@ -51,8 +51,8 @@ class RunFolder:
       extend: let the run continue with more epochs than it was started with.
       allow_changes: let the run continue with changed values of fields that may change on request, such as the learning rate.
 
-    Raises (on entry):
-      ConfigError: the folder holds checkpoints of a different config; names the fields.
+    Raises:
+      ConfigError: on entry, as the others: the folder holds checkpoints of a different config; names the fields.
       ResourceError: the folder cannot be created or written.
       RunFolderInUseError: another process holds the lock.
     """
@@ -64,6 +64,7 @@ class RunFolder:
         self._config = config
         self._extend, self._allow_changes = extend, allow_changes
         self._description: Json = {}
+        self._shorter: int | None = None  # epochs of the run that this one extends
         self._rows = RowFiles(self.path)
         self._failing = False
         self._lock: IO[str] | None = None
@@ -139,20 +140,24 @@ class RunFolder:
             return ''
         before = documents.config_of(old, self.path / 'config.json')
         check_continues(before, self._config, str(self.path), extend=self._extend, allow_changes=self._allow_changes)
-        if self._extend and self.primary and before.num_epochs < self._config.num_epochs:
-            with contextlib.suppress(FileNotFoundError):  # the result of the shorter run stays available
-                (self.path / 'result.json').rename(self.path / f'result-{before.num_epochs}-epochs.json')
+        if before.num_epochs < self._config.num_epochs:
+            self._shorter = before.num_epochs
         return describe_changes(changed_fields(before, self._config, 'freely', 'on_request'))
 
     def start(self, progress: Progress, description: Json, splits: Sequence[str], again: str | None = None) -> None:
         """Writes config.json and environment.json, and opens the metrics files of a run that continues from `progress`.
 
-        Keeps an interrupted run's rows up to `progress.step`, and drops later ones, which the run writes again.
+        Keeps an interrupted run's rows up to `progress.step`, and drops later ones, which the run writes again. The result of
+        a shorter run that this one extends stays available as result-<its epochs>-epochs.json.
 
         Args:
           splits: splits that the run logs during training, the evaluated one last; rows of others are dropped.
           again: split whose row at `progress.step` is dropped too.
         """
+        if self._shorter:  # only now: nothing has refused to continue
+            with self._writing(), contextlib.suppress(FileNotFoundError):
+                (self.path / 'result.json').rename(self.path / f'result-{self._shorter}-epochs.json')
+            self._shorter = None
         self._description = description
         self._describe()
         if progress.changes:
@@ -177,12 +182,12 @@ class RunFolder:
         return read_rows(self.path / METRICS)
 
     def read_result(self) -> JsonDict | None:
-        """Returns the result of a finished run; None if the run is not finished.
+        """Returns the result of a finished run; None if the run is not finished, or this one extends it.
 
         Raises:
           InputFileError: result.json is not a run's result.
         """
-        return documents.read_result(self.path)
+        return None if self._shorter else documents.read_result(self.path)
 
     def read_json(self, name: str) -> Any:
         """Returns a JSON file's content, or None if there is no such file.

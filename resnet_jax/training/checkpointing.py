@@ -60,8 +60,8 @@ class RunCheckpoints:
         metadata = read_metadata(path)
         config, described = self._experiment.config, self._dataset.describe()
         check_continues(metadata.config, config, str(path), extend=self._extend, allow_changes=self._allow_changes)
-        if metadata.dataset != described:
-            keys = [key for key in described if metadata.dataset.get(key) != described[key]]
+        keys = [key for key in described if key != 'name' and metadata.dataset.get(key) != described[key]]
+        if keys:  # another name is a change of the config, checked before
             raise ConfigError(
                 f'{path} was trained on other data ({", ".join(keys)} differ); use the same data, or another run folder'
             )

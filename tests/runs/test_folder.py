@@ -208,7 +208,9 @@ def test_more_epochs_only_when_asked_for(tmp_path, config):
     with pytest.raises(ConfigError, match=r'num_epochs: 4 -> 3\); choose another'):
         RunFolder(path, config.replace(num_epochs=3), extend=True).__enter__()
     assert (path / 'result.json').exists()
-    with RunFolder(path, longer, extend=True):
+    with RunFolder(path, longer, extend=True) as folder:
+        assert folder.read_result() is None and (path / 'result.json').exists()  # the data may still be refused
+        folder.start(Progress(step=0), {}, ('train',))
         assert not (path / 'result.json').exists() and (path / 'result-4-epochs.json').exists()
 
 
@@ -326,7 +328,7 @@ def test_tensorboard_events(tmp_path, config):
 
 def test_the_config_is_tensorboards_hyperparameters(tmp_path, config):
     with RunFolder(tmp_path, config) as folder:
-        folder.start(Progress(), {}, ('train', 'gradients', 'validation'))
+        folder.start(Progress(step=0), {}, ('train', 'gradients', 'validation'))
         folder.write_metrics([{'step': 1, 'epoch': 0.5, 'split': 'train', 'loss': 0.5}])
     (path,) = (tmp_path / 'tensorboard').glob('events*')
     values = [value for event in read_events(path.parent) for value in event.summary.value if 'hparams' in value.tag]

@@ -530,6 +530,25 @@ def test_other_data_are_refused(copy, monkeypatch):
         train(config(), copy)
 
 
+def test_a_finished_run_that_other_data_cannot_extend_keeps_its_result(whole, tmp_path, monkeypatch):
+    workdir = shutil.copytree(whole.workdir, tmp_path / 'run')
+    longer = config(num_epochs=5)
+    tiny.register(monkeypatch, dataclasses.replace(STRIPES, fingerprint='other'))
+    with pytest.raises(ConfigError, match=r'was trained on other data \(fingerprint differ\)'):
+        train(longer, workdir, extend=True)
+    assert train(config(), workdir) == whole.result
+
+
+def test_the_same_data_under_another_name_go_on(copy, whole):
+    shutil.rmtree(copy / 'checkpoints' / '12')
+    moved = dataclasses.replace(STRIPES, name='moved')
+    with pytest.raises(ConfigError, match=r"dataset: 'stripes' -> 'moved'\); continue with allow_changes"):
+        train_and_evaluate(config(), copy, dataset=moved)
+    result = train_and_evaluate(config(), copy, dataset=moved, allow_changes=True).result
+    assert result['accuracy'] == whole.result['accuracy']
+    assert read_metadata(copy / 'checkpoints' / '12').dataset['name'] == 'moved'
+
+
 def damage(path):
     data = bytearray((path / 'metadata.json').read_bytes())
     data[len(data) // 2] ^= 1
