@@ -157,8 +157,8 @@ class TrainConfig:
     cuda_graph: bool = _field(
         True,
         FLAG,
-        'On a GPU, one CUDA graph of all steps of a dispatch, so that it never waits for the host; without one where the '
-        'driver or several processes do not allow it.',
+        'On a GPU, run all steps of a dispatch as one CUDA graph, so that the GPU never waits for the host. Ignored with '
+        'several processes and where the driver does not support it.',
         changes='freely',
     )
 

@@ -50,8 +50,8 @@ class UserError(Exception):
     """An error whose one-line message says what is wrong, what was expected and what to do.
 
     Args:
-      message: of a very long one the middle is left out.
-      topic: 'weights' or 'broken_images', of which a command that fails adds what other command lists them.
+      message: if longer than 4,000 characters, its middle is left out.
+      topic: 'weights' or 'broken_images', for which the commands add the one that lists them.
     """
 
     exit_code = 2

@@ -36,7 +36,7 @@ def forward(
 class CompiledForward:
     """A network with its normalisation, as functions of uint8 images `[n, height, width, channels]`.
 
-    What is compiled is kept, and gets the variables as an argument: closed over, they would be constants of the program.
+    Compiled programs are kept. The variables are their argument: closed over, they would be constants of the program.
 
     Args:
       mean, std: None if they are unknown; the network's input is then the scaled pixels.
@@ -75,7 +75,7 @@ class CompiledForward:
     def of_inputs(self, function: Callable[..., PyTree], **options: Any) -> Callable[..., PyTree]:
         """Returns `function(model, variables, inputs, *others, **options)` as one of (variables, images, *others).
 
-        The images, and what else of the arguments is uint8, are normalised; traceable, as `function` is.
+        Normalises the images and any other uint8 argument. Can be traced if `function` can.
         """
 
         def compute(variables: Variables, *arrays: jax.Array) -> PyTree:

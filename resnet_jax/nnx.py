@@ -93,7 +93,7 @@ class Network(Block):
             setattr(block, name, layer)
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Takes what `nnx.view` changes in the copy that it returns."""
+        """Sets the mode of a copy that `nnx.view` makes."""
         if deterministic is not None:
             self.deterministic = deterministic
 
@@ -293,7 +293,7 @@ def to_linen(network: Network) -> tuple[nn.Module, Variables]:
     return linen, variables
 
 
-# What decides the values of a layer beside its parameters.
+# The settings that change what a layer computes.
 _DECISIVE = {
     nnx.Conv: ('kernel_size', 'strides', 'padding', 'input_dilation', 'kernel_dilation', 'feature_group_count'),
     nnx.Linear: (),
@@ -302,7 +302,7 @@ _DECISIVE = {
 
 
 def _difference(layer: nnx.Module, expected: nnx.Module) -> str:
-    """Returns in what a layer differs from the expected one beside its parameters; '' if in nothing."""
+    """Returns the first setting in which a layer differs from the expected one, in words; '' if it differs in none."""
     kind = next(kind for kind in _DECISIVE if isinstance(expected, kind))
     if type(layer) not in (kind, BatchNorm, type(expected)) or not isinstance(layer, kind):
         return f'is a {type(layer).__name__}, expected a {kind.__name__}'
@@ -314,7 +314,7 @@ def _difference(layer: nnx.Module, expected: nnx.Module) -> str:
 
 
 def _plain(name: str, layer: Any) -> object:
-    """Returns an attribute of a layer in the one form that means the same."""
+    """Returns an attribute of a layer in a form in which equal settings are equal."""
     value = getattr(layer, name)
     if name in ('strides', 'input_dilation', 'kernel_dilation'):
         return _pair(value)

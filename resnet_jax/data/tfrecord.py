@@ -65,8 +65,8 @@ def scan_records(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def masked_crc32c(records: Sequence[bytes]) -> np.ndarray:
     """Returns the masked CRC-32C of each record, uint32 [len(records)], as TFRecord stores it."""
-    # The checksum is linear but for its first value, all ones; inverting the first four bytes has the same effect, and then
-    # zeros before them change nothing. So each record is a row of whole pieces, whose checksums are computed side by side.
+    # CRC-32C is linear apart from its initial value, all ones. Inverting the first four bytes replaces that value; then
+    # leading zeros change nothing, and records can be padded to whole pieces, whose checksums are computed side by side.
     counts = np.array([-(-max(len(record), 4) // _PIECE) for record in records])
     ends = np.cumsum(counts)
     pieces = np.zeros((int(ends[-1]), _PIECE), np.uint8)

@@ -71,8 +71,8 @@ def _normalize_jvp(epsilon: float, axis_name: str | None, primals: Triple, tange
     dmean, product = _means(axis_name, dx, centred * dx)
     dvar = 2 * product
     inverse = jax.lax.rsqrt(var + epsilon)
-    # dy is linear in dx, in the x - mean and in 1, with factors of each channel. Its transpose has one sum for each of the last
-    # two, which is all that the gradients of scale, bias and statistics need.
+    # For each channel, dy is a linear combination of dx, x - mean and 1. Its transpose needs only two sums, which also give the
+    # gradients of scale, bias and statistics.
     factor = inverse * scale
     slope = inverse * dscale - factor * inverse * inverse * dvar / 2
     shift = dbias - factor * dmean

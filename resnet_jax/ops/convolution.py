@@ -49,7 +49,7 @@ def _jitted(primitive: jax.extend.core.Primitive, parameters: tuple[tuple[str, o
 
 
 def _is_local(context: mlir.LoweringRuleContext) -> bool:
-    """Returns whether the lowered program runs in this process and undivided on one device.
+    """Returns whether the lowered program runs in this process, on arrays that are not divided among devices.
 
     An exported program runs elsewhere, and XLA cannot divide a call of C among devices.
     """

@@ -1,7 +1,7 @@
-"""What the primitives here share where types say more than a shape and a dtype.
+"""Helpers for primitives whose operands have varying axes or explicit shardings.
 
-Under `shard_map` they say over which axes of the mesh an array varies, and in a mesh with axes of `AxisType.Explicit`, which
-`jax.make_mesh` makes, how an array is divided among devices.
+Under `shard_map` the type of an array says over which axes of the mesh it varies, and in a mesh with axes of
+`AxisType.Explicit`, the default of `jax.make_mesh`, how it is divided among the devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def result_types(function: Callable[..., Any], *avals: Aval, spec: Sequence[Any]
 
 
 def spec_of(array: Any) -> PartitionSpec:
-    """Returns how an array, or what a placeholder in a transposition stands for, is divided among devices."""
+    """Returns the PartitionSpec of an array, or of the placeholder for one in a transposition."""
     aval: Any = getattr(array, 'aval', None) or jax.typeof(array)
     return PartitionSpec(*aval.sharding.spec)
 
@@ -43,9 +43,9 @@ def divided_like(array: jax.Array, other: Any) -> jax.Array:
 
 
 def lowering(function: Callable[..., Any], *, multiple_results: bool) -> Callable[..., Any]:
-    """Returns the rule that lowers a primitive to a function, which sees arrays of which nothing is said to vary.
+    """Returns a lowering rule that calls `function` on arrays without varying axes.
 
-    If it saw arrays that vary, JAX would make the others in it vary too, and their gradients would be added up over devices.
+    With them, JAX would mark the other arrays in it as varying too, and add up their gradients over the devices.
     """
     rule = mlir.lower_fun(function, multiple_results=multiple_results)
 
@@ -58,9 +58,9 @@ def lowering(function: Callable[..., Any], *, multiple_results: bool) -> Callabl
 
 
 def varying_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """Returns arrays that all vary over every axis over which any of them does.
+    """Marks every array as varying over the union of the axes over which they vary.
 
-    Its transpose adds up, over the devices, the gradient of an array that was the same on all of them.
+    The transpose adds up, over the devices, the gradient of an array that was the same on all of them.
     """
     own = [jax.typeof(array).mat.varying for array in arrays]
     union = frozenset[str]().union(*own)

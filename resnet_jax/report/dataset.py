@@ -12,7 +12,7 @@ _LISTED = 100  # classes
 
 
 def section(runs: Runs) -> Section | None:
-    """Returns the section; None if no run has recorded its data, as those of older versions have not."""
+    """Returns the section; None if no run has recorded its data."""
 
     def of_run(run: RunReader) -> str:
         facts = run.evaluation.get('data')

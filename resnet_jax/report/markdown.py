@@ -44,7 +44,7 @@ def _entries(results: Json) -> str:
 
 
 def _best(results: Json) -> str:
-    """Returns a sentence on the entry with the highest mean accuracy; '' for results of one entry, or older ones."""
+    """Returns a sentence on the entry with the highest mean accuracy; '' for results of one entry or without a ranking."""
     ranked = results.get('ranking', [])
     if len(ranked) < 2:
         return ''

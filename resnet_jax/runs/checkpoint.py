@@ -62,8 +62,8 @@ def _checkpointer() -> 'ocp.Checkpointer':
 def _path_for_orbax(path: Path) -> Iterator[Path]:
     """Yields a path of `path / 'arrays'` that Orbax and TensorStore can use.
 
-    They search the folder as a glob pattern, take gs: for a bucket, and need names in UTF-8, so a path that they could take for
-    something else is reached through a link with a plain name.
+    They treat the path as a glob pattern and 'gs:' as a bucket, and require UTF-8. Paths with special characters are reached
+    through a link with a plain name.
 
     Raises:
       ResourceError: there is no place for the link.
@@ -120,7 +120,7 @@ def _report_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
 
 
 def _of_a_closed_loop(error: BaseException | None) -> bool:
-    """Returns whether TensorStore, which is no Python code, has reported to Orbax after its event loop had closed."""
+    """Returns whether the error is a callback of TensorStore into an event loop that Orbax has closed."""
     if not isinstance(error, RuntimeError) or str(error) != 'Event loop is closed' or not error.__traceback__:
         return False
     return error.__traceback__.tb_frame.f_code.co_name == 'call_soon_threadsafe'

@@ -12,7 +12,7 @@ from resnet_jax.runs.progress import Progress
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict
 
-FORMAT = 2  # 1 was never released
+FORMAT = 2
 
 _MOST_CLASSES = 100_000
 
@@ -60,7 +60,7 @@ def read_metadata(path: Path) -> Metadata:
     if type(number) is not int or number < 1:
         raise wrong('has no format; expected a number from 1')
     if number != FORMAT:
-        advice = 'upgrade resnet_jax' if number > FORMAT else 'it is of a version that was never released: train again'
+        advice = 'upgrade resnet_jax' if number > FORMAT else 'train again'
         raise InputFileError(f'checkpoint {path} has format {number}; this version reads {FORMAT}: {advice}')
     for name in ('config', 'dataset', 'progress', 'environment'):
         if not isinstance(values.get(name), dict):

@@ -1,4 +1,4 @@
-"""The rows that a run logs: metrics.jsonl, and timing.jsonl with what another run of the same config would not repeat."""
+"""The rows that a run logs: metrics.jsonl, and timing.jsonl for values that another run of the config does not repeat."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ class RowFiles:
         self._backlog = {METRICS: '', TIMING: ''}
 
     def start(self, step: int, splits: Sequence[str], again: str | None) -> None:
-        """Drops the rows after `step`, of splits other than `splits`, and at `step` those of the split `again`."""
+        """Keeps the rows of `splits` up to `step`; of the split `again`, those before it."""
 
         def belongs(line: str) -> bool:
             try:

@@ -89,8 +89,7 @@ def our_settings() -> Iterator[None]:
 def why_jax_does_not_start(error: Exception) -> ConfigError | None:
     """Returns why JAX does not start here, with the environment variables that decide it; None if it starts.
 
-    To be called after an unexpected error, which may be JAX's own: once it has failed to start one of several platforms, it
-    goes on with the others.
+    Call it only after an unexpected error: JAX reports a platform that fails once, and then goes on with the others.
     """
     reason = ''
     if re.match('(Unknown|Unable to initialize) backend', str(error)):

@@ -40,7 +40,7 @@ def tell_at_once(line: bytes) -> None:
 
 
 def silence(stream: IO[str]) -> None:
-    """Discards a stream's buffer and all later output, about which Python would complain again as it exits."""
+    """Redirects a stream to /dev/null, so that Python does not report the error again as it exits."""
     with contextlib.suppress(OSError, ValueError):  # no file, or closed
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -87,7 +87,7 @@ def load_batch(
 
 
 def load_function(experiment: Experiment, *, cropped: bool = False) -> Callable[..., dict[str, jax.Array]]:
-    """Returns the `load_batch` of an experiment, a function of the arguments before the keyword ones.
+    """Returns `load_batch` with the options of an experiment, a function of its positional arguments.
 
     Args:
       cropped: the images are random resized crops already: see `step_images`.

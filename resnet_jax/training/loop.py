@@ -57,7 +57,7 @@ def train_and_evaluate(
       callbacks: called in this order as the run proceeds.
       dataset: what to train on, instead of `config.dataset`, which becomes its name: see `data.load_dataset`. To continue the
         run, pass the same one.
-      weights: the network to start from, instead of that which `config.init_from` names; see `finetune`.
+      weights: the network to start from, instead of `config.init_from`; see `finetune`.
       profile: write a trace of ten iterations to `workdir/profile`.
       grace_seconds: time after a signal that comes while nothing is unsaved, as when XLA compiles, before the process ends.
 

@@ -95,7 +95,7 @@ def create_train_steps(
 
 
 def steps_function(experiment: Experiment, *, cropped: bool = False) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the `train_steps` of an experiment, a function of the arguments without default; see `load_function`."""
+    """Returns `train_steps` with the options of an experiment, a function of its positional arguments; see `load_function`."""
     config = experiment.config
     lookahead_fn = None
     if config.lookahead_sync_period:

@@ -98,7 +98,7 @@ def _offline() -> bool:
 
 
 def _fetch(place: _Place, sha256: str, *, fixed: bool) -> Path:
-    """Returns the path of a file in a cache; a `fixed` one never changes, so that a copy is used without asking the server."""
+    """Returns the path of a file in the cache. A `fixed` file never changes: a copy is used without asking the server."""
     folder = place.name.removeprefix('hf://').replace('/', '--')
     path = cache_dir() / 'weights' / folder / (place.file or place.url.rpartition('/')[2])
     if fixed and _is_sound(path, sha256):

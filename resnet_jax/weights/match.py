@@ -180,7 +180,7 @@ def match(
 
 
 def _strays(tensors: Mapping[str, Shape], rest: Iterable[str], names: Iterable[str]) -> set[str]:
-    """Returns which first parts of the names in `rest` stand beside a network rather than for a part of it.
+    """Returns the first parts of the names in `rest` that belong to modules outside the network, such as a loss.
 
     Not 'layer4' beside 'layer1', nor what holds a convolution or batch normalization.
     """

@@ -494,7 +494,7 @@ def test_a_newer_format(folder):
 
 def test_a_format_that_was_never_released(folder):
     rewrite_metadata(folder / '7', format=1)
-    with pytest.raises(InputFileError, match=r'has format 1; this version reads 2: .* never released: train again'):
+    with pytest.raises(InputFileError, match=r'has format 1; this version reads 2: train again'):
         read_metadata(folder / '7')
 
 

@@ -12,7 +12,8 @@ from resnet_jax.data.augment.color import random_hue, random_saturation
 from resnet_jax.data.augment.policies import randaugment, random_operations, trivialaugment
 from resnet_jax.data.augment.rectangles import random_erasing, random_resized_crop
 
-# Random streams of an image beside crop, flip and cutout, whose keys are a split: a fourth key would change the other three.
+# Random streams of an image other than those of crop, flip and cutout, which share one `split`: a fourth key in it would change
+# the other three.
 _JITTER, _RESIZED_CROP, _AUTO_AUGMENT, _SATURATION, _HUE, _ERASING = range(3, 9)
 
 
