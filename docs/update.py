@@ -53,17 +53,17 @@ def _number(name, keys):
     if name == 'count':
         return str(_count(*keys))
     entry = evidence()[name]
-    found = _of_study(entry) if 'results' in entry else {**entry['values'], 'n': entry['n']}
+    value = _of_study(entry) if 'results' in entry else {**entry['values'], 'n': entry['n']}
     for key in keys:
-        found = found[key]
-    return _cell(found)
+        value = value[key]
+    return _cell(value)
 
 
-def _count(what):
+def _count(kind):
     """Returns how many models or published weights there are."""
     from resnet_jax import available_models, available_weights
 
-    return len({'models': available_models, 'weights': available_weights}[what]())
+    return len({'models': available_models, 'weights': available_weights}[kind]())
 
 
 def _cell(value):
@@ -77,26 +77,26 @@ def _cell(value):
 
 def _of_study(entry):
     """Returns {entry: what the prose says of it} of a study's results: per cent, points and milliseconds."""
-    results, found = json.loads((DOCS / entry['results']).read_text()), {}
+    results, entries = json.loads((DOCS / entry['results']).read_text()), {}
     for name, of in results['entries'].items():
         runs, compared = of['runs'].values(), results['comparisons'].get(name)
-        found[name] = {}
+        entries[name] = {}
         if of['accuracy']:
-            found[name] |= {
+            entries[name] |= {
                 'accuracy': f'{100 * of["accuracy"]["mean"]:.1f}',
                 'loss': f'{fmean(run["train_loss"] for run in runs):.1f}',
                 'milliseconds': f'{1000 * fmean(run["iteration_seconds"] for run in runs):,.0f}',
                 'seeds': ' and '.join(f'{100 * run["accuracy"]:.2f}' for run in runs),
             }
             if of['accuracy']['sd'] is not None:
-                found[name]['spread'] = f'{100 * of["accuracy"]["mean"]:.1f} ± {100 * of["accuracy"]["sd"]:.1f}'
+                entries[name]['spread'] = f'{100 * of["accuracy"]["mean"]:.1f} ± {100 * of["accuracy"]["sd"]:.1f}'
         if compared:
             pairs = [f'{100 * pair["difference"]:+.2f}' for pair in compared['pairs'].values()]
-            found[name] |= {'difference': f'{100 * compared["mean"]:+.2f}', 'by_seed': ' and '.join(pairs)}
+            entries[name] |= {'difference': f'{100 * compared["mean"]:+.2f}', 'by_seed': ' and '.join(pairs)}
         if compared and compared['low'] is not None:
-            found[name]['interval'] = f'{100 * compared["low"]:+.0f} to {100 * compared["high"]:+.0f}'
-            found[name]['narrow_interval'] = f'{100 * compared["low"]:+.1f} to {100 * compared["high"]:+.1f}'
-    return found
+            entries[name]['interval'] = f'{100 * compared["low"]:+.0f} to {100 * compared["high"]:+.0f}'
+            entries[name]['narrow_interval'] = f'{100 * compared["low"]:+.1f} to {100 * compared["high"]:+.1f}'
+    return entries
 
 
 def _rows(header, rows):
@@ -171,13 +171,15 @@ def _commands():
 
 
 def _exit_codes():
-    found = {0: ['done'], 1: ['a bug of this package'], 141: ['the reader of the output has left, as in `\\| head`']}
+    meanings = {0: ['done'], 1: ['a bug of this package'], 141: ['the reader of the output has left, as in `\\| head`']}
     for _, kind in inspect.getmembers(errors, inspect.isclass):
         if issubclass(kind, errors.UserError) and kind is not errors.UserError:
-            found.setdefault(kind.exit_code, []).append(f'{inspect.getdoc(kind).splitlines()[0]} (`{kind.__name__}`)')
-    found['129, 130, 143'] = ['stopped by SIGHUP, Ctrl-C or SIGTERM; the state is saved (`Interrupted`)']
-    order = sorted(found, key=lambda code: int(str(code).split(',')[0]))
-    return ''.join(['| code | what it means |\n|---|---|\n', *(f'| {code} | {"<br>".join(found[code])} |\n' for code in order)])
+            meanings.setdefault(kind.exit_code, []).append(f'{inspect.getdoc(kind).splitlines()[0]} (`{kind.__name__}`)')
+    meanings['129, 130, 143'] = ['stopped by SIGHUP, Ctrl-C or SIGTERM; the state is saved (`Interrupted`)']
+    order = sorted(meanings, key=lambda code: int(str(code).split(',')[0]))
+    return ''.join(
+        ['| code | what it means |\n|---|---|\n', *(f'| {code} | {"<br>".join(meanings[code])} |\n' for code in order)]
+    )
 
 
 def copy(folder):

@@ -401,6 +401,16 @@ class TrainConfig:
             raise ConfigError('alternating_flip is a way to flip, and flip is False; expected flip=True with it')
         if self.class_weights and self.proxy_model:
             raise ConfigError('class_weights do not reach a proxy; expected one of class_weights and proxy_model, not both')
+        for name, off in (('init_only', ''), ('init_head', 'auto'), ('init_ema', False)):
+            if not self.init_from and getattr(self, name) != off:
+                raise ConfigError(f'{name} is {getattr(self, name)!r} and there are no weights; expected init_from with it')
+        epochs = list(self.unfreeze_epochs)
+        if epochs and not self.freeze:
+            raise ConfigError(f'unfreeze_epochs is {epochs} and nothing is frozen; expected freeze with it')
+        if epochs and epochs[-1] >= self.num_epochs:
+            raise ConfigError(f'unfreeze_epochs is {epochs} and the run has {self.num_epochs} epochs; expected earlier ones')
+        if self.layer_decay != 1 and self.optimizer == 'muon':
+            raise ConfigError('layer_decay scales updates, and muon fixes the norm of kernels; expected layer_decay=1')
 
     @classmethod
     def from_mapping(cls, values: Json | ConfigDict) -> 'TrainConfig':
@@ -437,8 +447,8 @@ def fields() -> Iterator[dataclasses.Field[object]]:
 
 def choices(name: str) -> tuple[str, ...]:
     """Returns the values that a field may have, of a field that has a list of them."""
-    found: Sequence[str] = next(field.metadata['check'].choices for field in fields() if field.name == name)
-    return tuple(found)
+    values: Sequence[str] = next(field.metadata['check'].choices for field in fields() if field.name == name)
+    return tuple(values)
 
 
 def default_config() -> ConfigDict:

@@ -29,6 +29,8 @@ class Check:
 
 
 def integer(low: int, high: int = LARGEST_INTEGER) -> Check:
+    """Returns a check for an integer in [low, high]."""
+
     def accepts(value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
@@ -48,6 +50,7 @@ def number(low: float, high: float = math.inf, *, above: bool = False, below: bo
 
 
 def one_of(choices: Sequence[str]) -> Check:
+    """Returns a check for one of some texts."""
     return Check('', lambda value: isinstance(value, str) and value in choices, choices)
 
 

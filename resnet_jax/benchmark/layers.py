@@ -26,6 +26,7 @@ class Shape:
 
     @property
     def padding(self) -> int:
+        """Pixels added on each side."""
         return (self.kernel - 1) // 2
 
     def __str__(self) -> str:

@@ -112,7 +112,7 @@ def measure_serving(
         served = ours.get('/v1/models')
         row['image_shape'] = served['models'][0]['image_shape']
         image = load.sample_image(row['image_shape'])
-        _check_same(ours, theirs, image)
+        _check_equal_answers(ours, theirs, image)
         sides = {'ours': ours, 'onnxruntime': theirs}
         row['clients'] = {}
         for clients in CLIENTS:
@@ -195,7 +195,7 @@ def _describe(rounds: list[list[float]], seconds: float) -> Row:
     }
 
 
-def _check_same(ours: Server, theirs: Server, image: bytes) -> None:
+def _check_equal_answers(ours: Server, theirs: Server, image: bytes) -> None:
     """Checks that both servers answer the same."""
 
     async def ask(port: int) -> JsonDict:

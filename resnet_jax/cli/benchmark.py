@@ -63,6 +63,7 @@ _PARTS = ('layers', 'augmentations', 'decoding', 'serving', 'own_loops', 'aot')
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs `resnet-jax benchmark` with the arguments that are no flags."""
     if arguments or (_SUITE.value == 'cpu' and FLAGS['config'].present):
         extra = arguments[0] if arguments else '--config'
         raise ConfigError(f'unexpected argument {extra!r}; expected flags only, and no --config with --suite=cpu')

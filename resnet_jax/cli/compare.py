@@ -12,6 +12,7 @@ FLAGS.define('string', 'title', 'Runs compared', 'Its title.')
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs `resnet-jax compare` with the arguments that are no flags."""
     if not arguments:
         raise ConfigError('expected run folders, as the train command makes them: runs/a runs/b')
     from resnet_jax.report.page import write_report

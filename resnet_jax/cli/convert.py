@@ -26,6 +26,7 @@ _FORMATS = {'.pth': 'torch', '.pt': 'torch', '.th': 'torch', '.safetensors': 'sa
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs `resnet-jax convert` with the arguments that are no flags."""
     source, workdir, out = (FLAGS.value(name) for name in ('from', 'workdir', 'out'))
     if arguments or bool(source) == bool(workdir) or not out:
         extra = f', not {arguments[0]!r}' if arguments else ''

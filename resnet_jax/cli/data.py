@@ -48,6 +48,7 @@ _LISTED = 30  # classes
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs `resnet-jax data` with the arguments that are no flags."""
     if len(arguments) != 1:
         raise ConfigError('expected one data set, as cifar10 or folder:PATH')
     samples = FLAGS.value('samples')

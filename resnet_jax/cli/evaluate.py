@@ -69,6 +69,7 @@ FLAGS.define(
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs `resnet-jax evaluate` with the arguments that are no flags."""
     workdir, weights, ensemble = (FLAGS.value(flag) for flag in ('workdir', 'weights', 'ensemble'))
     if ensemble and (workdir or weights or FLAGS.value('compare') or len(arguments) < 2):
         raise ConfigError('--ensemble takes two run folders or more and neither --workdir, --weights nor --compare')

@@ -38,6 +38,7 @@ FLAGS.define('path', 'explain', None, 'Draw what speaks for the most likely clas
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs `resnet-jax predict` with the arguments that are no flags."""
     workdir, weights = FLAGS.value('workdir'), FLAGS.value('weights')
     if not arguments or bool(workdir) == bool(weights):
         raise ConfigError('expected --workdir=FOLDER or --weights=NAME, and at least one image file')

@@ -30,6 +30,7 @@ FLAGS.define('float', 'timeout', 30.0, 'Most seconds for a body (408), and for a
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs `resnet-jax serve` with the arguments that are no flags."""
     if not arguments:
         raise ConfigError('no model given; expected a run folder, an exported folder or a name, as runs/resnet18')
     paths = [expand_home(path) for path in arguments]

@@ -27,6 +27,7 @@ FLAGS.define('bool', 'report_only', False, 'Only report what is there.')
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs `resnet-jax study` with the arguments that are no flags."""
     if arguments or not FLAGS.value('config'):
         wrong = f'unexpected argument {arguments[0]!r}' if arguments else 'no study given'
         raise ConfigError(f'{wrong}; expected --config=NAME or FILE, as --config=paper')

@@ -25,7 +25,10 @@ FLAGS.define_config()
 FLAGS.define('path', 'workdir', None, 'Run folder; default runs/<config name>.')
 FLAGS.define('bool', 'extend', False, 'Let a run go on to more epochs than it was started for.')
 FLAGS.define(
-    'bool', 'allow_changes', False, 'Let a run go on with another learning rate, schedule or weight decay; it is recorded.'
+    'bool',
+    'allow_changes',
+    False,
+    'Let a run go on with another learning rate, schedule, weight decay or place of the same images; it is recorded.',
 )
 FLAGS.define('bool', 'profile', False, 'Trace ten iterations into profile/ in the workdir, for XProf or Perfetto.')
 FLAGS.define('integer', 'seeds', None, 'Train as many seeds, from config.seed on, each in a folder of the workdir.', 1)
@@ -64,6 +67,7 @@ def prepare(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs `resnet-jax train` with the arguments that are no flags."""
     if arguments:
         field = arguments[0].lstrip('-').partition('=')[0]
         known = field in {known.name for known in fields()}

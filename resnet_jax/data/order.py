@@ -42,6 +42,7 @@ class StepImages:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Full batches in an epoch; the images left over are in no batch."""
         return len(self.images) // self.batch_size
 
     def __len__(self) -> int:

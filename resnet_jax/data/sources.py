@@ -81,10 +81,12 @@ class Source:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return next(label.num_classes for label in self.labels if label.key == 'label')
 
     @property
     def info(self) -> DatasetInfo:
+        """What is known of the data set before it is loaded."""
         facts = IMAGE_SHAPE, self.num_classes, self.num_train, self.num_test, self.mean, self.std
         return DatasetInfo(self.name, *facts)
 

@@ -120,6 +120,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.class_names)
 
     @property
@@ -163,6 +164,7 @@ class Fingerprint:
         self._pixels = hashlib.sha256()
 
     def hexdigest(self) -> str:
+        """Returns the digest of what was added."""
         return self._all.hexdigest()
 
     @classmethod

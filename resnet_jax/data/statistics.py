@@ -16,6 +16,7 @@ class ChannelHistogram:
 
     @property
     def mean(self) -> tuple[float, ...]:
+        """The mean of each channel."""
         return tuple(float(counts @ _VALUES / counts.sum()) for counts in self._counts)
 
     @property

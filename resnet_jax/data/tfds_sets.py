@@ -101,8 +101,8 @@ def open_tfds(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     description = read_description(folder)
     shards = {part: shards for part, shards in description.shards.items() if part in ('train', 'test', *_VALIDATION) and shards}
     if 'train' not in shards:
-        found = printable(', '.join(description.shards))[:200]
-        raise InputFileError(f"{folder} has no split 'train': found {found or 'none'}; {_AGAIN}")
+        names = printable(', '.join(description.shards))[:200]
+        raise InputFileError(f"{folder} has no split 'train': found {names or 'none'}; {_AGAIN}")
     files = {part: [_status(shard, description.file_format) for shard in shards[part]] for part in shards}
     version = _version(folder, files)
     done = cache.cached(f'labels-{version[:32]}', lambda writer: _write_labels(folder.parent.name, description, shards, writer))

@@ -1,0 +1,1 @@
+"""What a trained network answers: metrics, predictions, robustness, explanations. It does not know training."""

@@ -8,6 +8,7 @@ for _name in ('resnet_jax', 'flax', 'optax', 'orbax'):
 
 
 def main(artifact: str, *files: str) -> None:
+    """Answers the images of each pair of files with the network of an artifact."""
     import jax
     import numpy as np
     from jax import export

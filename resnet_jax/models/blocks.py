@@ -76,6 +76,7 @@ def drop_branch(y: jax.Array, *, rate: float, train: bool) -> jax.Array:
 
 
 def unchanged(y: jax.Array) -> jax.Array:
+    """Returns its argument: the branch of a block without stochastic depth."""
     return y
 
 

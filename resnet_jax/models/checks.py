@@ -12,11 +12,13 @@ _LARGEST_SIZE = 2**20  # filters, classes or pixels; far more overflow the shape
 
 
 def check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises ConfigError if the value is not one of the choices."""
     if value not in choices:
         raise ConfigError(f'{field} must be one of {", ".join(map(repr, choices))}, not {value!r}')
 
 
 def check_positive_int(field: str, value: object) -> None:
+    """Raises ConfigError if the value is not an integer from 1 to 2**20."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ConfigError(f'{field} must be an integer of at least 1, not {value!r}')
     if value > _LARGEST_SIZE:  # not shown: Python refuses to write an integer of thousands of digits
@@ -33,16 +35,19 @@ def check_filters(field: str, first: int, stages: int) -> None:
 
 
 def check_positive(field: str, value: object) -> None:
+    """Raises ConfigError if the value is not a finite number above 0."""
     if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not 0 < value < float('inf'):
         raise ConfigError(f'{field} must be a number above 0, not {value!r}')
 
 
 def check_rate(field: str, value: object) -> None:
+    """Raises ConfigError if the value is not a number in [0, 1)."""
     if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not 0 <= value < 1:
         raise ConfigError(f'{field} must be a share from 0 to below 1, not {value!r}')
 
 
 def check_stage_sizes(stage_sizes: object) -> None:
+    """Raises ConfigError if the value is not the number of blocks of each stage, together at most 5,000."""
     if not isinstance(stage_sizes, tuple | list) or not stage_sizes:
         raise ConfigError(f'stage_sizes must be a tuple with the blocks of each stage, as (2, 2, 2), not {stage_sizes!r}')
     for size in stage_sizes:

@@ -14,26 +14,32 @@ Checks = Mapping[str, Callable[[object], bool]]  # of the values of fields
 
 
 def is_integer(value: object, high: int = LARGEST_STEP, low: int = 0) -> bool:
+    """Returns whether a value is an integer in [low, high]."""
     return type(value) is int and low <= value <= high
 
 
 def is_number(value: object) -> bool:
+    """Returns whether a value is a number that fits a double: neither infinite nor NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_share(value: object) -> bool:
+    """Returns whether a value is a number in [0, 1]."""
     return isinstance(value, int | float) and is_number(value) and 0 <= value <= 1
 
 
 def are_numbers(value: object, *, above: float = -sys.float_info.max) -> bool:
+    """Returns whether a value is a list of one or more numbers, all larger than `above`."""
     return isinstance(value, list) and len(value) > 0 and all(is_number(number) and number > above for number in value)
 
 
 def is_text(value: object) -> bool:
+    """Returns whether a value is a text."""
     return isinstance(value, str)
 
 
 def are_texts(value: object) -> bool:
+    """Returns whether a value is a list of texts."""
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 

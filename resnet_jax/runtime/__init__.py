@@ -1,0 +1,1 @@
+"""The process: signals, several processes, memory, files, caches, the terminal."""

@@ -103,5 +103,6 @@ class ProgressBar:
             self._bar.stop()
 
     def update(self, done: int, status: str) -> None:
+        """Shows how many steps are done, with a text beside the bar."""
         if self._bar:
             self._bar.update(self._task, completed=done, status=status)

@@ -107,8 +107,8 @@ def _claim_id(address: str, process_id: int) -> socket.socket:
     """
     host, _, port = address.rpartition(':')
     with contextlib.suppress(OSError, UnicodeError):  # a host that is not known is reported by JAX
-        found = ipaddress.ip_address(socket.getaddrinfo(host.strip('[]'), port)[0][4][0])
-        host = 'localhost' if found.is_loopback else str(found)
+        resolved = ipaddress.ip_address(socket.getaddrinfo(host.strip('[]'), port)[0][4][0])
+        host = 'localhost' if resolved.is_loopback else str(resolved)
     # An abstract name (Linux): no file, and free again when the process ends, however it ends.
     name = f'\0resnet_jax/{host}:{port}/{process_id}'
     claim = socket.socket(socket.AF_UNIX)

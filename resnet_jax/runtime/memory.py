@@ -50,7 +50,9 @@ class State(Protocol):
     """A state whose leaves include parameters."""
 
     @property
-    def params(self) -> object: ...
+    def params(self) -> object:
+        """The parameters."""
+        ...
 
 
 def check_state_fits(state: State, name: str) -> dict[str, int | None]:

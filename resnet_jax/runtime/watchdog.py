@@ -75,6 +75,7 @@ class Watchdog(threading.Thread):
         catch_abort()
 
     def run(self) -> None:
+        """Watches once a second until `stop`."""
         ticks = 0
         while not self._ended.wait(1):
             ticks += 1
@@ -90,6 +91,7 @@ class Watchdog(threading.Thread):
         faulthandler.cancel_dump_traceback_later()
 
     def stop(self) -> None:
+        """Ends the watch."""
         self._ended.set()
         if self.is_alive():
             self.join(5)  # with a timeout, because the store may hang

@@ -135,10 +135,10 @@ class Service:
                     {
                         **_prediction(network, probabilities, question.top),
                         'explained': network.class_names[index],
-                        'map': _png((255 * one).round().astype(np.uint8)),
+                        'map': _png((255 * importance).round().astype(np.uint8)),
                         'image': _png(image),
                     }
-                    for probabilities, index, one, image in zip(answers, classes, maps, images, strict=True)
+                    for probabilities, index, importance, image in zip(answers, classes, maps, images, strict=True)
                 ]
 
             return Answer({'model': network.name, 'predictions': await self._in_thread(draw)})

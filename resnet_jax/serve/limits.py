@@ -70,6 +70,7 @@ class Admission:
             self._bytes -= admitted.bytes
 
     def add(self, images: int, size: int) -> None:
+        """Counts images and bytes as in progress; raises RequestError, 429, if they are too many."""
         if self.images + images > self._limits.queue or self._bytes + size > _BODIES * self._limits.body_bytes:
             raise RequestError(429, f'{self.images} images are in progress; expected fewer requests at once: try again later')
         self.images += images

@@ -42,6 +42,7 @@ class Program:
 
     @property
     def largest(self) -> int:
+        """The largest batch size."""
         return max(self._functions)
 
     def best_size(self, waiting: int) -> int:

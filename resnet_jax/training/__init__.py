@@ -1,0 +1,1 @@
+"""Training: `loop.train_and_evaluate` is where to start reading."""

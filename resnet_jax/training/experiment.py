@@ -95,6 +95,7 @@ class Experiment:
 
     @property
     def dtype(self) -> np.dtype:
+        """The dtype that the network computes in."""
         return jnp.dtype(self.config.dtype)
 
     @property
@@ -228,8 +229,6 @@ def create_experiment(
     else:
         tx = optimizer(model)
     if config.layer_decay != 1:
-        if config.optimizer == 'muon':
-            raise ConfigError('layer_decay scales updates, and muon fixes the norm of kernels; expected layer_decay=1')
         tx = optax.chain(tx, scale_by_depth(model, info.image_shape, config.layer_decay))
 
     return Experiment(

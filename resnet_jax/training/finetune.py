@@ -130,14 +130,11 @@ def begin(
 
     Raises:
       InputFileError: the weights are missing, damaged, or of another model; names the nearest.
-      ConfigError: a pattern matches nothing, the weights have another head and `init_head` is 'keep', `normalization` is
-        unknown, or a field needs weights and there are none.
+      ConfigError: a pattern matches nothing, the weights have another head and `init_head` is 'keep', or `normalization`
+        is unknown.
     """
     known: Json = {}
     start = None
-    for name, off in (('init_only', ''), ('init_head', 'auto'), ('init_ema', False)):
-        if not config.init_from and getattr(config, name) != off:
-            raise ConfigError(f'{name} is {getattr(config, name)!r} and there are no weights; expected init_from with it')
     if config.init_from:
         if _has_started(Path(workdir)):
             start = Start(None, _read_record(Path(workdir, RECORD)))

@@ -113,16 +113,10 @@ def plan(config: TrainConfig, model: nn.Module, image_shape: Shape) -> Freezing 
     """Returns the phases that `freeze` and `unfreeze_epochs` of a config ask for; None if nothing is frozen.
 
     Raises:
-      ConfigError: the pattern selects nothing or every parameter, there are more epochs than frozen stages, or the epochs are
-        not epochs of the run.
+      ConfigError: the pattern selects nothing or every parameter, or there are more epochs than frozen
+        stages.
     """
     pattern, unfreeze_epochs = config.freeze, config.unfreeze_epochs
-    if unfreeze_epochs and not pattern:
-        raise ConfigError(f'unfreeze_epochs is {list(unfreeze_epochs)} and nothing is frozen; expected freeze with it')
-    if unfreeze_epochs and unfreeze_epochs[-1] >= config.num_epochs:
-        raise ConfigError(
-            f'unfreeze_epochs is {list(unfreeze_epochs)} and the run has {config.num_epochs} epochs; expected earlier ones'
-        )
     if not pattern:
         return None
     shapes = model_shapes(model, image_shape)

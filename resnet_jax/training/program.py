@@ -142,11 +142,17 @@ def map_over_devices(
 class Program(Protocol):
     """Runs the training steps of a run: see `TrainingProgram`."""
 
-    def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped: ...
+    def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
+        """Returns the program that runs the steps from a state."""
+        ...
 
-    def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, list[dict[str, np.ndarray]]]: ...
+    def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, list[dict[str, np.ndarray]]]:
+        """Returns the state after `count` steps from `step` on, and the metrics of each of them."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Frees what the program holds."""
+        ...
 
 
 class TrainingProgram:

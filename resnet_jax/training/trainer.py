@@ -61,7 +61,7 @@ class Trainer:
         largest = experiment.in_phase(len(experiment.freezing.starts) - 1) if experiment.freezing else experiment
         self._memory = memory.check_state_fits(jax.eval_shape(largest.create_state), config.model)
         self._evaluator = self._create_evaluator(validation or dataset.test)
-        self.logger = RunLog(config, folder, experiment.total_steps, experiment.steps_per_epoch)
+        self.log = RunLog(config, folder, experiment.total_steps, experiment.steps_per_epoch)
         self._grad_norm: float | None = None  # of the latest step
 
     def train(self) -> tuple[JsonDict, Classifier]:
@@ -110,7 +110,7 @@ class Trainer:
             self._experiment = create_experiment(
                 self._config, now.info, learning_rate_scale=scale, start=now.start, phase=now.phase
             )
-        self.logger.resume(self._progress)
+        self.log.resume(self._progress)
         if self._folder.primary:
             again = self._split if self._progress.evaluation_due else None
             self._folder.start(self._progress, environment(plugins.imported), ('train', 'gradients', self._split), again)
@@ -155,7 +155,7 @@ class Trainer:
         program, dispatches = self._create_program(self._experiment, self._train), 0
         try:
             self._compile(program)
-            with self.logger.bar:
+            with self.log.bar:
                 while self._progress.step < self._experiment.total_steps:
                     if (phase := self._experiment.phase_at(self._progress.step)) != self._experiment.phase:
                         self._unfreeze(phase)
@@ -163,16 +163,16 @@ class Trainer:
                         program = self._create_program(self._experiment, self._train)
                         self._compile(program)
                     most = 1 if self._profiler.alone else self._steps_to_pause()
-                    count, before = self.logger.pace.size(most), time.monotonic()
+                    count, before = self.log.pace.size(most), time.monotonic()
                     self._stop.unsaved = True
                     failpoints.reach('dispatch')
                     with self._profiler.iteration(self._progress.step):
                         self._state, metrics = program.run(self._state, self._progress.step, count)
-                    self.logger.pace.measured(len(metrics), time.monotonic() - before)
+                    self.log.pace.measured(len(metrics), time.monotonic() - before)
                     self._take(metrics)
                     dispatches += 1
                     if dispatches == 2:
-                        self.logger.forecast(self._progress.step)
+                        self.log.forecast(self._progress.step)
                     self._evaluate_and_save()
                     self._stop_if_asked()
         finally:
@@ -195,7 +195,7 @@ class Trainer:
         self._memory['scratch_bytes'] = memory.check_fits(compiled, self._config.batch_size, unit)
         if self._folder.primary:
             self._folder.write_json('memory.json', self._memory)
-        self.logger.compiled(self._progress.step + 1, time.monotonic() - before)
+        self.log.compiled(self._progress.step + 1, time.monotonic() - before)
         failpoints.reach('compiled')
 
     def _steps_to_pause(self) -> int:
@@ -227,8 +227,8 @@ class Trainer:
                 raise self._diverged(f'loss {metrics["loss"]:g}{proxy}')
             for callback in self._callbacks:
                 callback.on_step(self._progress.step, {**metrics, 'learning_rate': self._learning_rate()})
-            self.logger.step(self._progress.step, metrics, self._learning_rate(), norms)
-        self.logger.show_progress(self._progress.step, metrics)
+            self.log.step(self._progress.step, metrics, self._learning_rate(), norms)
+        self.log.show_progress(self._progress.step, metrics)
 
     def _learning_rate(self) -> float:
         return float(self._experiment.schedule(self._progress.step - 1))  # of the step just done
@@ -252,7 +252,7 @@ class Trainer:
             before, progress.evaluation_due = time.monotonic(), True
             progress.evaluation = metrics = self._evaluate(self._evaluator, self._state.variables, self._state.ema)
             progress.evaluation_due = False
-            self.logger.evaluation(self._split, progress.step, metrics, time.monotonic() - before)
+            self.log.evaluation(self._split, progress.step, metrics, time.monotonic() - before)
             for callback in self._callbacks:
                 callback.on_evaluation(progress.step, self._split, metrics)
             if self._split == 'validation' and (progress.best is None or metrics['accuracy'] > progress.best.accuracy):
@@ -274,7 +274,7 @@ class Trainer:
         failpoints.reach('evaluate')
 
         def show_progress(done: int, batches: int) -> None:
-            self.logger.bar.update(self._progress.step, f'evaluating, batch {done} of {batches}')
+            self.log.bar.update(self._progress.step, f'evaluating, batch {done} of {batches}')
             failpoints.reach('evaluation')
             if jax.process_count() == 1:  # several processes would have to agree to stop
                 self._stop_if_asked()
@@ -294,7 +294,7 @@ class Trainer:
         # A step's loss is computed before its update, so a finite loss says nothing about the new parameters.
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(self._state))):
             raise self._diverged('the parameters are no longer finite')
-        self._progress.seconds = self.logger.seconds
+        self._progress.seconds = self.log.seconds
         last = self._progress.step == self._experiment.total_steps
         if self._checkpoints.save(self._state, self._progress, required=required or last or self._stop.number is not None):
             self._stop.unsaved = False
@@ -308,8 +308,8 @@ class Trainer:
             selected, (step, variables, ema) = 'validation', best
             with contextlib.closing(self._create_evaluator(self._dataset.test)) as evaluator:
                 metrics = self._evaluate(evaluator, variables, ema)
-            self.logger.row('test', step, metrics)
+            self.log.row('test', step, metrics)
             plot_so_far(self._folder)
         epoch = -(-step // self._experiment.steps_per_epoch)  # the epoch that the step is in
         facts = {'split': 'test', 'selected': selected, 'tta': self._config.tta, 'step': step, 'epoch': epoch}
-        return {**facts, **metrics, 'seconds': self.logger.seconds}, variables
+        return {**facts, **metrics, 'seconds': self.log.seconds}, variables

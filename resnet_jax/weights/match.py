@@ -51,10 +51,12 @@ class Match:
 
     @property
     def fits(self) -> bool:
+        """Whether every name and shape matches."""
         return not (self.missing or self.unmatched or self.misshapen)
 
     @property
     def total(self) -> int:
+        """The number of names in the file or the model."""
         return len(self.matched) + len(self.missing) + len(self.unmatched) + len(self.misshapen)
 
     @property

@@ -61,6 +61,7 @@ class PublishedWeights:
 
     @property
     def num_classes(self) -> int:
+        """Number of logits."""
         return {'imagenet': 1000, 'cifar100': 100}.get(self.dataset, 10)
 
     @property
@@ -272,7 +273,7 @@ PUBLISHED = MappingProxyType({entry.name: entry for entry in (*_OWN, *_entries()
 
 
 def available_weights(model: str | None = None) -> tuple[str, ...]:
-    """Returns the names of published weights that `load` and every --weights take, of one model or of all.
+    """Returns the names of published weights that `load` takes, of one model or of all.
 
     Raises:
       ConfigError: there is no such model.

@@ -37,6 +37,9 @@ def test_the_recipes_are_in_both(tmp_path):
         names = {*archive.namelist()}
     assert {f'resnet_jax/{name}' for name in CONFIGS} <= names
     assert {'resnet_jax/data/imagenet_classes.txt', 'resnet_jax/weights/digits/model.safetensors'} <= names
-    assert {'resnet_jax/py.typed', 'resnet_jax/report/report.css', 'resnet_jax/ops/kernels/kernels.h'} <= names
+    kernels, templates = (ROOT / 'resnet_jax' / folder for folder in ('ops/kernels', 'report/templates'))
+    needed = [*kernels.glob('*.[ch]'), *templates.glob('*'), *(ROOT / 'resnet_jax' / 'benchmark').glob('*.txtpb')]
+    assert len(needed) > 5 and {str(path.relative_to(ROOT)) for path in needed} <= names
+    assert {'resnet_jax/py.typed', 'resnet_jax/report/report.css', 'resnet_jax-0.2.0.dist-info/entry_points.txt'} <= names
     assert {f'resnet_jax/serve/page/page.{kind}' for kind in ('html', 'css', 'js')} <= names
     assert not [name for name in names if not name.startswith(('resnet_jax/', 'resnet_jax-0.2.0.dist-info/'))]

@@ -173,7 +173,7 @@ def test_weights_that_cannot_be_started_from(tmp_path):
     with pytest.raises(InputFileError, match='no run in'):
         start_of(tmp_path, tmp_path)
     with pytest.raises(ConfigError, match="init_head is 'new' and there are no weights; expected init_from with it"):
-        begin(config(init_head='new'), GREY, tmp_path)
+        config(init_head='new')
 
 
 def test_normalization_may_be_told(tmp_path):

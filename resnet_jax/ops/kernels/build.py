@@ -53,6 +53,7 @@ class Library:
             jax.ffi.register_ffi_target(self.target(name), jax.ffi.pycapsule(function), platform='cpu')
 
     def target(self, name: str) -> str:
+        """Returns the name by which `jax.ffi` calls a kernel."""
         return f'resnet_jax_{name}_{self._key}'
 
 
