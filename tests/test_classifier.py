@@ -54,9 +54,9 @@ def test_the_logits_are_those_of_the_network_by_hand(trained, test_images):
     expected = classifier.model.apply(classifier.variables, jnp.asarray(inputs, jnp.float32), train=False)
     np.testing.assert_allclose(classifier.logits(images), expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(classifier.log_probabilities(images), jax.nn.log_softmax(expected), rtol=1e-3, atol=1e-4)
-    found = classifier.features(images)
-    np.testing.assert_allclose(found['logits'], expected, rtol=1e-3, atol=1e-4)
-    assert found['pooled'].shape == (7, 8)
+    actual = classifier.features(images)
+    np.testing.assert_allclose(actual['logits'], expected, rtol=1e-3, atol=1e-4)
+    assert actual['pooled'].shape == (7, 8)
     np.testing.assert_array_equal(classifier.logits(jnp.asarray(images)), classifier.logits(images))
 
 
@@ -177,8 +177,8 @@ def test_every_image_is_answered_once(batch_size):
 
 def test_views_are_averaged():
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 2, 1), np.uint8)
-    found = brightest(tta='mirror').log_probabilities(images)
-    np.testing.assert_allclose(found, np.full((5, 2), -np.log(2)), atol=1e-5)  # both pixels count alike
+    actual = brightest(tta='mirror').log_probabilities(images)
+    np.testing.assert_allclose(actual, np.full((5, 2), -np.log(2)), atol=1e-5)  # both pixels count alike
 
 
 def test_no_images_give_no_answers():

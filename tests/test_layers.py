@@ -132,13 +132,13 @@ def imports(path):
 
 def own_imports(path):
     """Returns the modules of the package that a file imports, but not what UPWARD allows."""
-    found = set()
+    collected = set()
     for name in imports(path):
         while name.startswith('resnet_jax') and name not in MODULES:
             name = name.rpartition('.')[0]
         if name in MODULES and (path, name) != (MODULES[UPWARD[0]], UPWARD[1]):
-            found.add(name)
-    return found
+            collected.add(name)
+    return collected
 
 
 @pytest.mark.parametrize('name', MODULES)

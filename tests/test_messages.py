@@ -33,5 +33,5 @@ def test_they_name_no_flag_and_no_command(path):
 
 
 def test_the_search_finds_them():
-    found = list(messages(ast.parse("raise ConfigError(f'no {name}; expected --host=NAME')\nlogger.info('--a %s', name)")))
-    assert [bool(COMMAND.search(text)) for _, text in found if '--' in text] == [True, True, True]
+    actual = list(messages(ast.parse("raise ConfigError(f'no {name}; expected --host=NAME')\nlogger.info('--a %s', name)")))
+    assert [bool(COMMAND.search(text)) for _, text in actual if '--' in text] == [True, True, True]

@@ -60,9 +60,9 @@ def test_t_test_is_scipys():
 
 def test_an_interval_over_images_by_hand():
     """1, 0, 0, -1/2, 0: mean 0.1, squared deviations 0.81, 0.01, 0.01, 0.36, 0.01."""
-    found = image_interval(np.array([1.0, 0.0, 0.0, -0.5, 0.0]))
-    assert (found.mean, found.n) == (pytest.approx(0.1), 5)
-    assert found.high - found.mean == pytest.approx(1.96 * math.sqrt(1.2 / 4 / 5), rel=1e-4)
+    actual = image_interval(np.array([1.0, 0.0, 0.0, -0.5, 0.0]))
+    assert (actual.mean, actual.n) == (pytest.approx(0.1), 5)
+    assert actual.high - actual.mean == pytest.approx(1.96 * math.sqrt(1.2 / 4 / 5), rel=1e-4)
     with pytest.raises(ValueError):
         image_interval(np.array([]))
 
@@ -107,12 +107,12 @@ def test_holm_by_hand():
 def test_compare_answers():
     first = np.array([True] * 90 + [False] * 10)
     second = np.array([True] * 80 + [False] * 15 + [True] * 5)
-    found = compare_answers(first, second)
+    actual = compare_answers(first, second)
     counts = {'count': 100, 'both': 80, 'only_first': 10, 'only_second': 5, 'neither': 5}
-    assert {name: found[name] for name in counts} == counts
-    assert found['difference'] == 0.05
-    assert found['p'] == mcnemar(10, 5) > 0.05 and not found['significant']
-    assert found['low'] < 0 < found['high'] and not math.isnan(found['low'])
+    assert {name: actual[name] for name in counts} == counts
+    assert actual['difference'] == 0.05
+    assert actual['p'] == mcnemar(10, 5) > 0.05 and not actual['significant']
+    assert actual['low'] < 0 < actual['high'] and not math.isnan(actual['low'])
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,12 @@ def test_the_peer_does_what_torchvision_does(folder):
     torch_pictures.random_box = lambda width, height: (0, 0, width, height)
     try:
         pictures = torch_pictures.Pictures(subject._paths, subject._labels, floats=False)
-        found, label = pictures[3]
+        picture, label = pictures[3]
         scaled = torch_pictures.Pictures(subject._paths, subject._labels, floats=True)[3][0]
     finally:
         torch_pictures.random_box = box
     ours = read_crop(subject._paths[3], (224, 224, 3), lambda height, width: (0, 0, height, width))
-    theirs = found.permute(1, 2, 0).numpy()
+    theirs = picture.permute(1, 2, 0).numpy()
     assert label == 1 and (np.array_equal(ours, theirs) or np.array_equal(ours, theirs[:, ::-1]))
     assert scaled.dtype == torch.float32 and 0 <= scaled.min() < scaled.max() <= 1
 

@@ -22,8 +22,8 @@ def test_the_peer_has_the_optimizer_of_the_config(all_decay):
     values = config(resnet20, momentum=0.8, nesterov=True, weight_decay=0.01, decay_norm_and_bias=all_decay)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     groups = peer._create_optimizer(model, values).param_groups
-    found = {p.ndim: group['weight_decay'] for group in groups for p in group['params']}
-    assert found == {2: 0.01, 1: 0.01 if all_decay else 0.0}
+    actual = {p.ndim: group['weight_decay'] for group in groups for p in group['params']}
+    assert actual == {2: 0.01, 1: 0.01 if all_decay else 0.0}
     assert all(group['momentum'] == 0.8 and group['nesterov'] for group in groups)
     assert sum(len(group['params']) for group in groups) == 4
 

@@ -12,17 +12,17 @@ from resnet_jax.errors import ConfigError, InputFileError, ResourceError, UserEr
 @pytest.fixture
 def measured(monkeypatch):
     """Names, models and dtypes of what was measured; one network fails."""
-    found = []
+    collected = []
 
     def measure(name, config, *, effort, peer, progress):
-        found.append((name, config['model'], config['dtype'], config['batch_size'], config['eval_batch_size']))
+        collected.append((name, config['model'], config['dtype'], config['batch_size'], config['eval_batch_size']))
         if name == 'resnet20':
             raise UserError('no memory')
         return {'name': name, 'dtype': config['dtype'], 'batch_size': config['batch_size']}
 
     monkeypatch.setattr(suites, 'measure', measure)
     monkeypatch.setattr(suites, 'has_amx', lambda: False)
-    return found
+    return collected
 
 
 def run(path, networks=(), said=None):
@@ -94,9 +94,9 @@ PROGRAM = """
 
 
 def test_a_compiled_program_is_counted():
-    found = {name: count for name, count in inspect_program(PROGRAM).items() if count}
+    collected = {name: count for name, count in inspect_program(PROGRAM).items() if count}
     convolutions = {'custom-call __cudnn$convForward bf16': 1, 'convolution f32': 1}
-    assert found == {'while': 1, 'scatter': 1, 'custom-call __cublas$gemm': 1, **convolutions}
+    assert collected == {'while': 1, 'scatter': 1, 'custom-call __cublas$gemm': 1, **convolutions}
 
 
 def test_a_file_that_cannot_be_written(tmp_path):

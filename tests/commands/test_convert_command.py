@@ -49,8 +49,8 @@ def test_a_file_is_converted_with_what_the_flags_say(state_dict, tmp_path):
     metadata = load_variables(out)[2]
     assert metadata['model_kwargs'] == {'num_filters': 4, 'stage_sizes': [1, 1]} and metadata['image_shape'] == [8, 8, 1]
     assert (metadata['mean'], metadata['std']) == ([0.0], [1.0])
-    found = json.loads(run('evaluate.py', f'--weights={out}', '--dataset=digits', '--json').stdout)
-    assert (found['mean'], found['std']) == ([0.0], [1.0])  # as the file says, and not the data set's
+    actual = json.loads(run('evaluate.py', f'--weights={out}', '--dataset=digits', '--json').stdout)
+    assert (actual['mean'], actual['std']) == ([0.0], [1.0])  # as the file says, and not the data set's
 
 
 def test_a_normalization_that_nobody_named_is_not_noted(state_dict, tmp_path):

@@ -68,9 +68,9 @@ def test_averaged_parameters_that_do_not_exist_are_refused(tiny_run):
 def test_two_runs_are_compared_on_the_same_images(tiny_run, tmp_path):
     workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
     run('evaluate.py', f'--workdir={workdir}')  # writes predictions.npz
-    found = json.loads(run('evaluate.py', f'--workdir={workdir}', f'--compare={workdir}', '--json').stdout)['agreement']
-    assert (found['only_first'], found['only_second'], found['p'], found['significant']) == (0, 0, 1.0, False)
-    assert found['both'] + found['neither'] == found['count'] == found['same_class'] == 360
+    actual = json.loads(run('evaluate.py', f'--workdir={workdir}', f'--compare={workdir}', '--json').stdout)['agreement']
+    assert (actual['only_first'], actual['only_second'], actual['p'], actual['significant']) == (0, 0, 1.0, False)
+    assert actual['both'] + actual['neither'] == actual['count'] == actual['same_class'] == 360
     other = shutil.copytree(workdir, tmp_path / 'other')
     (workdir / 'predictions.npz').unlink()
     (other / 'config.json').write_text('{"batch_size": "x"}')
@@ -102,9 +102,9 @@ def test_views_are_averaged_as_by_hand_and_leave_the_folder_of_a_run_without_the
 def test_corruptions_are_tabulated_drawn_and_kept(tiny_run, tmp_path):
     workdir = shutil.copytree(tiny_run[0], tmp_path / 'run')
     done = run('evaluate.py', f'--workdir={workdir}', '--corruptions')
-    found = json.loads((workdir / 'corruptions.json').read_text())
-    assert len(found['errors']) == 15 and all(len(errors) == 5 for errors in found['errors'].values())
-    assert f'mean corruption error {100 * found["mean_corruption_error"]:.2f} %' in done.stdout
+    actual = json.loads((workdir / 'corruptions.json').read_text())
+    assert len(actual['errors']) == 15 and all(len(errors) == 5 for errors in actual['errors'].values())
+    assert f'mean corruption error {100 * actual["mean_corruption_error"]:.2f} %' in done.stdout
     assert 'jpeg_compression' in done.stdout
     assert (workdir / 'plots' / 'corruptions.png').read_bytes().startswith(b'\x89PNG')
 

@@ -72,51 +72,51 @@ def sides_by_torchvisions_rule(rng, height, width, area, ratio, fits):
 
 def test_rectangles_of_the_resized_crop_are_distributed_as_torchvisions():
     height, width, area, ratio = 24, 32, (0.08, 1.0), (3 / 4, 4 / 3)
-    found = boxes(resized_crop_box, height, width, *area, ratio)
-    assert (found.top >= 0).all() and (found.top + found.height <= height).all()
-    assert (found.left >= 0).all() and (found.left + found.width <= width).all()
+    actual = boxes(resized_crop_box, height, width, *area, ratio)
+    assert (actual.top >= 0).all() and (actual.top + actual.height <= height).all()
+    assert (actual.left >= 0).all() and (actual.left + actual.width <= width).all()
     rng = np.random.default_rng(2)
     theirs = [
         sides_by_torchvisions_rule(rng, height, width, area, ratio, lambda w, h: 0 < w <= width and 0 < h <= height)
         for _ in range(2000)
     ]
     expected = np.array([sides or (32, 24) for sides in theirs])
-    for ours, wide in ((found.width, expected[:, 0]), (found.height, expected[:, 1])):
+    for ours, wide in ((actual.width, expected[:, 0]), (actual.height, expected[:, 1])):
         assert stats.ks_2samp(ours, wide).pvalue > 1e-3
-    area_of = found.width * found.height / (height * width)
+    area_of = actual.width * actual.height / (height * width)
     assert stats.ks_2samp(area_of, expected.prod(1) / (height * width)).pvalue > 1e-3
     # At any place that is left: the share of the free rows above is uniform, but for the whole numbers.
-    free = height - found.height
-    above = (found.top + 0.5) / (free + 1)
+    free = height - actual.height
+    above = (actual.top + 0.5) / (free + 1)
     assert stats.kstest(above[free > 8], 'uniform').pvalue > 1e-4
 
 
 @pytest.mark.parametrize(('height', 'width', 'expected'), [(8, 64, (0, 26, 8, 11)), (64, 8, (26, 0, 11, 8))])
 def test_where_no_attempt_fits_the_middle_is_cropped(height, width, expected):
     """By hand: a ratio of 4/3 to a height of 8 makes a width of round(10.67), and a ratio of 3/4 the same upright."""
-    found = boxes(resized_crop_box, height, width, 1.0, 1.0, (3 / 4, 4 / 3))
-    assert {tuple(int(value) for value in box) for box in zip(*found, strict=True)} == {expected}
+    actual = boxes(resized_crop_box, height, width, 1.0, 1.0, (3 / 4, 4 / 3))
+    assert {tuple(int(value) for value in box) for box in zip(*actual, strict=True)} == {expected}
 
 
 def test_the_resized_crop_resizes_its_rectangle():
     image = IMAGES[0]
     crops = jax.jit(jax.vmap(functools.partial(random_resized_crop, image=image, smallest=0.3)))(KEYS[:20])
-    found = jax.tree.map(lambda leaf: leaf[:20], boxes(resized_crop_box, 24, 32, 0.3, 1.0, (3 / 4, 4 / 3)))
-    resized = jax.jit(jax.vmap(functools.partial(resize, image)))(found)
+    actual = jax.tree.map(lambda leaf: leaf[:20], boxes(resized_crop_box, 24, 32, 0.3, 1.0, (3 / 4, 4 / 3)))
+    resized = jax.jit(jax.vmap(functools.partial(resize, image)))(actual)
     differences = np.abs(np.asarray(crops, int) - np.asarray(resized, int))
     assert differences.max() <= 1 and np.mean(differences > 0) < 0.02  # two programs, which XLA may round differently
 
 
 def test_erased_rectangles_are_distributed_as_torchvisions():
     height, width, area, ratio = 24, 32, (0.02, 0.33), (0.3, 3.3)
-    found, fits = boxes(erasing_box, height, width, area, ratio)
-    assert fits.all() and (found.top + found.height <= height).all() and (found.left + found.width <= width).all()
+    actual, fits = boxes(erasing_box, height, width, area, ratio)
+    assert fits.all() and (actual.top + actual.height <= height).all() and (actual.left + actual.width <= width).all()
     rng = np.random.default_rng(3)
     expected = np.array([
         sides_by_torchvisions_rule(rng, height, width, area, ratio, lambda h, w: h < height and w < width)
         for _ in range(2000)
     ])  # fmt: skip
-    for ours, theirs in ((found.height, expected[:, 0]), (found.width, expected[:, 1])):
+    for ours, theirs in ((actual.height, expected[:, 0]), (actual.width, expected[:, 1])):
         assert stats.ks_2samp(ours, theirs).pvalue > 1e-3
 
 
@@ -126,8 +126,8 @@ def test_erasing_zeroes_one_rectangle_of_the_probability_s_share_of_the_images()
     erased = np.asarray(run(KEYS)) == 0
     hit = erased.any(axis=(1, 2, 3))
     assert 520 <= hit.sum() <= 680  # four standard deviations of 20
-    found, _ = boxes(erasing_box, 24, 32, (0.02, 0.33), (0.3, 3.3))
-    for mask, top, left, height, width in [*zip(erased, *found, strict=True)][:300]:
+    actual, _ = boxes(erasing_box, 24, 32, (0.02, 0.33), (0.3, 3.3))
+    for mask, top, left, height, width in [*zip(erased, *actual, strict=True)][:300]:
         expected = np.zeros_like(mask)
         if mask.any():
             expected[top : top + height, left : left + width] = True
@@ -138,7 +138,7 @@ def test_the_rectangle_of_cutmix_by_the_formula_of_the_paper():
     """r_w = W sqrt(1 - lambda) around a uniform centre, half of it rounded down, and cut off at the edges."""
     height, width = 24, 32
     for share in (0.0, 0.1, 0.5, 1.0):
-        found = boxes(cutmix_box, height, width, jnp.float32(share))
+        actual = boxes(cutmix_box, height, width, jnp.float32(share))
         half_height, half_width = int(0.5 * math.sqrt(share) * height), int(0.5 * math.sqrt(share) * width)
         expected = {
             (max(y - half_height, 0), max(x - half_width, 0), min(y + half_height, height), min(x + half_width, width))
@@ -146,7 +146,7 @@ def test_the_rectangle_of_cutmix_by_the_formula_of_the_paper():
             for x in range(width)
         }
         corners = {
-            (int(top), int(left), int(top + high), int(left + wide)) for top, left, high, wide in zip(*found, strict=True)
+            (int(top), int(left), int(top + high), int(left + wide)) for top, left, high, wide in zip(*actual, strict=True)
         }
         assert corners <= expected and len(corners) > 0.6 * len(expected)
 
@@ -157,10 +157,10 @@ def mixings(mixup_alpha, cutmix_alpha):
 
 
 def test_cutmix_mixes_labels_by_the_exact_share_of_the_pixels():
-    found = mixings(0.0, 1.0)
-    assert set(np.unique(found.image)) == {0.0, 1.0}
-    np.testing.assert_allclose(found.label, found.image.mean(axis=(1, 2, 3, 4)), atol=1e-6)
-    for kept in found.image[:, 0, :, :, 0]:  # what is replaced is a rectangle
+    actual = mixings(0.0, 1.0)
+    assert set(np.unique(actual.image)) == {0.0, 1.0}
+    np.testing.assert_allclose(actual.label, actual.image.mean(axis=(1, 2, 3, 4)), atol=1e-6)
+    for kept in actual.image[:, 0, :, :, 0]:  # what is replaced is a rectangle
         rows, columns = np.nonzero((kept == 0).any(1))[0], np.nonzero((kept == 0).any(0))[0]
         assert (kept == 0).sum() == len(rows) * len(columns)
 
@@ -171,8 +171,8 @@ def test_the_share_of_cutmix_is_from_the_beta_distribution():
     kept = np.asarray(run(KEYS[:400]).image)[:, 0, 0, :, 0]  # half of a height of 1 is 0, whatever the width
     assert (kept == 1).all()
     shares = jax.vmap(lambda key: jax.random.beta(jax.random.fold_in(key, 1), 0.7, 0.7))(KEYS)
-    found = jax.device_get(jax.jit(jax.vmap(lambda key: random_mixing(key, 512, 512, 0.0, 0.7).label))(KEYS))
-    assert (found >= np.asarray(shares) - 1e-6).all()  # cut off at the edges, less is replaced
+    actual = jax.device_get(jax.jit(jax.vmap(lambda key: random_mixing(key, 512, 512, 0.0, 0.7).label))(KEYS))
+    assert (actual >= np.asarray(shares) - 1e-6).all()  # cut off at the edges, less is replaced
     assert stats.kstest(shares, stats.beta(0.7, 0.7).cdf).pvalue > 1e-3
 
 

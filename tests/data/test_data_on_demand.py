@@ -97,8 +97,8 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(orientation):
         top, left, height, width = box
         crop = Image.fromarray(whole[top : top + height, left : left + width].astype(np.uint8))
         expected = np.asarray(crop.resize((32, 32), Image.Resampling.BILINEAR), np.int32)
-        found = read_crop(data, (32, 32, 3), lambda *size, box=box: box)
-        assert np.abs(found - expected).mean() <= tolerance and (tolerance > 0) == (found != expected).any()
+        actual = read_crop(data, (32, 32, 3), lambda *size, box=box: box)
+        assert np.abs(actual - expected).mean() <= tolerance and (tolerance > 0) == (actual != expected).any()
 
 
 def test_an_image_is_decoded_each_time_and_only_when_it_is_asked_for(tmp_path, monkeypatch):
@@ -128,10 +128,10 @@ def test_the_evaluation_shows_the_centre(tmp_path):
             path = tmp_path / part / name / '1.png'
             path.parent.mkdir(parents=True)
             image.save(path)
-    found = load(tmp_path, decode='always', image_size=224, normalization='imagenet', test_crop=0.875).test.image[:1][0]
+    actual = load(tmp_path, decode='always', image_size=224, normalization='imagenet', test_crop=0.875).test.image[:1][0]
     resized = image.resize((341, 256), Image.Resampling.BILINEAR)
     expected = np.asarray(resized.crop((58, 16, 282, 240)), np.int32)
-    assert np.abs(found - expected).mean() < 1
+    assert np.abs(actual - expected).mean() < 1
 
 
 def test_the_images_of_a_step(tmp_path):
@@ -145,11 +145,11 @@ def test_the_images_of_a_step(tmp_path):
     steps = StepImages(train, seed=5, num_epochs=3, batch_size=5, positions=np.array([1, 3], np.int32), crop_area=0.08)
     assert len(steps) == 6
     order = epoch_order(5, 1, 12, 5)  # step 3 of the run is the second of epoch 1
-    for found, position in zip(steps[3], (1, 3), strict=True):
+    for actual, position in zip(steps[3], (1, 3), strict=True):
         image = photograph((40, 30), int(order[1, position]))
         top, left, height, width = resized_crop_box(5, 3, position, 30, 40, 0.08)
         crop = image.crop((left, top, left + width, top + height)).resize((8, 8), Image.Resampling.BILINEAR)
-        np.testing.assert_array_equal(found, np.asarray(crop))
+        np.testing.assert_array_equal(actual, np.asarray(crop))
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,8 @@ def test_a_crop_is_that_of_torchvision(tmp_path, side, interpolation):
     width = int(side * size[0] / size[1])
     left, top = round((width - 224) / 2), round((side - 224) / 2)
     expected = np.asarray(image.resize((width, side), kind).crop((left, top, left + 224, top + 224)), float)
-    found = read_image(tmp_path / 'image.png', (224, 224, 3), crop=224 / side, interpolation=interpolation)
-    assert np.abs(found - expected).max() <= 1
+    actual = read_image(tmp_path / 'image.png', (224, 224, 3), crop=224 / side, interpolation=interpolation)
+    assert np.abs(actual - expected).max() <= 1
     assert np.abs(read_image(tmp_path / 'image.png', (224, 224, 3)) - expected).mean() > 10
 
 

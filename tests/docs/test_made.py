@@ -79,7 +79,7 @@ def test_every_measurement_is_used_and_every_machine_is_of_one():
 
 def test_recipes_expect_what_was_measured():
     """The docstrings of configs/ have numbers too."""
-    found = set()
+    collected = set()
     for entry in EVIDENCE.values():
         commands = [entry.get('command', ''), *entry.get('more_commands', ())]
         for row in entry.get('values', {}).values():
@@ -91,5 +91,5 @@ def test_recipes_expect_what_was_measured():
                 assert re.search(rf'Expected: {mean:.2f} %', text), name
                 assert sd is None or f'sd {sd:.2f} %, n = {entry["n"]}' in text
                 assert any(f'{name}.py' in command and ours(command.split())[0] == 'train' for command in commands)
-                found.add(name)
-    assert found == {'quickstart', 'd2l_resnet18', 'alexnet', 'speedrun_cpu', 'images'}
+                collected.add(name)
+    assert collected == {'quickstart', 'd2l_resnet18', 'alexnet', 'speedrun_cpu', 'images'}

@@ -8,7 +8,7 @@ from document_blocks import blocks
 from resnet_jax.config import TrainConfig
 
 _SLOW = {'explanations.md', 'export.md', 'finetuning.md', 'own_images.md', 'own_loop.md'}  # they compile much
-_BY_PAGE = {page.name: [*found] for page, found in itertools.groupby(blocks('python'), key=lambda block: block.page)}
+_BY_PAGE = {page.name: [*group] for page, group in itertools.groupby(blocks('python'), key=lambda block: block.page)}
 del _BY_PAGE['watching.md']  # training/test_loggers.py runs it, with the packages that it needs
 
 

@@ -92,9 +92,9 @@ def _arguments(monkeypatch):
 @pytest.mark.usefixtures('registrations')
 @pytest.mark.parametrize('block', SHELL, ids=str)
 def test_commands_of_a_block_are_what_the_parser_takes(block, files):
-    found = commands(block.text)
-    assert found
-    for command in found:
+    collected = commands(block.text)
+    assert collected
+    for command in collected:
         check(command, files)
 
 
@@ -161,14 +161,14 @@ def quickened(verb, arguments):
 
 def to_run():
     """Returns the commands that are run, each once, with the block that has it first."""
-    found = {}
+    collected = {}
     for block in SHELL:
         for command in commands(block.text):
             if parts := ours(command):
                 text = ' '.join([parts[0], *parts[1]])
                 if not any(re.search(pattern, text) for pattern in _NOT_RUN):
-                    found.setdefault((parts[0], *parts[1]), str(block))
-    return found
+                    collected.setdefault((parts[0], *parts[1]), str(block))
+    return collected
 
 
 @pytest.mark.slow

@@ -48,22 +48,22 @@ def write_cifar10c(folder, names):
 @pytest.mark.parametrize('extra', [(), EXTRA_CORRUPTIONS])
 def test_cifar10c(classifier, tmp_path, extra):
     images, labels = write_cifar10c(tmp_path, [*CORRUPTIONS, *extra])
-    found = evaluate_cifar10c(classifier, tmp_path, batch_size=7)
+    actual = evaluate_cifar10c(classifier, tmp_path, batch_size=7)
     right = {}
     for name, array in images.items():
         predicted = classifier.logits(array).argmax(1)
         for s in range(5):
             part = slice(s * N, (s + 1) * N)
             right[name, s] = accuracy_score(labels[part], predicted[part])
-            assert found['errors'][name][s] == pytest.approx(1 - right[name, s])
+            assert actual['errors'][name][s] == pytest.approx(1 - right[name, s])
     # RobustBench: the mean of all pairs of corruption and severity.
-    assert found['accuracy'] == pytest.approx(np.mean([right[name, s] for name in CORRUPTIONS for s in range(5)]))
-    assert found['mean_corruption_error'] == pytest.approx(1 - found['accuracy']) and found['count'] == N
+    assert actual['accuracy'] == pytest.approx(np.mean([right[name, s] for name in CORRUPTIONS for s in range(5)]))
+    assert actual['mean_corruption_error'] == pytest.approx(1 - actual['accuracy']) and actual['count'] == N
     expected = pytest.approx(1 - np.mean(list(right.values()))) if extra else None
-    assert found['mean_corruption_error_19'] == expected
+    assert actual['mean_corruption_error_19'] == expected
     metrics = Predictions(classifier.log_probabilities(images['fog']), labels, '').describe()
-    text = format_evaluation('x', class_names('cifar10'), metrics, {'cifar10c': found})
-    assert f'CIFAR-10-C accuracy {100 * found["accuracy"]:.2f} %: the mean over 15 corruptions and 5 severities of 8' in text
+    text = format_evaluation('x', class_names('cifar10'), metrics, {'cifar10c': actual})
+    assert f'CIFAR-10-C accuracy {100 * actual["accuracy"]:.2f} %: the mean over 15 corruptions and 5 severities of 8' in text
     assert ('with the four extra corruptions' in text) == bool(extra)
 
 
@@ -72,14 +72,14 @@ def test_cifar10_1(classifier, tmp_path):
     images, labels = rng.integers(0, 256, (20, 32, 32, 3), np.uint8), rng.integers(0, 10, 20).astype(np.int32)
     np.save(tmp_path / 'cifar10.1_v6_data.npy', images)
     np.save(tmp_path / 'cifar10.1_v6_labels.npy', labels)
-    found = evaluate_cifar10_1(classifier, tmp_path)
-    assert list(found) == ['v6'] and found['v6']['count'] == 20
+    actual = evaluate_cifar10_1(classifier, tmp_path)
+    assert list(actual) == ['v6'] and actual['v6']['count'] == 20
     probabilities = classifier.probabilities(images).astype(float)
     probabilities /= probabilities.sum(1, keepdims=True)
-    assert found['v6']['accuracy'] == accuracy_score(labels, probabilities.argmax(1))
-    assert found['v6']['loss'] == pytest.approx(log_loss(labels, probabilities, labels=range(10)), rel=1e-5)
+    assert actual['v6']['accuracy'] == accuracy_score(labels, probabilities.argmax(1))
+    assert actual['v6']['loss'] == pytest.approx(log_loss(labels, probabilities, labels=range(10)), rel=1e-5)
     assert 'CIFAR-10.1 v6 accuracy' in format_evaluation(
-        'x', class_names('cifar10'), Predictions(np.log(probabilities), labels, '').describe(), {'cifar10_1': found}
+        'x', class_names('cifar10'), Predictions(np.log(probabilities), labels, '').describe(), {'cifar10_1': actual}
     )
 
 
@@ -95,16 +95,16 @@ def test_cifar10h_in_the_official_order_beside_images_in_another(tmp_path, kind)
     order = rng.permutation(40)
     logits = rng.normal(size=(40, 10))
     answers = (logits - np.log(np.exp(logits).sum(1, keepdims=True))).astype(np.float32)
-    found = compare_cifar10h(Predictions(answers, labels[order], '', 'mirror'), tmp_path, order)
+    actual = compare_cifar10h(Predictions(answers, labels[order], '', 'mirror'), tmp_path, order)
     human, network = (counts / counts.sum(1, keepdims=True))[order], np.exp(answers.astype(float))
     network /= network.sum(1, keepdims=True)
-    assert found['kl_divergence'] == pytest.approx(scipy.stats.entropy(human, network, axis=1).mean(), rel=1e-5)
-    assert found['human_entropy'] == pytest.approx(scipy.stats.entropy(human, axis=1).mean())
-    assert found['cross_entropy'] == pytest.approx(found['kl_divergence'] + found['human_entropy'])
+    assert actual['kl_divergence'] == pytest.approx(scipy.stats.entropy(human, network, axis=1).mean(), rel=1e-5)
+    assert actual['human_entropy'] == pytest.approx(scipy.stats.entropy(human, axis=1).mean())
+    assert actual['cross_entropy'] == pytest.approx(actual['kl_divergence'] + actual['human_entropy'])
     # Each person's answer as an example of its own: the mean log loss is the cross entropy.
     image, answer = np.repeat(np.arange(40), 51), np.concatenate([np.repeat(np.arange(10), row) for row in counts[order]])
-    assert found['cross_entropy'] == pytest.approx(log_loss(answer, network[image], labels=range(10)), rel=1e-5)
-    assert found['plurality_accuracy'] == (answers.argmax(1) == human.argmax(1)).mean() and found['human_accuracy'] == 39 / 40
+    assert actual['cross_entropy'] == pytest.approx(log_loss(answer, network[image], labels=range(10)), rel=1e-5)
+    assert actual['plurality_accuracy'] == (answers.argmax(1) == human.argmax(1)).mean() and actual['human_accuracy'] == 39 / 40
     with pytest.raises(InputFileError, match='another order'):
         compare_cifar10h(Predictions(answers, labels[order], ''), tmp_path)
 

@@ -106,10 +106,10 @@ def test_convolution_and_sampling_are_scipys():
     np.testing.assert_allclose(convolve(images, kernel), expected, atol=1e-6)
     rng = np.random.default_rng(0)
     rows, columns = rng.uniform(-3, 34, (2, 2, 32, 32))
-    for image, r, c, found in zip(images, rows, columns, sample(images, rows, columns), strict=True):
+    for image, r, c, actual in zip(images, rows, columns, sample(images, rows, columns), strict=True):
         for channel in range(3):
             expected = scipy.ndimage.map_coordinates(image[..., channel].astype(float), [r, c], order=1, mode='mirror')
-            np.testing.assert_allclose(found[..., channel], expected, atol=1e-5)
+            np.testing.assert_allclose(actual[..., channel], expected, atol=1e-5)
 
 
 def test_zoom_enlarges_the_middle():
@@ -130,8 +130,8 @@ def test_motion_blur_moves_along_its_direction_only():
 def test_plasma_is_a_map_from_0_to_1_and_rougher_with_less_decay():
     rough, smooth = (plasma(Randomness(1, range(4)), 20, decay) for decay in (1.2, 3))
     assert rough.shape == (4, 32, 32)
-    for found in (rough, smooth):
-        assert found.min() == 0 and found.max() == 1
+    for actual in (rough, smooth):
+        assert actual.min() == 0 and actual.max() == 1
     assert np.abs(np.diff(rough)).mean() > 2 * np.abs(np.diff(smooth)).mean()
 
 
@@ -144,11 +144,11 @@ def test_errors_are_counted_over_every_image():
         return np.stack([~extreme, extreme], axis=1).astype(float)
 
     seen = []
-    found = evaluate_corruptions(answer, split, lambda *progress: seen.append(progress))
-    assert found['clean_error'] == 3 / 7 and found['count'] == 7
-    assert found['errors']['impulse_noise'] == [4 / 7] * 5 and found['errors']['contrast'] == [3 / 7] * 5
-    assert found['errors'].keys() == CORRUPTIONS.keys()
-    assert found['mean_corruption_error'] == pytest.approx(np.mean(list(found['errors'].values())))
+    actual = evaluate_corruptions(answer, split, lambda *progress: seen.append(progress))
+    assert actual['clean_error'] == 3 / 7 and actual['count'] == 7
+    assert actual['errors']['impulse_noise'] == [4 / 7] * 5 and actual['errors']['contrast'] == [3 / 7] * 5
+    assert actual['errors'].keys() == CORRUPTIONS.keys()
+    assert actual['mean_corruption_error'] == pytest.approx(np.mean(list(actual['errors'].values())))
     assert seen[-1] == (5 * len(CORRUPTIONS), 5 * len(CORRUPTIONS))
 
 

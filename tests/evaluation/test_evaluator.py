@@ -96,9 +96,9 @@ def test_every_example_counts_once_with_its_views_averaged(tta, batch_size):
 
 
 def test_the_batch_size_does_not_change_the_result_beyond_rounding():
-    found = [evaluator(split(), batch_size)(variables()) for batch_size in (4, 12)]
-    np.testing.assert_array_equal(found[0]['confusion'], found[1]['confusion'])
-    assert found[0]['loss'] == pytest.approx(found[1]['loss'], rel=1e-6)
+    actual = [evaluator(split(), batch_size)(variables()) for batch_size in (4, 12)]
+    np.testing.assert_array_equal(actual[0]['confusion'], actual[1]['confusion'])
+    assert actual[0]['loss'] == pytest.approx(actual[1]['loss'], rel=1e-6)
 
 
 def test_it_compiles_once_and_does_not_depend_on_how_many_batches_a_call_takes(monkeypatch):

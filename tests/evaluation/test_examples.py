@@ -18,17 +18,17 @@ def test_principal_components_are_scikit_learns(shape):
     features = np.random.default_rng(0).normal(size=shape) * np.arange(1, shape[1] + 1) + 3
     reference = PCA(min(2, *shape), svd_solver='full')
     expected = reference.fit_transform(features)
-    found, share = principal_components(features)
-    assert found.shape == (shape[0], 2) and found.dtype == np.float32
+    projected, share = principal_components(features)
+    assert projected.shape == (shape[0], 2) and projected.dtype == np.float32
     assert share == pytest.approx(reference.explained_variance_ratio_.sum())
     for column in range(expected.shape[1]):
         sign = np.sign(expected[np.abs(expected[:, column]).argmax(), column])  # which PCA leaves open
-        np.testing.assert_allclose(found[:, column], sign * expected[:, column], atol=1e-4)
-    np.testing.assert_array_equal(found[:, expected.shape[1] :], 0)
+        np.testing.assert_allclose(projected[:, column], sign * expected[:, column], atol=1e-4)
+    np.testing.assert_array_equal(projected[:, expected.shape[1] :], 0)
 
 
 @pytest.fixture(scope='module')
-def found():
+def trained():
     dataset = tiny.dataset(test=40)
     model = create_model('resnet8', num_classes=3, stage_sizes=(1,), num_filters=4)
     variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False)
@@ -37,8 +37,8 @@ def found():
 
 
 @pytest.mark.slow
-def test_examples_of_a_network(found):
-    classifier, dataset, predictions = found
+def test_examples_of_a_network(trained):
+    classifier, dataset, predictions = trained
     arrays, facts = choose_examples(classifier, dataset, predictions)
     predicted, labels = predictions.log_probabilities.argmax(1), dataset.test.label
     assert len(facts['wrong']) == 24 and len(arrays['wrong_maps']) == 24  # an untrained network
@@ -59,8 +59,8 @@ def test_examples_of_a_network(found):
         assert distances[like] == pytest.approx(distances[(labels == other) & (predicted == other)].min(), rel=1e-4)
 
 
-def test_of_a_network_without_mistakes_nothing_is_shown_of_them(found):
-    classifier, dataset, predictions = found
+def test_of_a_network_without_mistakes_nothing_is_shown_of_them(trained):
+    classifier, dataset, predictions = trained
     right = np.log(np.full((40, 3), 0.1) + 0.7 * np.eye(3)[dataset.test.label]).astype(np.float32)
     perfect = type(predictions)(right, predictions.labels, predictions.fingerprint)
     arrays, facts = choose_examples(classifier, dataset, perfect)

@@ -63,9 +63,9 @@ def test_grad_cam_is_captums(pair, images, layer, theirs):
     expected = ours(LayerAttribution.interpolate(maps, SHAPE[:2], 'bilinear'))[..., 0]
     expected = expected - expected.min((1, 2), keepdims=True)
     expected /= np.maximum(expected.max((1, 2), keepdims=True), 1e-12)  # for one of the images nothing speaks
-    found = grad_cam(classifier, images, CLASSES, layer)
-    assert found.shape == (6, 20, 16) and found.dtype == np.float32 and found.std() > 0.1
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    actual = grad_cam(classifier, images, CLASSES, layer)
+    assert actual.shape == (6, 20, 16) and actual.dtype == np.float32 and actual.std() > 0.1
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_gradients_are_captums(pair, images):
@@ -79,24 +79,24 @@ def test_gradients_are_captums(pair, images):
 
 def test_integrated_gradients_are_captums_and_complete(pair, images):
     classifier, reference = pair
-    found = integrated_gradients(classifier, images, CLASSES)
+    actual = integrated_gradients(classifier, images, CLASSES)
     black = tensor(np.zeros_like(images))
     theirs = IntegratedGradients(reference).attribute(tensor(images), black, torch.tensor(CLASSES), n_steps=50)
-    np.testing.assert_allclose(found, ours(theirs), atol=3e-4 * np.abs(found).max())  # rounding decides over a ReLU
+    np.testing.assert_allclose(actual, ours(theirs), atol=3e-4 * np.abs(actual).max())  # rounding decides over a ReLU
     # Sundararajan et al., section 3: they sum to the logit less that of the baseline.
     grey = np.full(SHAPE, 128, np.uint8)
-    found = integrated_gradients(classifier, images, CLASSES, baseline=grey, steps=300)
+    actual = integrated_gradients(classifier, images, CLASSES, baseline=grey, steps=300)
     logits, base = classifier.logits(images)[CLASSES, CLASSES], classifier.logits(grey[None])[0, CLASSES]
-    np.testing.assert_allclose(found.sum((1, 2, 3)), logits - base, atol=2e-3 * np.abs(logits - base).max())
+    np.testing.assert_allclose(actual.sum((1, 2, 3)), logits - base, atol=2e-3 * np.abs(logits - base).max())
 
 
 def test_of_a_linear_network_integrated_gradients_are_exact(images):
     model = Linear()
     variables = model.init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32), train=False)
     classifier = Classifier(model, variables, SHAPE, tuple('abc'), MEAN, STD)
-    found = integrated_gradients(classifier, images, 1, steps=1)
+    actual = integrated_gradients(classifier, images, 1, steps=1)
     kernel = np.asarray(variables['params']['fc']['kernel'])[:, 1].reshape(SHAPE)
-    np.testing.assert_allclose(found, images / 255 / np.array(STD) * kernel, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(actual, images / 255 / np.array(STD) * kernel, rtol=1e-4, atol=1e-5)
     assert first_filters(classifier) is None
     with pytest.raises(ConfigError, match='no layer with maps'):
         grad_cam(classifier, images)
@@ -158,8 +158,8 @@ def test_any_flax_module_is_explained(images):
     variables = model.init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32), train=False)
     classifier = Classifier(model, variables, SHAPE, tuple('abc'), None, None)
     assert map_layers(classifier) == {'first': (20, 16, 4), 'inner/second': (10, 8, 5), 'inner': (10, 8, 5)}
-    found = grad_cam(classifier, images)
-    assert found.shape == (6, 20, 16) and found.max() == pytest.approx(1) and found.min() == 0
+    actual = grad_cam(classifier, images)
+    assert actual.shape == (6, 20, 16) and actual.max() == pytest.approx(1) and actual.min() == 0
     filters = first_filters(classifier)
     np.testing.assert_array_equal(filters, np.moveaxis(variables['params']['first']['kernel'], 3, 0))
 

@@ -33,34 +33,34 @@ def answers(n=200, classes=7, seed=0):
 
 def test_figures_are_scikit_learns():
     log_probabilities, labels = answers()
-    found = describe(log_probabilities, labels)
-    assert found['accuracy'] == (log_probabilities.argmax(1) == labels).mean()
-    assert found['top5_accuracy'] == pytest.approx(top_k_accuracy_score(labels, log_probabilities, k=5))
-    assert found['loss'] == pytest.approx(-log_probabilities[np.arange(200), labels].mean(), rel=1e-6)
+    actual = describe(log_probabilities, labels)
+    assert actual['accuracy'] == (log_probabilities.argmax(1) == labels).mean()
+    assert actual['top5_accuracy'] == pytest.approx(top_k_accuracy_score(labels, log_probabilities, k=5))
+    assert actual['loss'] == pytest.approx(-log_probabilities[np.arange(200), labels].mean(), rel=1e-6)
     expected = precision_score(labels, log_probabilities.argmax(1), average=None)
-    np.testing.assert_allclose(found['per_class_precision'], expected)
-    assert found['confusion'].sum() == found['count'] == 200
+    np.testing.assert_allclose(actual['per_class_precision'], expected)
+    assert actual['confusion'].sum() == actual['count'] == 200
 
 
 def test_calibration_and_balanced_accuracy_are_those_of_torchmetrics_and_scikit_learn():
     log_probabilities, labels = answers(n=500)
-    found = describe(log_probabilities, labels)
+    actual = describe(log_probabilities, labels)
     probabilities, targets = torch.tensor(np.exp(log_probabilities)), torch.tensor(labels)
     for name, norm in (('ece', 'l1'), ('mce', 'max')):
         expected = multiclass_calibration_error(probabilities, targets, num_classes=7, n_bins=15, norm=norm)
-        assert found['calibration'][name] == pytest.approx(expected.item(), abs=1e-6)
+        assert actual['calibration'][name] == pytest.approx(expected.item(), abs=1e-6)
     predicted = log_probabilities.argmax(1)
-    assert found['balanced_accuracy'] == pytest.approx(balanced_accuracy_score(labels, predicted))
-    np.testing.assert_allclose(found['per_class_accuracy'], recall_score(labels, predicted, average=None))
-    np.testing.assert_array_equal(found['confusion'], confusion_matrix(labels, predicted))
+    assert actual['balanced_accuracy'] == pytest.approx(balanced_accuracy_score(labels, predicted))
+    np.testing.assert_allclose(actual['per_class_accuracy'], recall_score(labels, predicted, average=None))
+    np.testing.assert_array_equal(actual['confusion'], confusion_matrix(labels, predicted))
     shares = np.exp(log_probabilities.astype(float))
     expected = log_loss(labels, shares / shares.sum(1, keepdims=True), labels=range(7))
-    assert found['loss'] == pytest.approx(expected, rel=1e-5)
+    assert actual['loss'] == pytest.approx(expected, rel=1e-5)
 
 
 def test_equal_probabilities_count_as_argmax_counts_them():
-    found = describe(np.log(np.full((6, 6), 1 / 6)), np.arange(6))
-    assert found['accuracy'] == 1 / 6 and found['top5_accuracy'] == 5 / 6
+    actual = describe(np.log(np.full((6, 6), 1 / 6)), np.arange(6))
+    assert actual['accuracy'] == 1 / 6 and actual['top5_accuracy'] == 5 / 6
 
 
 def test_five_classes_have_no_top_5():
@@ -72,20 +72,20 @@ def test_calibration_by_hand():
     confidence = np.array([0.36, 0.38, 0.61, 0.63, 0.65])
     rest = (1 - confidence) / 2
     log_probabilities = np.log(np.stack([confidence, rest, rest], axis=1) + 1e-300)
-    found = calibration(log_probabilities, np.array([0, 1, 0, 2, 0]))
-    first, second = (bucket for bucket in found['bins'] if bucket['count'])
+    actual = calibration(log_probabilities, np.array([0, 1, 0, 2, 0]))
+    first, second = (bucket for bucket in actual['bins'] if bucket['count'])
     assert (first['high'], second['high']) == (pytest.approx(6 / 15), pytest.approx(10 / 15))
     assert (first['count'], second['count']) == (2, 3)
     assert first['confidence'] == pytest.approx(0.37) and first['accuracy'] == 0.5
     assert second['confidence'] == pytest.approx(0.63) and second['accuracy'] == pytest.approx(2 / 3)
-    assert found['ece'] == pytest.approx((2 * 0.13 + 3 * (2 / 3 - 0.63)) / 5)
-    assert found['mce'] == pytest.approx(0.13) and found['confidence'] == pytest.approx(0.526)
+    assert actual['ece'] == pytest.approx((2 * 0.13 + 3 * (2 / 3 - 0.63)) / 5)
+    assert actual['mce'] == pytest.approx(0.13) and actual['confidence'] == pytest.approx(0.526)
 
 
 def test_an_empty_bin_has_no_mean_and_json_takes_it():
-    found = calibration(np.log(np.array([[0.99, 0.01]])), np.array([0]))
-    assert found['bins'][3] == {'low': 0.2, 'high': pytest.approx(4 / 15), 'count': 0, 'confidence': None, 'accuracy': None}
-    json.loads(json.dumps(found), parse_constant=pytest.fail)
+    actual = calibration(np.log(np.array([[0.99, 0.01]])), np.array([0]))
+    assert actual['bins'][3] == {'low': 0.2, 'high': pytest.approx(4 / 15), 'count': 0, 'confidence': None, 'accuracy': None}
+    json.loads(json.dumps(actual), parse_constant=pytest.fail)
 
 
 def predictions(seed=0, fingerprint='stripes'):
@@ -94,11 +94,11 @@ def predictions(seed=0, fingerprint='stripes'):
 
 def test_predictions_are_read_back(tmp_path):
     predictions().save(tmp_path)
-    found = load_predictions(tmp_path)
-    np.testing.assert_array_equal(found.log_probabilities, predictions().log_probabilities)
-    np.testing.assert_array_equal(found.labels, predictions().labels)
-    assert found.fingerprint == 'stripes' and found.tta == found.describe()['tta'] == 'mirror'
-    assert found.correct.mean() == found.describe()['accuracy']
+    actual = load_predictions(tmp_path)
+    np.testing.assert_array_equal(actual.log_probabilities, predictions().log_probabilities)
+    np.testing.assert_array_equal(actual.labels, predictions().labels)
+    assert actual.fingerprint == 'stripes' and actual.tta == actual.describe()['tta'] == 'mirror'
+    assert actual.correct.mean() == actual.describe()['accuracy']
     assert [path.name for path in tmp_path.iterdir()] == ['predictions.npz']
 
 
@@ -140,18 +140,18 @@ def test_other_images_are_not_compared(monkeypatch):
 
 
 def test_record_keeps_the_most_confidently_wrong(tmp_path):
-    found = predictions()
+    actual = predictions()
     image = np.arange(200, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
-    split = Split(image, found.labels)
+    split = Split(image, actual.labels)
     dataset = Dataset('stripes', split, split, tuple('abcdefg'), (0.5,), (0.5,), 'stripes')
     variables = Linear(7).init(jax.random.key(0), np.zeros((1, 2, 2, 1), np.float32), train=False)
-    write_record(tmp_path, found, dataset, Classifier(Linear(7), variables, (2, 2, 1), tuple('abcdefg'), (0.5,), (0.5,)))
+    write_record(tmp_path, actual, dataset, Classifier(Linear(7), variables, (2, 2, 1), tuple('abcdefg'), (0.5,), (0.5,)))
     record = json.loads((tmp_path / 'evaluation.json').read_text(), parse_constant=pytest.fail)
     wrong = record['wrong']
     assert len(wrong) == 24 and record['class_names'] == list('abcdefg')
     assert [one['confidence'] for one in wrong] == sorted((one['confidence'] for one in wrong), reverse=True)
-    errors = np.flatnonzero(~found.correct)
-    assert wrong[0]['confidence'] == pytest.approx(np.exp(found.log_probabilities.max(1)[errors].max()), rel=1e-5)
+    errors = np.flatnonzero(~actual.correct)
+    assert wrong[0]['confidence'] == pytest.approx(np.exp(actual.log_probabilities.max(1)[errors].max()), rel=1e-5)
     assert all(one['label'] != one['predicted'] and one['label_probability'] <= one['confidence'] for one in wrong)
     with np.load(tmp_path / 'samples.npz', allow_pickle=False) as samples:
         np.testing.assert_array_equal(samples['wrong'][:, 0, 0, 0], [one['index'] for one in wrong])

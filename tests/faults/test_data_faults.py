@@ -24,13 +24,13 @@ TRAIN, TEST = 20, 8
 
 def members():
     """The files of a tiny CIFAR-10 in the official format."""
-    rng, found = np.random.default_rng(0), {}
+    rng, files = np.random.default_rng(0), {}
     for files, total in ((CIFAR10.train_files, TRAIN), (CIFAR10.test_files, TEST)):
         for name in files:
             rows = rng.integers(0, 256, (total // len(files), 3073), np.uint8)
             rows[:, 0] %= 10
-            found[name] = rows.tobytes()
-    return found | {'batches.meta.txt': b'\n'.join(b'class %d' % i for i in range(10))}
+            files[name] = rows.tobytes()
+    return files | {'batches.meta.txt': b'\n'.join(b'class %d' % i for i in range(10))}
 
 
 def member(name, data=b'', folder=BINARY.folder, **attributes):

@@ -19,8 +19,8 @@ FLAGS = ('--config.num_epochs=3', '--config.log_every=7')
 
 def test_its_numbers_are_what_they_were():
     checkpoint.verify(FORMAT2 / 'checkpoints' / '10')
-    found = arrays(FORMAT2 / 'checkpoints' / '10')
-    assert len(found) == 47 and found['opt_state/1/1/count'] == found['step'] == 10
+    actual = arrays(FORMAT2 / 'checkpoints' / '10')
+    assert len(actual) == 47 and actual['opt_state/1/1/count'] == actual['step'] == 10
     expected = {
         'params/fc/bias': (
             '-0x1.968c1cp-4 0x1.489242p-3 0x1.9775e8p-6 -0x1.131d56p-4 -0x1.1b14bp-3 '
@@ -31,8 +31,8 @@ def test_its_numbers_are_what_they_were():
         'ema/params/bn1/scale': '0x1.da63fcp-1 0x1.add4f6p-1',
     }
     for name, values in expected.items():
-        assert found[name].dtype == np.float32
-        np.testing.assert_array_equal(found[name], [float.fromhex(value) for value in values.split()], err_msg=name)
+        assert actual[name].dtype == np.float32
+        np.testing.assert_array_equal(actual[name], [float.fromhex(value) for value in values.split()], err_msg=name)
 
 
 def test_it_is_a_run_to_evaluate():

@@ -116,9 +116,9 @@ def test_an_npz_file_that_is_none(data, tmp_path):
 
 def test_a_sound_npz_file(tmp_path):
     np.savez(tmp_path / 'a.npz', x=np.arange(6).reshape(2, 3), name=np.array('text'))
-    found = read_npz(tmp_path / 'a.npz')
-    np.testing.assert_array_equal(found['x'], [[0, 1, 2], [3, 4, 5]])
-    assert str(found['name']) == 'text'
+    actual = read_npz(tmp_path / 'a.npz')
+    np.testing.assert_array_equal(actual['x'], [[0, 1, 2], [3, 4, 5]])
+    assert str(actual['name']) == 'text'
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def test_layers_of_a_small_network_by_hand():
-    found = layers(create_model('resnet8', stage_sizes=(1,), num_filters=4), image_size=8, channels=1)
-    assert found == [
+    actual = layers(create_model('resnet8', stage_sizes=(1,), num_filters=4), image_size=8, channels=1)
+    assert actual == [
         Layer('conv1', 'Conv', (8, 8, 4), 36, 64 * 36),
         Layer('bn1', 'BatchNorm', (8, 8, 4), 8, 0),
         Layer('layer1_0/conv1', 'Conv', (8, 8, 4), 144, 64 * 144),
@@ -26,7 +26,7 @@ def test_layers_of_a_small_network_by_hand():
         Layer('layer1_0/bn2', 'BatchNorm', (8, 8, 4), 8, 0),
         Layer('fc', 'Dense', (10,), 50, 40),
     ]
-    lines = table(found).splitlines()
+    lines = table(actual).splitlines()
     assert lines[0].split() == ['layer', 'kind', 'output', 'params', 'multiply-adds']
     assert lines[4].split() == ['layer1_0/conv1', 'Conv', '8x8x4', '144', '9,216']
     assert lines[-1].split() == ['total', '398', '20,776']

@@ -201,8 +201,8 @@ def row_kwargs(name):
 
 def totals(name, **kwargs):
     """Parameters and multiply-adds."""
-    found = layers_of(name, **kwargs)
-    return sum(layer.params for layer in found), sum(layer.multiply_adds for layer in found)
+    listed = layers_of(name, **kwargs)
+    return sum(layer.params for layer in listed), sum(layer.multiply_adds for layer in listed)
 
 
 def deepest_slow(rows):
@@ -238,8 +238,8 @@ def test_multiply_adds_counted_on_the_sources(name, kwargs, expected, source):
 
 def test_lenet_as_in_the_book():
     """d2l-ai/d2l-en, counted on the PyTorch code of chapter_convolutional-neural-networks/lenet.md, for 1x28x28."""
-    found = layers(create_model('lenet5', padding=2), 28, 1)
-    assert (sum(layer.params for layer in found), sum(layer.multiply_adds for layer in found)) == (61_706, 416_520)
+    listed = layers(create_model('lenet5', padding=2), 28, 1)
+    assert (sum(layer.params for layer in listed), sum(layer.multiply_adds for layer in listed)) == (61_706, 416_520)
 
 
 def test_docs_name_the_models_without_published_multiply_adds():

@@ -130,8 +130,8 @@ def test_features():
     images = jnp.asarray(random_images(2, 32, 32, 3))
     model = create_model('speedrun94', widths=(8, 12, 16))
     variables = initialise(model, images)
-    found = jax.jit(functools.partial(features, model))(variables, images)
-    shapes = {name: value.shape[1:] for name, value in found.items()}
+    actual = jax.jit(functools.partial(features, model))(variables, images)
+    shapes = {name: value.shape[1:] for name, value in actual.items()}
     assert shapes == {
         'stem': (31, 31, 24),
         'stage1': (15, 15, 8),
@@ -140,8 +140,8 @@ def test_features():
         'pooled': (16,),
         'logits': (10,),
     }
-    np.testing.assert_array_equal(found['pooled'], found['stage3'].max((1, 2)))
-    np.testing.assert_allclose(found['logits'], found['pooled'] @ variables['params']['fc']['kernel'] / 256, rtol=1e-5)
+    np.testing.assert_array_equal(actual['pooled'], actual['stage3'].max((1, 2)))
+    np.testing.assert_allclose(actual['logits'], actual['pooled'] @ variables['params']['fc']['kernel'] / 256, rtol=1e-5)
 
 
 def test_bfloat16_is_close_to_float32_and_computes_in_bfloat16():

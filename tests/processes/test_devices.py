@@ -44,14 +44,14 @@ def test_the_restored_state_and_the_order_of_the_data_are_the_same(saved, device
     options = {**command('train.py', devices=devices), 'args': driver}
     done = subprocess.run(**options, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for n, found in zip(DEVICES, json.loads(done.stdout), strict=True):
+    for n, actual in zip(DEVICES, json.loads(done.stdout), strict=True):
         expected = {name: [hashlib.sha256(array).hexdigest()] * devices for name, array in arrays(saved[n], 22).items()}
-        assert found['leaves'] == expected
-        assert found['order'] == json.loads(done.stdout)[0]['order']
+        assert actual['leaves'] == expected
+        assert actual['order'] == json.loads(done.stdout)[0]['order']
     order = Path(saved[1] / 'order')  # noted by the first of these tests, compared by the others
     if not order.exists():
-        order.write_text(found['order'])
-    assert order.read_text() == found['order']
+        order.write_text(actual['order'])
+    assert order.read_text() == actual['order']
 
 
 @pytest.mark.parametrize('before', DEVICES)

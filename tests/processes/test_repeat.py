@@ -51,16 +51,16 @@ def test_a_thousand_steps_and_two_hundred_saves_leave_nothing_behind(tmp_path):
         RESNET_JAX_FAILPOINT=stops,
     )
     process = subprocess.Popen(**options, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    found = []
+    collected = []
     for line in process.stderr:
         if line == 'failpoint saved: stop\n':
             os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-            found.append(resources(process.pid))
+            collected.append(resources(process.pid))
             process.send_signal(signal.SIGCONT)
     assert process.wait() == 0
-    print('kB, threads, files after every 100 steps:', found)
-    memory, threads, files = zip(*found, strict=True)
+    print('kB, threads, files after every 100 steps:', collected)
+    memory, threads, files = zip(*collected, strict=True)
     growth = (memory[-1] / memory[0]) ** (1 / (len(memory) - 1)) - 1
-    assert len(found) == 8 and growth < 0.01
+    assert len(collected) == 8 and growth < 0.01
     # A pool of TensorStore may start another of its threads late; a leak would show in each hundred steps, of 20 saves.
     assert threads[-1] <= threads[0] + 2 and files[-1] <= files[0]

@@ -21,9 +21,9 @@ ROWS = [
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that were saved."""
-    found, save = [], plots.save
-    monkeypatch.setattr(plots, 'save', lambda figure, path: found.append(figure) or save(figure, path))
-    return found
+    collected, save = [], plots.save
+    monkeypatch.setattr(plots, 'save', lambda figure, path: collected.append(figure) or save(figure, path))
+    return collected
 
 
 def write(workdir, rows):

@@ -273,11 +273,11 @@ browser = pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium o
 
 @browser
 def test_in_a_browser_nothing_fails_and_toggles_work(nasty_page, tmp_path):
-    found = browse(nasty_page, tmp_path / 'profile')
-    assert found['problems'] == [] and found['hacked'] == 0
-    assert (found['before'], found['hidden'], found['after']) == (4, 2, 4)
-    assert found['time'] and found['charts'] == found['drawn'] == 10
-    assert 'first, test: 44.44 at 12' in found['tip'] and 'second, train' in found['tip']
+    actual = browse(nasty_page, tmp_path / 'profile')
+    assert actual['problems'] == [] and actual['hacked'] == 0
+    assert (actual['before'], actual['hidden'], actual['after']) == (4, 2, 4)
+    assert actual['time'] and actual['charts'] == actual['drawn'] == 10
+    assert 'first, test: 44.44 at 12' in actual['tip'] and 'second, train' in actual['tip']
 
 
 @browser
@@ -293,7 +293,7 @@ def test_a_study_on_a_small_dark_screen(tmp_path):
     results = collect({'name': 'study', 'baseline': 'base'}, {**entries, 'broken': failed})
     page = write_report(runs, tmp_path / 'study.html', 'study', results)
     dark = ('--window-size=500,900', '--blink-settings=preferredColorScheme=0')
-    found = browse(page, tmp_path / 'profile', *dark)
-    assert found['problems'] == [] and found['charts'] == found['drawn'] > 0
-    assert found['beyond'] == 0  # wide tables scroll, the page does not
-    assert found['ground'] == 'rgb(20, 23, 28)'
+    actual = browse(page, tmp_path / 'profile', *dark)
+    assert actual['problems'] == [] and actual['charts'] == actual['drawn'] > 0
+    assert actual['beyond'] == 0  # wide tables scroll, the page does not
+    assert actual['ground'] == 'rgb(20, 23, 28)'

@@ -36,19 +36,19 @@ def test_means_over_seeds_and_no_winner_inside_the_noise(run, tmp_path):
         'none': {0: run()},
         'broken': {0: run(reason='diverged')},
     }
-    found = collect({'name': 'a study'}, entries)
-    statuses = [entry['status'] for entry in found['entries'].values()]
+    actual = collect({'name': 'a study'}, entries)
+    statuses = [entry['status'] for entry in actual['entries'].values()]
     assert statuses == ['run', 'run', 'run', 'partly run', 'not run', 'failed']
-    base = found['entries']['base']['accuracy']
+    base = actual['entries']['base']['accuracy']
     assert (base['mean'], base['sd']) == (pytest.approx(0.72), pytest.approx(0.02))
-    verdicts = {name: one['verdict'] for name, one in found['comparisons'].items()}
+    verdicts = {name: one['verdict'] for name, one in actual['comparisons'].items()}
     assert verdicts == {
         'up': 'better',
         'noise': 'no difference established',
         'single': 'one seed: says nothing of the recipe',
     }
-    paths = write_results(found, tmp_path)
-    assert json.loads(paths[0].read_text(), parse_constant=pytest.fail) == json.loads(json.dumps(found))
+    paths = write_results(actual, tmp_path)
+    assert json.loads(paths[0].read_text(), parse_constant=pytest.fail) == json.loads(json.dumps(actual))
     with paths[1].open() as file:
         rows = list(csv.DictReader(file))
     assert {row['tta'] for row in rows[:-1]} == {'mirror'}
@@ -58,9 +58,9 @@ def test_means_over_seeds_and_no_winner_inside_the_noise(run, tmp_path):
 
 def test_networks_are_compared_on_the_same_images_with_p_corrected_for_all_of_the_study(run):
     entries = {'base': {0: run(0.7), 1: run(0.7)}, 'a': {0: run(0.9), 1: run(0.71)}, 'b': {0: run(0.75), 1: run(0.95)}}
-    found = collect({'name': '', 'entries': {'b': {'baseline': 'a'}}}, entries)['comparisons']
-    assert found['a']['baseline'] == 'base' and found['b']['baseline'] == 'a'
-    pairs = [found[name]['pairs'][seed] for name in 'ab' for seed in '01']
+    actual = collect({'name': '', 'entries': {'b': {'baseline': 'a'}}}, entries)['comparisons']
+    assert actual['a']['baseline'] == 'base' and actual['b']['baseline'] == 'a'
+    pairs = [actual[name]['pairs'][seed] for name in 'ab' for seed in '01']
     assert [pair['p'] for pair in pairs] == [mcnemar(20, 0), mcnemar(1, 0), mcnemar(0, 15), mcnemar(24, 0)]
     p24, p20, p15 = mcnemar(24, 0), mcnemar(20, 0), mcnemar(15, 0)
     assert [pair['p_holm'] for pair in pairs] == pytest.approx([3 * p20, 1.0, 2 * p15, 4 * p24])
@@ -77,8 +77,8 @@ def test_the_same_difference_twice_is_no_certainty(run):
 def test_seeds_that_agree_on_the_choice_of_images_alone_settle_nothing(run):
     """Three images of a hundred, with each of five seeds: certain over seeds, but not over test images."""
     entries = {name: {seed: run(right) for seed in range(5)} for name, right in (('base', 0.7), ('three', 0.73))}
-    found = collect({'name': ''}, entries)['comparisons']['three']
-    assert found['p_holm'] < 1e-3 and found['images']['low'] < 0 and found['verdict'] == 'no difference established'
+    actual = collect({'name': ''}, entries)['comparisons']['three']
+    assert actual['p_holm'] < 1e-3 and actual['images']['low'] < 0 and actual['verdict'] == 'no difference established'
 
 
 def test_differences_are_corrected_for_how_many_there_are(run):
@@ -96,12 +96,12 @@ def test_differences_are_corrected_for_how_many_there_are(run):
 
 def test_what_is_said_of_a_difference_claims_no_more_than_it_shows(run):
     two = {'base': {0: run(0.5), 1: run(0.5)}, 'apart': {0: run(0.7), 1: run(0.9)}, 'near': {0: run(0.5), 1: run(0.52)}}
-    found = collect({'name': ''}, two)['comparisons']
-    assert found['apart']['verdict'] == 'no difference established'  # 2 seeds: t is 12.7
-    text = difference(found['apart'])
+    actual = collect({'name': ''}, two)['comparisons']
+    assert actual['apart']['verdict'] == 'no difference established'  # 2 seeds: t is 12.7
+    text = difference(actual['apart'])
     assert 'trained with all 2 seeds are better on these test images, but so few seeds settle no recipe' in text
     assert text.startswith('+30.00 to base (-97.06 to +100.00): no difference established')
-    assert 'better' not in difference(found['near']) and 'worse' not in difference(found['near'])
+    assert 'better' not in difference(actual['near']) and 'worse' not in difference(actual['near'])
     one = collect({'name': ''}, {'base': {0: run(0.9)}, 'other': {0: run(0.5)}})['comparisons']['other']
     assert 'one seed: says nothing of the recipe; the networks trained with this seed are worse' in difference(one)
     assert difference(None) == '-'
@@ -128,10 +128,10 @@ def test_an_entry_that_may_end_when_it_is_decided_is_tested_more_strictly(run):
     p = scipy.stats.ttest_1samp([0.30, 0.28], 0).pvalue
     assert 0.05 / 3 < p < 0.05 / 2
     for looks, verdict, status in ((1, 'better', 'partly run'), (2, 'better', 'decided'), (3, NOISE, 'partly run')):
-        found = collect({'looks': looks}, entries)
-        assert found['comparisons']['up']['verdict'] == verdict
-        assert {entry['status'] for entry in found['entries'].values()} == {status}
-        assert ('0.05 / 3' in study(found).caption) == (looks == 3)
+        actual = collect({'looks': looks}, entries)
+        assert actual['comparisons']['up']['verdict'] == verdict
+        assert {entry['status'] for entry in actual['entries'].values()} == {status}
+        assert ('0.05 / 3' in study(actual).caption) == (looks == 3)
 
 
 def test_each_field_that_differs_is_a_column(run, tmp_path):
@@ -155,5 +155,5 @@ def test_the_page_ranks(run):
 
 def test_a_ranking_says_if_it_is_not_of_all_entries(run):
     entries = {name: {0: run(0.5)} for name in 'abcd'}
-    found = collect({'entries': {'c': {'baseline': 'c'}, 'd': {'baseline': 'c'}}}, entries)
-    assert ranking(found).caption.startswith('Of the entries that are compared with a, a has the highest mean accuracy.')
+    actual = collect({'entries': {'c': {'baseline': 'c'}, 'd': {'baseline': 'c'}}}, entries)
+    assert ranking(actual).caption.startswith('Of the entries that are compared with a, a has the highest mean accuracy.')

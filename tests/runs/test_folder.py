@@ -67,11 +67,11 @@ def test_it_is_made_with_its_parents_and_holds_what_it_should(tmp_path, config):
 
 
 def test_environment_names_versions_and_hardware():
-    found = environment()
-    assert found['platform'] == 'cpu' and found['devices'] == 4 and found['processes'] == 1
-    assert found['packages'].keys() >= {'resnet_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets'}
-    assert found['device'] and found['cpu_cores'] >= 1
-    json.dumps(found)
+    described = environment()
+    assert described['platform'] == 'cpu' and described['devices'] == 4 and described['processes'] == 1
+    assert described['packages'].keys() >= {'resnet_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets'}
+    assert described['device'] and described['cpu_cores'] >= 1
+    json.dumps(described)
 
 
 def test_a_second_opener_is_refused_and_told_who_holds_it(tmp_path, config):
@@ -312,14 +312,14 @@ def test_tensorboard_events(tmp_path, config):
         folder.write_metrics([{'step': 6, 'epoch': 3.0, 'split': 'test', 'loss': 0.25, 'count': 19}], images_per_second=50.0)
         folder.write_images(6, 'test', {'mistakes/1 cat, taken for dog (9 %)': np.full((2, 3, 1), 7, np.uint8)})
     assert sorted(path.name for path in (tmp_path / 'tensorboard').iterdir() if path.is_dir()) == ['test', 'train']
-    found = {}
+    scalars = {}
     for split in ('train', 'test'):  # the same tag in both, so that TensorBoard draws them in one chart
         events = read_events(tmp_path / 'tensorboard' / split)
         values = [(event.step, value) for event in events if event.HasField('summary') for value in event.summary.value]
-        found[split] = {(value.tag, step, value.simple_value) for step, value in values if not value.HasField('image')}
+        scalars[split] = {(value.tag, step, value.simple_value) for step, value in values if not value.HasField('image')}
         restarts = [event.step for event in events if event.session_log.status == SessionLog.START]
         assert restarts == [5]  # TensorBoard drops what an interrupted run wrote from here on
-    assert found == {'train': {('loss', 5, 0.5)}, 'test': {('loss', 6, 0.25), ('images_per_second', 6, 50.0)}}
+    assert scalars == {'train': {('loss', 5, 0.5)}, 'test': {('loss', 6, 0.25), ('images_per_second', 6, 50.0)}}
     (image,) = [value for _, value in values if value.HasField('image')]
     assert image.tag == 'mistakes/1 cat, taken for dog (9 %)' and (image.image.height, image.image.width) == (2, 3)
     with Image.open(io.BytesIO(image.image.encoded_image_string)) as picture:

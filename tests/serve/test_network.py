@@ -74,8 +74,8 @@ def test_it_answers_as_the_classifier_does_and_compiles_nothing_more(classifier,
 def test_exported_programs_answer_as_the_classifier_does(name, exported_folder, classifier, images):
     path = exported_folder if name == 'model.stablehlo' else exported_folder / name
     network = load_network(str(path), 'exported', (1, 4), (1,))
-    found = network.probabilities([(image,) for image in images[:3]])
-    np.testing.assert_allclose(found, classifier.probabilities(images[:3]), rtol=1e-3, atol=1e-6)
+    actual = network.probabilities([(image,) for image in images[:3]])
+    np.testing.assert_allclose(actual, classifier.probabilities(images[:3]), rtol=1e-3, atol=1e-6)
     assert network.maps is None and network.class_names == classifier.class_names
     assert network.facts == {'format': name.partition('.')[2], 'model': 'resnet8', 'dataset': 'digits'}
 

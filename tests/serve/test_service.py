@@ -154,8 +154,8 @@ def test_what_is_wrong_with_a_request_has_a_status_and_one_line(body, kind, stat
     async def main():
         body_bytes = 2000 if body == bytes(2001) else 2**20
         async with serving(Counting().network, body_bytes=body_bytes, pixels=1_000_000) as ask:
-            found, answer = await ask('/v1/predict', body, kind)
-            assert found == status
+            actual, answer = await ask('/v1/predict', body, kind)
+            assert actual == status
             message = check('Error', answer)['error']['message']
             assert text in message and '\n' not in message and len(message) < 400
             assert (await ask('/v1/predict', with_images(png(1))))[0] == 200  # nothing is left in progress
@@ -218,8 +218,8 @@ def test_a_batch_that_fails_is_answered_and_the_next_one_too(error, status, text
         counting = Counting()
         async with serving(counting.network) as ask:
             counting.error = error
-            found, answer = await ask('/v1/predict', with_images(png(1), png(1)))
-            assert found == status and text in check('Error', answer)['error']['message']
+            actual, answer = await ask('/v1/predict', with_images(png(1), png(1)))
+            assert actual == status and text in check('Error', answer)['error']['message']
             counting.error = None
             assert (await ask('/v1/predict', with_images(png(1))))[0] == 200
 

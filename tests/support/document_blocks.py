@@ -24,8 +24,8 @@ class Block:
     @property
     def file(self):
         """The file that the block is of, as its first line says (`# mine.py`), or None."""
-        found = re.match(r'# (\w+\.py)\n', self.text)
-        return found[1] if found else None
+        collected = re.match(r'# (\w+\.py)\n', self.text)
+        return collected[1] if collected else None
 
     def __str__(self):
         return f'{self.page.name}:{self.line}'
@@ -33,14 +33,14 @@ class Block:
 
 def blocks(*languages):
     """Returns the blocks in one of these languages; '' is none."""
-    found = []
+    collected = []
     for page in PAGES:
         text = page.read_text()
         for match in _FENCE.finditer(text):
             block = Block(page, text[: match.start()].count('\n') + 1, match[1].strip(), match[2])
             if block.language in languages:
-                found.append(block)
-    return found
+                collected.append(block)
+    return collected
 
 
 def languages():
@@ -50,7 +50,7 @@ def languages():
 
 def commands(text):
     """Returns the commands in lines of a shell, each a list of words, without comments, keywords and variables before it."""
-    found = []
+    collected = []
     for line in text.replace('\\\n', ' ').splitlines():
         if line.lstrip().startswith('case '):
             continue
@@ -66,8 +66,8 @@ def commands(text):
             while command and (command[0] in _KEYWORDS or re.fullmatch(r'\w+=.*', command[0])):
                 command = command[1:]
             if command:
-                found.append(command)
-    return found
+                collected.append(command)
+    return collected
 
 
 def ours(command):

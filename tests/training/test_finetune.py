@@ -64,8 +64,8 @@ def config(**overrides):
 
 
 def start_of(tmp_path, path, info=GREY, **overrides):
-    found, start = begin(config(init_from=str(path), **overrides), info, tmp_path / 'run')
-    return found, start, ' '.join(start.describe(DATA))
+    info, start = begin(config(init_from=str(path), **overrides), info, tmp_path / 'run')
+    return info, start, ' '.join(start.describe(DATA))
 
 
 def torch_network(sizes, channels, num_classes):
@@ -121,19 +121,19 @@ def test_the_head_is_kept_where_it_fits_unless_a_new_one_is_asked_for(tmp_path):
 def test_weights_for_another_number_of_channels_give_the_same_for_images_of_equal_channels(tmp_path, theirs, info):
     classifier = network(3, theirs)
     classifier.save(path := tmp_path / 'weights.safetensors')
-    found, start, text = start_of(tmp_path, path, info)
+    info, start, text = start_of(tmp_path, path, info)
     ours = info.image_shape[-1]
     assert f'conv1/kernel is for {theirs} channels, and here are {ours}: ' in text
     assert ('summed' if ours == 1 else 'repeated and divided by 3') in text
     model = build_model(config(), 3, info.image_shape)
     image = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
-    nested = create_experiment(config(init_from=str(path)), found, start=start).create_state().variables
+    nested = create_experiment(config(init_from=str(path)), info, start=start).create_state().variables
     logits = [
         net.apply(variables, np.repeat(image, channels, 3), train=False)
         for net, variables, channels in ((classifier.model, classifier.variables, theirs), (model, nested, ours))
     ]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
-    assert found.std == ((pytest.approx(0.2),) if ours == 1 else (0.1,) * 3)
+    assert info.std == ((pytest.approx(0.2),) if ours == 1 else (0.1,) * 3)
 
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -335,11 +335,11 @@ def test_a_classifier_is_trained_on_other_data_from_python(tmp_path, caplog):
 
 def test_the_recipe_is_that_of_the_run_unless_another_is_given(whole):
     classifier = resnet_jax.load(whole[0] / 'run')
-    found = finetuning_config(classifier, 'digits', None, {'num_epochs': 7})
-    assert (found.dataset, found.model_kwargs['num_filters'], found.num_epochs) == ('digits', 2, 7)
-    assert (found.crop_padding, found.optimizer, found.batch_size) == (1, 'adam', 16)  # of the run
-    assert (found.learning_rate, found.freeze, found.unfreeze_epochs) == (pytest.approx(0.001), '', ())
-    assert found.init_from == classifier.origin.path
+    tuned = finetuning_config(classifier, 'digits', None, {'num_epochs': 7})
+    assert (tuned.dataset, tuned.model_kwargs['num_filters'], tuned.num_epochs) == ('digits', 2, 7)
+    assert (tuned.crop_padding, tuned.optimizer, tuned.batch_size) == (1, 'adam', 16)  # of the run
+    assert (tuned.learning_rate, tuned.freeze, tuned.unfreeze_epochs) == (pytest.approx(0.001), '', ())
+    assert tuned.init_from == classifier.origin.path
     given = finetuning_config(classifier, 'digits', resnet_jax.TrainConfig(flip=False, num_epochs=50), {})
     assert (given.flip, given.num_epochs, given.learning_rate, given.crop_padding) == (False, 50, 0.1, 4)
 

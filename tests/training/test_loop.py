@@ -83,8 +83,8 @@ def compile_each_program_once(tmp_path_factory):
 
 
 def rows(workdir, split=None):
-    found = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    return [row for row in found if split in (None, row['split'])]
+    logged = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return [row for row in logged if split in (None, row['split'])]
 
 
 def state_at(workdir, step=None):
@@ -290,9 +290,9 @@ def test_a_result_with_averaged_views_says_so_wherever_it_is_written(tmp_path):
     assert result['accuracy'] == (logits.argmax(1) == STRIPES.test.label).mean()
     loss = np.log(np.exp(logits).sum(1)) - logits[np.arange(TEST), STRIPES.test.label]
     assert result['loss'] == pytest.approx(loss.mean(), rel=1e-4)
-    found = json.loads((tmp_path / 'evaluation.json').read_text())
-    assert found['accuracy'] == result['accuracy'] and found['loss'] == pytest.approx(result['loss'], rel=1e-4)
-    assert {found['tta'], result['tta'], *(row['tta'] for row in rows(tmp_path, 'test'))} == {'mirror'}
+    logged = json.loads((tmp_path / 'evaluation.json').read_text())
+    assert logged['accuracy'] == result['accuracy'] and logged['loss'] == pytest.approx(result['loss'], rel=1e-4)
+    assert {logged['tta'], result['tta'], *(row['tta'] for row in rows(tmp_path, 'test'))} == {'mirror'}
     log = (tmp_path / 'run.log').read_text()
     for line in ('Epoch 2: train loss .*; test loss .*', 'Test accuracy .*'):
         assert re.search(line + r', logits averaged over views \(mirror\)$', log, re.M)

@@ -90,9 +90,9 @@ def test_the_convolutions_are_the_native_ones_in_bfloat16(name):
 @networks
 def test_no_scatter_no_large_constant_and_nothing_from_the_host(name):
     for text in programs(name)[:2]:
-        found = operations(text)
-        assert found['while'] == 1 and found['dynamic_update_slice'] > 0  # many steps in one program, and their metrics
-        assert not found.keys() & {'scatter', 'select_and_scatter', 'infeed', 'outfeed', 'send', 'recv'}
+        actual = operations(text)
+        assert actual['while'] == 1 and actual['dynamic_update_slice'] > 0  # many steps in one program, and their metrics
+        assert not actual.keys() & {'scatter', 'select_and_scatter', 'infeed', 'outfeed', 'send', 'recv'}
         assert not re.findall(r'custom_call @(\w+)', text)  # a callback would be one
         for value, kind in re.findall(r'stablehlo\.constant dense<(.*?)> : tensor<(\S*?)>', text):
             if value[:1] in '["':  # not one value everywhere
@@ -139,8 +139,8 @@ def test_the_steps_of_the_speedruns(config, kernels):
     order = shape(STEPS, values.batch_size)
     positions, key = device_positions(values.batch_size), shape(2, dtype=np.uint32)
     text = lowered(create_train_steps(experiment), state, positions, data, order, key, shape(), shape())
-    found = operations(text)
-    assert not found.keys() & {'scatter', 'select_and_scatter', 'infeed', 'outfeed', 'send', 'recv'}
+    actual = operations(text)
+    assert not actual.keys() & {'scatter', 'select_and_scatter', 'infeed', 'outfeed', 'send', 'recv'}
     assert not set(re.findall(r'custom_call @(\w+)', text)) - {'TopK', 'mhlo.topk'}
     assert all(operand.endswith('xbf16>') for operands in convolutions(text) for operand in operands)
     assert sum(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params)) == kernels

@@ -378,13 +378,13 @@ def test_compile_count_counts():
 
 def shards_differ(state):
     """Returns the names of leaves that differ between devices. pmap with out_axes=None does not look."""
-    found = []
+    collected = []
     for name, leaf in tiny_run.leaves_by_name(state).items():
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(shards) == 4 and shards[0].shape == leaf.shape
         if any(not np.array_equal(shard, shards[0]) for shard in shards):
-            found.append(name)
-    return found
+            collected.append(name)
+    return collected
 
 
 def test_replicas_are_identical_after_steps(dispatches):

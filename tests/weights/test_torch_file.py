@@ -77,8 +77,8 @@ def test_it_finds_the_state_dicts_of_a_training_checkpoint():
     optimizer.step()
     saved = {'epoch': 3, 'optimizer': optimizer.state_dict(), 'model': {'weights': model.state_dict()}, 'list': [1, (2, None)]}
     saved['itself'] = saved
-    found = read_torch(torch_file(saved), Path('some.pth'))
-    assert list(found['model/weights'].shapes) == ['weight', 'bias']
+    actual = read_torch(torch_file(saved), Path('some.pth'))
+    assert list(actual['model/weights'].shapes) == ['weight', 'bias']
 
 
 def accepted(training):
@@ -173,8 +173,8 @@ def test_what_surrounds_the_tensors_is_skipped(protocol):
             data = torch_file({'before': value, 'net': model.state_dict(), 'after': [value]}, pickle_protocol=protocol)
             if protocol == 2 and 'schedulers' in more:
                 torch.load(io.BytesIO(data), weights_only=True)  # the claim
-            found = read_torch(data, Path('some.pth'))
-            np.testing.assert_array_equal(found['net'].read('weight'), model.weight.detach().numpy(), name)
+            actual = read_torch(data, Path('some.pth'))
+            np.testing.assert_array_equal(actual['net'].read('weight'), model.weight.detach().numpy(), name)
 
 
 def test_tensors_with_attributes_are_tensors():
