@@ -131,8 +131,7 @@ def create_model(
 
     Args:
       name, num_classes: see `resnet_jax.create_model`.
-      rngs: has the stream 'params' for the parameters and, if the network has dropout or stochastic depth, the stream
-        'dropout'.
+      rngs: gives the key of the parameters and, if the network has dropout or stochastic depth, the stream 'dropout'.
       image_shape: (height, width, channels) of the images.
       **kwargs: see `resnet_jax.create_model`.
 
@@ -161,7 +160,7 @@ def from_linen(
       linen: a network of this package, or one that is called in the same way. Layers other than Conv, Dense and BatchNorm stay
         linen modules; the NNX network holds their parameters.
       variables: {'params', 'batch_stats'}.
-      rngs: has the stream 'dropout'; needed if the network has dropout or stochastic depth.
+      rngs: gives the stream 'dropout'; needed if the network has dropout or stochastic depth.
       image_shape: (height, width, channels) of the images.
 
     Raises:
