@@ -1,4 +1,4 @@
-"""`Classifier`: a trained network with everything that is needed to use it."""
+"""`Classifier`: a trained network with its preprocessing and class names."""
 
 import dataclasses
 import functools
@@ -48,14 +48,14 @@ class Origin:
     """Where a classifier comes from.
 
     Attributes:
-      model, model_kwargs: its arguments for `create_model`.
+      model, model_kwargs: the arguments with which `create_model` makes its network.
       path: the run folder, file or name that it was loaded from.
-      dataset, fingerprint: name and fingerprint of the data set it was trained on; '' if unknown.
+      dataset, fingerprint: name and fingerprint of the data set that it was trained on; '' if unknown.
       step: number of training steps; None if unknown.
-      config: config of the run; None if it does not come from a run.
+      config: the config of the run; None if the classifier does not come from a run.
       ema: whether the parameters are the run's averaged ones.
-      licence: of published weights, as an identifier of the Hugging Face Hub; '' if unknown.
-      file: the file of weights that it was loaded from, for a name the one in the cache; '' if there is none.
+      licence: the licence of published weights, as an identifier of the Hugging Face Hub; '' if unknown.
+      file: the file of weights that it was loaded from (in the cache, for weights by name); '' if there is none.
     """
 
     model: str
@@ -74,25 +74,26 @@ class Origin:
 class Classifier:
     """A trained network with its preprocessing and its classes.
 
-    Its methods take image files of any size, which they resize, or a uint8
-    array `[n, height, width, channels]`, and normalise the images. Logits, probabilities and predictions come from one
-    compiled program, which evaluation uses too: averaged over the views of `tta`, with the C kernels on a CPU.
+    Its methods take image files of any size, which they resize, or a uint8 array `[n, height, width, channels]`; both are
+    normalised. Logits, probabilities and predictions are computed by the compiled program that evaluation uses too: averaged
+    over the views of `tta`, with the C kernels on a CPU.
 
-    To send a classifier to another process, save and load it: most models hold JAX functions that cannot be pickled.
+    To send a classifier to another process, save and load it: most models contain JAX functions, which cannot be pickled.
 
     Attributes:
-      model, variables: for `model.apply(variables, images, train=False)`; variables are {'params', 'batch_stats'}.
-      image_shape: (height, width, channels) that it was trained on.
+      model, variables: the arguments of `model.apply(variables, images, train=False)`; variables are {'params', 'batch_stats'}.
+      image_shape: (height, width, channels) of the images that it was trained on.
       class_names: one for each logit.
-      mean, std: of pixels scaled to [0, 1], one for all channels or one for each. Both are None if they are unknown; the
-        network's input is then the scaled pixels.
+      mean, std: mean and standard deviation of pixels scaled to [0, 1], one number for all channels or one for each. Both are
+        None if they are unknown; the network's input is then the scaled pixels.
       dtype: dtype of the network's input.
       tta: test-time augmentation, 'none', 'mirror' or 'mirror_translate': see `data.augment.tta_logits`.
-      resize, crop, interpolation: how image files get this size: see `data.images.read_image`.
+      resize, crop, interpolation: how image files are resized to `image_shape`: see `data.images.read_image`.
       origin: where it comes from.
 
     Raises:
-      ConfigError: class names, mean or std do not fit the network and images, or `tta`, `crop` or `interpolation` is invalid.
+      ConfigError: class names, mean or std do not fit the network or its images, or `tta`, `resize`, `crop` or `interpolation`
+        is invalid.
     """
 
     model: nn.Module
@@ -144,22 +145,22 @@ class Classifier:
     ) -> 'Classifier':
         """Loads a run folder, a file of weights (.pth, .pt, .th or .safetensors; torch is not needed) or weights by name.
 
-        For a run, loads the last checkpoint or, if the run held out a validation split, the best one. A path that exists is
-        never taken as a name. Weights by name are downloaded once: see `weights.hub`.
+        From a run folder, loads the last checkpoint or, if the run held out a validation split, the best one. An existing path
+        is always treated as a path, not as a name. Weights by name are downloaded once: see `weights.hub`.
 
         Args:
           path: a run folder; a file; a folder that `export` made for the Hugging Face Hub; a name of `available_weights()`,
-            such as 'timm/resnet50.a1_in1k'; or 'hf://OWNER/REPOSITORY', to which such a folder was uploaded.
-          ema: load the averaged parameters; from a file, those of an entry such as 'state_dict_ema'.
-          model, image_shape, num_classes: for a file that `save` did not write: see `weights.load_variables`.
-          normalization: for a file: 'imagenet', 'cifar10', ... (see data/normalization.py); by default the file's own. If it
-            has none, mean and std are None.
-          **model_kwargs: attributes of the model, for such a file.
+            such as 'timm/resnet50.a1_in1k'; or 'hf://OWNER/REPOSITORY', for such a folder on the hub.
+          ema: load the averaged parameters; from a file, those in an entry such as 'state_dict_ema'.
+          model, image_shape, num_classes: for files that `save` did not write: see `weights.load_variables`.
+          normalization: for files: 'imagenet', 'cifar10', ... (see data/normalization.py); by default the one in the file. If
+            there is none, mean and std are None.
+          **model_kwargs: attributes of the model, for files that `save` did not write.
 
         Raises:
           InputFileError: the path does not exist, is damaged or holds another model; or the weights cannot be downloaded, or
-            are not those that were published.
-          ConfigError: an argument is unknown or does not fit the file, or no weights have this name.
+            differ from the published ones.
+          ConfigError: an argument is unknown or does not fit the file, or there are no weights with this name.
           ResourceError: the cache for downloaded weights cannot be written.
         """
         if is_run(str(path)):
@@ -195,8 +196,8 @@ class Classifier:
         """Returns the classifier whose logits are the mean of the members' logits; they may be different networks.
 
         Raises:
-          ConfigError: there are no members, or they differ in what they take or return: image_shape, class_names, mean, std,
-            dtype, tta, resize, crop or interpolation.
+          ConfigError: there are no members, or they differ in image_shape, class_names, mean, std, dtype, tta, resize, crop or
+            interpolation.
         """
         if not members:
             raise ConfigError('the ensemble has no members; expected at least one classifier')
@@ -222,7 +223,7 @@ class Classifier:
         """Trains this network on another data set: `resnet_jax.finetune(self, dataset, workdir, **options)`.
 
         Returns:
-          The result of the run; its `classifier` is the new network.
+          The result of the run; its `classifier` has the new network.
         """
         # The one import of a layer above, in the method that cannot be without it; tests/test_layers.py allows no other.
         from resnet_jax.training.loop import finetune
@@ -233,20 +234,20 @@ class Classifier:
     def with_classes(
         self, class_names: Sequence[str], *, image_shape: tuple[int, int, int] | None = None, seed: int = 0
     ) -> 'Classifier':
-        """Returns this network with a new head, and parameters for a training loop of one's own.
+        """Returns this classifier with a new head, as the start of your own training loop.
 
-        `model` and `variables` of the result are what `model.apply` takes. The head is as after `model.init`; all other
-        parameters and statistics are those of this network.
+        The head is initialised as by `model.init`; all other parameters and statistics are those of this classifier. Train the
+        result's `model` and `variables`.
 
         Args:
-          class_names: of the new head.
+          class_names: the class names of the new head.
           image_shape: (height, width, channels) of the new images. For another number of channels the first kernel is
             summed or repeated (see `weights.transfer`), and mean and std are averaged.
-          seed: of the head.
+          seed: the seed that initialises the head.
 
         Raises:
           ConfigError: the model has no attribute `num_classes`.
-          InputFileError: the parameters of the model depend on the size of the images, and it differs.
+          InputFileError: the shapes of the model's parameters depend on the size of the images, and the size differs.
         """
         if not hasattr(self.model, 'num_classes'):
             raise ConfigError(f'{type(self.model).__name__} has no attribute num_classes; expected a model with one')
@@ -265,14 +266,13 @@ class Classifier:
         )
 
     def save(self, path: str | Path, *, naming: str | None = None) -> None:
-        """Writes weights as .safetensors, which `load` reads without further arguments, or as .pth, .pt, .th for PyTorch.
+        """Writes the weights as .safetensors, which `load` reads without other arguments, or as .pth, .pt or .th for PyTorch.
 
         Args:
-          naming: for PyTorch, the naming scheme of the parameters: see `weights.save_torch`.
+          naming: for PyTorch files, the naming scheme of the parameters: see `weights.save_torch`.
 
         Raises:
-          ConfigError: the suffix or the naming is unknown; or the name of the model, which a .safetensors file holds, is
-            unknown.
+          ConfigError: the suffix or the naming is unknown; or the file is .safetensors and the name of the model is unknown.
           ResourceError: the file cannot be written.
         """
         suffix = Path(path).suffix
@@ -284,7 +284,7 @@ class Classifier:
             save_torch(path, self.model, self.variables, naming)
 
     def describe(self) -> JsonDict:
-        """Returns the JSON-like facts that a file of weights holds, so that `load` needs no further arguments.
+        """Returns the JSON-like metadata of a .safetensors file, with which `load` needs no other arguments.
 
         Raises:
           ConfigError: the name of the model is unknown.
@@ -309,12 +309,12 @@ class Classifier:
 
     @functools.cached_property
     def compiled(self) -> CompiledForward:
-        """The forward pass that the methods below share, compiled as they are used."""
+        """The forward pass of the methods below, compiled when it is first used."""
         return CompiledForward(self.model, self.variables, self.mean, self.std, self.dtype, self.tta)
 
     @property
     def logits_fn(self) -> Callable[[Variables, jax.Array], jax.Array]:
-        """The traceable function from variables and uint8 images `[n, height, width, channels]` to float32 logits."""
+        """A traceable function from variables and uint8 images `[n, height, width, channels]` to float32 logits."""
         return self.compiled.logits_fn
 
     @property
@@ -326,7 +326,7 @@ class Classifier:
         """Returns float32 logits `[n, num_classes]` of image files or uint8 images.
 
         Args:
-          batch_size: number of images per batch; fewer images make one smaller batch.
+          batch_size: number of images per batch; if there are fewer images, they are one smaller batch.
 
         Raises:
           ConfigError: the images do not have the dtype or shape that the network takes.
@@ -335,7 +335,7 @@ class Classifier:
         return self._compute(images, batch_size)[0]
 
     def log_probabilities(self, images: Images, batch_size: int = TrainConfig.eval_batch_size) -> np.ndarray:
-        """Returns float32 natural logarithms of the probabilities; otherwise like `logits`."""
+        """Returns the natural logarithms of the probabilities, float32; otherwise like `logits`."""
         return self._compute(images, batch_size)[1]
 
     def probabilities(self, images: Images, batch_size: int = TrainConfig.eval_batch_size) -> np.ndarray:
@@ -351,15 +351,15 @@ class Classifier:
 
     @our_settings()
     def features(self, images: Images) -> dict[str, jax.Array]:
-        """Returns the network's intermediate outputs, without `tta` and in a single batch: see `models.features`."""
+        """Returns the network's intermediate outputs, computed in a single batch without `tta`: see `models.features`."""
         return self.compiled.features(self.read_all(images)[:])
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Returns an image file as the network takes it, uint8 `[height, width, channels]`: see `data.images.read_image`."""
+        """Reads an image file at the network's size, uint8 `[height, width, channels]`: see `data.images.read_image`."""
         return read_image(path, self.image_shape, self.resize, self.crop, self.interpolation)
 
     def read_all(self, images: Images) -> np.ndarray | ImagesOnDemand:
-        """Returns images as the network takes them, uint8 `[n, height, width, channels]`; errors as of `logits`."""
+        """Reads images at the network's size, uint8 `[n, height, width, channels]`; for errors see `logits`."""
         if isinstance(images, ImagesOnDemand):
             return images
         if isinstance(images, np.ndarray | jax.Array):
@@ -385,7 +385,7 @@ class Classifier:
 
 
 def load_run(workdir: str | Path, *, ema: bool = False) -> Classifier:
-    """Loads the classifier of a run folder only; otherwise like `Classifier.load`."""
+    """Like `Classifier.load`, but only for a run folder."""
     metadata, step, model, variables = restore_network(workdir, ema=ema)
     return create_classifier(metadata.config, model, variables, metadata.dataset, step, str(workdir), ema=ema)
 
@@ -403,7 +403,7 @@ def create_classifier(
     """Returns the classifier of a run.
 
     Args:
-      dataset: what it was trained on, as `Dataset.describe` returns it.
+      dataset: the facts about its training data, as `Dataset.describe` returns them.
       step: number of training steps.
       path: the run folder.
       ema: whether the variables are the averaged ones.

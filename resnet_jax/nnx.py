@@ -1,8 +1,8 @@
 """The networks as modules of Flax NNX: `create_model('resnet18', rngs=nnx.Rngs(0))`.
 
-A `Network` computes what the linen network of the same name computes. Its layers are NNX's own (`nnx.Conv`, `nnx.Linear`, and
-`nnx.BatchNorm` with a gradient of ours) and have the names of the linen parameters: `network.layer1_0.conv1.kernel`. Every
-layer can be replaced, by any module that is called with its input: `network.fc = nnx.Linear(512, 3, rngs=rngs)`.
+A `Network` gives the same results as the linen network of that name. Its layers are `nnx.Conv`, `nnx.Linear` and a subclass of
+`nnx.BatchNorm` with a custom gradient, and have the names of the linen parameters: `network.layer1_0.conv1.kernel`. Any layer
+can be replaced by a module that takes the same input: `network.fc = nnx.Linear(512, 3, rngs=rngs)`.
 """
 
 import functools
@@ -47,10 +47,10 @@ class Block(nnx.Module):
 
 
 class BatchNorm(nnx.BatchNorm):
-    """NNX's BatchNorm whose gradient reads the activations twice, as that of the linen networks does."""
+    """NNX's BatchNorm, with the gradient of `models.batch_norm.BatchNorm`, which reads the activations only twice."""
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None) -> jax.Array:
-        """Returns the normalised array; as `nnx.BatchNorm`."""
+        """Returns the normalised array, like `nnx.BatchNorm`."""
         running = self.use_running_average if use_running_average is None else use_running_average
         if running or mask is not None:
             normalized: jax.Array = super().__call__(x, running, mask=mask)
@@ -67,18 +67,19 @@ class BatchNorm(nnx.BatchNorm):
 class Network(Block):
     """A network, made by `create_model` or `from_linen`.
 
-    As usual in NNX, `train()` and `eval()` choose whether BatchNorm uses the statistics of the batch and updates its own, and
-    whether dropout and stochastic depth are on. A new network is in training. Both also work on a single layer.
+    As usual in NNX, `train()` and `eval()` set whether BatchNorm uses the statistics of the batch and updates the running ones,
+    and whether dropout and stochastic depth are on. A new network is in training mode. Both methods also work on a single
+    layer.
 
     Attributes:
-      linen: the linen network, which connects the layers.
-      image_shape: (height, width, channels) of the images that it was made with; most networks take other sizes too.
+      linen: the linen network, which defines how the layers are connected.
+      image_shape: (height, width, channels) of the images for which the network was made; most networks take other sizes too.
       deterministic: whether dropout and stochastic depth are off.
-      dropout_rng: the stream of their keys; None if the network has neither.
+      dropout_rng: the stream of keys for dropout and stochastic depth; None if the network has neither.
     """
 
     def __init__(self, linen: nn.Module, image_shape: Sequence[int], layers: Mapping[Path, nnx.Module | jax.Array]) -> None:
-        """Takes the layers, or single parameters, by their path."""
+        """Takes the layers, and parameters outside of them, by path."""
         self.linen = linen
         self.image_shape = tuple(image_shape)
         self.deterministic = False
@@ -126,17 +127,17 @@ def create_model(
     image_shape: tuple[int, int, int] = (32, 32, 3),
     **kwargs: object,
 ) -> Network:
-    """Returns the network called `name`, with new parameters: those that linen's `init` gives for the key `rngs.params()`.
+    """Returns the network called `name`, with the parameters that linen's `init` returns for the key `rngs.params()`.
 
     Args:
-      name, num_classes: as of `resnet_jax.create_model`.
-      rngs: gives the key of the parameters and, with dropout or stochastic depth, their stream 'dropout'.
+      name, num_classes: see `resnet_jax.create_model`.
+      rngs: gives the key of the parameters and, if the network has dropout or stochastic depth, the stream 'dropout'.
       image_shape: (height, width, channels) of the images.
-      **kwargs: as of `resnet_jax.create_model`.
+      **kwargs: see `resnet_jax.create_model`.
 
     Raises:
-      ConfigError: the name or a keyword is unknown, a value is out of range, or the images are too small for the network; or
-        rngs has no stream that is needed.
+      ConfigError: the name or a keyword is unknown, a value is out of range, the images are too small for the network, or rngs
+        lacks a stream.
     """
     linen = models.create_model(name, num_classes, **kwargs)
     _check_image_shape(image_shape)
@@ -153,17 +154,17 @@ def from_linen(
     rngs: nnx.Rngs | None = None,
     image_shape: tuple[int, int, int] = (32, 32, 3),
 ) -> Network:
-    """Returns the network with the layers and the variables of a linen one, as `resnet_jax.load` returns both.
+    """Returns an NNX network with the layers and variables of a linen network, such as those of a `Classifier`.
 
     Args:
-      linen: a network of this package, or one with the same arguments; layers other than Conv, Dense and BatchNorm stay
-        linen's, and their parameters become the network's.
+      linen: a network of this package, or one that is called in the same way. Layers other than Conv, Dense and BatchNorm stay
+        linen modules; the NNX network holds their parameters.
       variables: {'params', 'batch_stats'}.
       rngs: gives the stream 'dropout'; needed if the network has dropout or stochastic depth.
       image_shape: (height, width, channels) of the images.
 
     Raises:
-      ConfigError: rngs is missing, image_shape or the variables do not fit the network, or it has variables other than
+      ConfigError: rngs is missing, image_shape or the variables do not fit the network, or the network has variables other than
         parameters and the statistics of BatchNorm.
     """
     _check_image_shape(image_shape)
@@ -269,7 +270,7 @@ def _bias_in_float32(arrays: Sequence[jax.Array | None], *, dtype: DTypeLike) ->
 
 
 def to_linen(network: Network) -> tuple[nn.Module, Variables]:
-    """Returns the linen network and its variables, which `Classifier` takes; the head may have another number of classes.
+    """Returns the linen network, with the number of classes of the current head, and its variables, as `Classifier` takes them.
 
     Raises:
       ConfigError: a layer was replaced by one that the linen network does not have.

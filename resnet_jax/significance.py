@@ -1,7 +1,7 @@
 """Confidence intervals over seeds and over test images, and tests of paired predictions, based on SciPy.
 
-`scipy.stats` takes 1.6 s of CPU time to import, which would slow down every run's report. So it is imported only where it is
-used, and the functions that such a report needs use `scipy.special`.
+Importing `scipy.stats` takes 1.6 s of CPU time, which would slow down every run's report. So it is imported only where it is
+used, and functions that the report of a run needs use `scipy.special` instead.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Interval:
 
     Attributes:
       mean: the estimate.
-      low, high: ends of the interval; both None for a single observation.
+      low, high: the ends of the interval; both None for a single observation.
       sd: sample standard deviation (n - 1); None for a single observation, and for 'wilson' and 'bootstrap'.
       n: number of observations.
       kind: 't' over seeds; 'images', 'wilson' or 'bootstrap' over test images; 'none' for a single seed.
@@ -37,7 +37,7 @@ class Interval:
 
 
 def t_quantile(degrees: int) -> float:
-    """Returns t with P(|T| < t) = 0.95, for Student's T with `degrees` degrees of freedom.
+    """Returns the t for which P(|T| < t) = 0.95, where T has Student's distribution with `degrees` degrees of freedom.
 
     Raises:
       ValueError: degrees is below 1.
@@ -70,14 +70,15 @@ def mean_interval(values: Sequence[float], least_sd: float = 0.0) -> Interval:
 
 
 def paired_interval(first: Sequence[float], second: Sequence[float], step: float = 0.0) -> Interval:
-    """Returns the `mean_interval` of first - second, paired: the same seeds in the same order.
+    """Returns the `mean_interval` of first - second; both have the same seeds in the same order.
 
     Args:
-      step: unit that both are multiples of, such as 1 / test images. A few differences this coarse are easily equal by
-        chance, with deviation 0, so the deviation is at least that of rounding, step / sqrt(6) (Sheppard 1898).
+      step: all values are multiples of it, such as 1 / (number of test images). A few differences of such coarse values are
+        easily equal by chance, with deviation 0, so the deviation is set to at least that of rounding, step / sqrt(6) (Sheppard
+        1898).
 
     Raises:
-      ValueError: there are no values, or not equally many of each.
+      ValueError: there are no values, or the lengths differ.
     """
     return mean_interval([a - b for a, b in zip(first, second, strict=True)], step / math.sqrt(6))
 
@@ -98,10 +99,11 @@ def t_test(interval: Interval) -> float:
 
 
 def image_interval(differences: np.ndarray) -> Interval:
-    """Returns the 95 % interval of a mean over test images: the uncertainty from their choice, in normal approximation.
+    """Returns the 95 % interval of a mean over test images: its uncertainty from the choice of images, by normal approximation.
 
     Args:
-      differences: float `[n]`: how much more often the networks of one recipe got each image right than those of another.
+      differences: float `[n]`: for each image, the share of one recipe's networks that got it right minus that of another
+        recipe.
 
     Raises:
       ValueError: there are no images.
@@ -130,10 +132,10 @@ def wilson_interval(correct: int, count: int) -> Interval:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Returns the exact two-sided p-value of McNemar's test (1947): the binomial test of n with probability 1/2.
+    """Returns the exact two-sided p-value of McNemar's test (1947): a binomial test with probability 1/2.
 
     Args:
-      only_first, only_second: number of examples that only one of two networks got right; n is their sum.
+      only_first, only_second: numbers of examples that only the first or only the second of two networks got right.
 
     Raises:
       ValueError: a count is negative.
@@ -147,10 +149,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def bootstrap_difference(first: np.ndarray, second: np.ndarray) -> Interval:
-    """Returns the 95 % bootstrap percentile interval of the difference of two accuracies on the same examples.
+    """Returns the 95 % bootstrap percentile interval of the difference between two accuracies on the same examples.
 
-    The counts of the differences +1, 0 and -1 in a resample are multinomial, so they are drawn directly: the same
-    distribution, but faster.
+    The counts of the differences +1, 0 and -1 in a resample are multinomial, so the counts are drawn directly. This is faster
+    and gives the same distribution.
 
     Args:
       first, second: bool `[n]`: whether each network got each example right.
@@ -174,11 +176,11 @@ def compare_answers(first: np.ndarray, second: np.ndarray) -> JsonDict:
     """Compares two networks' predictions for the same examples.
 
     Args:
-      first, second: bool `[n]`: whether each got each example right.
+      first, second: bool `[n]`: whether each network got each example right.
 
     Returns:
-      'count', 'both', 'only_first', 'only_second', 'neither', 'difference' of the accuracies with its bootstrap interval
-      'low' and 'high', 'p' of the exact McNemar test, and 'significant', whether p < 0.05.
+      'count', 'both', 'only_first', 'only_second' and 'neither'; 'difference' of the accuracies, with 'low' and 'high' of its
+      bootstrap interval; 'p' of the exact McNemar test; and 'significant', whether p < 0.05.
 
     Raises:
       ValueError: see `bootstrap_difference`.
@@ -203,8 +205,8 @@ def compare_answers(first: np.ndarray, second: np.ndarray) -> JsonDict:
 def holm(values: Sequence[float]) -> list[float]:
     """Returns p-values corrected for multiple tests.
 
-    Holm, "A simple sequentially rejective multiple test procedure", 1979: of m sorted values, the i-th (from 0) becomes the
-    largest of (m - j) p_j for j <= i, but at most 1.
+    Holm, "A simple sequentially rejective multiple test procedure", 1979: of m values sorted in ascending order, the i-th
+    (counted from 0) becomes the largest (m - j) p_j for j <= i, but at most 1.
     """
     corrected, largest = [0.0] * len(values), 0.0
     for place, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):

@@ -1,7 +1,7 @@
 """Data sets as NumPy arrays: CIFAR-10, CIFAR-100, scikit-learn's digits, random data, your own images, and registered ones.
 
-Only this package uses tfds, and imports it only to prepare or decode a data set; decoded arrays are cached, so that later
-starts take less than a second. Only `augment` uses JAX.
+Only this package uses tfds, and imports it only to prepare or decode a data set. Decoded arrays are cached, so later starts
+take less than a second. Only `augment` uses JAX.
 """
 
 import dataclasses
@@ -48,10 +48,10 @@ class _Entry:
 
 
 class LazyDataset:
-    """A data set whose arrays are loaded when they are first asked for, and only once.
+    """A data set whose arrays are loaded once, on first use.
 
     Attributes:
-      known_info: the facts about it that are known without its arrays, or None.
+      known_info: the info, if it is known without loading the arrays, or None.
     """
 
     def __init__(self, load: Callable[[], Dataset], info: DatasetInfo | None = None):
@@ -64,7 +64,7 @@ class LazyDataset:
 
     @functools.cached_property
     def info(self) -> DatasetInfo:
-        """The facts about it. Loads the arrays only if the facts are not known without them."""
+        """The info. Loads the arrays only if the info is not known without them."""
         return self.known_info or self.dataset.info
 
     @functools.cached_property
@@ -124,12 +124,13 @@ def available_datasets() -> tuple[str, ...]:
 
 
 def register_dataset(name: str, load: Load, info: DatasetInfo | None = None) -> None:
-    """Registers a data set under a name, for every function and command that takes a data set's name.
+    """Registers a data set under a name that every function and command then takes.
 
     Args:
-      name: its name in configs; must be new, and without a colon.
-      load: called as `load(data_dir, archive)`, both from the config and None if empty; returns a `Dataset`.
-      info: the info of the data set, if it is known without loading it.
+      name: its name in configs; must be new and contain no colon.
+      load: called as `load(data_dir, archive)` with `data_dir` and `data_archive` of the config, None if empty; returns a
+        `Dataset`.
+      info: the info of the data set, if it is known without loading the data.
 
     Raises:
       ConfigError: the name is taken, or has a colon.
@@ -142,10 +143,10 @@ def register_dataset(name: str, load: Load, info: DatasetInfo | None = None) -> 
 
 
 def find_dataset(name: str, options: LoadOptions = DEFAULTS) -> LazyDataset:
-    """Returns a data set whose arrays are loaded on demand. Arguments as `load_dataset`.
+    """Returns a data set whose arrays are loaded on demand. For the arguments see `load_dataset`.
 
     Raises:
-      ConfigError: the name is unknown. The properties raise what `load_dataset` does.
+      ConfigError: the name is unknown. The properties of the result raise the other errors of `load_dataset`.
     """
     scheme, colon, path = name.partition(':')
     if not colon or scheme not in _SCHEMES:
@@ -170,7 +171,7 @@ def dataset_info(name: str, options: LoadOptions = DEFAULTS) -> DatasetInfo:
     """Returns the info of a data set; loads its arrays only if the info is not known without them.
 
     Raises:
-      ConfigError: the name is unknown; other errors are those of `load_dataset`.
+      ConfigError: the name is unknown. For other errors see `load_dataset`.
     """
     return find_dataset(name, options).info
 
@@ -184,18 +185,18 @@ def load_dataset(
     class_names: Sequence[str] | None = None,
     **options: Any,
 ) -> Dataset:
-    """Loads a data set by name, or makes one of arrays.
+    """Loads a data set by name, or makes one from arrays.
 
-    'folder:PATH' holds images in one folder per class (see `data.folder`), 'arrays:FILE.npz' arrays (see `data.arrays`),
-    'tfds:NAME[:VERSION]' a set that tfds prepared (see `data.tfds_sets`), 'parquet:PATH' tables of images (see `data.parquet`).
-    The CIFAR sets are folders prepared by tfds, `<root>/<name>/3.x.y` in array_record or tfrecord; without one, it is prepared
-    from another copy: `data_archive`, or a download. digits and synthetic_cifar10 need no files.
+    'folder:PATH' has images in one folder per class (see `data.folder`), 'arrays:FILE.npz' has arrays (see `data.arrays`),
+    'tfds:NAME[:VERSION]' is a data set prepared by tfds (see `data.tfds_sets`), and 'parquet:PATH' has tables of images (see
+    `data.parquet`). The CIFAR sets are folders prepared by tfds, `<root>/<name>/3.x.y` in array_record or tfrecord; if there is
+    no such folder, it is prepared from `data_archive` or a download. digits and synthetic_cifar10 need no files.
 
     Args:
       source: a name; or images, uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 or 3 channels.
-      labels: with images: integers `[n]` from 0.
-      test_images, test_labels: with images: the test split; by default a share of each class.
-      class_names: with images: one for each class; by default '0', '1', ...
+      labels: for images: integers `[n]` from 0.
+      test_images, test_labels: for images: the test split; by default a share of each class.
+      class_names: for images: one name for each class; by default '0', '1', ...
       **options: see `LoadOptions`.
 
     Raises:
@@ -222,7 +223,7 @@ def load_dataset(
 
 
 def _resized(source: LazyDataset, options: LoadOptions) -> LazyDataset:
-    """Returns a named data set with images of the size of the options; mean and std stay those of the originals."""
+    """Returns a named data set with images resized to `image_size`; mean and std stay those of the original images."""
     size, info = options.image_size, source.known_info
     if not size or (info and info.image_shape[:2] == (size, size)):
         return source

@@ -12,24 +12,26 @@ DEFAULT_SIZE = 64  # height and width in pixels
 
 @dataclasses.dataclass(frozen=True)
 class LoadOptions:
-    """The fields of a config with the same names, with their defaults.
+    """The config fields that select and prepare data, under their names in `TrainConfig`.
 
     Attributes:
       data_dir: the tfds root; if empty, TFDS_DATA_DIR, and if that is empty, ~/tensorflow_datasets.
       data_archive: path of an official archive of a CIFAR data set, or of a folder of its tables; may be empty.
-      image_size: height and width in pixels; 0 for the size that all images have or, if they differ or are
-        larger than 256 pixels, `default_size`.
-      resize: 'crop' for the centre square, 'squash' for the whole image without its proportions, 'pad' for the whole image
-        between black bars.
-      test_fraction: share of each class that becomes the test split of a data set that has none.
+      image_size: height and width in pixels; 0 for the size of the images or, if their sizes differ or are larger than 256
+        pixels, `default_size`.
+      resize: 'crop' for the centre square, 'squash' for the whole image without keeping its proportions, 'pad' for the whole
+        image with black bars.
+      test_fraction: share of each class that becomes the test split, if the data set has none.
       broken_images: 'stop' to raise an error for an image that cannot be read, 'skip' to leave it out.
-      normalization: mean and std by name, see `data.normalization`; if empty, those of the training images.
+      normalization: name of mean and std, see `data.normalization`; if empty, those of the training images.
       follow_links: whether links that lead out of a folder of images are followed.
-      decode: 'once', into arrays that are kept in the cache, or 'always', when an image is asked for.
-      test_crop: with decode='always', the share of the centre that an evaluation shows: see `data.images.read_image`.
+      decode: 'once' to decode all images into arrays that are kept in the cache, or 'always' to decode an image each time it is
+        used.
+      test_crop: with decode='always', the central share of an image that an evaluation uses: see `data.images.read_image`.
 
     Raises:
-      ConfigError: decode='always' lacks an option that is otherwise found from all images, or has an option of 'once'.
+      ConfigError: with decode='always', `image_size` or `normalization` is missing or `broken_images` is 'skip'; or `test_crop`
+        is set without decode='always'.
     """
 
     data_dir: str | os.PathLike[str] = TrainConfig.data_dir
@@ -64,7 +66,7 @@ class LoadOptions:
 
     @property
     def interpolation(self) -> str:
-        """How image files are resized: bilinear beside random resized crops, as in the recipes that these come from."""
+        """How image files are resized: with decode='always' bilinear, as in the recipes with random resized crops."""
         return 'bilinear' if self.decode == 'always' else 'bicubic'
 
     @classmethod

@@ -1,8 +1,8 @@
-"""Explains a network's answers: Grad-CAM, input gradients, integrated gradients and the filters of the first layer.
+"""Explains a network's predictions: Grad-CAM, input gradients, integrated gradients and the filters of the first layer.
 
-Each explains one logit of each image: of the predicted class, or of a class that is given. Test-time augmentation is left out.
-Functions that take a `Classifier` prepare the images and compile once for each batch size; the pure functions below them take
-a model, its variables and normalised images, and can be jitted, mapped and exported.
+Each method explains one logit of each image: that of the predicted class or of a given class. Test-time augmentation is not
+applied. Functions that take a `Classifier` prepare the images and compile once for each batch size. The pure functions take a
+model, its variables and normalised images, and can be jitted, mapped and exported.
 """
 
 import functools
@@ -32,18 +32,18 @@ def grad_cam(
     layer: str | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Returns which parts of each image speak for a class: Selvaraju et al., arXiv:1610.02391, equations 1 and 2.
+    """Returns how strongly each part of an image supports a class: Selvaraju et al., arXiv:1610.02391, equations 1 and 2.
 
     Args:
       images: image files, or uint8 `[n, height, width, channels]`, as `Classifier.logits` takes them.
-      class_index: the class to explain, one for all images or int `[n]`; by default each image's predicted class.
-      layer: path of the module whose output is weighted, as 'layer4_1' or 'layer4_1/conv2' (see `map_layers`);
-        by default the last one with maps: of a residual network, the last block.
-      batch_size: number of images per batch; fewer images make one smaller batch.
+      class_index: the class to explain, one int for all images or int `[n]`; by default each image's predicted class.
+      layer: path of the module whose output is weighted, such as 'layer4_1' or 'layer4_1/conv2' (see `map_layers`); by default
+        the last one with maps, which is the last block of a residual network.
+      batch_size: number of images per batch; if there are fewer images, they are one smaller batch.
 
     Returns:
-      float32 `[n, height, width]` at the size of the network's input, scaled so that each image's smallest value is 0 and its
-      largest 1; 0 everywhere if nothing speaks for the class.
+      float32 `[n, height, width]` at the size of the network's input, scaled so that the smallest value of each image is 0 and
+      the largest is 1; 0 everywhere if nothing supports the class.
 
     Raises:
       ConfigError: the images, the class or the layer do not fit the network, or the network has no layer with maps.
@@ -84,7 +84,7 @@ def input_gradients(
 ) -> np.ndarray:
     """Returns how the logit of a class changes with each value of an image: Simonyan et al., arXiv:1312.6034, section 3.
 
-    Arguments and errors are those of `grad_cam`.
+    For arguments and errors see `grad_cam`.
 
     Returns:
       float32 `[n, height, width, channels]`: the gradient, in logits per unit of a pixel scaled to [0, 1].
@@ -111,19 +111,20 @@ def integrated_gradients(
 ) -> np.ndarray:
     """Returns how much each value of an image adds to the logit of a class: Sundararajan et al., arXiv:1703.01365, section 3.
 
-    The gradients are integrated along the straight line from a baseline to the image by Gauss-Legendre quadrature. Their sum
-    over an image is the difference between its logit and that of the baseline (completeness, section 3), up to the error of
-    the quadrature, which more steps make smaller.
+    The gradients are integrated along the straight line from a baseline to the image by Gauss-Legendre quadrature. The sum over
+    an image is the difference between its logit and the baseline's (completeness, section 3), up to the error of the
+    quadrature, which decreases with more steps.
 
     Args:
-      baseline: uint8 `[height, width, channels]`, an image that says nothing; by default black.
-      steps: points of the quadrature, each as much work as `input_gradients`.
+      baseline: uint8 `[height, width, channels]`, an image without information; by default black.
+      steps: number of points of the quadrature; each costs as much as `input_gradients`.
 
     Returns:
       float32 `[n, height, width, channels]`, in logits.
 
     Raises:
-      ConfigError: the baseline is no image of the network's size, or steps is not positive; otherwise as `grad_cam`.
+      ConfigError: the baseline is not an image of the network's size, or steps is not positive; for other errors see
+        `grad_cam`.
     """
     start = np.zeros(classifier.image_shape, np.uint8) if baseline is None else np.asarray(baseline)
     if start.shape != tuple(classifier.image_shape) or start.dtype != np.uint8:
@@ -139,7 +140,7 @@ def path_integral(
     """Returns integrated gradients, float32 like `inputs`; a pure function.
 
     Args:
-      baseline: `[height, width, channels]`, normalised as `inputs` are.
+      baseline: `[height, width, channels]`, normalised like `inputs`.
     """
     logits: jax.Array = model.apply(variables, inputs, train=False)  # type: ignore[assignment]
     chosen = _classes(logits, class_index)  # those predicted for the images, not for the points of their paths
@@ -160,7 +161,7 @@ def compute_features(classifier: Classifier, images: Images, batch_size: int = 1
     """Returns the input of the last linear layer, float32 `[n, features]`.
 
     Raises:
-      ConfigError: the network keeps no features: see `models.features`.
+      ConfigError: the network has no features: see `models.features`.
     """
     return _explain(classifier, _pooled, images, None, batch_size)
 
@@ -183,7 +184,7 @@ def first_filters(classifier: Classifier) -> np.ndarray | None:
 def map_layers(classifier: Classifier) -> dict[str, tuple[int, int, int]]:
     """Returns the modules whose outputs are maps: {path: (rows, columns, features)}, in the order in which their calls return.
 
-    Without BatchNorm: the next layer sees its output only after an activation.
+    BatchNorm is left out, because the next layer gets its output only after an activation.
     """
     layers: dict[str, tuple[int, int, int]] = {}
 
@@ -220,7 +221,7 @@ def _map_layer(classifier: Classifier, layer: str | None) -> str:
 def _with_layer(
     model: nn.Module, variables: Variables, inputs: jax.Array, layer: str, moved: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns logits and a layer's output; `moved` is added to the output before later layers see it."""
+    """Returns logits and a layer's output; `moved` is added to the output before later layers use it."""
     outputs: list[jax.Array] = []
 
     def move(

@@ -50,13 +50,13 @@
   speedrun94         |      8 |   1,971,640 |      105.36 M | KellerJordan/cifar10-airbench, airbench94_muon.py
   speedrun96         |     11 |   9,915,704 |      414.45 M | the same, airbench96_faster.py
 
-He et al. is arXiv:1512.03385. M means millions, G billions; numbers in the last column are as the source prints them.
-Multiply-adds count convolutions and linear layers for one image. Both counts are for 10 classes and 32x32x3 images, or for
-1000 classes and 224x224 where the source is torchvision or timm: a name means the network of its source, and these have an
-ImageNet stem (`stem='cifar'` adapts them to small images). For resnet18 to resnet152 `stem='imagenet'` gives torchvision's
-form, with 11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808 parameters. resnet8 to resnet1202 have shortcut
-option A ('identity'); the others have option B ('projection') or what their source has. The resnext29 networks are the
-paper's; kuangliu's of the same names have wider blocks. `resnet-jax models NAME` prints every layer.
+He et al. is arXiv:1512.03385. M means millions, G billions; numbers in the last column are quoted from the source.
+Multiply-adds count convolutions and linear layers for one image. Both counts are for 10 classes and 32x32x3 images. If the
+source is torchvision or timm, they are for 1000 classes and 224x224 images, because these networks have an ImageNet stem like
+their source (`stem='cifar'` adapts them to small images). For resnet18 to resnet152 `stem='imagenet'` gives torchvision's form,
+with 11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808 parameters. resnet8 to resnet1202 have shortcut option A
+('identity'); the others have option B ('projection') or the shortcut of their source. The resnext29 networks are the paper's;
+kuangliu's networks with these names have wider blocks. `resnet-jax models NAME` prints every layer.
 """
 
 import dataclasses
@@ -105,7 +105,7 @@ _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23,
 
 
 class _Partial(functools.partial[nn.Module]):
-    """Equal to another of the same class and arguments: so are models after they were pickled."""
+    """A partial that equals another one with the same function and arguments, so that pickled models stay equal."""
 
     def _key(self) -> tuple[object, ...]:
         return self.func, self.args, tuple(sorted(self.keywords.items()))
@@ -199,16 +199,16 @@ def available_models() -> tuple[str, ...]:
 
 
 def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
-    """Registers a network under a name, for every function and command that takes a model's name.
+    """Registers a network under a name that every function and command then takes.
 
     Args:
       name: its name in configs; must be new.
-      factory: usually a module class; called as `factory(num_classes=..., dtype=..., **model_kwargs)`, it returns a module
-        whose `__call__(images, *, train)` takes normalised images `[batch, height, width, channels]` and returns float32
-        logits `[batch, num_classes]`. Cross-device BatchNorm needs a module with an attribute `axis_name`.
+      factory: usually a module class. `factory(num_classes=..., dtype=..., **model_kwargs)` must return a module whose
+        `__call__(images, *, train)` takes normalised images `[batch, height, width, channels]` and returns float32 logits
+        `[batch, num_classes]`. Cross-device BatchNorm needs a module with an attribute `axis_name`.
 
     Raises:
-      ConfigError: the name is taken, or the factory cannot be called like this.
+      ConfigError: the name is taken, or the factory cannot be called in this way.
     """
     if name in _MODELS:
         raise ConfigError(f'model {name!r} exists already: expected a new name')
@@ -222,14 +222,14 @@ def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
 
 
 def create_model(name: str, num_classes: int = 10, **kwargs: object) -> nn.Module:
-    """Returns the module called `name`; the table in the docstring of `resnet_jax.models` lists them.
+    """Returns the module called `name`; the docstring of `resnet_jax.models` has a table of all models.
 
     Args:
       name: one of `available_models()`.
       num_classes: number of logits.
       **kwargs: override any other attribute of the module's class, `ResNet`, `SpeedrunNet`, `AlexNet` or `LeNet`, as in
         `create_model('resnet20', stage_sizes=(5, 5), num_filters=32)`. Functions and classes, which a config file cannot
-        hold, may be given by name: act='relu', 'sigmoid', 'tanh', 'gelu' or 'silu', block_cls='BasicBlock', 'PreActBlock' or
+        contain, may be given by name: act='relu', 'sigmoid', 'tanh', 'gelu' or 'silu'; block_cls='BasicBlock', 'PreActBlock' or
         another class of blocks.py.
 
     Raises:
@@ -257,7 +257,7 @@ def create_model(name: str, num_classes: int = 10, **kwargs: object) -> nn.Modul
 
 
 def _arguments(factory: Callable[..., nn.Module]) -> list[str] | None:
-    """Returns the keywords that a module class or a function takes, without those Flax adds; None if it takes any."""
+    """Returns the keywords of a module class or function, except those that Flax adds; None if it takes any keyword."""
     if dataclasses.is_dataclass(factory):
         names = [field.name for field in dataclasses.fields(factory)]
     else:

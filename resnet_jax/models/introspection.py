@@ -27,8 +27,8 @@ class Layer(NamedTuple):
 def layers(model: nn.Module, image_size: int = 32, channels: int = 3) -> list[Layer]:
     """Returns the layers with parameters in execution order; computes only shapes.
 
-    Multiply-adds count convolutions and linear layers for one image, one per multiplication with its addition: what papers
-    call FLOPs. Biases, BatchNorm, activations and pools are not counted.
+    Multiply-adds count convolutions and linear layers for one image; a multiplication and its addition count as one, as in the
+    FLOPs of papers. Biases, BatchNorm, activations and pools are not counted.
 
     Args:
       model: a module of this package.
@@ -82,7 +82,7 @@ def table(rows: list[Layer]) -> str:
 
 
 def features(model: nn.Module, variables: VariableDict, images: jax.Array) -> dict[str, jax.Array]:
-    """Returns a network's intermediate outputs and logits in evaluation mode; can be jitted with the model bound.
+    """Returns a network's intermediate outputs and logits in evaluation mode. To jit it, bind the model.
 
     Args:
       model: a module of this package.
@@ -90,9 +90,9 @@ def features(model: nn.Module, variables: VariableDict, images: jax.Array) -> di
       images: `[batch, height, width, channels]`, as the model takes them.
 
     Returns:
-      'stage1', 'stage2', ...: the output of each stage, `[batch, height, width, channels]` in the model's dtype; 'stem' of a
-      ResNet or SpeedrunNet: the input of stage 1; 'pooled': the input of the last linear layer, `[batch, channels]`, float32;
-      'logits': `[batch, num_classes]`, float32.
+      'stage1', 'stage2', ...: the output of each stage, `[batch, height, width, channels]` in the model's dtype; 'stem' (only
+      for ResNet and SpeedrunNet): the input of stage 1; 'pooled': the input of the last linear layer, `[batch, channels]`,
+      float32; 'logits': `[batch, num_classes]`, float32.
 
     Raises:
       ConfigError: the model sows no features.

@@ -4,8 +4,8 @@ He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385: sec
 section 4.2 (CIFAR form, shortcut option A). As in torchvision ("v1.5") a bottleneck's stride is on its 3x3 convolution.
 The D2L form is from Dive into Deep Learning, section 8.6.
 
-The table lists parameter names and PyTorch's names for the same arrays. `<block>` is `layer<stage>_<index>` here (stages
-count from 1, blocks from 0) and `layer<stage>.<index>` in PyTorch.
+The table lists parameter names and PyTorch's names for the same arrays. `<block>` is `layer<stage>_<index>` here and
+`layer<stage>.<index>` in PyTorch; stages are counted from 1, blocks from 0.
 
   here                      | torchvision, timm      | differs elsewhere
   conv1, bn1                | conv1, bn1             | D2L: net.0.0, net.0.1
@@ -75,31 +75,31 @@ class ResNet(nn.Module):
     """A residual network. `apply({'params', 'batch_stats'}, images, train=bool)` returns logits.
 
     Attributes:
-      stage_sizes: blocks in each stage. Every stage after the first halves height and width and doubles the filters.
+      stage_sizes: number of blocks in each stage. Every stage after the first halves height and width and doubles the filters.
       block_cls: a class of blocks.py, or any module class with the fields of `Block`.
       num_classes: number of logits.
       num_filters: filters of the first stage's blocks.
-      stem_filters: filters of the stem; None: num_filters.
+      stem_filters: filters of the stem; None for num_filters.
       stem: 'cifar' is a 3x3 convolution; 'imagenet' is a 7x7 convolution with stride 2 and a 3x3 max pool with stride 2;
         'd2l' is 'imagenet' with a bias in every convolution of the network and no BatchNorm in 1x1 shortcuts; 'deep' is
         ResNet-D's: 'imagenet' with three 3x3 convolutions instead of the 7x7 one; 'whitening' is 'cifar' after the frozen
         layer of whitening.py. A pre-activation block needs 'cifar'.
       shortcut: 'projection' is option B of He et al., section 3.3 and table 3; 'identity' is option A; 'average' is
         ResNet-D's, an average pool before a projection; 'none' makes a plain network.
-      squeeze_excite: scale each block's channels before the addition.
+      squeeze_excite: whether each block's channels are scaled before the addition.
       dropout: share of the activations dropped between the last two convolutions of a pre-activation block.
-      stochastic_depth: probability that an example skips the last block in training; block l of L has l / L of this
-        probability (Huang et al., arXiv:1603.09382, section 3). Like dropout, it needs the 'dropout' rng in training.
+      stochastic_depth: probability that an example skips the last block in training; for block l of L the probability is l / L
+        times this (Huang et al., arXiv:1603.09382, section 3). Like dropout, it needs the 'dropout' rng in training.
       norm: 'batch' is BatchNorm; 'none' omits it everywhere and gives every convolution a bias instead.
       kernel_init: initialiser of the convolutions: 'he_normal' (layers.py) or D2L's 'xavier_uniform' (Glorot and Bengio
         2010).
       final_norm: whether BatchNorm and act follow the last pre-activation block, as in He et al., arXiv:1603.05027.
-      dtype: compute dtype of the convolutions, float32 or bfloat16; parameters, batch statistics, the head and the logits
-        are float32. With float64, for which JAX needs jax_enable_x64, the logits are float64 too; parameters are
-        initialised as float32, and may be converted.
+      dtype: compute dtype of the convolutions, float32 or bfloat16; parameters, batch statistics, the head and the logits are
+        float32. With float64, which needs jax_enable_x64, the logits are float64 too; parameters are initialised as float32,
+        and may be converted.
       act: the activation.
-      axis_name: mapped axis over which batch statistics are averaged in training (cross-device BatchNorm), or None for
-        statistics of each device's own shard.
+      axis_name: mapped axis over which batch statistics are averaged in training (cross-device BatchNorm); None to use the
+        statistics of each device's shard.
 
     Raises:
       ConfigError: an attribute is out of range, or conflicts with another.
@@ -157,8 +157,8 @@ class ResNet(nn.Module):
         Args:
           images: `[batch, height, width, channels]`, normalised, floating point, with any number of channels and any size
             from 1x1 (2x2 with the 'whitening' stem).
-          train: True normalises by the batch and updates `batch_stats` (pass `mutable=['batch_stats']`); False
-            normalises by `batch_stats`.
+          train: if True, normalises by the statistics of the batch and updates `batch_stats` (pass `mutable=['batch_stats']`);
+            if False, normalises by `batch_stats`.
 
         Returns:
           Logits `[batch, num_classes]`, float32.

@@ -9,10 +9,10 @@ from resnet_jax.typing import Json, JsonDict, Row
 
 
 class Callback:
-    """Hooks into a run; override the methods you need. An exception ends the run and propagates to the caller."""
+    """Hooks into a run; override the methods you need. An exception in a hook ends the run and propagates to the caller."""
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Called after each step, in order, before its row is written.
+        """Called after each step, in order, before the step's row is written.
 
         Several steps run in one dispatch, so the devices may be ahead of this step.
 
@@ -24,7 +24,7 @@ class Callback:
         """Called after each evaluation of 'validation' or 'test'; `metrics` has 'loss', 'accuracy', 'count', ..."""
 
     def on_checkpoint(self, step: int, path: Path) -> None:
-        """Called in every process after a checkpoint was written to the folder `path`."""
+        """Called in every process after a checkpoint has been written to the folder `path`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,24 +46,25 @@ def train_and_evaluate(
 ) -> TrainingResult:
     """Trains a config in a run folder, or continues the run there.
 
-    The result is that of the last epoch or, if `validation_size` is set, of the epoch with the best validation accuracy; the
-    test set never selects an epoch. A finished run is not repeated. On return the caller's logging, signal handlers and
-    threads are as they were.
+    The result is that of the last epoch or, if `validation_size` is set, of the epoch with the best validation accuracy. The
+    test set never selects an epoch. A finished run is not repeated. On return, the caller's logging, signal handlers and
+    threads are as they were before.
 
     Args:
-      extend: continue a run that has fewer epochs and otherwise the same config; it then follows the longer schedule.
-      allow_changes: continue with other values of fields that may change on request, such as the learning rate; the run
-        folder records the changes and the plot marks them.
-      callbacks: called in this order as the run proceeds.
-      dataset: what to train on, instead of `config.dataset`, which becomes its name: see `data.load_dataset`. To continue the
-        run, pass the same one.
+      extend: continue a run that has fewer epochs and otherwise the same config; the run then follows the longer schedule.
+      allow_changes: continue with new values of fields that may change on request, such as the learning rate; the run folder
+        records the changes and the plots mark them.
+      callbacks: called in the given order during the run.
+      dataset: the data set to train on; it replaces `config.dataset`, which is set to its name. See `data.load_dataset`. To
+        continue the run, pass the same data set.
       weights: the network to start from, instead of `config.init_from`; see `finetune`.
       profile: write a trace of ten iterations to `workdir/profile`.
-      grace_seconds: time after a signal that comes while nothing is unsaved, as when XLA compiles, before the process ends.
+      grace_seconds: seconds after which a signal ends the process if nothing is unsaved and XLA does not return, as when it
+        compiles.
 
     Raises:
       ConfigError, InputFileError, DivergedError, ResourceError, RunFolderInUseError, LostPeerError: see `resnet_jax.errors`.
-      Interrupted: SIGINT or SIGTERM was received; the state was saved.
+      Interrupted: SIGINT, SIGTERM or SIGHUP was received; the state was saved.
     """
     checked = config if isinstance(config, TrainConfig) else TrainConfig.from_mapping(config)
     with contextlib.ExitStack() as stack:
@@ -100,7 +101,7 @@ def train_in_folder(
     allow_changes: bool,
     profile: bool = False,
 ) -> TrainingResult:
-    """Trains in a locked folder, unless the run there is finished; otherwise as `train_and_evaluate`.
+    """Trains in a locked folder, unless its run is finished; otherwise like `train_and_evaluate`.
 
     Args:
       create_program: makes the program that runs the training steps.
@@ -145,18 +146,18 @@ def finetune(
 ) -> TrainingResult:
     """Trains a trained network on another data set, in a run folder; the same call continues an interrupted run.
 
-    The network, its preprocessing and all weights that fit are the classifier's; the head is new if the number of classes
-    differs. By default the recipe is that of the classifier's run (augmentation, optimizer, batch), or the default one, for 10
-    epochs with a tenth of its learning rates. docs/finetuning.md has the fields that matter.
+    The network, its preprocessing and all weights that fit come from the classifier; the head is new if the number of classes
+    differs. By default the recipe is that of the classifier's run (augmentation, optimizer, batch), or the default config if
+    there is none, for 10 epochs with a tenth of its learning rates. docs/finetuning.md describes the most important fields.
 
     Args:
-      dataset: a name for `load_dataset`, or the data themselves.
+      dataset: a name for `load_dataset`, or a data set.
       config: a recipe; its model, data set and `init_from` are replaced.
       callbacks: see `train_and_evaluate`.
-      **overrides: fields of the config, as `freeze='backbone'` or `num_epochs=5`.
+      **overrides: fields of the config, such as `freeze='backbone'` or `num_epochs=5`.
 
     Raises:
-      ConfigError: the classifier does not know its model by name, or a field is unknown or out of range. Otherwise see
+      ConfigError: the name of the classifier's model is unknown, or a field is unknown or out of range. For other errors see
         `train_and_evaluate`.
     """
     checked = finetuning_config(classifier, dataset, config, overrides)

@@ -37,20 +37,22 @@ def load_variables(
     any_channels: bool = False,
     **model_kwargs: Any,
 ) -> tuple[nn.Module, JsonDict, JsonDict]:
-    """Loads weights without torch; recognises the names of other libraries (`names.NAMINGS`) and our own.
+    """Loads weights without torch; recognises the parameter names of other libraries (`names.NAMINGS`) and of this package.
 
-    From a training checkpoint, loads the state dict that fits the model best, under any key and with any prefix of its names.
+    From a training checkpoint, loads the state dict that fits the model best, under any key and with any prefix to its names.
 
     Args:
       path: .pth, .pt, .th or .safetensors; may be untrusted.
       model_name: as for `create_model`; may be None for a file written by `save_safetensors`.
-      num_classes: if None, the file's.
+      num_classes: number of classes; if None, the file's.
       image_shape: (height, width, channels) of the network's input; the shapes of the first layer, and for AlexNet of
         other layers, depend on it. If None, the file's or (32, 32, 3).
-      ema: load averaged weights, such as those under 'state_dict_ema'. False loads them only if there are no others.
-      only: names of our arrays, as 'params/conv1/kernel'; only these are loaded, and the others need not be there or fit.
-      any_channels: also accept a file for images with another number of channels; `image_shape` in the result has the file's.
-      **model_kwargs: as for `create_model`, e.g. stem='imagenet'. Files written by `save_safetensors` contain their own.
+      ema: load averaged weights, such as those under 'state_dict_ema'. If False, averaged weights are loaded only if there are
+        no others.
+      only: names of the model's arrays, such as 'params/conv1/kernel'; only these are loaded, and the others may be missing or
+        not fit.
+      any_channels: also accept a file for images with another number of channels, which `image_shape` in the result then has.
+      **model_kwargs: as for `create_model`, e.g. stem='imagenet'. Files written by `save_safetensors` contain them.
 
     Returns:
       The network; its {'params', 'batch_stats'}, nested dicts of float32 NumPy arrays; and a dict with 'model',
@@ -124,7 +126,7 @@ def load_variables(
 
 
 def _apart(state_dicts: Mapping[str, StateDict]) -> dict[str, StateDict]:
-    """Takes averaged weights, as 'ema_model.conv1.weight', out of dicts that hold them beside others (ema_pytorch)."""
+    """Separates averaged weights, such as 'ema_model.conv1.weight', from the others in the same dict (ema_pytorch)."""
     result = {}
     for key, state_dict in state_dicts.items():
         by_place: dict[str, dict[str, Shape]] = {}
