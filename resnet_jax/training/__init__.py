@@ -1,1 +1,1 @@
-"""Training: `loop.train_and_evaluate` is where to start reading."""
+"""Training; start reading at `loop.train_and_evaluate`."""

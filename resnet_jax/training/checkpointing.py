@@ -43,7 +43,7 @@ class RunCheckpoints:
 
         Raises:
           ConfigError: the checkpoint has another config or other data.
-          InputFileError: all checkpoints are damaged.
+          InputFileError: all checkpoints are damaged, or the run has logged rows but has no checkpoint.
         """
         folder, path = self._folder, None
         if folder.primary:
@@ -61,7 +61,7 @@ class RunCheckpoints:
         config, described = self._experiment.config, self._dataset.describe()
         check_continues(metadata.config, config, str(path), extend=self._extend, allow_changes=self._allow_changes)
         keys = [key for key in described if key != 'name' and metadata.dataset.get(key) != described[key]]
-        if keys:  # another name is a change of the config, checked before
+        if keys:  # the name is a field of the config, which is checked above
             raise ConfigError(
                 f'{path} was trained on other data ({", ".join(keys)} differ); use the same data, or another run folder'
             )
@@ -77,13 +77,15 @@ class RunCheckpoints:
         return replicate(checkpoint.restore(path, jax.eval_shape(of_then.create_state))), progress
 
     def _check_rows(self) -> None:
-        """Checks that a run without a checkpoint has logged no rows beyond the first one, which must not be lost silently.
+        """Checks that a run without a checkpoint has logged no rows after the first checkpoint was due.
+
+        Such rows would be lost silently.
 
         Raises:
-          InputFileError: it has, or config.json is none of a run.
+          InputFileError: there are such rows, or config.json is not the config of a run.
         """
         every, config = self._experiment.config.checkpoint_every_epochs, self._folder.read_json('config.json')
-        if config is not None:  # of the last start; the interval may have changed since then
+        if config is not None:  # the config of the last start; the interval may have changed since
             every = check_config(config, self._folder.path / 'config.json').get('checkpoint_every_epochs', every)
         first = min(every * self._experiment.steps_per_epoch, self._experiment.total_steps)
         rows: list[int] = []
@@ -96,7 +98,7 @@ class RunCheckpoints:
             )
 
     def check_best(self, progress: Progress) -> None:
-        """Verifies every byte of the best checkpoint; if it is damaged, falls back to the best of the others."""
+        """Verifies every byte of the best checkpoint; if it is damaged, uses the next best one."""
         folder = self._folder
         while progress.best:
             path = folder.checkpoints / str(progress.best.step)
@@ -106,7 +108,7 @@ class RunCheckpoints:
                 lost = progress.best
                 if folder.primary and path.exists():
                     checkpoint.set_aside(path)
-                distributed.barrier()  # the other processes must not look before this
+                distributed.barrier()  # the other processes must wait until the damaged checkpoint is set aside
                 left = set(checkpoint.steps(folder.checkpoints))
                 evaluated = [row for row in folder.read_metrics() if row['split'] == 'validation' and row['step'] in left]
                 rows = [row for row in evaluated if row.get('accuracy') is not None]
@@ -121,7 +123,7 @@ class RunCheckpoints:
                 )
 
     def restore_best(self, progress: Progress, state: TrainState) -> tuple[int, JsonDict, Variables] | None:
-        """Returns the step, the variables and the moving averages of the best checkpoint; None if there is none."""
+        """Returns the step, variables and moving averages of the best checkpoint; None if there is no best checkpoint."""
         self.check_best(progress)
         if progress.best is None:
             return None
@@ -134,14 +136,14 @@ class RunCheckpoints:
         """Writes a checkpoint; returns in every process whether it was written.
 
         Args:
-          required: raise if it cannot be written, because no other will follow; otherwise log a warning.
+          required: if the checkpoint cannot be written, raise, because no later one will follow; otherwise log a warning.
 
         Raises:
-          ResourceError: the checkpoint cannot be written and is required.
+          ResourceError: the checkpoint is required and cannot be written.
         """
         written = self._write(state, progress, required) if self._folder.primary else True
         failpoints.reach('broadcast')
-        written = bool(distributed.broadcast(int(written)))  # no process continues before it is written
+        written = bool(distributed.broadcast(int(written)))  # no process continues before the checkpoint is written
         if written:
             self.saved_step, self._saved_best = progress.step, progress.best
         else:
@@ -155,7 +157,7 @@ class RunCheckpoints:
             metadata = Metadata(self._experiment.config, self._dataset.describe(), progress, environment(plugins.imported))
             checkpoint.save(folder.checkpoints, state, metadata)
             failpoints.reach('saved')
-            # Also keep the previous checkpoint and the best one at that time, in case the latest is damaged.
+            # Also keep the previous checkpoint, and the checkpoint that was the best then, in case the latest is damaged.
             kept = checkpoint.steps(folder.checkpoints)[-2:]
             best = [best.step for best in (progress.best, self._saved_best) if best]
             checkpoint.keep_only(folder.checkpoints, [*kept, *best])

@@ -1,4 +1,4 @@
-"""What a run says of itself before its first step."""
+"""Logs the facts about a run before its first step."""
 
 import logging
 

@@ -29,7 +29,7 @@ from resnet_jax.training.state import TrainState, create_train_state
 
 Network = tuple[nn.Module, optax.GradientTransformation]
 
-WHITENING_IMAGES = 2000  # the first training images; airbench94_muon.py uses 5000, cifar10_speedrun.py 960
+WHITENING_IMAGES = 2000  # number of training images, the first ones; airbench94_muon.py uses 5000, cifar10_speedrun.py 960
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Experiment:
 
     Attributes:
       config: the config.
-      info: the info of its data set.
+      info: the info of the data set.
       model, tx, schedule: the network, the optimizer, and the learning rate as a function of the step.
       num_examples: number of training examples, excluding those held out for validation.
-      steps_per_epoch, total_steps: an epoch drops the examples that do not fill a batch.
+      steps_per_epoch, total_steps: number of steps; an epoch drops the last examples if they do not fill a batch.
       device_batch_size: size of each device's shard of a batch.
-      selected_count: number of examples of its shard that a device trains on; all of them without a proxy.
-      proxy: the network that selects examples and its optimizer, or None.
+      selected_count: number of examples that a device trains on in each step; without a proxy, all those of its shard.
+      proxy: the network that selects examples, and its optimizer; or None.
       learning_rate_scale: multiplies every learning rate.
-      freezing: what is frozen in each phase of the run, or None if nothing is.
-      phase: the phase that `tx` and `frozen` are for.
+      freezing: the variables that are frozen in each phase of the run, or None if none are.
+      phase: the phase to which `tx` and `frozen` belong.
       start: the trained weights that the run starts from, or None.
     """
 
@@ -73,15 +73,15 @@ class Experiment:
         return self.freezing.frozen(self.phase) if self.freezing else NOTHING
 
     def phase_at(self, step: int) -> int:
-        """Returns the phase of the next step after `step` steps."""
+        """Returns the phase of the step that follows `step` finished steps."""
         return self.freezing.phase(step // self.steps_per_epoch) if self.freezing else 0
 
     def phase_of_state(self, step: int) -> int:
-        """Returns the phase that the state after `step` steps belongs to, which is that of the last step."""
+        """Returns the phase of the state after `step` steps: the phase of the last of these steps."""
         return self.phase_at(max(step - 1, 0))
 
     def in_phase(self, phase: int) -> 'Experiment':
-        """Returns the experiment in another phase, whose optimizer has a state for the parameters that train then."""
+        """Returns the experiment in another phase; its optimizer's state is for the parameters that train in this phase."""
         if phase == self.phase:
             return self
         return create_experiment(
@@ -142,13 +142,13 @@ def create_experiment(
     """Builds network, optimizer and schedule for all devices of all processes.
 
     Args:
-      info: as `data.dataset_info` returns it.
+      info: the info of the data set, as `data.dataset_info` returns it.
       learning_rate_scale: multiplies every learning rate; below 1 after a run has diverged.
-      start: the trained weights of the run's start, as `finetune.begin` returns them with `info`.
-      phase: the phase of the run; there are several if frozen layers start to train at some epoch.
+      start: the trained weights that the run starts from, as `finetune.begin` returns them with `info`.
+      phase: the phase of the run. A run has several phases if frozen layers start to train at some epoch.
 
     Raises:
-      ConfigError: a name is unknown, the batch does not divide over the devices, or values conflict.
+      ConfigError: a name is unknown, the batch cannot be divided over the devices, or values conflict.
     """
     model = build_model(config, info.num_classes, info.image_shape)
     proxy_model = build_model(config, info.num_classes, info.image_shape, 'proxy_') if config.proxy_model else None
@@ -186,7 +186,10 @@ def create_experiment(
     ) -> optax.GradientTransformation:
         """Returns the optimizer of a network that is updated every `every` steps, from step `first` on.
 
-        Its schedules follow the run's steps.
+        The schedules count the steps of the run, not the updates.
+
+        Raises:
+          ConfigError: `whitening_bias_epochs` is longer than the run.
         """
 
         def of_run(schedule: optax.Schedule) -> optax.Schedule:
@@ -219,7 +222,7 @@ def create_experiment(
 
     freezing = plan(config, model, info.image_shape)
     if freezing and config.unfreeze_epochs:
-        # Parameters that start to train later have an optimizer of their own, which counts its steps from then on.
+        # Parameters that start to train later have a separate optimizer, which counts steps from that time on.
         groups = {
             str(i): optimizer(model, first=epoch * steps_per_epoch, clip_norm=0.0)
             for i, epoch in enumerate(freezing.starts[: phase + 1])
@@ -256,10 +259,10 @@ def has_whitening(model: nn.Module) -> bool:
 
 
 def _check_fits(config: TrainConfig, info: DatasetInfo) -> None:
-    """Checks that the config fits the images and number of classes.
+    """Checks that the config fits the images and the number of classes.
 
     Raises:
-      ConfigError: it does not.
+      ConfigError: the config does not fit them.
     """
     weights, channels = config.class_weights, info.image_shape[2]
     if weights and not isinstance(weights, str) and len(weights) != info.num_classes:
@@ -285,10 +288,10 @@ def _num_examples(config: TrainConfig, num_train: int) -> int:
 
 
 def check_batch_size(batch_size: int, devices: int, accumulation: int, examples: int) -> None:
-    """Checks that the global batch divides over the devices and that the training set fills a batch.
+    """Checks that the global batch can be divided over the devices and that the training set fills a batch.
 
     Raises:
-      ConfigError: otherwise; names the nearest valid sizes.
+      ConfigError: one of these is false; names the nearest valid sizes.
     """
     unit = devices * accumulation
     largest = examples // unit * unit
@@ -307,10 +310,10 @@ def check_batch_size(batch_size: int, devices: int, accumulation: int, examples:
 
 
 def select_count(size: int, fraction: float, accumulation: int) -> int:
-    """Returns how many of the `size` examples of a device's shard the main network trains on.
+    """Returns the number of examples that the main network trains on, of the `size` examples of a device's shard.
 
     Raises:
-      ConfigError: the count does not divide into the accumulation steps; names the nearest fractions that do.
+      ConfigError: the number is not a multiple of the accumulation steps; names the nearest valid fractions.
     """
     count = max(1, round(fraction * size))
     if count % accumulation:

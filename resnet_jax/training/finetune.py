@@ -1,4 +1,4 @@
-"""The start of a fine-tuned run: the arrays and the preprocessing that it takes from trained weights, and their record."""
+"""The start of a fine-tuned run: the arrays and the preprocessing that it takes from trained weights, and a record of them."""
 
 import dataclasses
 import functools
@@ -27,14 +27,14 @@ from resnet_jax.weights.parts import HEAD, bare, head_names
 from resnet_jax.weights.transfer import convert_channels, transfer
 
 RECORD = 'init_from.json'  # in the run folder
-_SHOWN = 5  # names of classes in a message
+_SHOWN = 5  # number of class names in a message
 
 
 def _or_none(accepts: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or accepts(value)
 
 
-_CHECKS: Checks = {  # of the fields of the record, see `Start`
+_CHECKS: Checks = {  # for the fields of the record: see `Start`
     **dict.fromkeys(('source', 'file', 'sha256', 'model'), is_text),
     **dict.fromkeys(('loaded', 'not_loaded', 'unused', 'notes'), are_texts),
     'model_kwargs': lambda value: isinstance(value, dict),
@@ -51,10 +51,10 @@ _CHECKS: Checks = {  # of the fields of the record, see `Start`
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a run starts from.
+    """The trained weights that a run starts from.
 
     Attributes:
-      arrays: the arrays that the network takes over, by name with collection; None if the run has a checkpoint.
+      arrays: the arrays that the network takes from the weights, by name with collection; None if the run has a checkpoint.
       record: the contents of init_from.json: 'source', 'file', 'sha256', 'model', 'model_kwargs', 'num_classes',
         'class_names', 'image_shape', 'mean' and 'std' of the weights; 'loaded', 'not_loaded' and 'unused', names of arrays;
         'head', 'kept' or 'new'; and 'notes', lines about the channels, the size and the normalization.
@@ -64,7 +64,7 @@ class Start:
     record: JsonDict
 
     def check_loaded(self) -> None:
-        """Checks that the arrays are there.
+        """Checks that the arrays are loaded.
 
         Raises:
           InputFileError: the run's checkpoints were deleted while it started.
@@ -73,7 +73,7 @@ class Start:
             raise InputFileError('the checkpoints that the run was to continue from have gone; start it again')
 
     def describe(self, dataset: Dataset) -> list[str]:
-        """Returns what was loaded and what was not, in lines for the log."""
+        """Returns lines for the log about which arrays were loaded and which were not."""
         record = self.record
         count = len(record['loaded']) + len(record['not_loaded'])
         new = sorted({bare(name).rpartition('/')[0] for name in record['not_loaded']})
@@ -95,7 +95,7 @@ class Start:
 
 
 def load_weights(config: TrainConfig, workdir: str | Path) -> Classifier | None:
-    """Returns the classifier that a run starts from; None for a file without preprocessing, and for a started run.
+    """Returns the classifier that a run starts from; None if the file has no preprocessing, or if the run has started.
 
     Raises:
       ConfigError, InputFileError, ResourceError: see `Classifier.load`.
@@ -107,7 +107,7 @@ def load_weights(config: TrainConfig, workdir: str | Path) -> Classifier | None:
 
 
 def default_size(config: TrainConfig, workdir: str | Path, weights: Classifier | None) -> int:
-    """Returns the default image size: that of the weights if known."""
+    """Returns the default image size: the size that the weights were trained on, if known."""
     shape = weights.image_shape if weights else None
     if config.init_from and _has_started(Path(workdir)):
         shape = _read_record(Path(workdir, RECORD)).get('image_shape')
@@ -121,12 +121,12 @@ def _has_started(folder: Path) -> bool:
 def begin(
     config: TrainConfig, info: DatasetInfo, workdir: str | Path, classifier: Classifier | None = None
 ) -> tuple[DatasetInfo, Start | None]:
-    """Returns the data set's info with the mean and std that the run uses, and the weights that it starts from, if any.
+    """Returns the data set's info with the mean and std that the run uses, and the weights that the run starts from, if any.
 
     A run with a checkpoint no longer reads the weights.
 
     Args:
-      classifier: the weights, instead of those that `config.init_from` names.
+      classifier: the weights to start from, instead of `config.init_from`.
 
     Raises:
       InputFileError: the weights are missing, damaged, or of another model; names the nearest.
@@ -163,7 +163,7 @@ def finetuning_config(
     """Returns the config of `loop.finetune`.
 
     Raises:
-      ConfigError: the classifier does not know its model by name, or a field is unknown or out of range.
+      ConfigError: the name of the classifier's model is unknown, or a field is unknown or out of range.
     """
     origin = classifier.origin
     if not origin.model:
@@ -189,7 +189,7 @@ def finetuning_config(
 
 
 def _recipe(trained: TrainConfig | None) -> JsonDict:
-    """Returns the default fields of a fine-tuned run: those of the network's training, with fewer epochs and lower rates."""
+    """Returns the default fields of a fine-tuned run: those that trained the network, with fewer epochs and lower rates."""
     default = TrainConfig()
     values = (trained or default).to_dict()
     reset = ('seed', 'validation_size', 'train_size', 'proxy_model', 'proxy_model_kwargs', 'freeze', 'unfreeze_epochs')
@@ -288,7 +288,7 @@ def _classes(count: int, names: Sequence[str] | None) -> str:
 
 
 def _read_record(path: Path) -> JsonDict:
-    """Returns the record of the weights in the folder of a started run.
+    """Returns the record of the weights from the folder of a started run.
 
     Raises:
       InputFileError: the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Freezes variables: they have no gradient and no optimizer state, and may start to train at a later epoch."""
+"""Freezes variables. Frozen variables have no gradient and no optimizer state; they may start to train at a later epoch."""
 
 import contextlib
 import dataclasses
@@ -19,12 +19,12 @@ from resnet_jax.weights.parts import BACKBONE, bare, blocks, head_names, select,
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """The variables that do not move, by name with collection: 'params/conv1/kernel', 'batch_stats/bn1/mean'."""
+    """The variables that do not train, by name with collection: 'params/conv1/kernel', 'batch_stats/bn1/mean'."""
 
     names: frozenset[str] = frozenset()
 
     def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
-        """Returns the parameters that move, and the frozen ones."""
+        """Returns the parameters that train, and the frozen ones."""
         if not self.names:
             return params, {}
         flat = flatten_dict(params, sep='/')
@@ -39,7 +39,7 @@ class Frozen:
         return unflatten_dict({**flatten_dict(moving, sep='/'), **flatten_dict(still, sep='/')}, sep='/')
 
     def keep(self, new: PyTree, old: PyTree) -> PyTree:
-        """Returns `new` with the frozen variables of `old`, to the bit; both are {'params', 'batch_stats'} or one of them."""
+        """Returns `new` with the frozen variables of `old`, unchanged to the bit; both have 'params', 'batch_stats' or both."""
         if not self.names:
             return new
         before = flatten_dict(old, sep='/')
@@ -52,9 +52,9 @@ class Frozen:
         }
 
     def statistics(self) -> contextlib.AbstractContextManager[object]:
-        """Returns a context in which a Flax BatchNorm whose statistics are frozen normalises by them, as in evaluation.
+        """Returns a context in which a Flax BatchNorm with frozen statistics normalises by these, as in evaluation.
 
-        It intercepts calls of `nn.BatchNorm`, so it works in any model.
+        The context intercepts calls of `nn.BatchNorm`, so it works in any model.
         """
         layers = {bare(name).rpartition('/')[0] for name in self.names if name.startswith('batch_stats/')}
         if not layers:
@@ -69,7 +69,7 @@ class Frozen:
             layer = context.module
             if context.method_name != '__call__' or not isinstance(layer, nn.BatchNorm) or '/'.join(layer.path) not in layers:
                 return method(*args, **kwargs)
-            # Flax rejects an argument that both the layer and the call set, so the copy leaves it to the call.
+            # Flax rejects an argument that both the layer and the call set, so the copied layer does not set it.
             copy = layer.clone(parent=None, name=None, use_running_average=None)
             return copy.apply(layer.variables, args[0], **{**kwargs, 'use_running_average': True})
 
@@ -85,8 +85,8 @@ class Freezing:
 
     Attributes:
       starts: the epochs at which the phases start; the first is 0.
-      phase_of: the first phase in which a variable trains, by name with collection; len(starts) if it never does. Variables
-        that are not listed train from the start.
+      phase_of: the first phase in which a variable trains, by name with collection; len(starts) if it never trains. Other
+        variables train from the start.
     """
 
     starts: tuple[int, ...]
@@ -97,7 +97,7 @@ class Freezing:
         return Frozen(frozenset(name for name, first in self.phase_of.items() if first > phase))
 
     def phase(self, epoch: int) -> int:
-        """Returns the phase that an epoch, counted from 0, belongs to."""
+        """Returns the phase of an epoch; epochs are counted from 0."""
         return max(phase for phase, start in enumerate(self.starts) if start <= epoch)
 
     def groups(self, params: PyTree) -> PyTree:
@@ -110,11 +110,10 @@ class Freezing:
 
 
 def plan(config: TrainConfig, model: nn.Module, image_shape: Shape) -> Freezing | None:
-    """Returns the phases that `freeze` and `unfreeze_epochs` of a config ask for; None if nothing is frozen.
+    """Returns the phases given by `freeze` and `unfreeze_epochs` of a config; None if nothing is frozen.
 
     Raises:
-      ConfigError: the pattern selects nothing or every parameter, or there are more epochs than frozen
-        stages.
+      ConfigError: the pattern selects nothing or every parameter, or there are more epochs than frozen stages.
     """
     pattern, unfreeze_epochs = config.freeze, config.unfreeze_epochs
     if not pattern:
@@ -123,7 +122,7 @@ def plan(config: TrainConfig, model: nn.Module, image_shape: Shape) -> Freezing 
     names = select(pattern, shapes, head_names(model, image_shape), 'freeze')
     if all(name in names for name in shapes if name.startswith('params/')):
         raise ConfigError(f'freeze={pattern} freezes every parameter; expected some to be left to train, as freeze={BACKBONE}')
-    # Freeze both statistics of a BatchNorm or none.
+    # Freeze either both statistics of a BatchNorm or neither.
     statistics = {name for name in names if name.startswith('batch_stats/')}
     split = {name for name in statistics if not _same_layer(name, shapes) <= statistics}
     names = names - split
@@ -135,7 +134,7 @@ def plan(config: TrainConfig, model: nn.Module, image_shape: Shape) -> Freezing 
         )
     phase_of = dict.fromkeys(names, len(unfreeze_epochs) + 1)
     for phase in range(1, len(unfreeze_epochs) + 1):
-        # One stage at each epoch, the nearest to the head first; all that are left at the last.
+        # Each epoch unfreezes one stage, the nearest to the head first; the last epoch unfreezes all that are left.
         moving = [frozen.pop()] if phase < len(unfreeze_epochs) else frozen
         for stage in moving:
             phase_of |= dict.fromkeys(_of(stage, names), phase)
@@ -154,8 +153,8 @@ def _of(stage: Sequence[str], names: Collection[str]) -> list[str]:
 def scale_by_depth(model: nn.Module, image_shape: Shape, decay: float) -> optax.GradientTransformation:
     """Returns a transformation that multiplies the updates of a part by decay**(its distance from the last part).
 
-    Parts are those of `weights.parts.blocks`: the head, each block, the stem. After an optimizer it scales the learning
-    rate, as the parameter groups of timm's layer decay do. It has no state.
+    The parts are listed by `weights.parts.blocks`: the head, each block, the stem. After an optimizer, the transformation
+    scales the learning rate, like the parameter groups of timm's layer decay. It has no state.
     """
     parts = blocks(model, image_shape)
     scales = {name: decay ** (len(parts) - 1 - place) for place, part in enumerate(parts) for name in part}
@@ -170,7 +169,7 @@ def continue_optimizer(tx: optax.GradientTransformation, moving: PyTree, before:
     """Extends an optimizer state to newly trainable parameters.
 
     Args:
-      moving: the parameters that move now.
+      moving: the parameters that train now.
       before: the state of the previous phase, on the host.
     """
     old = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(before)}

@@ -1,4 +1,4 @@
-"""Loads the batches of a run on the devices: gathers, augments and mixes, and places the data there."""
+"""Places the data on the devices and loads batches there: gathers, augments and mixes the examples."""
 
 import functools
 from collections.abc import Callable
@@ -51,8 +51,8 @@ def load_batch(
     Args:
       images: uint8 `[n, height, width, channels]`; labels: int32 `[n]`: the whole training set.
       order: int32 `[batch_size]`: the examples of the global batch.
-      positions: int32 `[batch]`: this device's positions in it.
-      rows: int32 `[batch_size]`: where `images` has the global batch, if it does not hold the whole training set.
+      positions: int32 `[batch]`: this device's positions in the global batch.
+      rows: int32 `[batch_size]`: the rows of `images` with the global batch, if `images` is not the whole training set.
       weights: float32 `[num_classes]`: the weights of the classes in the loss, if they differ.
       mixup_alpha, cutmix_alpha: see `random_mixing`. The i-th example of the global batch, which is in random order, is mixed
         with the i-th from the end.
@@ -60,7 +60,7 @@ def load_batch(
       augmentation: see `augment`.
 
     Returns:
-      'image' and 'label' as `train_step` takes them, and with `weights` 'weighted_label'.
+      'image' and 'label' as `train_step` takes them; with `weights`, also 'weighted_label'.
     """
 
     def load(positions: jax.Array) -> dict[str, jax.Array]:
@@ -87,10 +87,10 @@ def load_batch(
 
 
 def load_function(experiment: Experiment, *, cropped: bool = False) -> Callable[..., dict[str, jax.Array]]:
-    """Returns `load_batch` with the options of an experiment, a function of its positional arguments.
+    """Returns `load_batch` with its keyword arguments set from an experiment.
 
     Args:
-      cropped: the images are random resized crops already: see `step_images`.
+      cropped: whether the images are random resized crops already: see `step_images`.
     """
     config = experiment.config
     return functools.partial(
@@ -121,12 +121,12 @@ def load_function(experiment: Experiment, *, cropped: bool = False) -> Callable[
 
 
 def step_images(experiment: Experiment, train: Split, positions: np.ndarray) -> StepImages:
-    """Returns the images of each step that a process needs for some positions of the global batch, int32 `[k]`.
+    """Returns, for each step, the images that a process needs for some positions of the global batch, int32 `[k]`.
 
-    Images on demand are random resized crops if the config asks for these; all other augmentation is that of `load_batch`.
+    Images on demand are random resized crops if the config sets these; `load_batch` does all other augmentation.
     """
     config = experiment.config
-    if config.mixup_alpha or config.cutmix_alpha:  # each image is mixed with that at the other end of the batch
+    if config.mixup_alpha or config.cutmix_alpha:  # the i-th image is mixed with the i-th from the end
         positions = np.union1d(positions, config.batch_size - 1 - positions)
     return StepImages(
         train.image,
@@ -139,7 +139,7 @@ def step_images(experiment: Experiment, train: Split, positions: np.ndarray) -> 
 
 
 def device_data(experiment: Experiment, train: Split, *, images: bool = True) -> DeviceData:
-    """Places a training set on every device: 'image' if asked for, 'label' and, if the config has any, 'class_weights'.
+    """Places a training set on every device: 'image' if `images`, 'label' and, if the config has any, 'class_weights'.
 
     Raises:
       ConfigError: see `class_weights`.

@@ -16,11 +16,11 @@ def pull(
     """Returns (fast, slow) after `step` steps.
 
     At each multiple of `sync_period` the slow weights become `keep * slow + (1 - keep) * fast` with
-    `keep = decay * (step / total_steps)**3`, and the fast weights are set to them. This changes little at first and averages
-    towards the end. After the last step, a multiple or not, the fast weights are set to the slow ones.
+    `keep = decay * (step / total_steps)**3`, and the fast weights are set to the slow ones. This changes little at first and
+    averages towards the end. After the last step, whether it is a multiple or not, the fast weights are set to the slow ones.
 
     Args:
-      step: int32 scalar, number of steps done, including this one: 1 after the first.
+      step: int32 scalar, number of finished steps, including this one: 1 after the first step.
       fast, slow: pytrees of the same structure; BatchNorm statistics are treated like parameters.
     """
     keep = decay * (step / total_steps) ** 3

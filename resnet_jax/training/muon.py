@@ -16,8 +16,8 @@ _COEFFICIENTS = 3.4445, -4.7750, 2.0315
 def renormalize() -> optax.GradientTransformation:
     """Rescales every kernel to Frobenius norm sqrt(outputs), on average 1 per output, before the update is added.
 
-    As in github.com/KellerJordan/cifar10-airbench, airbench94_muon.py. With a BatchNorm after it, a kernel's norm does not
-    change the network's output, only how far a step of fixed size rotates the kernel. Must be the last of a chain.
+    As in github.com/KellerJordan/cifar10-airbench, airbench94_muon.py. If a BatchNorm follows, a kernel's norm does not
+    change the network's output, only how far a step of fixed size rotates the kernel. Must be the last in a chain.
     """
 
     def rescaled(update: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -31,15 +31,15 @@ def orthogonalize(matrices: list[jax.Array], steps: int, dtype: DTypeLike = jnp.
     """Normalises each matrix and applies `steps` Newton-Schulz iterations.
 
     Each matrix is divided by its Frobenius norm; an iteration maps its singular values by a quintic polynomial. Matrices with
-    equal smaller sides are multiplied in one batch, padded with rows of zeros, which change nothing. The idea is from
-    github.com/hiverge/cifar10-speedrun, whose batch has all matrices.
+    equal smaller sides are padded with rows of zeros, which change nothing, and multiplied in one batch. The idea is from
+    github.com/hiverge/cifar10-speedrun, which batches all matrices.
 
     Args:
       matrices: float32 `[rows, columns]`, of any sizes.
-      dtype: of the products.
+      dtype: dtype of the products.
 
     Returns:
-      float32, of the same shapes.
+      float32 matrices, with the shapes of `matrices`.
     """
     tall = [matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T for matrix in matrices]
     a, b, c = _COEFFICIENTS
@@ -63,22 +63,22 @@ def muon(
     """Returns Muon for kernels `[height, width, in, out]`, renormalised at each step.
 
     Args:
-      learning_rate: size of an update: its singular values are about this, whatever the gradient's norm.
+      learning_rate: size of an update: about the size of its singular values, whatever the gradient's norm.
       momentum, nesterov: as in PyTorch's SGD: a sum of gradients, not a bias-corrected average.
       steps: number of quintic Newton-Schulz iterations with coefficients 3.4445, -4.7750, 2.0315. Singular values do not
-        converge to 1: one of at least 0.018 of the Frobenius norm (3 steps) or 0.0015 (5 steps) ends between 0.68 and
-        1.21, a smaller one below that.
-      dtype: of the iterations' products; the sources compute them in 16 bits.
+        converge to 1: if one is at least 0.018 (3 steps) or 0.0015 (5 steps) of the Frobenius norm, it ends between 0.68 and
+        1.21; if it is smaller, it ends below that.
+      dtype: dtype of the iterations' products; the sources compute them in 16 bits.
     """
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         kernels, structure = jax.tree.flatten(updates)
-        matrices = [kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels]  # from patches to outputs
+        matrices = [kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels]  # [patch, output]
         matrices = orthogonalize(matrices, steps, dtype)
         shaped = [matrix.reshape(kernel.shape) for matrix, kernel in zip(matrices, kernels, strict=True)]
         return jax.tree.unflatten(structure, shaped), state
 
-    # The iterations need no state; an unused one, that of optax's scale_by_muon, keeps the form of checkpoints.
+    # The iterations need no state. The unused state of optax's scale_by_muon keeps the structure of checkpoints.
     init = optax.contrib.scale_by_muon(ns_steps=steps).init
     return optax.chain(
         optax.trace(momentum, nesterov),

@@ -27,9 +27,9 @@ def create_schedule(
 
     'cosine', 'linear', 'step' and 'constant' start with a linear warm-up from 0 to `peak` (Goyal et al. 2017, section 2.2).
     'cosine' then decays to 0 (Loshchilov and Hutter 2017, without restarts), 'linear' decays linearly to 0, and 'step' is
-    multiplied by `step_factor` at each of the `milestones`, fractions of `total_steps`. 'one_cycle' has its own warm-up: it
-    rises from peak / 25 over the first 30 % of the steps and falls to peak / 250,000, along cosines (Smith and Topin 2018;
-    the defaults of PyTorch's OneCycleLR).
+    multiplied by `step_factor` at each of the `milestones`, which are fractions of `total_steps`. 'one_cycle' has its own
+    warm-up: it rises along a cosine from peak / 25 over the first 30 % of the steps, then falls along a cosine to
+    peak / 250,000 (Smith and Topin 2018; the defaults of PyTorch's OneCycleLR).
 
     Raises:
       ConfigError: the name is unknown, the warm-up leaves no step to train, or a milestone lies in the warm-up.
@@ -47,7 +47,7 @@ def create_schedule(
     elif name == 'step':
         # Each part of a joined schedule counts its steps from its own start.
         boundaries: dict[int, float] = {}
-        for fraction in milestones:  # in a short run, two may fall on the same step
+        for fraction in milestones:  # in a short run, two milestones may fall on the same step
             boundary = round(fraction * total_steps) - warmup_steps
             boundaries[boundary] = boundaries.get(boundary, 1.0) * step_factor
         if boundaries and min(boundaries) < 0:
@@ -125,18 +125,18 @@ def create_optimizer(
     muon_steps: int = TrainConfig.muon_steps,
     muon_dtype: DTypeLike = jnp.float32,
 ) -> optax.GradientTransformation:
-    """Returns 'sgd', 'adam' or 'adamw', each equal to PyTorch's of that name, 'muon', or a registered optimizer.
+    """Returns an optimizer: 'sgd', 'adam' or 'adamw', which equal PyTorch's; 'muon'; or a registered one.
 
     For 'sgd' and 'adam' the weight decay is coupled: weight_decay * parameter is added to the gradient (after clipping)
     before the momentum. For 'adamw' it is decoupled and scaled by the learning rate (Loshchilov and Hutter 2019).
-    'muon' applies Muon to convolution kernels, without weight decay because it fixes their norm, and SGD to the rest.
+    'muon' applies Muon to convolution kernels and SGD to the rest. Muon has no weight decay, because it fixes the norm.
 
     Args:
-      schedule: the learning rate; for 'muon', that of the convolution kernels.
+      schedule: the learning rate; for 'muon', the learning rate of the convolution kernels.
       config: passed with the schedule to a registered optimizer, which gets none of the following arguments.
       bias_scale, head_scale: multiply the learning rate of the groups 'bias' and 'head' of `parameter_groups`. Their weight
         decay is divided by the same factor, so that every parameter decays at the same rate.
-      whitening_bias_schedule: learning rate of a whitening layer's bias; required for a network with such a layer, whose
+      whitening_bias_schedule: learning rate of a whitening layer's bias. Required for a network with such a layer; the layer's
         kernel is then frozen.
       muon_momentum, muon_steps, muon_dtype: see `muon`.
 

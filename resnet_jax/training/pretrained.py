@@ -26,17 +26,17 @@ from resnet_jax.weights.published import is_name
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Trained weights and what is known about them.
+    """Trained weights and the known facts about them.
 
     Attributes:
-      source: what the user gave, for messages.
+      source: the user's argument, for messages.
       file: the file, or the checkpoint of a run.
-      sha256: of the file, of the SHA256SUMS of a checkpoint, or of the arrays of a network in memory.
-      arrays: float32 by name with collection, such as 'params/conv1/kernel'.
-      model, model_kwargs: for `create_model`.
-      num_classes, class_names: of the head; class_names is None if unknown.
-      image_shape: (height, width, channels) that they were trained on; None if unknown.
-      mean, std: of pixels scaled to [0, 1]; None if unknown.
+      sha256: the SHA-256 of the file, of the SHA256SUMS of a checkpoint, or of the arrays of a network in memory.
+      arrays: float32 arrays by name with collection, such as 'params/conv1/kernel'.
+      model, model_kwargs: the arguments of `create_model`.
+      num_classes, class_names: the classes of the head; class_names is None if unknown.
+      image_shape: (height, width, channels) of the training images; None if unknown.
+      mean, std: mean and standard deviation of pixels scaled to [0, 1]; None if unknown.
     """
 
     source: str
@@ -53,10 +53,10 @@ class Weights:
 
 
 def check_exists(init_from: str) -> None:
-    """Checks that there are weights of this name, or such a folder or file.
+    """Checks that `init_from` is a folder, a file or a name of weights.
 
     Raises:
-      InputFileError: there are not.
+      InputFileError: it is none of these.
     """
     if not (Path(init_from).exists() or is_name(init_from) or is_repository(init_from)):
         raise InputFileError(
@@ -67,10 +67,10 @@ def check_exists(init_from: str) -> None:
 
 
 def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> Weights:
-    """Reads what `config.init_from` names, for `model`, the network of the config.
+    """Reads the weights `config.init_from` for `model`, the network of the config.
 
     Raises:
-      InputFileError: it is missing, damaged or of another model.
+      InputFileError: the weights are missing, damaged or of another model.
       ConfigError: a pattern matches nothing, or an argument does not fit the file.
     """
     check_exists(config.init_from)
@@ -102,7 +102,7 @@ def read_weights(config: TrainConfig, model: nn.Module, info: DatasetInfo) -> We
 
 
 def of_classifier(classifier: Classifier, config: TrainConfig) -> Weights:
-    """Returns a classifier as the weights that a run starts from, with the SHA-256 of its file or else of its arrays."""
+    """Returns a classifier's weights, with the SHA-256 of its file, or of its arrays if there is no file."""
     arrays, origin = flatten(classifier.variables), classifier.origin
     file = Path(origin.path, 'checkpoints', str(origin.step)) if origin.step is not None else Path(origin.path)
     if origin.config and (file / CHECKSUMS).is_file():
@@ -130,7 +130,7 @@ def of_classifier(classifier: Classifier, config: TrainConfig) -> Weights:
 
 
 def wanted_names(config: TrainConfig, model: nn.Module, image_shape: Shape, head: frozenset[str]) -> frozenset[str]:
-    """Returns the names of the arrays that the config asks to load."""
+    """Returns the names of the arrays that `init_only` and `init_head` of the config select."""
     shapes = model_shapes(model, image_shape)
     wanted = select(config.init_only, shapes, head, 'init_only') if config.init_only else frozenset(shapes)
     return wanted - head if config.init_head == 'new' else wanted

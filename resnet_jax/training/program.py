@@ -24,7 +24,7 @@ from resnet_jax.training.step import kernel_paths, train_step
 from resnet_jax.training.stream import ImageStream
 from resnet_jax.typing import PyTree
 
-# Of the loop: the step, whether the last one was finite, the packed state and the metrics.
+# The loop's values: the step, whether the last step was finite, the packed state and the metrics.
 _Carry = tuple[jax.Array, jax.Array, PyTree, dict[str, jax.Array]]
 
 
@@ -47,15 +47,15 @@ def train_steps(
 
     Args:
       positions: int32 `[batch]`: this device's positions in the global batch.
-      data: as `device_data` returns it: the whole training set; or images of some steps, see `stream.ImageStream`.
+      data: the whole training set, as `device_data` returns it; or the images of some steps: see `stream.ImageStream`.
       order: int32 `[steps_per_epoch, batch_size]`: the examples of each step of this epoch.
       key: the run's key, as `seed_key` returns it; an argument, so that one compiled program works for every seed.
       start, count: int32 scalars; traced, so that one compiled program works for any number of steps.
-      per_layer_grad_norms: `step_fn` returns 'per_layer_grad_norms' too.
+      per_layer_grad_norms: whether `step_fn` returns 'per_layer_grad_norms' too.
 
     Returns:
-      The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count` or up to and
-      including the step that was not finite; 'per_layer_grad_norms' is `[steps_per_epoch, kernels]`.
+      The new state and, for each metric, float32 `[steps_per_epoch]`, filled from `start` to `start + count`, or to the first
+      step that is not finite, including it; 'per_layer_grad_norms' is `[steps_per_epoch, kernels]`.
     """
     key, bad_step = jax.random.wrap_key_data(key), failpoints.traced_at('image')
     names = ('loss', 'accuracy', 'grad_norm', *(['proxy_loss'] if state.proxy else []))
@@ -74,7 +74,7 @@ def train_steps(
         # Only the dropout key differs between devices: the mask is for the device's own shard of the batch.
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
         updated, new = step_fn(state, batch, jax.random.fold_in(dropout_key, positions[0]))
-        # The same on every device, because these metrics are averages over all devices.
+        # Equal on every device, because these metrics are averages over all devices.
         finite = jnp.isfinite(jnp.stack([new[name] for name in names])).all()
         packed = jax.tree.map(lambda after, before: jnp.where(finite, after, before), pack(updated), packed)
         return i + 1, finite, packed, {name: put(values, new[name], i) for name, values in metrics.items()}
@@ -95,7 +95,7 @@ def create_train_steps(
 
 
 def steps_function(experiment: Experiment, *, cropped: bool = False) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns `train_steps` with the options of an experiment, a function of its positional arguments; see `load_function`."""
+    """Returns `train_steps` with its keyword arguments set from an experiment; `cropped` as in `load_function`."""
     config = experiment.config
     lookahead_fn = None
     if config.lookahead_sync_period:
@@ -132,9 +132,9 @@ def steps_function(experiment: Experiment, *, cropped: bool = False) -> Callable
 def map_over_devices(
     run: Callable[..., tuple[object, dict[str, jax.Array]]], devices: Sequence[jax.Device] | None = None
 ) -> jax.stages.Wrapped:
-    """Returns `train_steps`, with its keyword arguments, mapped over devices, by default over all.
+    """Returns `run`, which is `train_steps` with its keyword arguments set, mapped over `devices`, by default over all.
 
-    It takes and returns an unstacked, replicated state and donates it.
+    The returned function takes and returns an unstacked, replicated state; its input state is donated.
     """
     return parallel(run, in_axes=(None, 0, None, None, None, None, None), donate_argnums=(0,), devices=devices)
 
@@ -147,7 +147,7 @@ class Program(Protocol):
         ...
 
     def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, list[dict[str, np.ndarray]]]:
-        """Returns the state after `count` steps from `step` on, and the metrics of each of them."""
+        """Returns the state after `count` steps from `step` on, and the metrics of each step."""
         ...
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class Program(Protocol):
 class TrainingProgram:
     """An experiment's compiled training steps, with the order of the epoch on the devices.
 
-    The devices also hold all images or, if these do not fit or are decoded on demand, those of the next steps.
+    The devices also hold all images or, if these do not fit or are decoded on demand, the images of the next steps.
 
     Raises:
       ConfigError, ResourceError: see `ImageStream`.
@@ -180,7 +180,7 @@ class TrainingProgram:
         self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
 
     def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
-        """Compiles the steps once, for a replicated state like this one; returns the result of `compile_parallel`."""
+        """Compiles the steps, once, for a replicated state like `state`; returns the result of `compile_parallel`."""
         if self._compiled is None:
             if self._stream:
                 self._stream.begin(*divmod(int(jax.device_get(state.step)), self._experiment.steps_per_epoch))
@@ -192,15 +192,15 @@ class TrainingProgram:
         return self._compiled
 
     def run(self, state: TrainState, step: int, count: int) -> tuple[TrainState, list[dict[str, np.ndarray]]]:
-        """Runs `count` steps of an epoch in one dispatch; fewer if the chunk of images ends before.
+        """Runs `count` steps of an epoch in one dispatch, or fewer if the chunk of images ends earlier.
 
         Args:
           state: replicated; its buffers are donated.
-          step: number of steps done; equal to `state.step`, but reading that would wait for the device.
+          step: number of finished steps; equal to `state.step`, but reading `state.step` would wait for the device.
           count: number of steps; must not go past the end of the epoch.
 
         Returns:
-          The new state and the metrics of each step: float32 scalars, and 'per_layer_grad_norms' `[kernels]` if asked for.
+          The new state and the metrics of each step: float32 scalars, and 'per_layer_grad_norms' `[kernels]` if configured.
         """
         epoch, start = divmod(step, self._experiment.steps_per_epoch)
         if epoch != self._epoch:

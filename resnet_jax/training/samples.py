@@ -1,4 +1,4 @@
-"""Draws a sheet of training images, as augmented in the first steps, for the report of a run."""
+"""Draws a sheet of training images, as they are augmented in the first steps, for the report of a run."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.loading import load_function, seed_key, step_images
 
 _IMAGES, _STEPS = 8, 7
-_WORTH_A_LOOK = (  # for crop, flip, cutout and small changes of colour, compiling this at every start is not worthwhile
+_WORTH_A_LOOK = (  # crop, flip, cutout and small changes of colour are not worth the compilation at every start
     *('resized_crop_area', 'saturation', 'hue', 'random_erasing_prob', 'mixup_alpha', 'cutmix_alpha'),
 )
 
@@ -30,12 +30,12 @@ def draw_samples(experiment: Experiment, train: Split, folder: Path) -> None:
 
 
 def first_images(experiment: Experiment, train: Split) -> np.ndarray:
-    """Returns the first images of the first batch, as they are and as `load_batch` augments them at the first steps.
+    """Returns the first images of the first batch, unchanged and as `load_batch` augments them in the first steps.
 
-    At a later step the run shows other images at these positions; the random choices are those of the run.
+    The random choices are the same as in the run, but from the second step on, the run has other images at these positions.
 
     Returns:
-      uint8 `[images, 1 + steps, height, width, channels]`: up to eight images, each as it is and at seven steps.
+      uint8 `[images, 1 + steps, height, width, channels]`: up to eight images, each unchanged and at seven steps.
     """
     config, info = experiment.config, experiment.info
     batch = epoch_order(config.seed, 0, experiment.num_examples, config.batch_size)[0]

@@ -1,4 +1,4 @@
-"""Trains several seeds of one config; on a GPU in one program, because one small network leaves most of it idle."""
+"""Trains several seeds of one config; on a GPU in one program, because one small network leaves most of the GPU idle."""
 
 import functools
 import logging
@@ -51,17 +51,18 @@ def train_seeds(
 ) -> list[TrainingResult]:
     """Trains a config with the seeds `config.seed`, `config.seed + 1`, ..., each in its own run folder `workdir/seed<seed>`.
 
-    Each run equals one of `train_and_evaluate`. Trained together, runs equal separate ones up to rounding. Folders may hold
+    Each run equals a run of `train_and_evaluate`; if the seeds are trained together, up to rounding. Folders may contain
     finished runs, and runs that stopped at different steps.
 
     Args:
       count: number of seeds.
       extend, allow_changes, grace_seconds: see `train_and_evaluate`.
-      together: train all in one program, with `jax.vmap`; by default on a GPU or TPU. On a CPU one after the other is faster.
+      together: train all in one program, with `jax.vmap`; by default on a GPU or TPU. On a CPU it is faster to train one seed
+        after another.
 
     Raises:
-      ConfigError: together, and there are several processes, or the config has a validation_size, which selects other images
-        for each seed, divergence_retries, unfreeze_epochs or decode='always'. Otherwise see `train_and_evaluate`.
+      ConfigError: `together` is True and there are several processes, or the config has divergence_retries, unfreeze_epochs,
+        decode='always', or a validation_size, which selects other images for each seed. Otherwise see `train_and_evaluate`.
       DivergedError: a run diverged; raised when the others have ended.
     """
     first = config if isinstance(config, TrainConfig) else TrainConfig.from_mapping(config)
@@ -107,7 +108,7 @@ def _train_together(
         if first.deterministic:
             check_deterministic()
         source = data.find_dataset(first.dataset, data.LoadOptions.of(first))
-        experiment = create_experiment(first, source.info)  # for its sizes; each member creates its own
+        experiment = create_experiment(first, source.info)  # for its sizes; each member creates another
         state = jax.eval_shape(experiment.create_state)
         several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(configs), *leaf.shape), leaf.dtype), state)
         memory.check_state_fits(several, f'{len(configs)} times {first.model}')
@@ -140,7 +141,7 @@ class _Team:
             with self._turn:
                 try:
                     results[member] = self._train(member, folders[member])
-                except BaseException as error:  # raised in the thread that called
+                except BaseException as error:  # raised again in the calling thread
                     results[member] = error
                 finally:
                     self._active.discard(member)
@@ -163,7 +164,7 @@ class _Team:
                 raise result
         return ordered  # type: ignore[return-value]
 
-    @our_settings()  # they belong to a thread
+    @our_settings()  # settings belong to a thread
     def _train(self, member: int, path: Path) -> TrainingResult:
         config = self._configs[member]
         info, start = begin(config, self._source.info, path)
@@ -179,7 +180,7 @@ class _Team:
         return self._program.compile(state)
 
     def run(self, member: int, state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
-        """Waits for the others, and returns what `TrainingProgram.run` does, for at most `count` steps."""
+        """Waits for the other members, and returns a result like `TrainingProgram.run`, of at most `count` steps."""
         self._requests[member] = state, step, count
         while member not in self._answers:
             if self._requests.keys() | self._answers.keys() >= self._active:
@@ -193,7 +194,7 @@ class _Team:
         return answer
 
     def _dispatch(self) -> None:
-        """Runs the steps of the members that are furthest behind; the others wait until these have caught up."""
+        """Runs the steps of the members that are furthest behind; the other members wait until these have caught up."""
         assert self._program is not None
         step = min(step for _, step, _ in self._requests.values())
         members = [member for member, (_, at, _) in self._requests.items() if at == step]
@@ -202,7 +203,7 @@ class _Team:
         try:
             answers = self._program.run(members, [state for state, _, _ in requests], step, count)
             self._answers |= dict(zip(members, answers, strict=True))
-        except BaseException as error:  # the program fails for all of them
+        except BaseException as error:  # the program fails for all members
             self._answers |= dict.fromkeys(members, error)
 
 
@@ -242,7 +243,7 @@ class _Program:
         self._stack, self._split = jax.jit(stack), jax.jit(split)
 
     def compile(self, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
-        """Compiles the program, once, for as many states like this one as there are seeds."""
+        """Compiles the program, once, for one state like `state` per seed."""
         if self._compiled is None:
             stacked = self._stack(*[state] * len(self._seeds))
             arguments, graph = self._arguments(stacked, self._seeds, 0), self._experiment.config.cuda_graph
@@ -252,7 +253,7 @@ class _Program:
     def run(
         self, members: Sequence[int], states: Sequence[TrainState], step: int, count: int
     ) -> list[tuple[TrainState, Metrics]]:
-        """Runs `count` steps for some seeds; unused slots repeat the first."""
+        """Runs `count` steps for some seeds; the unused slots repeat the first of these."""
         epoch, start = divmod(step, self._experiment.steps_per_epoch)
         spare = len(self._seeds) - len(members)
         stacked = self._stack(*states, *[states[0]] * spare)

@@ -1,9 +1,9 @@
 """Selection by a proxy: a small network, trained alongside the main one, selects which part of each batch to train on.
 
 The idea is from github.com/KellerJordan/cifar10-airbench, airbench96_faster.py: the main network trains on the half of each
-batch with the largest loss under the proxy. The source trains the proxy first, alone, and stores its selections. The proxy's
-state never depends on the main network, so training it in the same step selects the same examples, stores nothing, and
-resumes from a checkpoint like everything else.
+batch that has the largest loss in the proxy. The source trains the proxy first, alone, and stores its selections. Here both
+networks train in the same step. This selects the same examples, because the proxy's state never depends on the main network;
+nothing is stored, and the proxy resumes from a checkpoint like everything else.
 """
 
 import flax.linen as nn
@@ -29,12 +29,12 @@ def select_hardest(
     """Returns the `count` examples with the largest loss in this device's shard of a batch, in their original order.
 
     The proxy computes the loss of every example of the shard in training mode. Every `update_every` steps, starting with the
-    first, it then trains on the gradient of the selected examples' mean loss; its BatchNorm statistics are updated from the
-    whole shard at every step. Each device selects from its own shard, so the selection depends on the number of devices.
+    first, the proxy then trains on the selected examples' mean loss; its BatchNorm statistics are updated from the whole shard
+    at every step. Each device selects from its own shard, so the selection depends on the number of devices.
 
     Args:
       proxy: 'params', 'batch_stats' and 'opt_state' of the proxy.
-      step: int32 scalar, number of steps done.
+      step: int32 scalar, number of finished steps.
       batch: 'image' and 'label' as `train_step` takes them.
       key: PRNG key for the proxy's dropout.
 
@@ -57,8 +57,8 @@ def select_hardest(
     def update(params: PyTree, opt_state: optax.OptState) -> tuple[PyTree, optax.OptState]:
         # A comparison instead of a scatter into zeros.
         weights = (jnp.arange(len(losses))[:, None] == chosen[None, :]).any(axis=1) / jnp.float32(count)
-        # Computes the losses again: otherwise the residuals for the gradient would be written at the other steps too. Where
-        # the proxy is updated at each step, XLA computes them once.
+        # Computes the losses again: otherwise the residuals of the gradient would be written in steps without an update too.
+        # If the proxy is updated at each step, XLA computes the losses once.
         (grads,) = jax.vjp(losses_of, params, has_aux=True)[1](weights)
         updates, opt_state = tx.update(mean(grads), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
@@ -67,7 +67,7 @@ def select_hardest(
     if update_every == 1:
         params, opt_state = update(params, opt_state)
     else:
-        due = step % update_every == 0  # the same on all devices, as the collective in `mean` needs
+        due = step % update_every == 0  # equal on all devices, as the collective in `mean` requires
         params, opt_state = jax.lax.cond(due, update, lambda params, opt_state: (params, opt_state), params, opt_state)
     selected = jax.tree.map(lambda values: values[chosen], batch)
     new = {'params': params, 'batch_stats': mean(batch_stats), 'opt_state': opt_state}

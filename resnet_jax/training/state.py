@@ -15,7 +15,7 @@ from resnet_jax.runtime.devices import options_for_init
 from resnet_jax.training.freezing import NOTHING, Frozen
 from resnet_jax.typing import PyTree
 
-_PROXY = 5  # a random stream apart from those in program.py
+_PROXY = 5  # a random stream; differs from those in loading.py
 
 
 @flax.struct.dataclass
@@ -23,10 +23,10 @@ class TrainState:
     """Everything a step reads and writes; model, optimizer and data do not change during a run.
 
     Attributes:
-      step: int32 scalar, number of steps done.
+      step: int32 scalar, number of finished steps.
       params: float32 parameters.
       batch_stats: float32 running means and variances of BatchNorm; empty without BatchNorm.
-      opt_state: state of the optimizer, of the parameters that are not frozen.
+      opt_state: state of the optimizer, for the parameters that are not frozen.
       ema: {'params', 'batch_stats'} averaged over the steps, or {} if the config has no `ema_decay`.
       lookahead: {'params', 'batch_stats'}, the slow weights of `lookahead.pull`, or {} without lookahead.
       proxy: {'params', 'batch_stats', 'opt_state'} of the network that selects examples, or {} if the config has none.
@@ -59,15 +59,15 @@ def create_train_state(
     frozen: Frozen = NOTHING,
     proxy: tuple[nn.Module, optax.GradientTransformation] | None = None,
 ) -> TrainState:
-    """Initialises parameters, statistics and optimizer state, which depend only on the seed and the arguments.
+    """Initialises parameters, statistics and optimizer state; they depend only on the arguments.
 
     Args:
       image_shape: (height, width, channels).
       ema: also keep an exponential moving average, initialised as a copy.
       lookahead: also keep slow weights, initialised as a copy.
-      whitening_kernel: result of `whitening_kernel`, for a network with a whitening layer.
-      loaded: variables to start from instead, by name with collection, such as 'params/conv1/kernel'.
-      frozen: variables that the optimizer has no state for.
+      whitening_kernel: the result of `models.whitening.whitening_kernel`, for a network with a whitening layer.
+      loaded: variables that replace the initialised ones, by name with collection, such as 'params/conv1/kernel'.
+      frozen: variables for which the optimizer has no state.
       proxy: network and optimizer of the proxy, if there is one.
     """
 

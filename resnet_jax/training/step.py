@@ -32,20 +32,20 @@ def train_step(
 
     Args:
       batch: 'image' `[batch, height, width, channels]`, normalised; 'label' float32 `[batch, num_classes]`, rows sum to 1;
-        optionally 'weighted_label', which takes the place of the label in the loss.
+        optionally 'weighted_label', which replaces the label in the loss.
       accumulation: number of microbatches; must divide `batch`. BatchNorm sees one microbatch at a time.
-      ema_decay: 0 for none. Early steps use the smaller (1 + step) / (10 + step), which forgets the initial parameters.
+      ema_decay: 0 for no moving average. Early steps use the smaller (1 + step) / (10 + step), which forgets the initial
+        parameters.
       per_layer_grad_norms: also return 'per_layer_grad_norms'.
       lookahead_fn: `lookahead.pull` with its options bound; None for no lookahead.
       select_fn: `selection.select_hardest` with its options bound; None to train on the whole batch.
-      frozen: variables that stay as they are, to the bit; no gradient with respect to them is computed, and `tx` does not
-        see them.
+      frozen: variables that stay unchanged to the bit; their gradients are not computed, and `tx` does not see them.
 
     Returns:
       The new state and the float32 scalars 'loss', 'accuracy' (against the largest label) and 'grad_norm' (before clipping).
-      'per_layer_grad_norms', float32 `[kernels]`, holds the gradient norm of each kernel in the order of `kernel_paths`;
-      that of a frozen one is 0.
-      With `select_fn` these cover the selected examples, and 'proxy_loss' is the proxy's loss on the whole batch.
+      'per_layer_grad_norms', float32 `[kernels]`, has the gradient norm of each kernel in the order of `kernel_paths`; 0 for
+      frozen kernels. With `select_fn` these values are for the selected examples, and 'proxy_loss' is the proxy's loss on the
+      whole batch.
     """
     proxy, proxy_metrics = state.proxy, {}
     if select_fn is not None:
@@ -96,7 +96,7 @@ def train_step(
         fast, slow = lookahead_fn(state.step + 1, {'params': params, 'batch_stats': batch_stats}, slow)
         slow = frozen.keep(slow, state.lookahead)
         params, batch_stats = fast['params'], fast['batch_stats']
-    # Also after lookahead, whose average of two equal values may differ from them in the last bit.
+    # Needed after lookahead too: its average of two equal values may differ from them in the last bit.
     kept = frozen.keep({'params': params, 'batch_stats': batch_stats}, state.variables)
     params, batch_stats = kept['params'], kept['batch_stats']
     ema = state.ema

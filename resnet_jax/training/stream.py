@@ -1,4 +1,4 @@
-"""Streams training images that do not fit on the devices: sends those of the next steps while a device trains."""
+"""Streams training images that do not fit on the devices: sends the images of the next steps while the devices train."""
 
 import math
 
@@ -14,11 +14,11 @@ from resnet_jax.runtime.prefetch import CHUNK_BYTES, Prefetch
 class ImageStream:
     """Provides a run's images in chunks of consecutive steps.
 
-    A chunk depends on epoch and step alone, so a run that was killed continues with exactly the next batch.
+    A chunk depends only on epoch and step, so a run that was killed continues with exactly the next batch.
 
     Args:
       images: the images of each step, for the positions in the global batch that this process needs.
-      workers: number of processes that read them; 0 for this one.
+      workers: number of processes that read the images; 0 to read them in this process.
 
     Raises:
       ConfigError, ResourceError: see `WorkerSteps`.
@@ -33,10 +33,10 @@ class ImageStream:
         self._closed = False
 
     def at(self, epoch: int, step: int) -> tuple[DeviceData, int]:
-        """Returns the chunk that contains a step, as `train_steps` takes it, and the first step after the chunk.
+        """Returns the chunk that contains a step, in the form that `train_steps` takes, and the first step after the chunk.
 
         Raises:
-          InputFileError, ResourceError: an image cannot be read, or the process that reads it was killed.
+          InputFileError, ResourceError: an image cannot be read, or a process that reads images was killed.
         """
         chunk = step // self.steps
         end = min((chunk + 1) * self.steps, self._images.steps_per_epoch)
@@ -50,7 +50,7 @@ class ImageStream:
             self._chunks.begin((epoch, step // self.steps))
 
     def empty(self) -> DeviceData:
-        """Returns a chunk of black images, to compile for."""
+        """Returns a chunk of black images, for compilation."""
         return self._as_data(replicate(self._blank()), 0)
 
     def close(self) -> None:

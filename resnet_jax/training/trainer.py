@@ -62,7 +62,7 @@ class Trainer:
         self._memory = memory.check_state_fits(jax.eval_shape(largest.create_state), config.model)
         self._evaluator = self._create_evaluator(validation or dataset.test)
         self.log = RunLog(config, folder, experiment.total_steps, experiment.steps_per_epoch)
-        self._grad_norm: float | None = None  # of the latest step
+        self._grad_norm: float | None = None  # at the latest step
 
     def train(self) -> tuple[JsonDict, Classifier]:
         """Trains from the latest checkpoint, or from the start, to the last step.
@@ -118,7 +118,7 @@ class Trainer:
             self._start_from(self._experiment.start)
 
     def _start_from(self, start: Start) -> None:
-        """Records which weights the run starts from, and saves it, so that it does not need them any more."""
+        """Records which weights the run starts from and saves the state, so that later starts do not need the weights."""
         start.check_loaded()
         distributed.assert_equal('weights of init_from', start.record)
         for line in start.describe(self._dataset):
@@ -180,7 +180,7 @@ class Trainer:
             program.close()
 
     def _unfreeze(self, phase: int) -> None:
-        """Goes on in another phase, in which more layers train."""
+        """Continues in another phase, in which more layers train."""
         self._experiment = self._experiment.in_phase(phase)
         self._state = replicate(self._experiment.continue_state(jax.device_get(self._state)))
         log_frozen(self._experiment, self._state, self._progress.step)
@@ -188,7 +188,7 @@ class Trainer:
     def _compile(self, program: Program) -> None:
         failpoints.reach('compile')
         before = time.monotonic()
-        # Compile both programs now, while the state is saved: signals are not handled while XLA compiles.
+        # Compile both programs now, when the state is saved: signals are not handled while XLA compiles.
         self._evaluator.compile(self._state.variables)
         compiled = program.compile(self._state)
         unit = jax.device_count() * self._config.gradient_accumulation_steps
@@ -231,7 +231,7 @@ class Trainer:
         self.log.show_progress(self._progress.step, metrics)
 
     def _learning_rate(self) -> float:
-        return float(self._experiment.schedule(self._progress.step - 1))  # of the step just done
+        return float(self._experiment.schedule(self._progress.step - 1))  # of the latest step
 
     def _diverged(self, reason: str) -> DivergedError:
         norm = '' if self._grad_norm is None else f', gradient norm {self._grad_norm:g}'
@@ -276,7 +276,7 @@ class Trainer:
         def show_progress(done: int, batches: int) -> None:
             self.log.bar.update(self._progress.step, f'evaluating, batch {done} of {batches}')
             failpoints.reach('evaluation')
-            if jax.process_count() == 1:  # several processes would have to agree to stop
+            if jax.process_count() == 1:  # several processes would have to stop together
                 self._stop_if_asked()
 
         metrics = evaluator(variables, show_progress)
@@ -291,7 +291,7 @@ class Trainer:
         return row if self._config.tta == 'none' else {**row, 'tta': self._config.tta}
 
     def _save(self, required: bool = False) -> None:
-        # A step's loss is computed before its update, so a finite loss says nothing about the new parameters.
+        # A step's loss is computed before its update, so a finite loss does not mean that the new parameters are finite.
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(self._state))):
             raise self._diverged('the parameters are no longer finite')
         self._progress.seconds = self.log.seconds
@@ -302,7 +302,7 @@ class Trainer:
                 callback.on_checkpoint(self._progress.step, self._folder.checkpoints / str(self._progress.step))
 
     def _result(self) -> tuple[JsonDict, Variables]:
-        """Returns the result on the test set, evaluated unless that has just been done, and the network's variables."""
+        """Returns the result on the test set and the network's variables; evaluates unless that has just been done."""
         metrics, selected, step, variables = self._progress.evaluation, 'last', self._progress.step, self._state.variables
         if best := self._checkpoints.restore_best(self._progress, self._state):
             selected, (step, variables, ema) = 'validation', best
@@ -310,6 +310,6 @@ class Trainer:
                 metrics = self._evaluate(evaluator, variables, ema)
             self.log.row('test', step, metrics)
             plot_so_far(self._folder)
-        epoch = -(-step // self._experiment.steps_per_epoch)  # the epoch that the step is in
+        epoch = -(-step // self._experiment.steps_per_epoch)  # the epoch of the step
         facts = {'split': 'test', 'selected': selected, 'tta': self._config.tta, 'step': step, 'epoch': epoch}
         return {**facts, **metrics, 'seconds': self.log.seconds}, variables
