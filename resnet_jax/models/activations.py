@@ -1,4 +1,4 @@
-"""Activations as plain functions. JAX's own are compiled functions, which `pickle` cannot find again by name."""
+"""Activations as plain functions. JAX's are compiled functions, which `pickle` cannot find by name."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def relu(x: jax.Array) -> jax.Array:
 
 
 def act_of_sum(act: Activation, x: jax.Array, y: jax.Array | float) -> jax.Array:
-    """Returns act(x + y), the end of a residual block; for ReLU with a gradient that reads its result instead of x and y."""
+    """Returns act(x + y), the end of a residual block; the gradient of ReLU reads the result instead of x and y."""
     return _positive(x + y) if act is relu else act(x + y)
 
 
@@ -26,7 +26,7 @@ def _positive(x: jax.Array) -> jax.Array:
 
 @_positive.defjvp
 def _positive_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # By the result: XLA would recompute x, a sum that is not in memory, to see where it is positive.
+    # Compares the result with 0: to compare x, a sum that is not in memory, XLA would compute it again.
     y = jax.lax.optimization_barrier(_positive(*primals))
     return y, jnp.where(y > 0, *tangents, 0)
 
@@ -59,11 +59,11 @@ def _gelu(x: jax.Array) -> jax.Array:
 
 @_gelu.defjvp
 def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Needs only x of the forward pass; JAX's own derivative also keeps the error function and two products."""
+    """Keeps only x from the forward pass; JAX's derivative also keeps the error function and two products."""
     (x,), (dx,) = primals, tangents
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     density = jnp.exp(-jnp.square(wide) / 2) / math.sqrt(2 * math.pi)
-    # Not erfc, which the forward pass has: XLA would keep it. For large negative x this is 0 where the exact value is 1e-8.
+    # Not erfc: XLA would keep it from the forward pass. For large negative x the slope is 0 instead of 1e-8.
     slope = (1 + jax.lax.erf(wide * math.sqrt(0.5))) / 2 + wide * density
     return _gelu(x), slope.astype(x.dtype) * dx
 

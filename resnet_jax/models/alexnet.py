@@ -16,7 +16,7 @@ of "One weird trick for parallelizing convolutional neural networks", arXiv:1404
   total                                  |                    | 23,272,266 |
 
 'imagenet' is torchvision's alexnet, made for 224x224: conv1 is 11x11 with stride 4 and padding 2, conv2 is 5x5, each pool
-is 3x3 with stride 2, and an adaptive average pool to 6x6 before fc1 gives it 9216 inputs for every image size.
+is 3x3 with stride 2, and fc1 follows an adaptive average pool to 6x6, so it has 9216 inputs for every image size.
 
 Kernels and biases map to PyTorch's as in resnet.py, except for fc1: its rows are in the order (height, width, channel) here
 and in the order (channel, height, width) in PyTorch.
@@ -64,8 +64,8 @@ class AlexNet(nn.Module):
         """Computes logits.
 
         Args:
-          images: `[batch, height, width, channels]`, normalised, floating point. They have at least 15x15 pixels, and their
-            size determines fc1's shape; with the 'imagenet' stem they have at least 63x63.
+          images: `[batch, height, width, channels]`, normalised, floating point. With the 'cifar' stem they have at least 15x15
+            pixels, and their size determines fc1's shape; with the 'imagenet' stem they have at least 63x63 pixels.
           train: whether to apply dropout, which needs the 'dropout' rng.
 
         Returns:

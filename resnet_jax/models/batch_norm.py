@@ -1,7 +1,7 @@
-"""BatchNorm whose gradient reads the activations twice: once for two sums, and once for the gradient of its input.
+"""BatchNorm whose gradient reads the activations twice: once for two sums, and once for the gradient of the input.
 
-Ioffe and Szegedy, arXiv:1502.03167, algorithm 1. JAX's own derivative of that algorithm has a path through the mean and one
-through the variance, whose sums XLA computes in passes of their own.
+Ioffe and Szegedy, arXiv:1502.03167, algorithm 1. JAX's derivative of this algorithm has a path through the mean and a path
+through the variance, and XLA computes the sums of each path in a separate pass.
 """
 
 import functools
@@ -51,12 +51,12 @@ def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, a
       axis_name: mapped axis over which the statistics are averaged, or None.
 
     Returns:
-      The normalised array, of the scale's dtype or a wider one, and the mean and the biased variance of each channel. All
-      have derivatives of any order.
+      The normalised array, in the scale's dtype or a wider one, and the mean and the biased variance of each channel. All
+      three have derivatives of any order.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean, square = _means(axis_name, wide, jax.lax.square(wide))
-    var = jnp.maximum(0.0, square - jax.lax.square(mean))  # rounding may make it negative
+    var = jnp.maximum(0.0, square - jax.lax.square(mean))  # rounding may make the difference negative
     return _normalized(x, mean, var, scale, bias, epsilon), mean, var
 
 
@@ -71,7 +71,7 @@ def _normalize_jvp(epsilon: float, axis_name: str | None, primals: Triple, tange
     dmean, product = _means(axis_name, dx, centred * dx)
     dvar = 2 * product
     inverse = jax.lax.rsqrt(var + epsilon)
-    # For each channel, dy is a linear combination of dx, x - mean and 1. Its transpose needs only two sums, which also give the
+    # In each channel, dy is a linear combination of dx, x - mean and 1. Its transpose needs only two sums; these also give the
     # gradients of scale, bias and statistics.
     factor = inverse * scale
     slope = inverse * dscale - factor * inverse * inverse * dvar / 2

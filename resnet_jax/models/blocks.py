@@ -28,7 +28,7 @@ Shortcut = Callable[..., jax.Array | float]
 def projection_shortcut(
     x: jax.Array, features: int, strides: int, norm: ModuleDef | None = None, *, conv: ModuleDef, average: bool = False
 ) -> jax.Array:
-    """Option B: applies a 1x1 convolution (and `norm`, unless None) where the shape changes, else returns x.
+    """Option B: applies a 1x1 convolution (and `norm`, unless None) if the shape changes; otherwise returns x.
 
     With `average`, a 2x2 average pool replaces the stride of the convolution: ResNet-D (He et al., "Bag of Tricks for Image
     Classification with Convolutional Neural Networks", arXiv:1812.01187, figure 2c).
@@ -42,7 +42,11 @@ def projection_shortcut(
 
 
 def identity_shortcut(x: jax.Array, features: int, strides: int, norm: ModuleDef | None = None) -> jax.Array:
-    """Option A, without parameters: takes every `strides`-th pixel and adds zero channels, half before and half after."""
+    """Option A, without parameters: takes every `strides`-th pixel and adds zero channels, half before and half after.
+
+    Raises:
+      ConfigError: the input has more than `features` channels.
+    """
     missing = features - x.shape[-1]
     if missing < 0:
         raise ConfigError(f"shortcut='identity' cannot go from {x.shape[-1]} to {features} channels; use 'projection'")
@@ -56,7 +60,7 @@ def no_shortcut(x: jax.Array, features: int, strides: int, norm: ModuleDef | Non
 
 
 def squeeze_excite(y: jax.Array, *, conv: ModuleDef, reduction: int = 16) -> jax.Array:
-    """Scales each channel by a function of all channels' means: Hu et al., arXiv:1709.01507, section 3.
+    """Scales each channel by a function of the means of all channels: Hu et al., arXiv:1709.01507, section 3.
 
     The hidden width is channels / reduction, rounded to a multiple of 8 as in timm; the paper does not round.
     """
@@ -65,12 +69,12 @@ def squeeze_excite(y: jax.Array, *, conv: ModuleDef, reduction: int = 16) -> jax
     scale = jnp.mean(y, axis=(1, 2), keepdims=True)
     scale = nn.relu(conv(hidden, 1, use_bias=True, name='se_fc1')(scale))
     scale = nn.sigmoid(conv(channels, 1, use_bias=True, name='se_fc2')(scale))
-    # If both were bfloat16, so would be the gradient of the scale, a sum over all pixels.
+    # In bfloat16 the gradient of the scale, a sum over all pixels, would be bfloat16 too.
     return (y * scale.astype(jnp.promote_types(y.dtype, jnp.float32))).astype(y.dtype)
 
 
 def drop_branch(y: jax.Array, *, rate: float, train: bool) -> jax.Array:
-    """Stochastic depth: in training, sets y to 0 with probability `rate` per example, else divides it by 1 - rate."""
+    """Stochastic depth: in training, sets y of an example to 0 with probability `rate`; otherwise divides it by 1 - rate."""
     dropout: Activation = nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)
     return dropout(y)
 
@@ -86,7 +90,7 @@ def no_norm(name: str) -> Activation:
 
 
 def block_fields(block_cls: ModuleDef) -> dict[str, object]:
-    """Returns the fields of a block class and its `preactivation`; {} for anything but a module class."""
+    """Returns the fields of a block class and its `preactivation`; {} if `block_cls` is not a module class."""
     while isinstance(block_cls, functools.partial):
         block_cls = block_cls.func
     if not dataclasses.is_dataclass(block_cls):
@@ -122,7 +126,7 @@ class BasicBlock(Block):
 
 
 class ThreeConvBlock(Block):
-    """BasicBlock with a third 3x3 convolution and BatchNorm, as tried in the study that README.md names."""
+    """BasicBlock with a third 3x3 convolution and BatchNorm, as in a study that README.md names."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -140,8 +144,8 @@ class ThreeConvBlock(Block):
 class BottleneckBlock(Block):
     """1x1, 3x3 and 1x1 convolutions to 4 * filters channels: He et al., figure 5 right.
 
-    The 3x3 one has `groups` groups of `base_width * filters / 64` channels: more than one group makes a ResNeXt (Xie et al.,
-    arXiv:1611.05431, figure 3c), a larger base_width a wide bottleneck (Zagoruyko and Komodakis, arXiv:1605.07146).
+    The 3x3 convolution has `groups` groups of `base_width * filters / 64` channels. Several groups make a ResNeXt (Xie et al.,
+    arXiv:1611.05431, figure 3c); a larger base_width makes a wide bottleneck (Zagoruyko and Komodakis, arXiv:1605.07146).
     """
 
     groups: int = 1
@@ -192,8 +196,8 @@ class D2LResNeXtBlock(Block):
 class PreActBlock(Block):
     """BasicBlock with BatchNorm and ReLU before each convolution: He et al., arXiv:1603.05027, figure 1b.
 
-    A projection takes the activated input; where the shape does not change, x itself is added. `dropout()` is applied
-    between the convolutions, as in a Wide ResNet (arXiv:1605.07146, figure 1d).
+    A projection takes the activated input; if the shape does not change, x itself is added. `dropout()` is applied between
+    the convolutions, as in a Wide ResNet (arXiv:1605.07146, figure 1d).
     """
 
     dropout: ModuleDef | None = None
@@ -213,7 +217,7 @@ class PreActBlock(Block):
 
 
 class PreActBottleneckBlock(Block):
-    """BottleneckBlock with BatchNorm and ReLU before each convolution; otherwise as PreActBlock."""
+    """BottleneckBlock with BatchNorm and ReLU before each convolution; otherwise like PreActBlock."""
 
     dropout: ModuleDef | None = None
     preactivation: ClassVar[bool] = True

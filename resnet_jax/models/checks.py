@@ -1,4 +1,4 @@
-"""Checks model arguments; each check raises a one-line ConfigError that says what is allowed."""
+"""Checks of model arguments; each raises a one-line ConfigError that says what is allowed."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ from jax.typing import DTypeLike
 
 from resnet_jax.errors import ConfigError
 
-_MOST_BLOCKS = 5000  # of a network; resnet1202 has 600, and tracing as many takes a minute
-_LARGEST_SIZE = 2**20  # filters, classes or pixels; far more overflow the shapes of arrays
+_MOST_BLOCKS = 5000  # in a network; resnet1202 has 600, and tracing 5000 takes a minute
+_LARGEST_SIZE = 2**20  # filters, classes or pixels; much larger numbers overflow the shapes of arrays
 
 
 def check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
@@ -26,7 +26,7 @@ def check_positive_int(field: str, value: object) -> None:
 
 
 def check_filters(field: str, first: int, stages: int) -> None:
-    """Checks the filters of the last stage, of which each stage has twice as many as the one before it."""
+    """Raises ConfigError if the last stage has too many filters; each stage has twice as many as the stage before it."""
     if stages > _LARGEST_SIZE.bit_length() or first * 2 ** (stages - 1) > _LARGEST_SIZE:
         raise ConfigError(
             f'{field} has {stages} stages, and the last would have {first} * 2 ** {stages - 1} filters; expected at most '
@@ -47,7 +47,7 @@ def check_rate(field: str, value: object) -> None:
 
 
 def check_stage_sizes(stage_sizes: object) -> None:
-    """Raises ConfigError if the value is not the number of blocks of each stage, together at most 5,000."""
+    """Raises ConfigError if the value is not a tuple with the number of blocks of each stage, in total at most 5,000."""
     if not isinstance(stage_sizes, tuple | list) or not stage_sizes:
         raise ConfigError(f'stage_sizes must be a tuple with the blocks of each stage, as (2, 2, 2), not {stage_sizes!r}')
     for size in stage_sizes:
@@ -57,7 +57,7 @@ def check_stage_sizes(stage_sizes: object) -> None:
 
 
 def check_dtype(dtype: DTypeLike) -> None:
-    """Rejects all but float32, bfloat16 and, where JAX has it on, float64.
+    """Raises ConfigError unless the dtype is float32, bfloat16 or, if it is enabled in JAX, float64.
 
     Float16's range needs loss scaling, which this library does not have.
     """
@@ -72,16 +72,16 @@ def check_dtype(dtype: DTypeLike) -> None:
 
 
 def head_dtype(dtype: DTypeLike) -> jnp.dtype:
-    """Returns the dtype of the head and the logits: float32, or float64 where the whole network has it."""
+    """Returns the dtype of the head and the logits: float64 if the whole network is float64, otherwise float32."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def check_images(images: jax.Array, min_size: int = 1) -> None:
-    """Rejects all but floating-point `[batch, height, width, channels]` with height and width at least `min_size`."""
+    """Raises ConfigError unless images are floating-point `[batch, height, width, channels]` of at least `min_size` pixels."""
     if images.ndim != 4:
         raise ConfigError(f'images must have the shape [batch, height, width, channels], not {images.shape}')
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ConfigError(f'images must be normalised floating-point numbers, not {images.dtype}')
     height, width = images.shape[1:3]
-    if height < min_size or width < min_size:  # min() would compare them, which symbolic sizes do not allow
+    if height < min_size or width < min_size:  # not min(): symbolic sizes cannot be compared with each other
         raise ConfigError(f'images of {height}x{width} pixels are too small; need at least {min_size}x{min_size}')

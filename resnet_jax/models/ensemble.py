@@ -1,4 +1,4 @@
-"""Several networks as one, whose logits are the mean of theirs."""
+"""Several networks as one network with the mean of their logits."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,7 @@ class Ensemble(nn.Module):
     """The mean of the logits of several networks.
 
     Attributes:
-      members: the networks, with equal numbers of classes. The variables of the i-th are under 'members_<i>'.
+      members: the networks, with equal numbers of classes. The variables of the i-th network are under 'members_<i>'.
     """
 
     members: tuple[nn.Module, ...]

@@ -1,4 +1,4 @@
-"""The layers and the initialisers that all models share.
+"""Layers and initialisers that all models share.
 
 Kernels are initialised as in He et al., 2015 (arXiv:1502.01852), equation 14: normal with variance 2 / fan_out, not
 truncated, as in torchvision's ResNet. Biases are zero. The last linear layer is initialised like PyTorch's default `Linear`,
@@ -35,9 +35,9 @@ def conv2d(
 ) -> Callable[[jax.Array], jax.Array]:
     """Returns a square convolution with float32 parameters.
 
-    `padding`, on every side or as ((top, bottom), (left, right)), is kernel_size // 2 by default.
+    `padding` is one number for every side or ((top, bottom), (left, right)); by default kernel_size // 2.
     """
-    # Not padding='SAME': at stride 2 on even sizes XLA pads only after the image, but PyTorch before and after.
+    # Not padding='SAME': with stride 2 and even sizes XLA pads only after the image, PyTorch before and after it.
     layer = nn.Conv(
         features,
         (kernel_size, kernel_size),
@@ -63,9 +63,9 @@ def dense(
 
 
 def bias_in_float32(*arrays: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[jax.Array | None]:
-    """The `promote_dtype` of a layer in bfloat16 that adds its bias in float32; its output is to be rounded afterwards.
+    """The `promote_dtype` of a bfloat16 layer that adds its bias in float32; round the layer's output afterwards.
 
-    The gradient of a bias is a sum over all pixels of a batch. In bfloat16 it stops growing when it is 256 times as large
+    The gradient of a bias is a sum over all pixels of a batch. In bfloat16 the sum stops growing when it is 256 times as large
     as a summand.
     """
     *others, bias = arrays

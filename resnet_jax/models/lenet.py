@@ -2,7 +2,7 @@
 
 LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998, section II.B, as simplified in Dive into Deep
 Learning, section 7.6: sigmoid and average pooling have no parameters, and every channel of conv2 sees every channel of
-conv1. The book pads 28x28 images by 2, which gives LeCun's 32x32. With ReLU and max pooling it is the network of
+conv1. The book pads 28x28 images by 2, to LeCun's 32x32. With ReLU and max pooling this is the network of
 github.com/kuangliu/pytorch-cifar, models/lenet.py.
 
   layer                  | output for 32x32x3 | params | PyTorch's name: kuangliu; D2L
@@ -36,7 +36,7 @@ POOLS = ('average', 'max')
 class LeNet(nn.Module):
     """LeNet-5. `apply({'params'}, images, train=bool)` returns logits; it has no `batch_stats`.
 
-    Kernels are initialised as in the book: Glorot uniform.
+    Kernels are initialised as in the book, with Glorot uniform.
 
     Attributes:
       num_classes: number of logits.

@@ -1,4 +1,4 @@
-"""Small networks of speed records, which reach 94 % and 96 % on CIFAR-10 in the least time, with a frozen whitening stem.
+"""Small networks with a frozen whitening stem, from speed records: the least time to 94 % and 96 % on CIFAR-10.
 
 K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, section 2, and the networks of its later
 records in github.com/KellerJordan/cifar10-airbench: airbench94_muon.py (speedrun94), airbench96_faster.py (speedrun96).
@@ -13,7 +13,7 @@ records in github.com/KellerJordan/cifar10-airbench: airbench94_muon.py (speedru
   max pool over all remaining pixels, fc, times a constant
 
 Convolutions have no bias and BatchNorm has no scale. A convolution with as many outputs as inputs is initialised as the
-identity; one with more outputs has the identity in the first of them and random kernels in the others. So every group passes
+identity. If it has more outputs, the first ones are the identity and the others have random kernels. So every group passes
 its input on from the start.
 """
 
@@ -51,7 +51,7 @@ def partial_identity(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = 
 
 
 class ConvGroup(nn.Module):
-    """`depth` 3x3 convolutions; a pool after the first halves the size, and a third adds the output of the first."""
+    """`depth` 3x3 convolutions. A pool after the first halves the size; bn1's activation is added after a third."""
 
     filters: int
     depth: int
@@ -61,9 +61,9 @@ class ConvGroup(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        # Without the last row and column of an odd number, which the pool would drop.
+        # For odd sizes, does not compute the last row and column: the pool would drop them.
         padding = [(1, 1 - size % 2) for size in x.shape[1:3]]
-        # Pool before BatchNorm, which then normalises a quarter of the pixels.
+        # Pool before BatchNorm, so that it normalises only a quarter of the pixels.
         x = max_pool(self.conv(self.filters, 3, padding=padding, name='conv1')(x), 2, 2)
         x = self.act(self.norm(name='bn1')(x))
         y = self.conv(self.filters, 3, name='conv2')(x)
@@ -125,8 +125,8 @@ class SpeedrunNet(nn.Module):
         """Computes logits.
 
         Args:
-          images: `[batch, height, width, channels]`, normalised, floating point, with any number of channels, and large
-            enough to be halved once per group: 9x9 for three groups.
+          images: `[batch, height, width, channels]`, normalised, floating point. They may have any number of channels and must
+            be large enough to be halved once per group: at least 9x9 for three groups.
           train: as in `ResNet`.
 
         Returns:

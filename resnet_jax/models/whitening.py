@@ -1,8 +1,8 @@
 """A frozen first layer that whitens small patches of the images, and the computation of its kernel.
 
-Its outputs are the patch's principal components, each divided by its standard deviation, and their negatives, so that a
-one-sided activation loses nothing. The idea is from D. Page, "How to train your ResNet 8: Bag of tricks", 2019; the
-negatives are from K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, section 3.2.
+The layer's outputs are the patch's principal components, each divided by its standard deviation, and their negatives. With
+the negatives, a one-sided activation loses nothing. The idea is from D. Page, "How to train your ResNet 8: Bag of tricks",
+2019; the negatives are from K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, section 3.2.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,18 @@ from resnet_jax.errors import ConfigError
 from resnet_jax.models.layers import bias_in_float32
 from resnet_jax.ops.convolution import conv_general_dilated
 
-LAYER = 'whiten'  # the layer's name in params of every network that has it
+LAYER = 'whiten'  # the layer's name in the params of every network
 SIZE = 2  # height and width of a patch
-_BLOCK = 500  # images whose patches are in memory at a time
+_BLOCK = 500  # number of images whose patches are in memory at a time
 
 
 def _frozen_convolution(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-    # Skip the unused kernel gradient: at the images' full size it would cost more than a later layer's.
+    # Skip the unused kernel gradient: at the images' full size it would cost more than the gradient of a later layer.
     return conv_general_dilated(x, jax.lax.stop_gradient(kernel), *args, **kwargs)
 
 
 def _unit_patches(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Returns the `whitening_kernel` of white images: it outputs the pixels themselves and their negatives."""
+    """Returns the `whitening_kernel` of white images: its outputs are the pixels and their negatives."""
     eye = jnp.eye(shape[-1] // 2, dtype=dtype)
     return jnp.concatenate([eye, -eye], 1).reshape(shape)
 
@@ -37,8 +37,8 @@ def _unit_patches(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp
 def whitening_conv(channels: int, dtype: DTypeLike = jnp.float32) -> Callable[[jax.Array], jax.Array]:
     """Returns the layer for images with `channels` channels: unpadded, `2 * SIZE**2 * channels` outputs, with a bias.
 
-    `params[LAYER]['kernel']` gets no gradient. It is initialised for white images; replace it by `whitening_kernel`. The
-    optimizer must not update it: without a gradient, weight decay would still change it.
+    `params[LAYER]['kernel']` gets no gradient. It is initialised for white images; replace it by `whitening_kernel`. Exclude it
+    from the optimizer: weight decay would change it even though it has no gradient.
     """
     layer = nn.Conv(
         2 * SIZE**2 * channels,
@@ -82,7 +82,7 @@ def whitening_kernel(images: np.ndarray, epsilon: float = 5e-4) -> np.ndarray:
         count += len(patches)
     eigenvalues, eigenvectors = np.linalg.eigh(moments / count)
     eigenvalues, eigenvectors = eigenvalues[::-1].clip(0), eigenvectors[:, ::-1]
-    # The sign of an eigenvector is arbitrary, and libraries differ in which they return.
+    # The sign of an eigenvector is arbitrary and depends on the library.
     eigenvectors = eigenvectors * np.sign(eigenvectors[np.abs(eigenvectors).argmax(0), np.arange(values)])
     half = eigenvectors / np.sqrt(eigenvalues + epsilon)
     return np.concatenate([half, -half], 1).reshape(SIZE, SIZE, images.shape[3], -1).astype(np.float32)

@@ -1,6 +1,6 @@
-"""The convolution of all networks, as JAX primitives: every transformation works, and each platform has its own form.
+"""The convolution of all networks, as JAX primitives: every transformation works, and each platform has a form.
 
-On a CPU the forms of convolution_forms.py compute it; elsewhere it is XLA's own.
+On a CPU, the forms of convolution_forms.py compute the convolution; elsewhere XLA does.
 """
 
 import functools
@@ -27,11 +27,11 @@ def _primitive(name: str, native: Callable[..., jax.Array], cpu: Callable[..., j
             return lowering(cpu, multiple_results=False)(context, *values, **parameters)
 
     def abstract(*arrays: jax.core.ShapedArray, **parameters: object) -> jax.core.ShapedArray:
-        spec = () if name == 'conv_kernel_gradient' else arrays[0].sharding.spec[:1]  # of the batch
+        spec = () if name == 'conv_kernel_gradient' else arrays[0].sharding.spec[:1]  # how the batch is divided
         return result_types(functools.partial(native, **parameters), *arrays, spec=spec)[0]
 
     def implement(*arrays: jax.Array, **parameters: object) -> jax.Array:
-        with jax.disable_jit(False):  # within jax.disable_jit() the jitted function would call this one, endlessly
+        with jax.disable_jit(False):  # within jax.disable_jit(), the jitted function would call this one without end
             result: jax.Array = _jitted(primitive, tuple(parameters.items()))(*arrays)
         return result
 
@@ -51,13 +51,13 @@ def _jitted(primitive: jax.extend.core.Primitive, parameters: tuple[tuple[str, o
 def _is_local(context: mlir.LoweringRuleContext) -> bool:
     """Returns whether the lowered program runs in this process, on arrays that are not divided among devices.
 
-    An exported program runs elsewhere, and XLA cannot divide a call of C among devices.
+    An exported program runs elsewhere, and XLA cannot divide a call of a C kernel among devices.
     """
     module = context.module_context
     axes: Any = module.axis_context
     if module.lowering_parameters.for_export:
         return False
-    if hasattr(axes, 'manual_axes'):  # of pmap and shard_map
+    if hasattr(axes, 'manual_axes'):  # the axes of pmap and shard_map
         return set(axes.manual_axes) == set(axes.mesh.axis_names)
     return bool(getattr(axes, 'num_devices', 1) in (None, 1))
 
@@ -70,10 +70,10 @@ def _batch(
     groups: int,
     **parameters: object,
 ) -> tuple[jax.Array, int]:
-    """Maps a primitive over a new axis of one or both arrays, by a single call of it.
+    """Maps a primitive over a new axis of one or both arrays, in a single call.
 
-    An axis of images joins the batch if the kernel has none. Otherwise it becomes groups of channels, which leave the batch as
-    it is: each group of images is seen by its own group of kernels.
+    If only the images have the axis, it joins the batch. Otherwise the axis becomes groups of channels and the batch stays
+    unchanged: each group of images has its own group of kernels.
     """
     count = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
     if primitive is not kernel_gradient_p and axes[0] is not None and axes[1] is None:
@@ -82,7 +82,7 @@ def _batch(
         return out.reshape(count, -1, *out.shape[1:]), 0
 
     def joined(array: jax.Array, axis: int | None) -> jax.Array:
-        """Returns the array with the axis as the slowest part of its channels."""
+        """Returns the array with the axis as the slowest part of the channels."""
         if axis is None:
             array, axis = jnp.broadcast_to(array, (count, *array.shape)), 0
         array = jnp.moveaxis(array, axis, -2)
@@ -92,8 +92,8 @@ def _batch(
     return out.reshape(*out.shape[:-1], count, -1), out.ndim - 1
 
 
-# A convolution is bilinear, and so are its two gradients. Each one's transposes are the other two, so that any order of forward
-# and reverse mode needs no more than these three.
+# A convolution and its two gradients are bilinear, and the transposes of each are the other two. So these three suffice for
+# forward and reverse mode in any order.
 conv_p = _primitive('conv', forms.native, forms.cpu)
 input_gradient_p = _primitive('conv_input_gradient', forms.native_input_gradient, forms.cpu_input_gradient)
 kernel_gradient_p = _primitive('conv_kernel_gradient', forms.native_kernel_gradient, forms.cpu_kernel_gradient)
@@ -138,11 +138,11 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, group
 
     Args:
       x: float32 or bfloat16, `[b, h, w, i]`. On a CPU bfloat16 is computed in float32 and rounded at the end, except
-        that a plain convolution is left to XLA. float64 is XLA's everywhere.
-      kernel: of the same dtype, `[kh, kw, i / groups, o]`.
+        that a plain convolution is left to XLA. float64 is left to XLA everywhere.
+      kernel: `[kh, kw, i / groups, o]`, with the dtype of x.
       strides: for height and width.
       padding: zero padding in pixels, ((top, bottom), (left, right)).
-      groups: number of channel groups, each of which is seen only by its own `o / groups` outputs.
+      groups: number of channel groups; each group has `o / groups` outputs, which see only this group.
 
     Returns:
       `[b, (h + top + bottom - kh) // strides[0] + 1, (w + ...) ..., o]` in x's dtype.

@@ -1,9 +1,9 @@
-"""The forms of a convolution and its two gradients: XLA's own, and those that are fast on a CPU, also inside loops.
+"""The forms of a convolution and its two gradients: XLA's, and forms that are fast on a CPU, also inside loops.
 
-XLA:CPU (jax 0.10.2) has four weaknesses. Inside a loop, such as the one over training steps, it uses naive loops for
-convolutions whose dimension numbers are not NHWC, HWIO; JAX's own convolution gradients are among them. It always uses naive
-loops for images smaller than the kernel. The kernel gradient is slow for large images. And convolutions with 16 or 32
-channels run at half the speed of others. So on a CPU:
+XLA:CPU (jax 0.10.2) has four weaknesses. Inside a loop, such as the loop over training steps, it uses naive loops for
+convolutions whose dimension numbers are not NHWC, HWIO, such as JAX's convolution gradients. It always uses naive loops for
+images smaller than the kernel. The kernel gradient is slow for large images. And convolutions with 16 or 32 channels run at
+half the speed of others. So on a CPU:
 
   rule, in this order     | output              | gradient for the input       | gradient for the kernel
   1x1 kernel              | matrix product      | its transpose                | its transpose; C for large images
@@ -18,14 +18,14 @@ channels run at half the speed of others. So on a CPU:
                           |                     | for each phase of the stride | 8 images at a time
   any of them with groups | one group after another, each by its rule
 
-The rows in C need a C compiler, and a program that runs in this process on one device or, by pmap or shard_map, on several:
-see resnet_jax/ops/kernels. Otherwise Winograd's form is used from 64 channels on, and the row 'else' replaces the row 'direct,
-in C'.
+The rows in C need a C compiler, and a program that runs in this process on one device or, with pmap or shard_map, on several
+devices: see resnet_jax/ops/kernels. Without C, Winograd's form is used from 64 channels on, and the row 'else' replaces the
+row 'direct, in C'.
 
-Milliseconds for float32 at batch 128 on 2 shared cores of an AMD EPYC (Zen 5): XLA's own outside a loop / inside a loop
-(another run) / this one, which is equally fast in both. '-' means not measured, a single number that both are the same
-operation. All are without C, and the rows 32, 64, 64 and 8, 64, 64 without Winograd's form; docs/performance.md has those
-times.
+Milliseconds for float32 at batch 128 on 2 shared cores of an AMD EPYC (Zen 5): XLA's form outside a loop / inside a loop
+(another run) / the form here, which is equally fast in both. '-' means not measured; a single number means that both forms
+are the same operation. All times are without C, and those of 32, 64, 64 and 8, 64, 64 also without Winograd's form;
+docs/performance.md has the times with them.
 
   height, in, out, kernel, stride | output        | gradient for input | gradient for kernel
   32, 64, 64, 3, 1                | 82            | 81 / 488 / 81      | 191 / 20550 / 67
@@ -37,7 +37,7 @@ times.
   8, 64, 256, 1, 1                | 1.7 / - / 1.0 | 1.8 / - / 1.1      | 5.1 / - / 1.3
 
 XLA:CPU computes a grouped convolution as if it had one group, and its kernel gradient with naive loops. Milliseconds as
-above, but at batch 4 (first row) and 16 on a busy machine: XLA's own / this one / PyTorch 2.13.
+above, but at batch 4 (first row) and 16 on a busy machine: XLA's form / the form here / PyTorch 2.13.
 
   height, channels, groups, stride | output           | both gradients
   32, 512, 8, 1                    | 91 / 21 / 40     | 2103 / 84 / 124
@@ -57,23 +57,23 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 Form = Callable[[jax.Array, jax.Array, Pair, Padding], jax.Array]  # a way to compute `native` without groups
 
-# Images per matrix product of the kernel gradient; few enough for their patches to stay in the cache. For 32, 64, 64, 3, 1
-# blocks of 2, 8 and 32 images take 172, 153 and 183 ms on a busy machine; at stride 1, 8 was always within 10 % of the best.
+# Images per matrix product of the kernel gradient, so few that their patches stay in the cache. For 32, 64, 64, 3, 1, blocks
+# of 2, 8 and 32 images take 172, 153 and 183 ms on a busy machine; at stride 1, 8 was always within 10 % of the best.
 _BLOCK = 8
 
-# Output pixels from which C is faster for the gradient of a 1x1 kernel: XLA's product has one long sum per element, which it
-# does not split among the cores. Milliseconds at batch 128, XLA / C: 32, 256, 64: 56 / 32; 16, 512, 128: 43 / 30; 8, 1024,
-# 256: 36 / 28; 4, 512, 2048: 24 / 65.
+# Number of output pixels from which C is faster for the gradient of a 1x1 kernel: XLA does not split the long sum of each
+# element among the cores. Milliseconds at batch 128, XLA / C: 32, 256, 64: 56 / 32; 16, 512, 128: 43 / 30; 8, 1024, 256:
+# 36 / 28; 4, 512, 2048: 24 / 65.
 _POINTWISE_PIXELS = 64
 
-# Channels (in and out) and images from which Winograd's form is faster. With fewer, its transforms cost more than they save:
-# at batch 1 a convolution 4, 512, 512 takes 1.04 ms instead of 0.42, and 8, 256, 256 takes 0.30 instead of 0.51.
+# Numbers of channels (in and out) and images from which Winograd's form is faster. Below, its transforms cost more than they
+# save: at batch 1 a convolution 4, 512, 512 takes 1.04 ms instead of 0.42, and 8, 256, 256 takes 0.30 instead of 0.51.
 _WINOGRAD_CHANNELS = 64
 _WINOGRAD_BATCH = 8
 
 
 def native(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> jax.Array:
-    """Returns XLA's own convolution; arguments and result as of `convolution.conv`."""
+    """Computes the convolution with XLA; arguments and result as in `convolution.conv`."""
     numbers = ('NHWC', 'HWIO', 'NHWC')
     cut = [(min(low, 0), min(high, 0), 0) for low, high in padding]
     if any(low or high for low, high, _ in cut):
@@ -97,7 +97,7 @@ def _toeplitz(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) 
     zero = jnp.zeros((), kernel.dtype)
 
     def place(row: int, column: int) -> jax.Array:
-        """Returns `[h, w, i, o]`, the kernel with its corner at a pixel; negative padding crops what is outside the image."""
+        """Returns `[h, w, i, o]`, the kernel with its corner at a pixel; negative padding crops the taps outside the image."""
         return jax.lax.pad(kernel, zero, ((row, h - kh - row, 0), (column, w - kw - column, 0), (0, 0, 0), (0, 0, 0)))
 
     rows = range(-top, h + bottom - kh + 1, strides[0])
@@ -127,8 +127,8 @@ def _direct(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) ->
 def _input_gradient(g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair, padding: Padding) -> jax.Array:
     """Returns the gradient with respect to x, `[b, *image, i]`.
 
-    Pixels whose positions are equal modulo the stride form a phase. The same kernel taps reach all of them, so each phase is
-    a stride-1 convolution of g; a single convolution with `lhs_dilation` would multiply by zeros.
+    Pixels whose positions are equal modulo the stride form a phase. The same kernel taps reach all pixels of a phase, so each
+    phase is a stride-1 convolution of g; a single convolution with `lhs_dilation` would multiply by zeros.
     """
     counts = tuple(-(-size // stride) for size, stride in zip(image, strides, strict=True))
 
@@ -160,7 +160,7 @@ def _kernel_gradient(g: jax.Array, x: jax.Array, kernel_size: Pair, strides: Pai
     """Returns the gradient with respect to the kernel, `[*kernel_size, i, o]`, for float32 arguments, in float32.
 
     For each row of the kernel, multiplies its transposed patches `[pixels, kw * i]` with g `[pixels, o]`. The patches of all
-    rows are slices of one array, which for a 3x3 kernel is 3 times the size of x instead of 9 times.
+    rows are slices of one array; for a 3x3 kernel it has 3 times the size of x, instead of 9 times.
     """
     kh, kw = kernel_size
     _, oh, ow, o = g.shape
@@ -190,7 +190,7 @@ def _in_c(kernel: jax.Array, strides: Pair) -> bool:
 
 def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1) -> Form:
     """Returns the form that computes each group of channels."""
-    if not (isinstance(x.shape[1], int) and isinstance(x.shape[2], int)):  # an exported program may leave the size open
+    if not (isinstance(x.shape[1], int) and isinstance(x.shape[2], int)):  # an exported program may have a symbolic image size
         return native
     if groups > 1:
         x = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[2]), x.dtype)  # type: ignore[assignment]
@@ -199,7 +199,7 @@ def _cpu_form(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, 
         return _pointwise
     if x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]:
         return _toeplitz
-    # An exported program may leave the size of the batch open.
+    # An exported program may have a symbolic batch size.
     large = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS and isinstance(x.shape[0], int) and x.shape[0] >= _WINOGRAD_BATCH
     in_c = _in_c(kernel, strides)
     if kernel.shape[:2] == (3, 3) and strides == (1, 1) and (large or (in_c and winograd.in_c(x, kernel, padding))):
@@ -232,7 +232,7 @@ def _by_group(function: Callable[..., jax.Array], groups: int) -> Callable[..., 
 def native_input_gradient(
     g: jax.Array, kernel: jax.Array, image: Pair, strides: Pair, padding: Padding, groups: int = 1
 ) -> jax.Array:
-    """Returns XLA's own gradient with respect to x, `[b, *image, i]`, for the gradient g of the output."""
+    """Returns XLA's gradient with respect to x, `[b, *image, i]`, from the output gradient g."""
     x = jax.ShapeDtypeStruct((g.shape[0], *image, kernel.shape[2] * groups), g.dtype)
     (dx,) = jax.linear_transpose(lambda x: native(x, kernel, strides, padding, groups), x)(g)
     return dx  # type: ignore[no-any-return]
@@ -241,7 +241,7 @@ def native_input_gradient(
 def native_kernel_gradient(
     g: jax.Array, x: jax.Array, kernel_size: Pair, strides: Pair, padding: Padding, groups: int = 1
 ) -> jax.Array:
-    """Returns XLA's own gradient with respect to the kernel, `[*kernel_size, i, o]`, for the gradient g of the output."""
+    """Returns XLA's gradient with respect to the kernel, `[*kernel_size, i, o]`, from the output gradient g."""
     kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[3] // groups, g.shape[3]), g.dtype)
     (dkernel,) = jax.linear_transpose(lambda kernel: native(x, kernel, strides, padding, groups), kernel)(g)
     return dkernel  # type: ignore[no-any-return]

@@ -24,8 +24,8 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0) -> jax.A
     Raises:
       ConfigError: the window is larger than the padded image, or the padding larger than half the window.
     """
-    # nn.max_pool's gradient is a scatter, 20 times slower on a CPU than the gradient of a maximum of strided slices. Rows
-    # first, then columns, needs 2 * window slices instead of window^2.
+    # nn.max_pool's gradient is a scatter, on a CPU 20 times slower than the gradient of a maximum of strided slices. Maxima
+    # over rows, then over columns, need 2 * window slices instead of window^2.
     if padding > window // 2:
         raise ConfigError(f'padding {padding} is larger than half the pooling window of {window}')
     if any(size + 2 * padding < window for size in x.shape[1:3]):
@@ -50,9 +50,9 @@ def _max_of_blocks(x: jax.Array) -> jax.Array:
 
 @_max_of_blocks.defjvp
 def _max_of_blocks_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Remembers which pixels of each block are the largest as bits of a byte, all that the gradient reads of x.
+    """Stores which pixels of each block are the largest, as the bits of a byte; the gradient reads nothing else of x.
 
-    Compares pixels with each other: none equals y if XLA computes x twice with different rounding.
+    Compares pixels with each other, not with y: if XLA computes x twice with different rounding, no pixel equals y.
     """
     (x,), (dx,) = primals, tangents
     corners = _corners(x)
@@ -64,12 +64,12 @@ def _max_of_blocks_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) ->
     places = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 1, 2, 1)
     chosen = (bits[:, :, None, :, None] >> places) & 1
     blocks = _blocks(dx, 2)
-    count = sum((bits >> place) & 1 for place in range(4))  # population_count has no derivative, not even none
-    return y, jnp.where(chosen == 1, blocks, 0).sum((2, 4)) / jnp.maximum(jnp.asarray(count, x.dtype), 1)  # 0 of NaN
+    count = sum((bits >> place) & 1 for place in range(4))  # JAX cannot differentiate population_count, not even to zero
+    return y, jnp.where(chosen == 1, blocks, 0).sum((2, 4)) / jnp.maximum(jnp.asarray(count, x.dtype), 1)  # count is 0 for NaN
 
 
 def _corners(x: jax.Array) -> list[jax.Array]:
-    """Returns the pixels of 2x2 blocks that have the same place in them."""
+    """Returns, for each of the four places in 2x2 blocks, the pixels at this place."""
     return [jax.lax.slice(x, (0, i, j, 0), x.shape, (1, 2, 2, 1)) for i in range(2) for j in range(2)]
 
 
@@ -77,8 +77,8 @@ def _corners(x: jax.Array) -> list[jax.Array]:
 def global_max_pool(x: jax.Array) -> jax.Array:
     """Returns the maximum over all pixels, `[batch, channels]` of `[batch, height, width, channels]`.
 
-    The gradient belongs to the first of equal pixels, as in PyTorch. JAX's own looks for pixels that are equal to the maximum;
-    if XLA computes x twice with different rounding, there are none, and the gradient is infinite.
+    The gradient goes to the first of equal pixels, as in PyTorch. JAX's gradient looks for pixels that are equal to the
+    maximum; if XLA computes x twice with different rounding, there are none, and the gradient is infinite.
     """
     return x.max((1, 2))
 
@@ -97,13 +97,13 @@ def average_pool(x: jax.Array, window: int, ceil_mode: bool = False) -> jax.Arra
     Args:
       x: floating point, `[batch, height, width, channels]`.
       window: in pixels; must be 2 if ceil_mode is True.
-      ceil_mode: whether an odd last row or column forms windows of its own; otherwise it is dropped.
+      ceil_mode: whether an odd last row or column gets separate windows; otherwise it is dropped.
 
     Returns:
       `[batch, height // window, width // window, channels]` in x's dtype, rounded up with ceil_mode.
 
     Raises:
-      ConfigError: the window is larger than the image, without ceil_mode.
+      ConfigError: the window is larger than the image, and ceil_mode is False.
     """
     if ceil_mode:  # The mean of a pixel and its copy is the pixel.
         for axis in (1, 2):
@@ -118,7 +118,7 @@ def average_pool(x: jax.Array, window: int, ceil_mode: bool = False) -> jax.Arra
 
 def _blocks(x: jax.Array, window: int) -> jax.Array:
     """Returns `[batch, height // window, window, width // window, window, channels]` of `[batch, height, width, channels]`."""
-    # One axis after the other: where types say how arrays are divided among devices, JAX splits no two at once.
+    # Splits one axis after the other: JAX cannot split two at once if types say how arrays are divided among devices.
     x = x.reshape(x.shape[0], x.shape[1] // window, window, *x.shape[2:])
     return x.reshape(*x.shape[:3], x.shape[3] // window, window, x.shape[4])
 
@@ -128,8 +128,8 @@ def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
 
     Like PyTorch's `AdaptiveAvgPool2d(size)`.
 
-    Part i of n pixels goes from floor(i * n / size) to ceil((i + 1) * n / size); parts may overlap. x is floating point,
-    `[batch, height, width, channels]`, of any height and width.
+    On an axis of n pixels, part i goes from floor(i * n / size) to ceil((i + 1) * n / size); parts may overlap. x is floating
+    point, `[batch, height, width, channels]`, of any height and width.
     """
     for axis in (1, 2):
         n = x.shape[axis]

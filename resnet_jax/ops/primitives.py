@@ -1,7 +1,7 @@
 """Helpers for primitives whose operands have varying axes or explicit shardings.
 
-Under `shard_map` the type of an array says over which axes of the mesh it varies, and in a mesh with axes of
-`AxisType.Explicit`, the default of `jax.make_mesh`, how it is divided among the devices.
+Under `shard_map` the type of an array says over which axes of the mesh it varies. In a mesh with axes of
+`AxisType.Explicit`, the default of `jax.make_mesh`, the type says how the array is divided among the devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ Aval = jax.core.ShapedArray
 
 
 def result_types(function: Callable[..., Any], *avals: Aval, spec: Sequence[Any] = ()) -> list[Aval]:
-    """Returns the types of a function's results, for arguments that vary over the same axes.
+    """Returns the types of a function's results, for arguments that vary over equal axes.
 
     Args:
-      spec: how the results are divided among devices, for their first axes.
+      spec: how the first axes of the results are divided among devices.
     """
     avals_out = jax.make_jaxpr(function)(*(Aval(aval.shape, aval.dtype) for aval in avals)).out_avals
     mesh = avals[0].sharding.mesh
@@ -26,7 +26,7 @@ def result_types(function: Callable[..., Any], *avals: Aval, spec: Sequence[Any]
     def divided(aval: Aval) -> NamedSharding:
         return NamedSharding(mesh, PartitionSpec(*spec, *[None] * (aval.ndim - len(spec))))
 
-    # The gradients are transposes of functions of placeholders, of which JAX does not know that they vary.
+    # The gradients are transposes of functions of placeholders, and JAX does not know that placeholders vary.
     types = [Aval(aval.shape, aval.dtype) for aval in avals_out]
     return types if mesh.empty else [aval.update(sharding=divided(aval), manual_axis_type=avals[0].mat) for aval in types]
 
@@ -38,14 +38,14 @@ def spec_of(array: Any) -> PartitionSpec:
 
 
 def divided_like(array: jax.Array, other: Any) -> jax.Array:
-    """Returns the array, divided among devices as another one."""
+    """Returns the array, divided among devices like `other`."""
     return array if spec_of(array) == spec_of(other) else jax.sharding.reshard(array, spec_of(other))
 
 
 def lowering(function: Callable[..., Any], *, multiple_results: bool) -> Callable[..., Any]:
     """Returns a lowering rule that calls `function` on arrays without varying axes.
 
-    With them, JAX would mark the other arrays in it as varying too, and add up their gradients over the devices.
+    With varying axes, JAX would mark the other arrays in `function` as varying too, and sum their gradients over the devices.
     """
     rule = mlir.lower_fun(function, multiple_results=multiple_results)
 
@@ -58,9 +58,9 @@ def lowering(function: Callable[..., Any], *, multiple_results: bool) -> Callabl
 
 
 def varying_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """Marks every array as varying over the union of the axes over which they vary.
+    """Marks every array as varying over the union of the axes over which the arrays vary.
 
-    The transpose adds up, over the devices, the gradient of an array that was the same on all of them.
+    The transpose sums, over the devices, the gradient of an array that was equal on all devices.
     """
     own = [jax.typeof(array).mat.varying for array in arrays]
     union = frozenset[str]().union(*own)

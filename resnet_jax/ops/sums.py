@@ -1,7 +1,7 @@
-"""The two sums of BatchNorm, on a GPU in one reduction: XLA would finish each sum in its own kernel.
+"""The two sums of BatchNorm, on a GPU in one reduction: XLA would finish each sum in a separate kernel.
 
-A primitive and its transpose, so that every transformation works, in any order: the sums of two arrays over all axes but the
-last, and the copies of two vectors to all places of those axes.
+There are a primitive and its transpose, so that every transformation works, in any order: the sums of two arrays over all axes
+but the last, and the copies of two vectors to all places of these axes.
 """
 
 import functools
@@ -64,7 +64,7 @@ def sums(*arrays: jax.Array) -> Arrays:
 
 
 def copies(like: jax.Array, *vectors: jax.Array) -> Arrays:
-    """Returns arrays like another, `[..., channels]`, with vectors `[channels]` at each place; the transpose of `sums`."""
+    """Returns arrays with the shape of `like` and the vectors `[channels]` at each place; the transpose of `sums`."""
     copied: Arrays = _copies_p.bind(
         *varying_alike(*vectors), shape=like.shape, axes=tuple(range(like.ndim - 1)), spec=spec_of(like)
     )

@@ -45,18 +45,18 @@ _OUTPUT = (
 _OUTPUT_TRANSPOSED = tuple(zip(*_OUTPUT, strict=True))
 _KERNEL_TRANSPOSED = tuple(zip(*_KERNEL, strict=True))
 
-# Tiles times channels of a block: its transformed images, 36 places each, take 4.7 MB.
+# Tiles times channels of a block. The block's transformed images, with 36 places per tile, take 4.7 MB.
 _BLOCK = 32768
 
-# Channels in times channels out up to which C is faster than XLA's operations: with more, the transformed kernel does not
-# stay in the cache from one block of tiles to the next.
+# Input channels times output channels up to which C is faster than XLA's operations: a larger transformed kernel does not stay
+# in the cache from one block of tiles to the next.
 _LARGEST_IN_C = 256 * 256
 
 
 def _combine(matrix: Matrix, parts: Sequence[jax.Array]) -> jax.Array:
-    """Multiplies the matrix by a vector of arrays, stacked on axis 0; written as sums, which XLA fuses, not as a product."""
+    """Multiplies the matrix by a vector of arrays; stacks the results on axis 0. Computes sums, which XLA can fuse."""
     rows = ([c * part for c, part in zip(row, parts, strict=True) if c] for row in matrix)
-    # Without the barrier XLA fuses the second pass over an image with the first and computes the first six times.
+    # Without the barrier, XLA fuses the second pass over an image with the first pass and computes the first pass six times.
     out: jax.Array = jax.lax.optimization_barrier(jnp.stack([sum(terms[1:], terms[0]) for terms in rows]))
     return out
 
@@ -100,14 +100,14 @@ def _pad(x: jax.Array, padding: Sequence[Sequence[int]], size: Sequence[int]) ->
 def _blocks(arrays: Sequence[jax.Array], tiles: tuple[int, int], channels: int) -> list[jax.Array]:
     """Splits `[b, ...]` into zero-padded `[blocks, block, ...]`, so that a block's transforms stay in the cache."""
     batch, number = arrays[0].shape[0], math.prod(tiles)
-    # At least 128 rows per product, because its other matrix is read once per block.
+    # At least 128 rows per product, because the product's other matrix is read once per block.
     block = min(batch, max(_BLOCK // (number * channels), 128 // number, 1))
     padded = [jnp.pad(a, [(0, -batch % block)] + [(0, 0)] * (a.ndim - 1)) for a in arrays]
     return [a.reshape(-1, block, *a.shape[1:]) for a in padded]
 
 
 def _fits_c(inputs: int, outputs: int, image: Sequence[int]) -> bool:
-    """Returns whether C supports this convolution and the tiles are mostly inside the image."""
+    """Returns whether C supports this convolution and most of the tiles' area is inside the image."""
     lanes = kernels.lanes()
     multiples = lanes and inputs % lanes == outputs % lanes == 0
     return bool(multiples and inputs * outputs <= _LARGEST_IN_C and math.prod(_tiles(image)) * TILE**2 < 2 * math.prod(image))

@@ -189,7 +189,7 @@ def create_experiment(
         The schedules count the steps of the run, not the updates.
 
         Raises:
-          ConfigError: `whitening_bias_epochs` is longer than the run.
+          ConfigError: `whitening_bias_epochs` is too large.
         """
 
         def of_run(schedule: optax.Schedule) -> optax.Schedule:

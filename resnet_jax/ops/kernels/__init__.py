@@ -1,7 +1,7 @@
 """Convolutions in C for the CPU, which XLA calls through its foreign function interface; float32, NHWC.
 
-`resnet_jax.ops.convolution` uses them when it lowers a program for a CPU that runs in this process, if a C compiler is found.
-Otherwise, and in exported programs, it uses XLA's own operations.
+If a C compiler is found, `resnet_jax.ops.convolution` uses them when it lowers a program that runs on a CPU in this process.
+Otherwise, and in exported programs, it uses XLA's operations.
 
 The functions raise ValueError if an array is not float32, if channels are not a multiple of `lanes()`, or if `lanes()` is 0.
 """
@@ -21,13 +21,13 @@ Padding = Sequence[Sequence[int]]
 
 _enabled = contextvars.ContextVar('enabled', default=False)
 
-# Largest number of parts, each on one thread, in which a kernel gradient is summed; fewer where they would exceed 16 MB.
+# Largest number of parts of a kernel gradient's sum, each computed by one thread; fewer if the parts would exceed 16 MB.
 _PARTS = 8
 
 
 @contextlib.contextmanager
 def enabled(value: bool) -> Iterator[None]:
-    """Lets programs traced in this context use these kernels, or not."""
+    """Sets whether programs traced in this context use these kernels."""
     token = _enabled.set(value)
     try:
         yield
@@ -36,7 +36,7 @@ def enabled(value: bool) -> Iterator[None]:
 
 
 def lanes() -> int:
-    """Returns the number that channels must be a multiple of; 0 if these kernels must not be used."""
+    """Returns the number of which channels must be a multiple; 0 if these kernels must not be used."""
     if not _enabled.get():
         return 0
     library = build.library()
@@ -47,7 +47,7 @@ def _call(name: str, shapes: Sequence[Sequence[int]], *arguments: jax.Array, geo
     library = build.library()
     if library is None:
         raise ValueError('there are no kernels; expected to be called where lanes() is above 0')
-    # C does not check its arguments: with wrong ones it would write out of bounds.
+    # C does not check its arguments and would write out of bounds.
     if shapes[0][-1] % library.lanes:
         raise ValueError(f'{shapes[0][-1]} channels of the result; expected a multiple of {library.lanes}')
     if any(a.dtype != jnp.float32 for a in arguments):
@@ -75,11 +75,11 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.
 def input_gradient(g: jax.Array, kernel: jax.Array, image: Sequence[int], stride: int, padding: Padding) -> jax.Array:
     """Returns the input gradient, `[b, *image, i]`, from the output gradient g; i must be a multiple of `lanes()`.
 
-    Pixels whose positions are equal modulo the stride form a phase. The same kernel taps reach all of them, so each phase is
-    a stride-1 convolution of g.
+    Pixels whose positions are equal modulo the stride form a phase. The same kernel taps reach all pixels of a phase, so each
+    phase is a stride-1 convolution of g.
     """
     phases, parts, offset = [], [], 0
-    spans: list[list[Pair]] = [[], []]  # rows and columns of g, including those outside of it
+    spans: list[list[Pair]] = [[], []]  # rows and columns of g, including those outside g
     for position in np.ndindex(stride, stride):
         taps, first = [], []
         for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""Compiles the kernels with the machine's C compiler, once, and registers them with XLA."""
+"""Compiles the kernels once, with the machine's C compiler, and registers them with XLA."""
 
 import contextlib
 import ctypes
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 NAMES = ('conv', 'kernel_gradient', 'winograd', 'winograd_kernel_gradient')
 _SOURCES = ('kernels.h', 'direct.c', 'winograd.c')
 _SECONDS = 60.0  # for a compiler that takes about 2
-# Loads the library in a process of its own, which a broken one may crash.
+# Loads the library in a separate process, because a broken library may crash it.
 _LOAD = """
 import ctypes, sys
 library = ctypes.CDLL(sys.argv[1])
@@ -41,8 +41,8 @@ class Library:
 
     Attributes:
       lanes: floats per vector; output channels must be a multiple of it.
-      target: method that returns XLA's name of a kernel. The name has a hash of all that the machine code depends on, so that
-        a program from the persistent compilation cache only calls the kernel that it was compiled with.
+      target: method that returns XLA's name of a kernel. The name contains a hash of everything that the machine code depends
+        on, so a program from the persistent compilation cache only calls the kernel that it was compiled with.
     """
 
     def __init__(self, path: Path, key: str):
@@ -79,7 +79,7 @@ def _build() -> Library:
         if _intact(kept):
             return Library(kept, key)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            delete_leftovers(folder, 'tmp*')  # of a process that was killed
+            delete_leftovers(folder, 'tmp*')  # from a process that was killed
             made = _compile(compiler, sources, Path(scratch))
             made.with_suffix('.sha256').write_text(_hash(made.read_bytes()))
             for file in (made, made.with_suffix('.sha256')):
@@ -87,9 +87,9 @@ def _build() -> Library:
             made.replace(kept)
             made.with_suffix('.sha256').replace(kept.with_suffix('.sha256'))
         return Library(kept, key)
-    except (OSError, RuntimeError, AttributeError):  # a cache folder that cannot be written or run from, or is full
+    except (OSError, RuntimeError, AttributeError):  # the cache folder is full, or files in it cannot be written or executed
         with tempfile.TemporaryDirectory() as scratch:
-            return Library(_compile(compiler, sources, Path(scratch)), key)  # a loaded library needs no file
+            return Library(_compile(compiler, sources, Path(scratch)), key)  # a loaded library does not need its file
 
 
 def _compiler() -> list[str]:
@@ -126,7 +126,7 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
     """Returns the exit code of a command and the beginning of its standard error.
 
     Raises:
-      SubprocessError: it takes more than _SECONDS, and is killed with its child processes.
+      SubprocessError: the command takes more than _SECONDS; it is then killed with its child processes.
     """
     with (folder / 'errors').open('w+b') as errors:  # not a pipe, which an orphaned child would keep open
         process = subprocess.Popen(
@@ -145,7 +145,7 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
 
 
 def _processor() -> bytes:
-    """Identifies the processor, on which -march=native depends: different machines may share a home folder."""
+    """Identifies the processor: -march=native depends on it, and different machines may share a home folder."""
     with contextlib.suppress(OSError):
         lines = Path('/proc/cpuinfo').read_bytes().splitlines()
         return b'\n'.join(sorted({line for line in lines if line.startswith((b'model', b'flags', b'Features', b'CPU part'))}))

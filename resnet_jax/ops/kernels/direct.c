@@ -5,7 +5,7 @@
 
 #include "kernels.h"
 
-/* Returns the image padded with zeros (cropped where the padding is negative), in scratch unless it needs none. */
+/* Returns the image padded with zeros (cropped if the padding is negative); in scratch, unless it needs no padding. */
 static const float *pad(const Job *d, const float *x, float *scratch) {
   if (!d->top && !d->left && d->padded_height == d->height && d->padded_width == d->width) return x;
   int64_t row = d->padded_width * d->in, first = d->left < 0 ? -d->left : 0, before = d->left > 0 ? d->left : 0;
@@ -40,7 +40,7 @@ static void conv_image(const Loop *loop, int64_t image, float *scratch) {
   }
 }
 
-/* A slice of the kernel's rows of a part: one row, or all. */
+/* A slice of a part: one row of the kernel, or all rows. */
 static void gradient_part(const Loop *loop, int64_t piece, float *scratch) {
   const Job *d = loop->job;
   int64_t depth = d->kw * d->in, x_row = d->padded_width * d->in, s = d->in_step, size = d->kh * depth * d->out;
@@ -90,6 +90,6 @@ HANDLER resnet_jax_kernel_gradient(XLA_FFI_CallFrame *frame) {
   d.kh = y[0], d.kw = y[1];
   int64_t size = d.kh * d.kw * d.in * d.out;
   size_t scratch = d.padded_height * d.padded_width * d.in;
-  if (BUFFER(rets, 1)->dims[0] < threads_of(frame)) d.slices = d.kh; /* each slice pads the images anew */
+  if (BUFFER(rets, 1)->dims[0] < threads_of(frame)) d.slices = d.kh; /* each slice pads the images again */
   return run_parts(frame, &d, gradient_part, scratch, size, sum_parts, (size + SUM - 1) / SUM);
 }

@@ -1,7 +1,7 @@
 /* Shared code of the kernels: a loop over XLA's threads, blocks of sums in registers, and the arguments that XLA passes.
 
-   Only the shapes determine in which order an element's sum is computed, and no two units write the same element, so the bits of
-   a result do not depend on the number of threads. The last axis of every output is a multiple of LANES. */
+   The order in which an element's sum is computed depends only on the shapes, and no two units write the same element, so the
+   bits of a result do not depend on the number of threads. The last axis of every output is a multiple of LANES. */
 
 #ifndef RESNET_JAX_KERNELS_H
 #define RESNET_JAX_KERNELS_H
@@ -21,7 +21,7 @@
 #else
 #define LANES 4
 #endif
-#if LANES == 16 || defined(__aarch64__) /* rows of a block of sums that fits into the registers: 32 of them, or 16 */
+#if LANES == 16 || defined(__aarch64__) /* rows of a block of sums that fits into 32 registers, or 16 */
 #define ROWS 8
 #else
 #define ROWS 6
@@ -112,8 +112,8 @@ static int64_t threads_of(XLA_FFI_CallFrame *frame) {
   return threads;
 }
 
-/* Runs the units on XLA's threads and this one. This thread never waits for a task to start: it may be one of the pool's, and
-   all others may be waiting like it. A task that starts late finds nothing to do. */
+/* Runs the units on XLA's threads and on this thread. This thread never waits for a task to start: it may belong to the pool,
+   and all other threads of the pool may be waiting too. A task that starts late finds nothing to do. */
 static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Body *body, int64_t units, size_t scratch, const void *job) {
   if (units <= 0) return NULL;
   Loop *loop = calloc(1, sizeof(Loop));
@@ -142,7 +142,7 @@ static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Body *body, int64_t units, s
   return failed ? fail(frame->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "no memory for a convolution's scratch") : NULL;
 }
 
-/* ---- Blocks of sums in registers. `rows` and `vecs` are constants wherever these are inlined. ---- */
+/* ---- Blocks of sums in registers. `rows` and `vecs` are constants where these functions are inlined. ---- */
 
 /* y[n, :] = sum over r < count, k < depth of a[r * a_next + n * a_row + k] * b[r * b_next + k * b_row, :] */
 INLINE void products(const int rows, const int vecs, int64_t count, int64_t depth, const float *a, int64_t a_next,
@@ -183,7 +183,7 @@ INLINE void outer(const int rows, const int vecs, int64_t count, int64_t depth, 
   UNROLL for (int n = 0; n < rows; n++) UNROLL for (int v = 0; v < vecs; v++) store(y + n * y_row + v * LANES, sums[n][v]);
 }
 
-/* Any number of rows, and of columns that is a multiple of LANES, in such blocks. `a_step` is the step in a per row of y. */
+/* All rows and columns, in such blocks; columns is a multiple of LANES. `a_step` is the step in a for each row of y. */
 #define DEFINE_ALL(name, block, a_step, VECS)                                                                        \
   static __attribute__((noinline)) void name##_##VECS(int64_t rows, int64_t count, int64_t depth, const float *a,    \
                                                       int64_t a_next, int64_t a_row, const float *b, int64_t b_next, \
@@ -211,7 +211,7 @@ INLINE void outer(const int rows, const int vecs, int64_t count, int64_t depth, 
 DEFINE(all_products, products, a_row)
 DEFINE(all_outer, outer, 1)
 
-/* ---- What XLA passes ---- */
+/* ---- Arguments from XLA ---- */
 
 #define PUBLIC __attribute__((visibility("default")))
 #define HANDLER PUBLIC XLA_FFI_Error *
@@ -232,17 +232,17 @@ static int metadata(XLA_FFI_CallFrame *frame) {
 
 static const int64_t *geometry(XLA_FFI_CallFrame *frame) { return ((XLA_FFI_Array *)frame->attrs.attrs[0])->data; }
 
-/* The arrays of a call: images x, what they are multiplied by, and the result; rows and columns are those of the output. */
+/* The arrays of a call: images x, their factor b, and the result y. rows and columns are the size of the output. */
 typedef struct {
   const float *x, *b;
   float *y;
   int64_t batch, height, width, in, rows, columns, out, top, left;
-  int64_t parts;  /* of a kernel gradient, added in their order */
-  int64_t slices; /* of each part, where there are more threads than parts */
+  int64_t parts;  /* number of parts of a kernel gradient; they are added in order */
+  int64_t slices; /* number of slices of each part; above 1 if there are more threads than parts */
   /* direct */
   int64_t in_step, out_step, padded_height, padded_width, kh, kw, phases;
   const int64_t *phase; /* per phase: kernel height and width, first row and column of y and of padded x, offset in b */
-  /* Winograd's */
+  /* Winograd */
   int64_t down, across, tiles, group;
 } Job;
 
@@ -268,7 +268,7 @@ typedef struct {
   int64_t number, size, in, out;
 } Sums;
 
-/* Computes the parts into the second result, and with `add` their sum into the first. */
+/* Computes the parts into the second result, then their sum into the first result with `add`. */
 static XLA_FFI_Error *run_parts(XLA_FFI_CallFrame *frame, Job *j, Body *body, size_t scratch, int64_t size, Body *add,
                                 int64_t units) {
   j->parts = BUFFER(rets, 1)->dims[0];

@@ -7,9 +7,9 @@
 #include "kernels.h"
 
 #define TILES 32          /* tiles in a unit of a convolution */
-#define GRADIENT_TILES 64 /* and of a kernel gradient, which reads and writes its sums once per unit */
+#define GRADIENT_TILES 64 /* tiles in a unit of a kernel gradient, which reads and writes its sums once per unit */
 
-/* Floats of one place for all tiles of a unit: a cache line more than a power of two, so that the 36 places do not share few
+/* Floats of one place for all tiles of a unit: a cache line more than a power of two, so that the 36 places do not fall into few
    cache sets. */
 #define PLACE(channels) (w->group * (channels) + 16)
 
@@ -35,7 +35,7 @@ INLINE void output_transposed6(const vec *g, int step, vec *t, int to) {
   t[5 * to] = g[3 * step];
 }
 
-/* Returns `size` x `size` pixels of an image from (row, column), zero outside; no copy if all pixels are inside. */
+/* Returns `size` x `size` pixels of an image from (row, column), zero outside the image; no copy if all are inside. */
 INLINE const float *window(const float *image, int64_t height, int64_t width, int64_t channels, int64_t row, int64_t column,
                            int64_t size, float *copy, int64_t *stride) {
   if (row >= 0 && column >= 0 && row + size <= height && column + size <= width) {
@@ -52,7 +52,7 @@ INLINE const float *window(const float *image, int64_t height, int64_t width, in
   return copy;
 }
 
-/* Computes places[36, tiles, in] of tiles `first` to `first + tiles`. */
+/* Computes places[36, tiles, in] for tiles `first` to `first + tiles`. */
 static void transform_input(const Job *w, int64_t first, int64_t tiles, float *places, float *copy) {
   for (int64_t t = 0; t < tiles; t++) {
     int64_t tile = first + t, image = tile / (w->down * w->across), row = tile / w->across % w->down, stride;
@@ -96,7 +96,7 @@ static void winograd_unit(const Loop *loop, int64_t unit, float *scratch) {
   }
 }
 
-/* A slice of the output channels of a part. */
+/* A slice of a part: some of its output channels. */
 static void winograd_gradient_part(const Loop *loop, int64_t piece, float *scratch) {
   const Job *w = loop->job;
   int64_t part = piece / w->slices, slice = w->out / w->slices, c0 = piece % w->slices * slice;
@@ -168,7 +168,7 @@ HANDLER resnet_jax_winograd(XLA_FFI_CallFrame *frame) {
 HANDLER resnet_jax_winograd_kernel_gradient(XLA_FFI_CallFrame *frame) {
   if (metadata(frame)) return NULL;
   Job w = winograd(frame, BUFFER(args, 1), GRADIENT_TILES);
-  int64_t parts = BUFFER(rets, 1)->dims[0], threads = threads_of(frame); /* each slice transforms the images anew */
+  int64_t parts = BUFFER(rets, 1)->dims[0], threads = threads_of(frame); /* each slice transforms the images again */
   while (parts * w.slices < threads && w.out / w.slices > 2 * LANES && w.out / w.slices % (2 * LANES) == 0) w.slices *= 2;
   return run_parts(frame, &w, winograd_gradient_part, winograd_scratch(&w), 36 * w.in * w.out, transform_parts, w.in);
 }
