@@ -1,4 +1,4 @@
-"""Reads CIFAR from a copy in one of several formats. All give the same arrays, and nothing is ever extracted to disk."""
+"""Reads CIFAR from a copy in one of several formats, which all give equal arrays. Nothing is extracted to disk."""
 
 import tarfile
 import zlib
@@ -14,12 +14,12 @@ from resnet_jax.runtime.untrusted import check_regular
 
 _IMAGE_BYTES = 3072
 _MAX_NAMES_BYTES = 1 << 16
-_MAX_OTHER_BYTES = 1 << 24  # of unread members, which are decompressed even when skipped
-_MAX_PYTHON_BYTES = 256  # of an image's labels and file name in a pickle
+_MAX_OTHER_BYTES = 1 << 24  # size of all unread members; they are decompressed even when they are skipped
+_MAX_PYTHON_BYTES = 256  # size of an image's labels and file name in a pickle
 
 
 def verify_archive(path: Path, source: Source) -> Copy:
-    """Returns which copy `path` is: an official archive, or a folder of tables, whose pixels are checked when they are read.
+    """Returns which copy `path` is: an official archive, or a folder of tables. `read_archive` checks the tables' pixels.
 
     Raises:
       InputFileError: the file cannot be read, or no official archive has its size and SHA-256.
@@ -47,8 +47,8 @@ def read_archive(path: Path, copy: Copy, source: Source) -> Contents:
     """Reads all images and labels.
 
     Raises:
-      InputFileError: the copy is damaged, a part is missing or has the wrong size, a label is out of range, or tables hold
-        other pixels or labels than the official ones.
+      InputFileError: the copy is damaged, a part is missing or has the wrong size, a label is out of range, or pixels or labels
+        in tables differ from the official ones.
     """
     if copy.form == 'parquet':
         from resnet_jax.data.cifar_parquet import read_tables
@@ -131,7 +131,15 @@ def _check_labels(path: Path, name: str, records: np.ndarray, source: Source) ->
 
 
 def _read_members(path: Path, copy: Copy, source: Source, sizes: dict[str, int], most: dict[str, int]) -> dict[str, bytes]:
-    """Returns {file name: contents} of files that must have the given sizes, and of others with at most the given sizes."""
+    """Returns {file name: contents} of the files in `sizes` and `most`.
+
+    Args:
+      sizes: the exact sizes of files that must exist.
+      most: the largest allowed sizes of other files.
+
+    Raises:
+      InputFileError: the archive is damaged, a file is missing, or a name or size is wrong.
+    """
     members = {}
     total = sum(sizes.values()) + sum(most.values()) + _MAX_OTHER_BYTES
     try:

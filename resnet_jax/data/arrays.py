@@ -18,7 +18,7 @@ _KEYS = {'image', 'label', 'test_image', 'test_label', 'class_names'}
 
 
 def load_arrays_file(name: str, path: str, options: LoadOptions) -> Dataset:
-    """Loads an .npz file with 'image' and 'label'; and, if it has them, 'test_image', 'test_label' and 'class_names'.
+    """Loads an .npz file with 'image' and 'label', and optionally 'test_image', 'test_label' and 'class_names'.
 
     Raises:
       InputFileError: the file is missing, damaged or too large, or its arrays do not make a data set.
@@ -60,7 +60,7 @@ def dataset_from_arrays(
     name: str = ARRAYS,
     options: LoadOptions = DEFAULTS,
 ) -> Dataset:
-    """Returns a data set of arrays.
+    """Returns a data set made of arrays.
 
     Args:
       images: uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 channel (grey) or 3 (RGB).
@@ -69,7 +69,7 @@ def dataset_from_arrays(
       class_names: one for each class; by default '0', '1', ...
 
     Raises:
-      ConfigError: the arrays do not make a data set; or a class is without training or test images.
+      ConfigError: the arrays do not make a data set; or a class has no training or no test images.
     """
     if (test_images is None) != (test_labels is None):
         raise ConfigError('test images or test labels are missing: expected both or neither')
@@ -109,7 +109,7 @@ def dataset_from_arrays(
 
 
 def resize_split(split: Split, options: LoadOptions) -> Split:
-    """Returns a split whose images have the size of the options."""
+    """Returns the split with its images resized to the size in the options."""
     size = (options.image_size, options.image_size)
     if split.image.shape[1:3] == size:
         return split

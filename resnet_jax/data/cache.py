@@ -1,6 +1,6 @@
 """Caches decoded arrays as memory-mapped .npy files, so that later starts read them at once.
 
-There is one folder per key under `cache_folder.cache_dir()`. All of it can be deleted at any time; a damaged entry is made
+There is one folder per key under `cache_folder.cache_dir()`. The folders can be deleted at any time; a damaged entry is made
 again.
 """
 
@@ -24,21 +24,21 @@ from resnet_jax.typing import Json, JsonDict
 
 logger = logging.getLogger(__name__)
 
-# Larger arrays are not read as a whole at every start to compare their checksum.
+# The checksums of larger arrays are not compared, because every start would read the whole array.
 CHECKED_BYTES = 4 * 2**30
 
 
 class ArrayWriter(Protocol):
-    """Where `make` of `cached` puts its arrays."""
+    """Takes the arrays of the function `make` of `cached`."""
 
     def write(self, name: str, blocks: Iterable[np.ndarray]) -> None:
-        """Writes an array in blocks along its first axis; there is at least one, and all have one dtype and shape otherwise."""
+        """Writes an array from one or more blocks along its first axis; dtype and other axes must be equal in all blocks."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Cached:
-    """What `make` wrote, read-only, and the facts that it returned."""
+    """The arrays that `make` wrote, read-only, and the facts that it returned."""
 
     arrays: dict[str, np.ndarray]
     facts: Json
@@ -48,8 +48,8 @@ def cached(key: str, make: Callable[[ArrayWriter], JsonDict]) -> Cached:
     """Returns the arrays cached under `key`; makes and caches them if they are missing or damaged.
 
     Args:
-      make: writes arrays and returns facts about them, as JSON. Called again, to keep the arrays in memory, after a warning
-        that the cache cannot be written.
+      make: writes arrays and returns facts about them, as JSON. If the cache cannot be written, `make` is called again, after
+        a warning, and the arrays are kept in memory.
     """
     folder = cache_dir() / key
     result = _load(folder)
@@ -59,7 +59,7 @@ def cached(key: str, make: Callable[[ArrayWriter], JsonDict]) -> Cached:
         _store(folder, make)
     except OSError as error:
         logger.warning('cannot keep the decoded images in %s (%s): the next start decodes them again', folder, error)
-    # Read back, so that the first start returns the same kind of array as all others.
+    # Reads the arrays back, so that the first start returns the same kind of array as later starts.
     result = _load(folder)
     if result is not None:
         return result
@@ -69,7 +69,7 @@ def cached(key: str, make: Callable[[ArrayWriter], JsonDict]) -> Cached:
 
 
 def _load(folder: Path) -> Cached | None:
-    if not os.path.lexists(folder):  # False also where it cannot be known; Path's raises
+    if not os.path.lexists(folder):  # False also if it cannot be known; Path's function raises
         return None
     try:
         described = json.loads((folder / 'arrays.json').read_text())
@@ -80,7 +80,7 @@ def _load(folder: Path) -> Cached | None:
                 raise ValueError(f'{name}.npy is not the array that was written')
             arrays[name] = np.asarray(mapped)
         return Cached(arrays, described['facts'])
-    except Exception as error:  # whatever a damaged .npy or .json file raises
+    except Exception as error:  # a damaged .npy or .json file may raise anything
         logger.warning('the decoded images in %s are damaged (%s): making them again', folder, error)
         return None
 
@@ -102,7 +102,7 @@ class _Memory:
 
 
 class _Disk:
-    """Writes arrays as .npy files. Not through a memory map: a full disk would end the process with SIGBUS."""
+    """Writes arrays as .npy files, without a memory map: a full disk would end the process with SIGBUS."""
 
     def __init__(self, folder: Path):
         self._folder, self.described = folder, dict[str, list[object]]()
@@ -113,7 +113,7 @@ class _Disk:
             for block in blocks:
                 if first is None:
                     first = block
-                    file.write(_header(first, 2**62))  # of the same length as the final header
+                    file.write(_header(first, 2**62))  # has the length of the final header
                 data = np.ascontiguousarray(block)
                 checksum, length = zlib.crc32(data.data, checksum), length + len(block)
                 file.write(data.data)
@@ -124,7 +124,7 @@ class _Disk:
 
 
 def _header(block: np.ndarray, length: int) -> bytes:
-    """Returns the header of an .npy file, of the same size for every length."""
+    """Returns the header of an .npy file; its size does not depend on `length`."""
     file = io.BytesIO()
     description = {'descr': block.dtype.str, 'fortran_order': False, 'shape': (length, *block.shape[1:])}
     np.lib.format.write_array_header_1_0(file, description)
@@ -132,7 +132,7 @@ def _header(block: np.ndarray, length: int) -> bytes:
 
 
 def _store(folder: Path, make: Callable[[ArrayWriter], JsonDict]) -> None:
-    """Writes into a temporary folder and renames it, so that another process sees all of it or nothing."""
+    """Writes into a temporary folder and renames it, so that other processes see either the whole folder or nothing."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     delete_leftovers(folder.parent, f'.{folder.name}.*')
     temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))

@@ -1,4 +1,4 @@
-"""Loads CIFAR-10 and CIFAR-100 from a tfds folder, which it prepares from the official archive if there is none."""
+"""Loads CIFAR-10 and CIFAR-100 from a tfds folder; if there is none, prepares it from the official archive."""
 
 import logging
 
@@ -17,7 +17,7 @@ _NOT_OFFICIAL = 'the pixels or labels differ from the official ones by their has
 
 
 def official_test_order(source: Source, data_dir: str) -> np.ndarray:
-    """Returns the number of each test image of `load_cifar` in the official test set, int64 [n].
+    """Returns the position of each test image of `load_cifar` in the official test set, int64 [n].
 
     Raises:
       InputFileError: there is no tfds folder in `data_dir` or the default root, or its examples have no ids.
@@ -49,7 +49,7 @@ def load_cifar(source: Source, options: LoadOptions = DEFAULTS) -> Dataset:
         return {'fingerprint': Fingerprint.of(*splits.values()), 'official': official}
 
     done = cache.cached(f'{source.name}-{tfds_folder.fingerprint(folder)[:32]}', decode)
-    notes = () if done.facts.get('official', True) else (_NOT_OFFICIAL,)  # unknown of arrays that older versions cached
+    notes = () if done.facts.get('official', True) else (_NOT_OFFICIAL,)  # older versions did not cache this fact
     for note in notes:
         logger.info('%s: %s', folder, note)
     return Dataset(

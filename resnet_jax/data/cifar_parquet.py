@@ -1,4 +1,4 @@
-"""Reads CIFAR from tables in the layout of Hugging Face, as uoft-cs/cifar10 and uoft-cs/cifar100."""
+"""Reads CIFAR from tables in the layout of Hugging Face, such as uoft-cs/cifar10 and uoft-cs/cifar100."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def read_tables(path: Path, source: Source) -> Contents:
     """Returns all images and labels in the order of the rows.
 
     Raises:
-      InputFileError: a table is missing, damaged or of something else.
+      InputFileError: a table is missing, damaged or of another data set.
     """
     tables = find_tables(path)
     column = find_columns(tables['train'][0]).image

@@ -1,9 +1,9 @@
-"""Names of the classes of well-known data sets, in the order of their labels, for networks whose data are not at hand.
+"""Class names of well-known data sets, in the order of the labels, for networks whose data are not available.
 
-Sources: CIFAR-10 and CIFAR-100, batches.meta.txt and fine_label_names.txt of the official archives. ImageNet
-(imagenet_classes.txt): the list that torchvision publishes as meta['categories'] of its weights (torchvision/models/_meta.py,
-version 0.29; BSD 3-Clause, Copyright (c) Soumith Chintala 2016), in which two names that occur twice in ImageNet's own list are
-told apart.
+Sources: for CIFAR-10 and CIFAR-100, batches.meta.txt and fine_label_names.txt of the official archives. For ImageNet
+(imagenet_classes.txt), the list that torchvision publishes as meta['categories'] of its weights (torchvision/models/_meta.py,
+version 0.29; BSD 3-Clause, Copyright (c) Soumith Chintala 2016). This list distinguishes two names that occur twice in the
+list of ImageNet.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def class_names(dataset: str) -> tuple[str, ...]:
     """Returns the names of 'cifar10', 'cifar100', 'digits' or 'imagenet' (1,000 classes).
 
     Raises:
-      KeyError: the data set is another one.
+      KeyError: `dataset` has another name.
     """
     if dataset == 'imagenet':
         return tuple(Path(__file__).with_name('imagenet_classes.txt').read_text(encoding='utf-8').splitlines())

@@ -26,19 +26,19 @@ logger = logging.getLogger(__name__)
 T = TypeVar('T')
 
 LARGEST_OWN_SIZE = 256  # height or width in pixels
-LISTED = 20  # broken images that are listed
-_FORMAT = 1  # of the arrays: raise it when `decode` makes other arrays of the same source
-_BLOCK = 256  # images decoded before the next ones are begun, which bounds the memory
+LISTED = 20  # number of broken images that are listed
+_FORMAT = 1  # format of the arrays: increase it when `decode` makes other arrays of the same source
+_BLOCK = 256  # number of images that are decoded before the next ones are begun; bounds the memory
 
 
 def decode(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
-    """Returns the data set as arrays of one shape: images with 1 channel if all of them are grey, and otherwise 3.
+    """Returns the data set as arrays of one shape: images with 1 channel if all of them are grey, otherwise 3.
 
-    With `options.decode` 'always', see `on_demand`.
+    For `options.decode` 'always' see `on_demand`.
 
     Raises:
-      InputFileError: an image cannot be read, unless `options.broken_images` is 'skip' and each class keeps some; or the
-        source changed meanwhile.
+      InputFileError: an image cannot be read, unless `options.broken_images` is 'skip' and each class keeps at least one
+        image; or the source changed meanwhile.
     """
     if options.decode == 'always':
         return on_demand(encoded, options)
@@ -101,7 +101,7 @@ def _decode(
 
 
 class _Reader:
-    """Reads the images of a split, in order and on all cores, and remembers those that are broken."""
+    """Reads the images of a split, in order and on all cores, and stores which are broken."""
 
     def __init__(self, split: EncodedSplit, options: LoadOptions, pool: ThreadPoolExecutor):
         self._split, self._options, self._pool = split, options, pool
@@ -133,7 +133,11 @@ class _Reader:
         yield np.stack(block) if block else np.zeros((0, *shape), np.uint8)
 
     def _map(self, function: Callable[[int], T], advance: Callable[[int], None]) -> Iterator[T]:
-        """Yields the results for the sound images, and marks those for which the function fails as broken."""
+        """Yields the results of the function, and marks the images for which it fails as broken.
+
+        Raises:
+          InputFileError: the function fails, and `broken_images` is not 'skip'.
+        """
 
         def attempt(index: int) -> T | InputFileError:
             try:

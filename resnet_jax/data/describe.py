@@ -1,4 +1,4 @@
-"""What is in a data set: counts, sizes, statistics, and images that are in both the training and the test split."""
+"""Describes a data set: counts, sizes, statistics, and images that are in both the training and the test split."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ import numpy as np
 from resnet_jax.data.split import Dataset, ImagesOnDemand, Split
 from resnet_jax.typing import JsonDict
 
-_BLOCK = 256  # images that are in memory at once
-_ROWS, _COLUMNS = 16, 8  # of the sheet of samples: classes, and images of each
+_BLOCK = 256  # number of images in memory at once
+_ROWS, _COLUMNS = 16, 8  # in the sheet of samples: classes, and images of each class
 
 
 def splits(dataset: Dataset) -> Iterator[tuple[str, Split]]:
-    """Yields name and arrays of each split."""
+    """Yields the name and the arrays of each split."""
     yield 'train', dataset.train
     if dataset.validation is not None:
         yield 'validation', dataset.validation
@@ -24,9 +24,9 @@ def describe_dataset(dataset: Dataset) -> JsonDict:
     """Returns the description of a data set in reports, as JSON.
 
     Returns:
-      What `Dataset.describe` returns; 'counts', the number of images of each class in each split; 'notes'; and 'duplicates',
-      with 'test_in_train', the number of test images whose pixels are also those of a training image, and
-      'with_another_label', how many of these have another label there; None for images on demand, which would all be decoded.
+      The facts of `Dataset.describe`; 'counts', the number of images of each class in each split; 'notes'; and 'duplicates',
+      with 'test_in_train', the number of test images that are also training images, and 'with_another_label', the number of
+      these with another label there. 'duplicates' is None for images on demand, because all would be decoded.
     """
     num_classes = dataset.num_classes
     counts = {name: np.bincount(split.label, minlength=num_classes).tolist() for name, split in splits(dataset)}
@@ -37,8 +37,8 @@ def sample_images(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     """Returns the first training images of each class.
 
     Returns:
-        uint8 `[16, 8, height, width, channels]`, with a row for each of the first classes, which repeats the last image of a
-        class with fewer; and their names.
+        uint8 `[16, 8, height, width, channels]`, with one row for each of the first classes, and the names of these classes. If
+        a class has fewer images, its row repeats the last one.
     """
     names = list(dataset.class_names[:_ROWS])
     chosen = []

@@ -29,7 +29,7 @@ def load_digits() -> Dataset:
     """Loads the digits: 1,437 training and 360 test images, uint8 [n, 8, 8, 1]; needs no files and no internet.
 
     The pixel values 0..16 become 0..255 (times 255/16, rounded). A fifth of each class, chosen by `hold_out` with
-    seed 0, is the test split. The mean and standard deviation are those of the training split.
+    seed 0, is the test split. Mean and standard deviation are computed from the training split.
 
     Raises:
       ConfigError: scikit-learn is not installed.
@@ -48,7 +48,7 @@ def load_digits() -> Dataset:
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    # The file that `load_digits` reads: to import scikit-learn takes two seconds.
+    # Reads the file of scikit-learn's `load_digits` directly: importing scikit-learn takes two seconds.
     spec = importlib.util.find_spec('sklearn')
     file = Path(spec.origin or '').parent / 'datasets' / 'data' / 'digits.csv.gz' if spec else None
     if file and file.is_file():

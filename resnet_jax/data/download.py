@@ -1,4 +1,4 @@
-"""Downloads a copy of a data set from the first server that is fast enough; resumes, and puts only verified files in place."""
+"""Downloads a copy of a data set from the first server that is fast enough; resumes, and installs only verified files."""
 
 import logging
 import os
@@ -19,11 +19,11 @@ from resnet_jax.runtime import download as transfer
 from resnet_jax.runtime.files import sha256_of
 
 logger = logging.getLogger(__name__)
-SLOW = 400_000  # bytes per second; a server below it is left while there are others
+SLOW = 400_000  # bytes per second; a slower server is left if there are others
 
 
 def no_data_error(source: Source, root: Path, reason: str) -> InputFileError:
-    """Returns an error that says in one line how to get the data."""
+    """Returns an error whose one-line message says how to get the data."""
     archives = ' or '.join(copy.files[0].name for copy in source.copies if copy.form != 'parquet')
     return InputFileError(
         f"no data set '{source.name}' in {root}, and it cannot be downloaded ({reason}): "
@@ -34,10 +34,10 @@ def no_data_error(source: Source, root: Path, reason: str) -> InputFileError:
 
 
 def require_reachable(source: Source, root: Path) -> None:
-    """Checks that one of the servers answers, with any status. All are asked at the same time.
+    """Checks that at least one server answers, with any status. All servers are asked at the same time.
 
     Raises:
-      InputFileError: none answers within TIMEOUT_SECONDS.
+      InputFileError: no server answers within TIMEOUT_SECONDS.
     """
     urls = {_host(url): _of_endpoint(url) for copy in source.copies for file in copy.files for url in file.urls}
     answers: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
@@ -46,7 +46,7 @@ def require_reachable(source: Source, root: Path) -> None:
         reason = None
         try:
             transfer.open_url(url).close()
-        except urllib.error.HTTPError as error:  # an answer; the download reports what is wrong
+        except urllib.error.HTTPError as error:  # also an answer; the download reports the error
             error.close()
         except transfer.NETWORK_ERRORS as error:
             reason = transfer.reason_of(error)
@@ -66,14 +66,14 @@ def require_reachable(source: Source, root: Path) -> None:
 def download(source: Source, root: Path, folder: Path) -> tuple[Path, Copy]:
     """Downloads one copy of the data set into a folder, each file via `<file>.part`, from which a later attempt resumes.
 
-    The servers are tried in order. A dead or slow one is left for the next, which continues the same partial file if it has the
-    same file. If all are slow, the fastest continues.
+    The servers are tried in order. After a dead or slow server the next one is tried; if it has the same file, it continues the
+    partial file. If all servers are slow, the fastest one continues.
 
     Returns:
-      The copy, and where it is: its file, or the folder of its files.
+      The path of the copy (its file, or the folder of its files), and the copy.
 
     Raises:
-      InputFileError: no server can be reached and sends a whole file of the right hash.
+      InputFileError: no server sends a whole file with the right hash.
       ResourceError: a file cannot be written.
     """
     servers = _Servers()
@@ -102,12 +102,12 @@ def _delete_parts(source: Source, folder: Path) -> None:
 
 
 class _Servers:
-    """What is known about the servers, by address.
+    """The known facts about the servers, by address.
 
     Attributes:
-      rates: bytes per second of those that were left for being slow.
+      rates: bytes per second of the servers that were left because they were slow.
       reasons: why the last attempt failed.
-      patient: whether slow ones may go on, because all others have been tried.
+      patient: whether slow servers may continue, because all others have been tried.
     """
 
     def __init__(self) -> None:
@@ -120,11 +120,11 @@ class _Servers:
         return max(self.rates.get(url, 0.0) for url in urls)
 
     def left(self, urls: Iterable[str]) -> bool:
-        """Returns whether one of these is worth another attempt."""
+        """Returns whether one of these addresses is worth another attempt."""
         return any(self._failed[url] < transfer.ATTEMPTS for url in urls)
 
     def fetch(self, file: File, path: Path) -> bool:
-        """Brings a file to `path`, from one server after the other; returns whether one had it."""
+        """Downloads a file to `path`, trying one server after the other; returns whether one had the file."""
         if path.exists() and sha256_of(path) == file.sha256:
             return True
         part = path.with_name(f'{path.name}.part')
@@ -180,7 +180,7 @@ class _Servers:
 
 
 def _of_endpoint(url: str) -> str:
-    """Returns the address at HF_ENDPOINT of a file on the Hugging Face hub."""
+    """Returns the address of a file on the Hugging Face hub, with HF_ENDPOINT as the server."""
     hub, endpoint = 'https://huggingface.co/', os.environ.get('HF_ENDPOINT')
     return f'{endpoint.rstrip("/")}/{url.removeprefix(hub)}' if endpoint and url.startswith(hub) else url
 
@@ -190,7 +190,7 @@ def _host(url: str) -> str:
 
 
 def _join(reasons: dict[str, str]) -> str:
-    """Returns the reasons, each with the servers that it applies to."""
+    """Returns the reasons, each with the servers to which it applies."""
     hosts: dict[str, list[str]] = {}
     for url, reason in reasons.items():
         hosts.setdefault(reason, []).append(_host(url))

@@ -1,4 +1,4 @@
-"""Encoded images with labels, as a folder, a table or a tfds data set holds them; `decode` makes arrays of them."""
+"""Encoded images with labels, from a folder, a table or a tfds data set; `decode` makes arrays of them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ class EncodedSplit(Protocol):
         """Returns the bytes of an image file: PNG, JPEG, ...
 
         Raises:
-          InputFileError: it cannot be read, or it has changed since the data set was opened.
+          InputFileError: the image cannot be read, or it has changed since the data set was opened.
         """
         ...
 
     def describe(self, index: int) -> str:
-        """Returns where an image is, for messages: a path, or a file and a row."""
+        """Returns the location of an image, for messages: a path, or a file and a row."""
         ...
 
 
@@ -36,10 +36,10 @@ class EncodedDataset:
 
     Attributes:
       name: its name in a config, such as 'folder:pictures'.
-      validation: for the selection of the best epoch; None if the source has no such split.
+      validation: the split that selects the best epoch; None if the source has no such split.
       class_names: one for each label.
-      version: any text that differs if an image, a label or the order differs; found without reading the images.
-      random_access: whether images in random order are read as fast as one after the other.
+      version: a text that changes if an image, a label or the order changes; found without reading the images.
+      random_access: whether images in random order are read as fast as in sequence.
     """
 
     name: str
@@ -53,7 +53,7 @@ class EncodedDataset:
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """Some of the images of a split, in their order there."""
+    """Some of the images of a split, in the split's order."""
 
     split: EncodedSplit
     indices: np.ndarray
@@ -71,12 +71,12 @@ class Subset:
 
 
 def split_by_class(label: np.ndarray, test_fraction: float, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Divides examples into a training and a test part, which has `test_fraction` of each class and at least one example.
+    """Divides examples into a training part and a test part with `test_fraction` of each class, at least one example.
 
     The selection depends only on the labels and the fraction.
 
     Returns:
-      The indices of the training and of the test examples, each ascending.
+      The indices of the training examples and of the test examples, both in ascending order.
 
     Raises:
       InputFileError: a class has fewer than two examples.

@@ -1,4 +1,4 @@
-"""`folder:PATH`: images in one folder per class, with train/ and val/ or test/ above them or without."""
+"""`folder:PATH`: images in one folder per class; above these may be train/ and val/ or test/."""
 
 import dataclasses
 import hashlib
@@ -37,7 +37,7 @@ class _File:
 class _Files:
     """The image files of a split: see `EncodedSplit`.
 
-    Kept in a few arrays: a million objects would take a gigabyte in each process that decodes.
+    The files are stored in a few arrays: a million objects would take a gigabyte in each process that decodes.
     """
 
     def __init__(self, files: list[_File], class_names: tuple[str, ...]):
@@ -51,7 +51,7 @@ class _Files:
     def read(self, index: int) -> bytes:
         path, size = self.describe(index), int(self._size[index])
         try:
-            with open(path, 'rb') as opened:  # noqa: PTH123 (a Path for each of a million files takes long)
+            with open(path, 'rb') as opened:  # noqa: PTH123 (creating a Path for each of a million files takes long)
                 status = os.fstat(opened.fileno())
                 data = opened.read(size + 1)
         except OSError as error:
@@ -65,18 +65,18 @@ class _Files:
 
 
 def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
-    """Lists the images of a folder. Hidden files, and those that are not images by their suffix, are left out and counted.
+    """Lists the images of a folder. Leaves out and counts hidden files and files without the suffix of an image.
 
     A class has the name of its folder, and includes the images in the folders below it. With `train/`, the test split is
     `test/`, or `val/` if there is no `test/`; with both, `val/` is the validation split. Without `train/`, a share of each
-    class becomes the test split. Classes are sorted by name, and images by their path within the class, so that the order is
-    the same on every machine.
+    class becomes the test split. Classes are sorted by name, and images by their path within the class, so the order is equal
+    on every machine.
 
     Args:
       name: the name of the data set.
 
     Raises:
-      InputFileError: there is no such folder; there are fewer than two classes; a class has no images, or a split lacks it.
+      InputFileError: there is no such folder, there are fewer than two classes, or a split has no images of a class.
     """
     root = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where there is no home)
     if not root.is_dir():
@@ -98,7 +98,7 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     version = hashlib.sha256()
     files = {}
     for part, classes in splits.items():
-        # By name first: files numbered through all classes, as exported data sets often are, keep their order.
+        # By file name first: files that are numbered across all classes, as often in exported data sets, keep their order.
         ordered = sorted(itertools.chain(*classes.values()), key=lambda file: (file.within_class, file.class_name))
         files[part] = _Files(ordered, class_names)
         for file in ordered:
@@ -114,7 +114,11 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
 
 
 def _class_names(root: Path, splits: dict[str, dict[str, list[_File]]]) -> tuple[str, ...]:
-    """Returns the sorted names of the classes, which all splits must have."""
+    """Returns the sorted names of the classes.
+
+    Raises:
+      InputFileError: there are fewer than two classes, or a split lacks one.
+    """
     names = sorted({name for classes in splits.values() for name in classes})
     for part, classes in splits.items():
         for name in names:
@@ -149,7 +153,7 @@ class _Walk:
 
     def _files(self, folder: Path, class_name: str, within: str, seen: set[str]) -> Iterator[_File]:
         real = os.path.realpath(folder)
-        if real in seen:  # links may lead to a folder above, or in 2^n ways to one below
+        if real in seen:  # links may lead to a folder above, or in 2^n ways to a folder below
             self.skipped['links to folders of the same class'] += 1
             return
         seen.add(real)
@@ -171,7 +175,11 @@ class _Walk:
         return os.path.splitext(name)[1].lower() in self._suffixes  # noqa: PTH122 (see above)
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """Returns the entries of a folder, sorted, without hidden ones, broken links and links out of the root."""
+        """Returns the sorted entries of a folder, without hidden entries, broken links and links out of the root.
+
+        Raises:
+          InputFileError: the folder cannot be read.
+        """
         try:
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)

@@ -1,4 +1,4 @@
-"""Converts image files of any size and mode to the images a network was trained on."""
+"""Converts image files of any size and mode to images like those that a network was trained on."""
 
 import contextlib
 import functools
@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPL
 from resnet_jax.config import TrainConfig
 from resnet_jax.errors import InputFileError
 
-# Without the readers that start another program (EPS: Ghostscript) and those of formats that hold no photographs.
+# Excludes readers that start another program (EPS: Ghostscript) and formats without photographs.
 FORMATS = (
     *('PNG', 'JPEG', 'MPO', 'GIF', 'BMP', 'DIB', 'TIFF', 'WEBP', 'PPM', 'AVIF', 'JPEG2000', 'TGA', 'PCX', 'PSD', 'SGI', 'ICO'),
     *('ICNS', 'DDS', 'QOI', 'XBM', 'XPM', 'IM'),
@@ -27,18 +27,18 @@ INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resamp
 
 
 class TooManyPixelsError(InputFileError):
-    """An image is larger than what may be decoded."""
+    """An image has more pixels than may be decoded."""
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Returns those of `FORMATS` that the installed Pillow can read."""
+    """Returns the `FORMATS` that the installed Pillow can read."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def suffixes() -> frozenset[str]:
-    """Returns the suffixes of file names, in lower case and with the dot, that an image of `formats()` can have."""
+    """Returns the file name suffixes of `formats()`, in lower case and with the dot."""
     known = formats()
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
@@ -54,32 +54,32 @@ def read_image(
 ) -> np.ndarray:
     """Reads an image file, resized.
 
-    Takes the first frame of an animation and puts transparent images on white. White is the maximum of the type
-    of the numbers: 255, 65535, the largest integer, or 1.0.
+    Takes the first frame of an animation and puts transparent images on white. White is the maximum of the numeric type: 255,
+    65535, the largest integer, or 1.0.
 
     Args:
       source: a path, or the bytes of the file.
       shape: (height, width, channels) with 1 channel (grey) or 3 (RGB).
-      resize: 'crop' for the centre with the proportions of `shape`, 'squash' for the whole image without its proportions, 'pad'
+      resize: 'crop' for the centre with the proportions of `shape`, 'squash' for the whole image with other proportions, 'pad'
         for the whole image between black bars.
       crop: share of the centre, with resize='crop'; 224 / 256 is torchvision's Resize(256) and CenterCrop(224).
       interpolation: one of INTERPOLATIONS.
-      name: what to call the file in errors; by default its path.
-      most_pixels: the most that the file may have; by default, and at most, Pillow's `Image.MAX_IMAGE_PIXELS`.
+      name: the name of the file in errors; by default its path.
+      most_pixels: the largest number of pixels of the file; by default, and at most, Pillow's `Image.MAX_IMAGE_PIXELS`.
 
     Returns:
-      uint8 of this shape.
+      A uint8 array with the shape `shape`.
 
     Raises:
-      TooManyPixelsError: it has more pixels.
-      InputFileError: it is not a readable image file.
+      TooManyPixelsError: the image has more pixels.
+      InputFileError: the source is not a readable image file.
     """
     height, width, channels = shape
     with _open(source, name, most_pixels) as file:
         file.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
         ImageOps.exif_transpose(file, in_place=True)
         white = _white(file)
-        # Resize in the original mode: a converted copy of the largest image allowed takes 0.4 GB.
+        # Resize in the original mode: a converted copy of the largest allowed image takes 0.4 GB.
         image = _resized(_resizable(file, white), (width, height), resize, crop, interpolation)
         image = _to_mode(image, 'L' if channels == 1 else 'RGB', white)
         return np.asarray(image, np.uint8).reshape(height, width, channels)
@@ -93,14 +93,14 @@ def read_crop(
 ) -> np.ndarray:
     """Reads a rectangle of an image file, resized as torchvision's RandomResizedCrop does: bilinear, with antialiasing.
 
-    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the rectangle still has twice the wanted height and width then.
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the rectangle then still has twice the height and width of `shape`.
 
     Args:
       source, shape, name: see `read_image`.
-      choose: function from the height and width of the image as it is shown to (top, left, height, width) of the rectangle.
+      choose: function from the height and width of the displayed image to (top, left, height, width) of the rectangle.
 
     Raises:
-      InputFileError: it is not a readable image file.
+      InputFileError: the source is not a readable image file.
     """
     height, width, channels = shape
     with _open(source, name) as file:
@@ -113,7 +113,7 @@ def read_crop(
         white = _white(file)
         image = _resizable(file, white)
         if image.size == (full_width, full_height):
-            # Not resize(box=...), whose filter would reach over the edges of the rectangle.
+            # Not resize(box=...): its filter would reach over the edges of the rectangle.
             image = image.crop((left, top, left + columns, top + rows)).resize((width, height), Image.Resampling.BILINEAR)
         else:
             x, y = image.size[0] / full_width, image.size[1] / full_height
@@ -124,10 +124,10 @@ def read_crop(
 
 
 def image_header(source: str | Path | bytes, name: str | None = None) -> tuple[int, int, int]:
-    """Returns (height, width, channels) of an image as it is shown, without decoding it; 1 channel if it is grey.
+    """Returns (height, width, channels) of the displayed image, without decoding it; 1 channel if it is grey.
 
     Raises:
-      InputFileError: it is not a readable image file.
+      InputFileError: the source is not a readable image file.
     """
     with _open(source, name) as file:
         width, height = _shown_size(file)
@@ -136,7 +136,7 @@ def image_header(source: str | Path | bytes, name: str | None = None) -> tuple[i
 
 
 def _shown_size(file: Image.Image) -> tuple[int, int]:
-    """Returns (width, height) of an image that its camera may have turned."""
+    """Returns (width, height) of the displayed image; the camera may have stored it turned."""
     width, height = file.size
     return (height, width) if file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (width, height)
 
@@ -167,7 +167,7 @@ def _open(source: str | Path | bytes, name: str | None, most_pixels: int | None 
 
 
 def _unidentified(source: str | Path | bytes) -> str:
-    """Returns why Pillow knows no format of a file: it says the same of a TIFF whose type of numbers it cannot read."""
+    """Returns why Pillow does not know the format of a file; it does not know TIFF files with some numeric types either."""
     with contextlib.suppress(OSError):
         head = source[:4] if isinstance(source, bytes) else _head(Path(source))
         if head in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
@@ -181,7 +181,7 @@ def _head(path: Path) -> bytes:
 
 
 def resize_array(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
-    """Returns a uint8 image `[height, width, channels]`, with 1 or 3 channels, in another size (height, width)."""
+    """Resizes a uint8 image `[height, width, channels]` with 1 or 3 channels to `size`, (height, width)."""
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     return np.asarray(_resized(picture, size[::-1], resize)).reshape(*size, image.shape[-1])
 
@@ -203,7 +203,7 @@ def _resizable(image: Image.Image, white: float) -> Image.Image:
     inverted, unsigned = _white_is_zero(image), white == 2**32 - 1
     if inverted or unsigned:
         values = np.asarray(image)
-        values = values.view(np.uint32) if unsigned else values  # Pillow holds them as int32
+        values = values.view(np.uint32) if unsigned else values  # Pillow stores them as int32
         return Image.fromarray((np.float32(white) - values if inverted else values).astype(np.float32))
     if image.mode.startswith('I;'):
         return image.convert('I')
@@ -215,7 +215,7 @@ def _resizable(image: Image.Image, white: float) -> Image.Image:
 
 
 def _white(image: Image.Image) -> float:
-    """Returns the value of white for the type of the numbers; Pillow's own conversion would clip at 255."""
+    """Returns the value of white for the image's numeric type; Pillow's own conversion would clip at 255."""
     if image.mode == 'F':
         values = np.asarray(image)
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
@@ -228,7 +228,7 @@ def _white(image: Image.Image) -> float:
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Returns whether the image is a TIFF in which 0 is white and that Pillow has not inverted, as it does up to 8 bits."""
+    """Returns whether the image is a TIFF in which 0 is white; Pillow has inverted those with up to 8 bits already."""
     wide = image.mode == 'F' or image.mode.startswith('I')
     return wide and isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
 

@@ -1,4 +1,4 @@
-"""Channel means and standard deviations by name, as used to train published weights."""
+"""Channel means and standard deviations by name, as they were used to train published weights."""
 
 from resnet_jax.data.sources import SOURCES
 from resnet_jax.errors import ConfigError, did_you_mean

@@ -27,18 +27,18 @@ class Contents:
 
 
 def to_records(image: np.ndarray, labels: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the records that .bin files would hold, uint8 [n, labels + 3072].
+    """Returns the records of .bin files, uint8 [n, labels + 3072].
 
     Args:
       image: uint8 [n, 32, 32, 3].
-      labels: uint8 [n] for each of the labels of the source, in their order.
+      labels: uint8 [n] for each label of the source, in order.
     """
     planes = image.transpose(0, 3, 1, 2).reshape(len(image), -1)
     return np.concatenate([*(label[:, None] for label in labels), planes], axis=1)
 
 
 def parts_by_hash(source: Source, split: str, records: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns {.bin file: indices of its records} of the .bin files that are found as a whole, at any place."""
+    """Returns {.bin file: indices of its records} for the .bin files that are found complete, at any place."""
     files = {source.md5[name]: name for name in (source.train_files if split == 'train' else source.test_files)}
     parts = {}
     for indices in np.split(np.arange(len(records)), len(files)):
@@ -49,14 +49,14 @@ def parts_by_hash(source: Source, split: str, records: np.ndarray) -> dict[str, 
 
 
 def is_official(source: Source, split: str, records: np.ndarray) -> bool:
-    """Returns whether all records of a split are the official ones, in their order."""
+    """Returns whether all records of a split are the official ones, in the official order."""
     parts = parts_by_hash(source, split, records)
     files = source.train_files if split == 'train' else source.test_files
     return list(parts) == list(files)
 
 
 def in_official_order(path: Path, contents: Contents, source: Source) -> Contents:
-    """Returns the images in the order of the .bin files, found by their hashes: tables may have them in another order.
+    """Returns the contents in the order of the .bin files, found by hashes: tables may have another order.
 
     Raises:
       InputFileError: an image or a label differs from the official ones, or the order differs within a file.

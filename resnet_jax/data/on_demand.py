@@ -1,4 +1,4 @@
-"""Images that stay encoded and are decoded each time they are asked for: sets whose arrays do not fit on the disk."""
+"""Images that stay encoded and are decoded at each access, for data sets whose arrays do not fit on the disk."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ class EncodedImages:
     Attributes:
       size: height and width in pixels.
       resize, crop, interpolation: see `read_image`.
-      threads: number of threads that decode; 0 for as many as there are cores.
+      threads: number of threads that decode; 0 for one per core.
     """
 
     split: EncodedSplit
@@ -92,14 +92,14 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def on_demand(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
-    """Returns the data set with images that are decoded when they are asked for, always in three channels.
+    """Returns the data set with images that are decoded at each access, always to three channels.
 
-    Its fingerprint is that of the source's version and of the options, because the pixels have not been read.
+    The fingerprint is computed from the source's version and the options, because the pixels have not been read.
 
     Raises:
       ConfigError: the source has no random access.

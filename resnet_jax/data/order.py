@@ -11,7 +11,7 @@ from resnet_jax.data.split import Images, ImagesOnDemand
 def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
     """Returns the example indices of each batch of an epoch, int32 `[steps_per_epoch, batch_size]`.
 
-    They depend only on seed and epoch. Uses raw Philox integers and a stable sort, because NumPy's own permutations may
+    The indices depend only on the arguments. Uses raw Philox integers and a stable sort, because NumPy's permutations may
     change between versions.
     """
     keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(examples)
@@ -25,11 +25,11 @@ _recent_order = functools.lru_cache(maxsize=2)(epoch_order)
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class StepImages:
-    """The training images of each step of a run, counted from its start: a pure function of seed and step.
+    """The training images of each step of a run: a pure function of the seed and the step, counted from the run's start.
 
     Attributes:
       images: the training images.
-      positions: int32 `[k]`: the positions in the global batch whose images are wanted.
+      positions: int32 `[k]`: the positions in the global batch whose images are needed.
       crop_area: smallest share of a random resized crop of images on demand; 0 for none.
     """
 
@@ -42,7 +42,7 @@ class StepImages:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in an epoch; the images left over are in no batch."""
+        """Number of full batches in an epoch; the remaining images are in no batch."""
         return len(self.images) // self.batch_size
 
     def __len__(self) -> int:

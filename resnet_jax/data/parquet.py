@@ -1,4 +1,4 @@
-"""`parquet:PATH`: tables of images and labels in the layout of Hugging Face, from local files or from its hub by name."""
+"""`parquet:PATH`: tables of images and labels in the layout of Hugging Face, from local files or by name from the hub."""
 
 import dataclasses
 import functools
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 _TRAIN, _VALIDATION, _TEST = ('train', 'training'), ('validation', 'valid', 'val', 'dev'), ('test',)
 _PARTS = {name: part for part, names in (('train', _TRAIN), ('validation', _VALIDATION), ('test', _TEST)) for name in names}
 _IMAGES, _LABELS = ('image', 'img'), ('label', 'labels', 'fine_label')
-_LARGEST_GROUP = 2**30  # bytes of images in a row group, which is read as a whole
+_LARGEST_GROUP = 2**30  # bytes of images in a row group; a row group is read as a whole
 _LAYOUT = 'expected a .parquet file, or a folder of them such as PATH/train-00000-of-00001.parquet and PATH/test-...'
 _AGAIN = 'copy or write the file again'
-_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError)  # of a damaged file
+_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError)  # errors that a damaged file raises
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +38,12 @@ class _File:
     path: str
     size: int
     modified: int  # nanoseconds
-    rows: tuple[int, ...]  # of each row group
+    rows: tuple[int, ...]  # number of rows of each row group
 
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """Which columns hold the image and the class, and the names of the classes if the schema has them."""
+    """The columns of the image and of the class, and the class names if the schema has them."""
 
     image: str
     label: str
@@ -51,7 +51,7 @@ class _Columns:
 
 
 class Rows:
-    """The rows of some files: see `EncodedSplit`."""
+    """The rows of several files: see `EncodedSplit`."""
 
     def __init__(self, files: Sequence[_File], column: str, label: np.ndarray):
         self._files, self._column, self.label = list(files), column, label
@@ -79,19 +79,19 @@ class Rows:
 def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     """Opens the tables of a data set. Images are read one row group at a time.
 
-    The files whose names begin with train, validation or test, or that lie in folders of these names, are its splits. With
-    'train' and 'test', 'validation' is the validation split; without 'test', it is the test split; with 'train' alone, or
-    with files of other names, a share of each class is the test split. A split whose labels are all -1,
-    as of ImageNet's test images, is left out. The image is the column of type Image in the metadata of `datasets`, or the one
-    named 'image' or 'img'; its values are bytes, or structs with a field 'bytes'. The class is the
-    column of type ClassLabel, or the one named 'label', 'labels' or 'fine_label'; its values are integers or text.
+    The splits are the files whose names begin with train, validation or test, or that are in folders with these names. With
+    'train' and 'test', 'validation' is the validation split; without 'test', it is the test split. With only 'train', or with
+    files of other names, a share of each class is the test split. A split whose labels are all -1, such as ImageNet's test
+    images, is left out. The image is the column with type Image in the metadata of `datasets`, or the column named 'image' or
+    'img'; its values are bytes, or structs with a field 'bytes'. The class is the column with type ClassLabel, or the column
+    named 'label', 'labels' or 'fine_label'; its values are integers or text.
 
     Args:
       name: the name of the data set.
-      path: a file, a folder, or hf://datasets/OWNER/NAME[@REVISION][/FOLDER], which `huggingface_hub` brings to its cache.
+      path: a file, a folder, or hf://datasets/OWNER/NAME[@REVISION][/FOLDER], which `huggingface_hub` downloads to its cache.
 
     Raises:
-      InputFileError: there are no such files, or one is damaged, or they are no set of images with a class each.
+      InputFileError: there are no such files, a file is damaged, or the files are not a set of images with one class each.
       ConfigError: the name on the hub is not valid, or `huggingface_hub` is not installed.
     """
     if path.startswith('hf://'):
@@ -126,10 +126,10 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
 
 
 def find_tables(root: Path) -> dict[str, list[_File]]:
-    """Returns {'train' and, if there are any, 'validation', 'test': files}, in the order of their paths.
+    """Returns the files of the splits 'train' and, if there are any, 'validation' and 'test', in the order of their paths.
 
     Raises:
-      InputFileError: there are none, or they belong to several data sets, or one is damaged.
+      InputFileError: there are no files, they belong to several data sets, or one is damaged.
     """
     if root.is_dir():
         paths = sorted(path for path in root.rglob('*.parquet') if not _hidden(path.relative_to(root)))
@@ -160,7 +160,7 @@ def _hidden(path: Path) -> bool:
 
 
 def _part(path: Path, root: Path) -> tuple[Path, str]:
-    """Returns the folder that holds the data set, and the split that a file belongs to or ''."""
+    """Returns the folder of the data set, and the split of a file, or ''."""
     word = re.split(r'[-_.]', path.stem.lower(), maxsplit=1)[0]
     if word in _PARTS:
         return path.parent, _PARTS[word]
@@ -182,10 +182,10 @@ def _open(path: Path) -> _File:
 
 
 def find_columns(file: _File) -> _Columns:
-    """Returns which columns hold the image and the class.
+    """Returns the columns of the image and of the class.
 
     Raises:
-      InputFileError: no columns do, or it is not clear which.
+      InputFileError: there is no such column, or several columns are possible.
     """
     schema = pq.read_schema(file.path)
     described = _described(schema)
@@ -203,7 +203,7 @@ def find_columns(file: _File) -> _Columns:
 
 
 def class_names(file: _File, column: str) -> tuple[str, ...] | None:
-    """Returns the names of the classes of a column, from the metadata of `datasets`; None if they are not there."""
+    """Returns the class names of a column from the metadata of `datasets`; None if the metadata has none."""
     described = _described(pq.read_schema(file.path)).get(column, {})
     names = described.get('names')
     return tuple(map(str, names)) if described.get('_type') == 'ClassLabel' and isinstance(names, list) else None
@@ -232,7 +232,7 @@ def read_column(file: _File, column: str) -> np.ndarray:
     """Returns a column of integers, int64 `[n]`, or of text, objects `[n]`.
 
     Raises:
-      InputFileError: there is no such column, it is of another type, a value is missing, or the file is damaged.
+      InputFileError: there is no such column, it has another type, a value is missing, or the file is damaged.
     """
     try:
         with pq.ParquetFile(file.path, page_checksum_verification=True) as table:
@@ -253,7 +253,11 @@ def read_column(file: _File, column: str) -> np.ndarray:
 def _labels(
     tables: dict[str, list[_File]], columns: _Columns, values: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Returns int32 labels of each split and the names of the classes: those in the schema, or else the values, sorted."""
+    """Returns the int32 labels of each split and the class names: those in the schema, or else the sorted values.
+
+    Raises:
+      InputFileError: files differ in the type of the column, a label is out of range, or there are fewer than two classes.
+    """
     if len({array.dtype.kind for array in values.values()}) > 1:
         raise InputFileError(f'{tables["train"][0].path}: column {printable(columns.label)!r} has other types in other files')
     if columns.class_names is None or values['train'].dtype.kind not in 'iu':
@@ -275,9 +279,13 @@ def _labels(
 _lock = threading.Lock()
 
 
-@functools.lru_cache(maxsize=2)  # where threads read from the end of one group and the beginning of the next
+@functools.lru_cache(maxsize=2)  # threads may read from the end of one group and the beginning of the next
 def _images(file: _File, group: int, column: str) -> pa.Array:
-    """Returns a column of a row group, an array of pyarrow."""
+    """Returns a column of a row group, a pyarrow array.
+
+    Raises:
+      InputFileError: the file is damaged or was changed, or the row group is too large.
+    """
     try:
         status = Path(file.path).stat()
         if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
@@ -299,7 +307,7 @@ def _images(file: _File, group: int, column: str) -> pa.Array:
 
 @functools.lru_cache(maxsize=64)
 def _metadata(file: _File) -> pq.FileMetaData:
-    """Returns the metadata of a file, which grow with the number of row groups."""
+    """Returns the metadata of a file; their size grows with the number of row groups."""
     return pq.read_metadata(file.path)
 
 

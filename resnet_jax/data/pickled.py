@@ -1,8 +1,8 @@
-"""Reads the pickles of CIFAR's python archives without running the functions that they name.
+"""Reads the pickles of CIFAR's python archives without calling any function.
 
 A batch is a dict with 'data', a NumPy array uint8 [n, 3072] of red, green and blue planes, and lists of labels; 'batches.meta'
-and 'meta' hold lists of class names. Python 2 wrote all of them in protocol 2, whose text is bytes here. A pickle
-names functions to call; here a name and a call become records, of the name and of the arguments, and nothing is called.
+and 'meta' contain lists of class names. Python 2 wrote the pickles in protocol 2; its text becomes bytes here. A pickle names
+functions to call; here each name and each call become a record of the name and the arguments, and nothing is called.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ _IMAGE_BYTES = 3072
 
 
 class NotCifarError(Exception):
-    """A pickle is damaged or holds something else; the message says what was found."""
+    """A pickle is damaged or has other contents; the message says what was found."""
 
 
 @dataclasses.dataclass(eq=False)
 class _Call:
-    """A name in a pickle and, if the pickle calls it, the arguments and the state of the result. Nothing was called."""
+    """A name in a pickle and, if the pickle calls it, the arguments and the state of the result. The call was not made."""
 
     name: str
     arguments: object = None
@@ -32,7 +32,7 @@ def read_batch(data: bytes, label_keys: Sequence[str], count: int) -> np.ndarray
     """Returns the records of a batch in the form of a .bin file: uint8 [count, labels + 3072].
 
     Raises:
-      NotCifarError: it is damaged or something else.
+      NotCifarError: the pickle is damaged or has other contents.
     """
     batch = _load(data)
     # numpy.ndarray.__reduce__: a call of _reconstruct, and the state (version, shape, dtype, Fortran order, bytes).
@@ -58,7 +58,7 @@ def read_names(data: bytes, keys: Mapping[str, str]) -> dict[str, list[str]]:
     """Returns the lists of class names under some keys: `keys` is {key in the result: key in the pickle}.
 
     Raises:
-      NotCifarError: it is damaged or something else.
+      NotCifarError: the pickle is damaged or has other contents.
     """
     meta, result = _load(data), {}
     for key, theirs in keys.items():

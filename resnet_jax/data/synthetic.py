@@ -1,4 +1,4 @@
-"""Random images and labels of a data set's shape, to measure speed without the data; not for learning."""
+"""Random images and labels with a data set's shape, to measure speed without the data; networks cannot learn from them."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ SYNTHETIC = {PREFIX + info.name: dataclasses.replace(info, name=PREFIX + info.na
 
 
 def load_synthetic(name: str) -> Dataset:
-    """Returns as many uniform uint8 images and int32 labels as the named data set has, the same on every call.
+    """Returns uniform uint8 images and int32 labels, as many as in the named data set; equal in every call.
 
     Args:
       name: one of `SYNTHETIC`, such as 'synthetic_cifar10'.

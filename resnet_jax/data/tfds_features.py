@@ -1,6 +1,6 @@
 """Reads `dataset_info.json` and `features.json` of a folder prepared by tfds, without tfds.
 
-Both are protocol buffers as JSON (`dataset_info.proto`, `feature.proto` of tfds): numbers of 64 bits are strings.
+Both are protocol buffers as JSON (`dataset_info.proto`, `feature.proto` of tfds); 64-bit numbers are strings.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Description:
 
     Attributes:
       file_format: 'array_record' or 'tfrecord'.
-      shards: {split: its record files, in their order}.
+      shards: {split: its record files, in order}.
       image_key, label_key: names of the features.
     """
 
@@ -43,10 +43,10 @@ def read_description(folder: Path) -> Description:
     """Reads both files and the class names.
 
     Raises:
-      InputFileError: a file is missing or damaged, or the data set is not one of images with a class each.
+      InputFileError: a file is missing or damaged, or the data set does not consist of images with one class each.
     """
     info = _read(folder / 'dataset_info.json')
-    file_format = info.get('fileFormat') or 'tfrecord'  # which tfds left out when it was the only one
+    file_format = info.get('fileFormat') or 'tfrecord'  # early tfds versions had only this format and left the entry out
     if file_format not in ('array_record', 'tfrecord'):
         raise _wrong(folder / 'dataset_info.json', f'says format {file_format!r}', 'array_record or tfrecord')
     try:
@@ -98,7 +98,7 @@ def _shards(folder: Path, name: str, file_format: str, split: Json) -> list[Shar
 def _features(folder: Path) -> dict[str, tuple[str, Json]]:
     """Returns {key: (name of the feature's class, its JSON)} of the features at the top level."""
     described = _read(folder / 'features.json')
-    try:  # 'content' and 'type' as tfds wrote them before 2021
+    try:  # tfds wrote 'content' and 'type' before 2021
         content = described['featuresDict']['features'] if 'featuresDict' in described else described['content']
         return {
             str(key): (str(value.get('pythonClassName') or value['type']), value.get('content') or value)
@@ -113,7 +113,7 @@ def _keys(folder: Path, features: dict[str, tuple[str, Json]], supervised: Json 
     try:
         items = [item['featureKey'] for item in supervised['tuple']['items']]
     except (KeyError, TypeError):
-        items = [supervised.get('input'), supervised.get('output')]  # as tfds wrote them before 2021
+        items = [supervised.get('input'), supervised.get('output')]  # tfds wrote these before 2021
     chosen = []
     for i, (kind, usual) in enumerate(((_IMAGE, 'image'), (_LABEL, 'label'))):
         keys = [key for key, (class_name, _) in features.items() if class_name.endswith(kind)]

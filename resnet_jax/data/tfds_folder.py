@@ -25,7 +25,7 @@ _AGAIN = 'copy or prepare the folder again'
 
 
 def tfds_root(data_dir: str | os.PathLike[str] | None) -> Path:
-    """Returns `data_dir`, else TFDS_DATA_DIR, else tfds's default; an empty string counts as not given.
+    """Returns `data_dir`, else TFDS_DATA_DIR, else tfds's default; an empty string counts as unset.
 
     Raises:
       ConfigError: the root is a remote address or the folder of one data set.
@@ -41,7 +41,11 @@ def tfds_root(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def find_folder(root: Path, name: str) -> Path | None:
-    """Returns the folder of the newest 3.x version of `name` under `root`, or None."""
+    """Returns the folder of the newest 3.x version of `name` under `root`, or None.
+
+    Raises:
+      InputFileError: the folder cannot be read.
+    """
     try:
         versions = [path for path in (root / name).iterdir() if re.fullmatch(r'3\.\d+\.\d+', path.name) and path.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -54,7 +58,7 @@ def find_folder(root: Path, name: str) -> Path | None:
 def fingerprint(folder: Path) -> str:
     """Returns a SHA-256 hex digest over the names and contents of the record files.
 
-    Hashes contents, not times: a copy on another machine is the same data, and damage since the last start is noticed.
+    Hashes contents, not times: a copy on another machine has the same digest, and damage since the last start is noticed.
 
     Raises:
       InputFileError: there are no record files, or one cannot be read.
@@ -72,7 +76,11 @@ def fingerprint(folder: Path) -> str:
 
 
 def class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
-    """Returns the names in `label.labels.txt`; '0', '1', ... if the folder has no such file."""
+    """Returns the names in `label.labels.txt`; '0', '1', ... if the folder has no such file.
+
+    Raises:
+      InputFileError: the file has another number of names.
+    """
     path = folder / 'label.labels.txt'
     if not path.is_file():
         return tuple(map(str, range(num_classes)))
@@ -86,7 +94,7 @@ def read_folder(folder: Path, source: Source) -> tuple[Split, Split, bool]:
     """Decodes the training and the test split, in the order of the files.
 
     Returns:
-      Both splits, and whether they hold the official pixels and labels by their hash. Re-encoded copies do not.
+      Both splits, and whether the hashes of their pixels and labels are the official ones. Those of re-encoded copies are not.
 
     Raises:
       InputFileError: a file is missing, damaged or not this data set; the message names the file.
@@ -98,7 +106,11 @@ def read_folder(folder: Path, source: Source) -> tuple[Split, Split, bool]:
 
 
 def _describe(folder: Path, source: Source) -> dict[str, tuple[str, list[tuple[Path, int]]]]:
-    """Returns {split: (file format, [(file, number of records), ...])} after checking tfds's metadata."""
+    """Returns {split: (file format, [(file, number of records), ...])} after checking tfds's metadata.
+
+    Raises:
+      InputFileError: the metadata are missing, damaged or of another data set.
+    """
     import tensorflow_datasets as tfds
 
     info_file = folder / 'dataset_info.json'
@@ -107,7 +119,7 @@ def _describe(folder: Path, source: Source) -> dict[str, tuple[str, list[tuple[P
         sizes = {split: info.splits[split].num_examples for split in ('train', 'test')}
         file_format = info.file_format.value
         shapes = info.features['image'].shape, info.features['label'].num_classes
-    except Exception as error:  # whatever tfds and the JSON and protobuf parsers raise on a missing or damaged file
+    except Exception as error:  # for a missing or damaged file, tfds and the JSON and protobuf parsers may raise anything
         raise InputFileError(
             f'{info_file} or features.json beside it is missing or damaged: {one_line(error)[:200]}; {_AGAIN}'
         ) from error
@@ -135,7 +147,11 @@ def _describe(folder: Path, source: Source) -> dict[str, tuple[str, list[tuple[P
 def _read_split(
     split: str, file_format: str, shards: list[tuple[Path, int]], source: Source
 ) -> tuple[Split, np.ndarray | None]:
-    """Returns a split, and its records in the form and the order of the .bin files; None if the order is not known."""
+    """Returns a split, and its records in the form and order of the .bin files, or None if this order is unknown.
+
+    Raises:
+      InputFileError: a file is missing or damaged, or has another number of records.
+    """
     from tensorflow_datasets.proto import tf_example_pb2
 
     total = sum(length for _, length in shards)
@@ -169,7 +185,7 @@ def _read_split(
 
 
 def official_order(folder: Path, source: Source, split: str) -> np.ndarray:
-    """Returns the number of each example of a split in the .bin files, int64 [n], which tfds keeps as its id.
+    """Returns the position in the .bin files of each example of a split, int64 [n], from the ids that tfds stores.
 
     Raises:
       InputFileError: a file is missing or damaged, or the examples have no such ids.
@@ -188,7 +204,7 @@ def official_order(folder: Path, source: Source, split: str) -> np.ndarray:
 
 
 def _place(ids: Sequence[bytes], split: str) -> int:
-    """Returns the number in an id of tfds such as b'train_00042', or -1."""
+    """Returns the number in an id such as b'train_00042', or -1."""
     match = re.fullmatch(rb'%s_(\d{5})' % split.encode(), ids[0]) if ids else None
     return int(match[1]) if match else -1
 

@@ -1,4 +1,4 @@
-"""`tfds:NAME[:VERSION]`: any image classification set that lies prepared in tfds's layout, in array_record or tfrecord."""
+"""`tfds:NAME[:VERSION]`: any image classification set that is prepared in tfds's layout, in array_record or tfrecord."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _VALIDATION = ('validation', 'val', 'valid')
-_BLOCK = 256  # records read at once from an array_record file
+_BLOCK = 256  # number of records read at once from an array_record file
 _NAME = re.compile(r'(?P<name>\w[\w.+-]*(/\w[\w.+-]*)?)(:(?P<version>\d+\.\d+\.\d+))?')
 _AGAIN = 'copy or prepare the folder again'
 
@@ -58,7 +58,7 @@ class _Records:
         shard, record = self._find(index)
         file = self._files[shard]
         try:
-            status = os.stat(file.path)  # noqa: PTH116 (a Path for each of a million records takes long)
+            status = os.stat(file.path)  # noqa: PTH116 (creating a Path for each of a million records takes long)
             if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
                 raise InputFileError(
                     f'{file.path} was changed while the data set was read; start again when nothing writes to it'
@@ -66,7 +66,7 @@ class _Records:
             if self._position is None or self._size is None:
                 data: bytes = _array_record(file).read([record])[0]
             else:
-                descriptor = _descriptor(file)  # held until it is read: another thread may put its own into the cache
+                descriptor = _descriptor(file)  # referenced until it is read: another thread may replace it in the cache
                 data = os.pread(descriptor.number, int(self._size[index]), int(self._position[index]))
         except (OSError, RuntimeError) as error:
             raise InputFileError(f'{file.path} cannot be read: record {record}: {one_line(error)[:200]}; {_AGAIN}') from None
@@ -84,10 +84,10 @@ class _Records:
 def open_tfds(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     """Opens `<root>/NAME/VERSION`, or `<root>/NAME/CONFIG/VERSION` for 'NAME/CONFIG'; by default the newest version.
 
-    features.json decides which feature is the image and which the class. The splits are 'train' and 'test'; or 'train' and
-    'validation', if there is no 'test' or its labels are all -1, as those of ImageNet are; with both, 'validation' is the
-    validation split; with 'train' alone, a share of each class is the test split. The first time, all records are read for
-    their labels and checksums.
+    features.json says which feature is the image and which is the class. 'train' is the training split and 'test' the test
+    split; 'validation' is then the validation split. If there is no 'test', or its labels are all -1, as for ImageNet,
+    'validation' is the test split. With only 'train', a share of each class is the test split. The first call reads all records
+    for their labels and checksums.
 
     Args:
       name: the name of the data set.
@@ -95,7 +95,7 @@ def open_tfds(name: str, path: str, options: LoadOptions) -> EncodedDataset:
 
     Raises:
       ConfigError: `path` has another form, or the root is not a tfds root.
-      InputFileError: there is no such folder, or it is damaged, or no set of images with a class each.
+      InputFileError: there is no such folder, it is damaged, or it does not contain images with one class each.
     """
     folder = _find_folder(path, options)
     description = read_description(folder)
@@ -187,7 +187,11 @@ def _version(folder: Path, files: dict[str, list[_File]]) -> str:
 
 
 def _write_labels(name: str, description: Description, shards: dict[str, list[Shard]], writer: cache.ArrayWriter) -> JsonDict:
-    """Writes '<part>_label' int32 `[n]` and, for tfrecord, '<part>_position' and '<part>_size' in bytes, int64 `[n]`."""
+    """Writes '<part>_label' int32 `[n]` and, for tfrecord, '<part>_position' and '<part>_size' in bytes, int64 `[n]`.
+
+    Raises:
+      InputFileError: a file is damaged or has another number of records.
+    """
     for part, files in shards.items():
         labels: list[int] = []
         places: list[tuple[int, int]] = []
@@ -210,7 +214,11 @@ def _write_labels(name: str, description: Description, shards: dict[str, list[Sh
 
 
 def _scan(shard: Shard, file_format: str) -> Iterator[tuple[int, bytes]]:
-    """Yields the position in the file, 0 if it has none, and the bytes of each record."""
+    """Yields the position in the file (0 for array_record) and the bytes of each record.
+
+    Raises:
+      InputFileError: the file is missing or damaged.
+    """
     try:
         if file_format == 'tfrecord':
             yield from scan_records(shard.path)
@@ -230,7 +238,7 @@ def _scan(shard: Shard, file_format: str) -> Iterator[tuple[int, bytes]]:
 
 
 class _Descriptor:
-    """An open file, closed when nothing uses it any more."""
+    """An open file; it is closed when nothing refers to it any more."""
 
     def __init__(self, path: str):
         self.number = os.open(path, os.O_RDONLY)
@@ -247,7 +255,7 @@ def _descriptor(file: _File) -> _Descriptor:
 
 @functools.lru_cache(maxsize=128)
 def _array_record(file: _File) -> 'ArrayRecordReader':
-    """Returns a reader, which may be used from several threads."""
+    """Returns a reader; it may be used from several threads."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     return ArrayRecordReader(file.path, options='readahead_buffer_size:0', file_reader_buffer_size=32768)
@@ -258,7 +266,7 @@ def _feature(record: bytes, key: str, kind: str, where: str) -> object:
 
     try:
         values = getattr(tf_example_pb2.Example.FromString(record).features.feature[key], kind).value
-    except Exception as error:  # protobuf's DecodeError, wherever this version has it
+    except Exception as error:  # protobuf's DecodeError; its place differs between versions
         raise InputFileError(f'{where} is damaged: {one_line(error)[:200]}; {_AGAIN}') from None
     if len(values) != 1:
         raise InputFileError(f'{where} has {len(values)} values of {printable(key)!r}: expected one; {_AGAIN}')

@@ -1,8 +1,8 @@
 """Reads TFRecord files without TensorFlow and verifies every checksum.
 
 A record is: length (uint64), masked CRC of the length (uint32), data, masked CRC of the data (uint32), little-endian.
-The checksum is CRC-32C, which none of our dependencies provides. It is computed here for all pieces of many records at once,
-one byte position after the other, which takes 2 s for 130 MB, the size of CIFAR-10.
+The checksum is CRC-32C, which no dependency provides. It is computed here for all pieces of many records at once, one byte
+position after the other; this takes 2 s for 130 MB, the size of CIFAR-10.
 """
 
 import functools
@@ -24,17 +24,17 @@ def read_records(path: Path) -> list[bytes]:
 
     Raises:
       InputFileError: a length or checksum is wrong or the file ends inside a record.
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     return [record for _, record in scan_records(path)]
 
 
 def scan_records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields the records of one file, each with the position of its data; memory is bounded by 8 MB and one record.
+    """Yields the position of the data and the data of each record of one file; needs memory for 8 MB and one record.
 
     Raises:
       InputFileError: a length or checksum is wrong or the file ends inside a record.
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     with path.open('rb') as file:
         left = os.fstat(file.fileno()).st_size
@@ -65,8 +65,8 @@ def scan_records(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def masked_crc32c(records: Sequence[bytes]) -> np.ndarray:
     """Returns the masked CRC-32C of each record, uint32 [len(records)], as TFRecord stores it."""
-    # CRC-32C is linear apart from its initial value, all ones. Inverting the first four bytes replaces that value; then
-    # leading zeros change nothing, and records can be padded to whole pieces, whose checksums are computed side by side.
+    # CRC-32C is linear apart from its initial value, all ones. Inverting the first four bytes replaces the initial value; then
+    # leading zeros change nothing, so records can be padded to whole pieces whose checksums are computed side by side.
     counts = np.array([-(-max(len(record), 4) // _PIECE) for record in records])
     ends = np.cumsum(counts)
     pieces = np.zeros((int(ends[-1]), _PIECE), np.uint8)
@@ -83,7 +83,7 @@ def masked_crc32c(records: Sequence[bytes]) -> np.ndarray:
         longer = np.flatnonzero(counts > i)
         result[longer] = _after_piece(result[longer]) ^ crc[(ends - counts)[longer] + i]
     result = ~result
-    for i in [i for i, record in enumerate(records) if len(record) < 4]:  # the first value was inverted only in part
+    for i in [i for i, record in enumerate(records) if len(record) < 4]:  # the initial value was replaced only in part
         result[i] = _crc32c(records[i])
     return ((result >> 15) | (result << 17)) + np.uint32(0xA282EAD8)
 
@@ -100,7 +100,7 @@ def _masked(crc: int) -> int:
 
 
 def _after_piece(crc: np.ndarray) -> np.ndarray:
-    """Returns the checksums, uint32 [n], after a further piece of zeros."""
+    """Returns the checksums, uint32 [n], after another piece of zeros."""
     table = _piece_table()
     result: np.ndarray = table[0][crc & 0xFF] ^ table[1][(crc >> 8) & 0xFF] ^ table[2][(crc >> 16) & 0xFF] ^ table[3][crc >> 24]
     return result
@@ -108,7 +108,7 @@ def _after_piece(crc: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _piece_table() -> np.ndarray:
-    """Returns uint32 [4, 256]: for each byte of a checksum and each value of it."""
+    """Returns uint32 [4, 256]: one entry for each byte of a checksum and each value of the byte."""
     crc = (np.arange(256, dtype=np.uint32)[None] << np.array([[0], [8], [16], [24]], np.uint32)).astype(np.uint32)
     for _ in range(_PIECE):
         crc = _TABLE[crc & 0xFF] ^ (crc >> 8)

@@ -1,4 +1,4 @@
-"""Decodes the images of a run's steps in worker processes, by Grain."""
+"""Decodes the images of a run's steps in worker processes, with Grain."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from grain import DatasetIterator
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-_SHARED_MEMORY = Path('/dev/shm')  # where Linux keeps memory that processes share
+_SHARED_MEMORY = Path('/dev/shm')  # where Linux keeps shared memory
 
 
 def check_grain() -> None:
@@ -38,17 +38,17 @@ def check_grain() -> None:
 
 
 class WorkerSteps:
-    """Reads the images of consecutive steps in worker processes, each of which is a few steps ahead.
+    """Reads the images of consecutive steps in worker processes, a few steps ahead.
 
-    The processes end with this one, even if it is killed, and ignore signals, which this process handles.
+    The worker processes end with this process, even if it is killed. They ignore signals, which this process handles.
 
     Args:
-      steps: whose images are `EncodedImages`.
+      steps: the steps; their images must be `EncodedImages`.
       workers: number of processes, at least 1.
 
     Raises:
       ConfigError: Grain is not installed.
-      ResourceError: there is too little memory that processes can share.
+      ResourceError: there is too little shared memory.
     """
 
     def __init__(self, steps: StepImages, workers: int):
@@ -56,14 +56,16 @@ class WorkerSteps:
         if isinstance(steps.images, ImagesOnDemand):
             steps = dataclasses.replace(steps, images=steps.images.in_one_thread())
         self._steps, self._workers = steps, workers
-        self._iterators: list[DatasetIterator[np.ndarray]] = []  # of the steps of each worker, in turn
-        self._first: list[np.ndarray | None] = []  # the steps that they begin with
+        self._iterators: list[
+            DatasetIterator[np.ndarray]
+        ] = []  # iterate over the steps of each worker; steps go to the workers in turn
+        self._first: list[np.ndarray | None] = []  # the images of each worker's first step
         self._start, self._next = -1, -1
         size = len(steps.positions) * steps.images.nbytes // len(steps.images)
-        _check_shared_memory(size * (4 * workers + 1), workers)  # steps that Grain holds for each worker, ready and in work
+        _check_shared_memory(size * (4 * workers + 1), workers)  # Grain holds up to 4 steps for each worker
 
     def __getitem__(self, step: int) -> np.ndarray:
-        """Returns the images of a step, uint8 `[k, height, width, channels]`; fast if it is the one after the last.
+        """Returns the images of a step, uint8 `[k, height, width, channels]`; fast if the step follows the last one.
 
         Raises:
           InputFileError: an image cannot be read.
@@ -83,7 +85,7 @@ class WorkerSteps:
         else:
             self._next = step + 1
             return np.asarray(images)
-        raise failed  # without the frames of Grain, which would hold shared memory until the process ends
+        raise failed  # without Grain's frames, which would keep shared memory until the process ends
 
     def _take(self, step: int) -> np.ndarray:
         if step != self._next or not self._iterators:
@@ -98,10 +100,10 @@ class WorkerSteps:
         import grain
         from absl import flags
 
-        if not flags.FLAGS.is_parsed():  # outside of our commands; Grain reads some
+        if not flags.FLAGS.is_parsed():  # outside our commands; Grain reads flags
             flags.FLAGS.mark_as_parsed()
         self._start = step
-        # Not one dataset for all workers, whose iterator would end them one after the other.
+        # Not one dataset for all workers: its iterator would end them one after the other.
         for worker in range(self._workers):
             steps = grain.MapDataset.source(self._steps)[step + worker :: self._workers]
             read = steps.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
@@ -117,16 +119,16 @@ class WorkerSteps:
             list(pool.map(lambda iterator: iterator.close(), iterators))
         if iterators:
             del iterators
-            gc.collect()  # shared memory that cycles of Grain's objects hold
+            gc.collect()  # frees shared memory of Grain's objects, which have reference cycles
 
 
 @contextlib.contextmanager
 def _blocked_signals() -> Iterator[None]:
     """Blocks signals in this thread, and thereby in the processes that it starts, from their first instruction on.
 
-    The terminal sends Ctrl-C to all of them, and a cluster SIGTERM, while the run still needs images until its state is saved.
+    The terminal sends Ctrl-C to all processes, and a cluster sends SIGTERM, but the run needs images until its state is saved.
     """
-    resource_tracker.ensure_running()  # a process of `multiprocessing`, whose start would unblock them
+    resource_tracker.ensure_running()  # a process of `multiprocessing`; starting it later would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
@@ -147,7 +149,9 @@ def _begin_worker(index: int, count: int) -> None:
 
 
 def _check_shared_memory(size: int, workers: int) -> None:
-    if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < size:  # a write beyond it is SIGBUS
+    if (
+        _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < size
+    ):  # a write beyond the free memory raises SIGBUS
         free = shutil.disk_usage(_SHARED_MEMORY).free
         raise ResourceError(
             f'{workers} processes that decode need {size / 2**20:.0f} MiB in {_SHARED_MEMORY} and {free / 2**20:.0f} are free; '

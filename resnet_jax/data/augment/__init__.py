@@ -1,7 +1,7 @@
 """Augmentation inside the compiled step: pure functions of one image and a key, mapped over the batch with vmap.
 
-`augment` applies those that a config asks for; `mix` mixes the images of a batch with each other; `tta_logits` is test-time
-augmentation. `operations` has the arithmetic of Pillow, which RandAugment and TrivialAugment (`policies`) are defined by.
+`augment` applies the functions that a config sets; `mix` mixes the images of a batch with each other; `tta_logits` is
+test-time augmentation. `operations` has the arithmetic of Pillow, which defines RandAugment and TrivialAugment (`policies`).
 """
 
 from resnet_jax.data.augment.basic import (

@@ -1,4 +1,4 @@
-"""Random saturation and hue of an RGB image, as ColorJitter of torchvision on Pillow's images."""
+"""Random saturation and hue of an RGB image, like torchvision's ColorJitter on Pillow images."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ def random_saturation(key: jax.Array, image: jax.Array, largest: float) -> jax.A
 
 
 def random_hue(key: jax.Array, image: jax.Array, largest: float) -> jax.Array:
-    """Turns the hue of uint8 `[height, width, 3]` by a share of the circle from -`largest` to `largest`, at most 0.5."""
+    """Turns the hue of uint8 `[height, width, 3]` by a share of the circle from -`largest` to `largest` (at most 0.5)."""
     turn = jax.random.uniform(key, (), jnp.float32, -largest, largest)
     return turn_hue(image, (255.0 * turn).astype(jnp.int32))
 
@@ -20,7 +20,7 @@ def random_hue(key: jax.Array, image: jax.Array, largest: float) -> jax.Array:
 def turn_hue(image: jax.Array, steps: jax.Array) -> jax.Array:
     """Adds `steps` to Pillow's 8-bit hue, modulo 256.
 
-    The conversion to HSV and back, with 256 hues and 256 saturations, changes most colours a little by itself.
+    Even with 0 steps most colours change a little, because HSV has only 256 hues and 256 saturations.
 
     Args:
       image: uint8 `[height, width, 3]`.
@@ -31,7 +31,7 @@ def turn_hue(image: jax.Array, steps: jax.Array) -> jax.Array:
 
 
 def rgb_to_hsv(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns hue, saturation and value, int32 from 0 to 255 `[height, width]` each, as Pillow's mode HSV."""
+    """Returns hue, saturation and value, each int32 `[height, width]` from 0 to 255, like Pillow's mode HSV."""
     levels = image.astype(jnp.float32)
     red, green, blue = levels[..., 0], levels[..., 1], levels[..., 2]
     high, low = levels.max(axis=-1), levels.min(axis=-1)
@@ -50,9 +50,9 @@ def rgb_to_hsv(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def hsv_to_rgb(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
     """Returns uint8 `[height, width, 3]` from hue, saturation and value as `rgb_to_hsv` returns them."""
-    turned = (hue.astype(jnp.float32) * 6.0 / 255.0)[..., None]  # red is at 0, green at 2, blue at 4, of 6
+    turned = (hue.astype(jnp.float32) * 6.0 / 255.0)[..., None]  # in sixths of the circle: red is at 0, green at 2, blue at 4
     share, level = (values.astype(jnp.float32)[..., None] for values in (saturation / 255.0, value))
-    distance = jnp.abs(turned - jnp.array([3.0, 2.0, 4.0])[None, None, :])  # for red from the other side
+    distance = jnp.abs(turned - jnp.array([3.0, 2.0, 4.0])[None, None, :])  # for red, the distance from the opposite hue
     near = jnp.array([1.0, -1.0, -1.0])[None, None, :] * distance + jnp.array([-1.0, 2.0, 2.0])[None, None, :]
     lacking = share * (1.0 - jnp.clip(near, 0.0, 1.0))
-    return jnp.floor(level * (1.0 - lacking) + 0.5).astype(jnp.uint8)  # rounded half up, as C rounds positive numbers
+    return jnp.floor(level * (1.0 - lacking) + 0.5).astype(jnp.uint8)  # rounds half up, like C for positive numbers

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: each example is mixed with another one, all of a batch in the same way."""
+"""Mixup and CutMix: mix each example with another one; all examples of a batch are mixed in the same way."""
 
 from typing import NamedTuple
 
@@ -9,15 +9,15 @@ from resnet_jax.data.augment.rectangles import cutmix_box
 
 Batch = dict[str, jax.Array]
 
-_SHARE, _BOX, _CHOICE = 1, 2, 3  # random streams beside that of mixup, which uses the key itself
+_SHARE, _BOX, _CHOICE = 1, 2, 3  # random streams; mixup uses the key itself
 
 
 class Mixing(NamedTuple):
     """The weights of the first example in a mixture, float32.
 
     Attributes:
-      image: of its pixels: a scalar, or `[1, height, width, 1]`.
-      label: of its label: a scalar.
+      image: the weight of its pixels: a scalar, or `[1, height, width, 1]`.
+      label: the weight of its label: a scalar.
     """
 
     image: jax.Array
@@ -27,13 +27,13 @@ class Mixing(NamedTuple):
 def random_mixing(key: jax.Array, height: int, width: int, mixup_alpha: float, cutmix_alpha: float) -> Mixing:
     """Returns how to mix the batch of one step.
 
-    mixup (Zhang et al., arXiv:1710.09412) adds images and labels with a share from Beta(alpha, alpha). CutMix (Yun et al.,
-    arXiv:1905.04899) pastes a rectangle of the other image, of 1 - share of the area, with a share from Beta(alpha, alpha). The
-    part of it outside the image is cut off, and the labels are mixed by the pixels that were pasted. With both, each is used
-    with probability 1/2.
+    mixup (Zhang et al., arXiv:1710.09412) averages images and labels with a share from Beta(alpha, alpha). CutMix (Yun et al.,
+    arXiv:1905.04899) pastes a rectangle of the other image, with 1 - share of the area, where share is from Beta(alpha, alpha).
+    The rectangle is cut off at the edge of the image, and the labels are mixed by the number of pasted pixels. With both, each
+    is used with probability 1/2.
 
     Args:
-      key: of the step; the same on all devices.
+      key: PRNG key of the step; equal on all devices.
       mixup_alpha, cutmix_alpha: 0 for none; not both 0.
     """
     image = label = jax.random.beta(key, mixup_alpha, mixup_alpha) if mixup_alpha else jnp.float32(1.0)
@@ -48,7 +48,7 @@ def random_mixing(key: jax.Array, height: int, width: int, mixup_alpha: float, c
 
 
 def mix(batch: Batch, other: Batch, mixing: Mixing) -> Batch:
-    """Mixes each example with the one at the same place of another batch.
+    """Mixes each example with the example at the same place of another batch.
 
     Args:
       batch, other: 'image' `[batch, height, width, channels]`, and other arrays `[batch, ...]`, which are mixed like labels.

@@ -1,7 +1,7 @@
 """The image operations of AutoAugment and its successors, with Pillow's arithmetic on uint8 images.
 
-An `Operation` is a row of numbers, so that under vmap every image has its own: all images pass through one nearest-neighbour
-gather, one blend and one histogram, whichever operation each of them is given.
+An `Operation` is a row of numbers, so under vmap every image can have a different one. All images pass through one
+nearest-neighbour gather, one blend and one histogram, whatever their operations are.
 """
 
 import math
@@ -18,14 +18,14 @@ _UNMOVED: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 class Operation(NamedTuple):
-    """What `transform` does to an image; in a table of operations the leaves have a leading axis.
+    """An operation of `transform` on an image; in a table of operations the leaves have a leading axis.
 
     Attributes:
-      matrix: int32 `[6]`, in units of 1/65536 pixel, for MOVE: output pixel (x, y) shows input pixel
-        (m[0] x + m[1] y + m[2], m[3] x + m[4] y + m[5]), as `affine` returns it.
+      matrix: int32 `[6]`, in units of 1/65536 pixel, as returned by `affine`; for MOVE. Output pixel (x, y) shows input pixel
+        (m[0] x + m[1] y + m[2], m[3] x + m[4] y + m[5]).
       kind: int32 scalar, one of this module's constants.
-      value: float32 scalar: factor of BRIGHTNESS, CONTRAST, COLOR and SHARPNESS (1 leaves the image as it is), bits kept by
-        POSTERIZE, threshold of SOLARIZE.
+      value: float32 scalar: the factor of BRIGHTNESS, CONTRAST, COLOR and SHARPNESS (1 does not change the image), the number
+        of bits that POSTERIZE keeps, or the threshold of SOLARIZE.
     """
 
     matrix: jax.Array | np.ndarray
@@ -36,7 +36,7 @@ class Operation(NamedTuple):
 def affine(matrix: Matrix) -> np.ndarray:
     """Returns a map from output to input coordinates, both from the image's corner, as int32 `[6]` for `Operation`.
 
-    Pillow's fixed-point rule: 16 fractional bits, rounded half up, and pixels are taken at their centres.
+    Uses Pillow's fixed-point rule: 16 fractional bits, rounded half up; coordinates are those of pixel centres.
     """
     a, b, c, d, e, f = matrix
     centred = (a, b, c + 0.5 * (a + b), d, e, f + 0.5 * (d + e))
@@ -69,17 +69,17 @@ def operation(kind: int = MOVE, value: float = 0.0, matrix: Matrix = _UNMOVED) -
 def transform(image: jax.Array, operation: Operation) -> jax.Array:
     """Applies an operation to an image.
 
-    Equal to Pillow's functions on the same image, but for AUTOCONTRAST, whose levels Pillow computes in float64 and rounds
-    down: they may be lower by 1 there.
+    The result equals that of Pillow's functions, except that Pillow's levels of AUTOCONTRAST may be lower by 1: Pillow computes
+    them in float64 and rounds down.
 
     Args:
       image: uint8 `[height, width, channels]`, with 1 (grey) or 3 channels (RGB).
 
     Returns:
-      uint8 `[height, width, channels]`; what was outside the image is black.
+      uint8 `[height, width, channels]`; pixels from outside the image are black.
     """
     matrix, kind, value = map(jnp.asarray, operation)
-    # Each input is the image itself: XLA would compute an intermediate result once per use.
+    # The input of each operation is the image: XLA would compute an intermediate result once per use.
     blended = blend(_counterpart(image, kind), image, value)
     by_level = jnp.select([kind == kinds for kinds in (POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE)], [
         _posterize(image, value), _solarize(image, value), _stretch(image), _equalize(image)
@@ -88,13 +88,13 @@ def transform(image: jax.Array, operation: Operation) -> jax.Array:
 
 
 def blend(start: jax.Array, end: jax.Array, factor: jax.Array) -> jax.Array:
-    """Returns start + factor * (end - start) of uint8 images as uint8, rounded towards 0: PIL.Image.blend."""
+    """PIL.Image.blend: returns start + factor * (end - start) of uint8 images, rounded towards 0 to uint8."""
     first = start.astype(jnp.float32)
     return _to_uint8(first + factor * (end.astype(jnp.float32) - first))
 
 
 def saturate(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Changes the saturation of an image: 0 for grey, 1 for the image itself (PIL.ImageEnhance.Color)."""
+    """PIL.ImageEnhance.Color: changes the saturation of an image; factor 0 makes it grey, 1 does not change it."""
     return blend(jnp.broadcast_to(_grey(image)[..., None], image.shape), image, factor)
 
 
@@ -136,7 +136,7 @@ def _smooth(image: jax.Array) -> jax.Array:
 
 
 def _counterpart(image: jax.Array, kind: jax.Array) -> jax.Array:
-    """Returns the image that a blend moves away from: black, the grey image, its mean, or the smooth image; uint8."""
+    """Returns the image that is blended with `image`: black, the grey image, its mean, or the smooth image; uint8."""
     grey = _grey(image)
     total, pixels = jnp.sum(grey, dtype=jnp.uint32), grey.size
     mean = total // pixels + (2 * (total % pixels) >= pixels)  # rounded half up, without overflow
@@ -154,7 +154,7 @@ def _solarize(image: jax.Array, threshold: jax.Array) -> jax.Array:
 
 
 def _stretch(image: jax.Array) -> jax.Array:
-    """PIL.ImageOps.autocontrast: each channel stretched to 0 to 255; a channel of one value stays as it is."""
+    """PIL.ImageOps.autocontrast: stretches each channel to 0 to 255; a channel with one value stays unchanged."""
     low, high = (reduce(image, axis=(0, 1), keepdims=True).astype(jnp.int32) for reduce in (jnp.min, jnp.max))
     scaled = 255 * (image.astype(jnp.int32) - low)
     # Half of the numerator's unit keeps the float32 quotient off the edges of levels.
@@ -166,7 +166,7 @@ def _equalize(image: jax.Array) -> jax.Array:
     """PIL.ImageOps.equalize: levels by the number of pixels below them, for each channel."""
     channels = image.shape[-1]
     below = jax.lax.platform_dependent(image, cpu=_counts_below_by_scatter, default=_counts_below_by_sort)
-    # All pixels but those of the largest value; with a single value there are none, and the step is 0.
+    # Counts all pixels but those of the largest value; with a single value the count, and so the step, is 0.
     step = jnp.max(jnp.where(below < image.size // channels, below, 0), axis=0, keepdims=True) // 255
     values = image.reshape(-1, channels)
     counts = jnp.take_along_axis(below, values.astype(jnp.int32), axis=0, mode='promise_in_bounds')
@@ -182,7 +182,7 @@ def _counts_below_by_sort(image: jax.Array) -> jax.Array:
 
 
 def _counts_below_by_scatter(image: jax.Array) -> jax.Array:
-    """The same, on a CPU six times as fast as a sort; a GPU would wait for its atomic additions."""
+    """Like `_counts_below_by_sort`; six times as fast on a CPU, but a GPU would wait for the atomic additions."""
     channels = image.shape[-1]
     places = image.reshape(-1, channels).astype(jnp.int32) * channels + jnp.arange(channels)[None, :]
     counts = jnp.zeros(256 * channels, jnp.int32).at[places.reshape(-1)].add(1, mode='promise_in_bounds')

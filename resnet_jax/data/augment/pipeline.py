@@ -1,4 +1,4 @@
-"""Augments and normalises the images of a batch, each with its own key."""
+"""Augments and normalises the images of a batch, each with a separate key."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,7 @@ from resnet_jax.data.augment.color import random_hue, random_saturation
 from resnet_jax.data.augment.policies import randaugment, random_operations, trivialaugment
 from resnet_jax.data.augment.rectangles import random_erasing, random_resized_crop
 
-# Random streams of an image other than those of crop, flip and cutout, which share one `split`: a fourth key in it would change
-# the other three.
+# Random streams of an image. Crop, flip and cutout instead share one `split`, in which a fourth key would change the three.
 _JITTER, _RESIZED_CROP, _AUTO_AUGMENT, _SATURATION, _HUE, _ERASING = range(3, 9)
 
 
@@ -39,18 +38,18 @@ def augment(
     random_erasing_prob: float = 0.0,
     dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
-    """Augments and normalises images, each with its own key, in the order of the arguments.
+    """Augments and normalises images, each with a separate key, in the order of the arguments.
 
     Args:
       keys: `[batch]` typed PRNG keys.
       images: uint8 `[batch, height, width, channels]`.
-      resized_crop_area: smallest share of a random resized crop, which then takes the place of the padded one.
+      resized_crop_area: smallest share of a random resized crop; if set, it replaces the padded crop.
       flip: mirror each image with probability 1/2.
       mirrored: bool `[batch]`: mirror these images instead.
       auto_augment: 'none', 'randaugment' or 'trivialaugment', for images with 1 or 3 channels.
 
     Returns:
-      `[batch, height, width, channels]` of `dtype`. The normalisation comes before brightness and contrast; cutout and erasing
+      `[batch, height, width, channels]` of `dtype`. Images are normalised before brightness and contrast; cutout and erasing
       fill with the mean.
     """
     height, width = images.shape[1:3]

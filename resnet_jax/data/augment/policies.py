@@ -9,9 +9,9 @@ import numpy as np
 from resnet_jax.data.augment import operations
 from resnet_jax.data.augment.operations import Matrix, Operation, operation, rotation, shear, transform, translation
 
-MAGNITUDES = 31  # of each operation, from 0 (nothing changes) to 30
+MAGNITUDES = 31  # number of magnitudes of each operation, from 0 (nothing changes) to 30
 
-Both = tuple[Operation, Operation]  # both directions of an operation; equal if it has none
+Both = tuple[Operation, Operation]  # both directions of an operation; equal if it has no direction
 
 
 def random_operations(key: jax.Array, image: jax.Array, table: Operation, count: int) -> jax.Array:
@@ -27,7 +27,7 @@ def random_operations(key: jax.Array, image: jax.Array, table: Operation, count:
         row = jax.random.randint(jax.random.fold_in(key, place), (), 0, rows)
         return transform(image, Operation(*(jnp.asarray(leaf)[row] for leaf in table)))
 
-    # One after the other in a loop, which also compiles in the time of one.
+    # One after the other in a loop, so that the compilation takes no longer than for one.
     return apply(0, image) if count == 1 else jax.lax.fori_loop(0, count, apply, image)
 
 
@@ -41,7 +41,7 @@ def randaugment(height: int, width: int, magnitude: int) -> Operation:
 
 
 def trivialaugment(height: int, width: int) -> Operation:
-    """Returns the table of TrivialAugment (Müller and Hutter, arXiv:2103.10158), its wide space: every magnitude."""
+    """Returns the table of TrivialAugment (Müller and Hutter, arXiv:2103.10158), in its wide space, with all magnitudes."""
     return _flat(trivialaugment_space(height, width))
 
 
@@ -60,13 +60,13 @@ def _space(
 ) -> list[list[Both]]:
     """Returns 14 operations, each at 31 magnitudes in both directions, in torchvision's order.
 
-    Identity, shear x and y, translate x and y, rotate, brightness, color, contrast, sharpness, posterize, solarize,
-    autocontrast, equalize.
+    The operations: identity, shear x and y, translate x and y, rotate, brightness, color, contrast, sharpness, posterize,
+    solarize, autocontrast, equalize.
 
     Args:
-      shears, degrees, factors: largest shear, rotation, and change of the factor of the four operations after it.
-      shifts: largest translation in pixels, horizontally and vertically; of a fraction the whole pixels.
-      bits: most bits that posterize removes.
+      shears, degrees, factors: largest shear, rotation, and change of the factor of brightness, color, contrast and sharpness.
+      shifts: largest translation in pixels, horizontally and vertically; a fraction is rounded down to whole pixels.
+      bits: largest number of bits that posterize removes.
     """
 
     def moves(largest: float, matrix: Callable[[float], Matrix]) -> list[Both]:
@@ -94,7 +94,7 @@ def _space(
 
 
 def magnitudes(first: float, last: float) -> np.ndarray:
-    """Returns 31 values at equal distances, float64 `[31]`."""
+    """Returns 31 equally spaced values, float64 `[31]`."""
     return np.linspace(first, last, MAGNITUDES)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-_ATTEMPTS = 10  # at a rectangle that fits
+_ATTEMPTS = 10  # number of attempts to find a rectangle that fits
 
 
 class Box(NamedTuple):
@@ -31,8 +31,8 @@ def random_resized_crop(
 
     Args:
       image: uint8 or float `[height, width, channels]`.
-      smallest, largest: range of the rectangle's area, as shares of the image's; uniform.
-      ratio: range of its width over its height; the logarithm is uniform.
+      smallest, largest: range of the rectangle's area, as shares of the image's area; uniform.
+      ratio: range of the rectangle's width over its height; the logarithm is uniform.
     """
     return resize(image, resized_crop_box(key, image.shape[0], image.shape[1], smallest, largest, ratio))
 
@@ -40,7 +40,7 @@ def random_resized_crop(
 def resized_crop_box(
     key: jax.Array, height: int, width: int, smallest: float, largest: float, ratio: tuple[float, float]
 ) -> Box:
-    """Returns the rectangle of `random_resized_crop`; the largest centred one if ten attempts are too high or too wide."""
+    """Returns the rectangle of `random_resized_crop`; if ten attempts are too high or too wide, the largest centred one."""
     widths, heights = _random_sides(key, height * width, (smallest, largest), ratio)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     central_width, central_height = width, height
@@ -56,10 +56,10 @@ def resized_crop_box(
 
 
 def resize(image: jax.Array, box: Box) -> jax.Array:
-    """Resizes a rectangle of an image to the image's size, with a linear filter that widens when it shrinks (antialias).
+    """Resizes a rectangle of an image to the image's size, with a linear filter and antialiasing.
 
-    For uint8 as PIL.Image.Image.resize: first the columns, then the rows, each rounded to uint8. Of float images nothing is
-    rounded, as torch.nn.functional.interpolate(antialias=True).
+    uint8 images are resized like by PIL.Image.Image.resize: first the columns, then the rows, each rounded to uint8. Float
+    images are not rounded, as in torch.nn.functional.interpolate(antialias=True).
 
     Args:
       image: uint8 or float `[height, width, channels]`.
@@ -94,12 +94,12 @@ def random_erasing(
     area: tuple[float, float] = (0.02, 0.33),
     ratio: tuple[float, float] = (0.3, 3.3),
 ) -> jax.Array:
-    """Zeroes a random rectangle with a probability (Zhong et al., arXiv:1708.04896), as torchvision's RandomErasing.
+    """Zeroes a random rectangle with a probability (Zhong et al., arXiv:1708.04896), like torchvision's RandomErasing.
 
     Args:
       image: normalised `[height, width, channels]`.
-      area: range of the rectangle's area, as shares of the image's; uniform.
-      ratio: range of its height over its width; the logarithm is uniform.
+      area: range of the rectangle's area, as shares of the image's area; uniform.
+      ratio: range of the rectangle's height over its width; the logarithm is uniform.
     """
     height, width, _ = image.shape
     box, fits = erasing_box(key, height, width, area, ratio)
@@ -116,9 +116,10 @@ def erasing_box(
 
 
 def cutmix_box(key: jax.Array, height: int, width: int, share: jax.Array) -> Box:
-    """Returns a rectangle of the image's proportions and `share` of its area, around a random pixel.
+    """Returns a rectangle with the proportions of the image and `share` of its area, around a random pixel.
 
-    Yun et al. 2019, section 3.1. What lies outside the image is cut off. As in torchvision, half of each side is rounded down.
+    As in Yun et al. 2019, section 3.1. The rectangle is cut off at the edge of the image. As in torchvision, half of each side
+    is rounded down.
     """
     half = 0.5 * jnp.sqrt(share)
     y, x = (jax.random.randint(jax.random.fold_in(key, i), (), 0, size) for i, size in enumerate((height, width)))
@@ -131,7 +132,7 @@ def cutmix_box(key: jax.Array, height: int, width: int, share: jax.Array) -> Box
 def _random_sides(
     key: jax.Array, pixels: int, area: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns ten pairs of sides, int32 `[10]` each, with random area and random ratio of the first to the second."""
+    """Returns ten pairs of sides, each int32 `[10]`, with random area and random ratio of the first to the second side."""
     uniform = jax.random.uniform(jax.random.fold_in(key, 0), (2, _ATTEMPTS))
     areas = pixels * (area[0] + (area[1] - area[0]) * uniform[0])
     low, high = map(math.log, ratio)
@@ -143,7 +144,7 @@ def _random_sides(
 def _place(
     key: jax.Array, heights: jax.Array, widths: jax.Array, fits: jax.Array, height: int, width: int
 ) -> tuple[Box, jax.Array]:
-    """Returns the first rectangle that fits, at a random place, and whether there is one."""
+    """Returns the first rectangle that fits, at a random place, and whether one fits."""
     chosen = jnp.argmax(fits)
     sides = jnp.stack([heights[chosen], widths[chosen]])
     spare = jnp.maximum(jnp.array([height, width]) - sides, 0)

@@ -19,16 +19,16 @@ TTA = {
 def tta_logits(logits_of: Callable[[jax.Array], jax.Array], images: jax.Array, tta: str) -> jax.Array:
     """Returns logits averaged over several views of each image: test-time augmentation.
 
-    'none' uses only the image itself. 'mirror' averages the image and its mirror image. 'mirror_translate' gives these two
-    views half of the weight and the other half to the same two views of the image moved by one pixel, up and left or down and
-    right, after reflection padding: six views, as in github.com/KellerJordan/cifar10-airbench (Jordan, arXiv:2404.00498).
+    'none' uses only the image itself. 'mirror' averages the image and its mirror image. 'mirror_translate' has six views, as in
+    github.com/KellerJordan/cifar10-airbench (Jordan, arXiv:2404.00498): these two have half of the weight; the other half is
+    for both views of the image moved by one pixel, up and left or down and right, after reflection padding.
 
     Args:
       logits_of: function from `[batch, height, width, channels]` to float32 `[batch, num_classes]`.
       images: `[batch, height, width, channels]`, normalised.
 
     Raises:
-      ConfigError: an unknown `tta`.
+      ConfigError: `tta` is unknown.
     """
     if tta not in TTA:
         raise ConfigError(f'tta is {tta!r}; expected one of {", ".join(TTA)}')
@@ -44,6 +44,6 @@ def tta_logits(logits_of: Callable[[jax.Array], jax.Array], images: jax.Array, t
         views += [moved, moved[:, :, ::-1]]
         weights += [weight / 2, weight / 2]
     # One view after the other: the network is compiled once and needs no more memory than for one view. The weighted sum is
-    # not a matrix product, which a GPU would round to TF32.
+    # not written as a matrix product, because a GPU would round that to TF32.
     logits: jax.Array = jax.lax.map(logits_of, jnp.stack(views))
     return jnp.sum(np.array(weights, np.float32)[:, None, None] * logits, 0)
