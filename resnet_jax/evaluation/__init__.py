@@ -1,1 +1,1 @@
-"""What a trained network answers: metrics, predictions, robustness, explanations. It does not know training."""
+"""Evaluates trained networks: metrics, predictions, robustness and explanations. Does not depend on training."""

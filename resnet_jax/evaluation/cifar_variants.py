@@ -1,4 +1,4 @@
-"""Published test sets for CIFAR-10 networks, in the files of their authors: CIFAR-10-C, CIFAR-10.1 and CIFAR-10H."""
+"""Published test sets for CIFAR-10 networks, from their authors' files: CIFAR-10-C, CIFAR-10.1 and CIFAR-10H."""
 
 import logging
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from resnet_jax.typing import JsonDict
 logger = logging.getLogger(__name__)
 
 EXTRA_CORRUPTIONS = ('gaussian_blur', 'saturate', 'spatter', 'speckle_noise')
-VERSIONS = ('v6', 'v4')  # of CIFAR-10.1: 2,000 images with equal classes, and 2,021
+VERSIONS = ('v6', 'v4')  # versions of CIFAR-10.1: 2,000 images with classes of equal size, and 2,021 images
 _IMAGE = (32, 32, 3)
 
 
 def check_cifar10(classifier: Classifier) -> None:
-    """Checks that a classifier is one for CIFAR-10.
+    """Checks that a classifier is for CIFAR-10.
 
     Raises:
-      ConfigError: it has other classes, or takes other images.
+      ConfigError: the classifier has other classes, or takes other images.
     """
     names = classifier.class_names
     if names not in (class_names('cifar10'), tuple(map(str, range(10)))) or tuple(classifier.image_shape) != _IMAGE:
@@ -38,23 +38,24 @@ def check_cifar10(classifier: Classifier) -> None:
 def evaluate_cifar10c(classifier: Classifier, folder: str | Path, batch_size: int = TrainConfig.eval_batch_size) -> JsonDict:
     """Evaluates on CIFAR-10-C (Hendrycks and Dietterich, arXiv:1903.12261): CORRUPTION.npy and labels.npy in one folder.
 
-    Each file has the test set at severity 1, then at severity 2, and so on. Accuracies are comparable with RobustBench's
-    (arXiv:2010.09670) for corruptions: the mean over 15 corruptions and 5 severities.
+    Each file has the test set at severity 1, then at severity 2, and so on. 'accuracy', the mean over 15 corruptions and 5
+    severities, is comparable with RobustBench's accuracies (arXiv:2010.09670) for corruptions.
 
     Returns:
-      'errors': {corruption: [error at severity 1, ..., 5]}, shares of the images, of the four extra corruptions too if their
-      files are there; 'corruption_errors': {corruption: their mean}; 'mean_corruption_error' and 'accuracy' over the 15;
-      'mean_corruption_error_19' with all four extra ones, else None; 'count': images at one severity; 'tta'.
+      'errors': {corruption: [error at severity 1, ..., 5]}, as shares of the images, including the four extra corruptions if
+      their files exist; 'corruption_errors': {corruption: mean of its errors}; 'mean_corruption_error' and 'accuracy' over the
+      15; 'mean_corruption_error_19' if all four extra files exist, otherwise None; 'count': number of images at one severity;
+      'tta'.
 
     Raises:
-      ConfigError: the network is not one for CIFAR-10.
-      InputFileError: a file is missing, or is not as published.
+      ConfigError: the network is not for CIFAR-10.
+      InputFileError: a file is missing, or differs in form from the published one.
     """
     check_cifar10(classifier)
     folder = Path(folder)
     labels = read_labels(folder / 'labels.npy')
     names = [*CORRUPTIONS, *(name for name in EXTRA_CORRUPTIONS if (folder / f'{name}.npy').exists())]
-    images = {name: read_images(folder / f'{name}.npy', len(labels)) for name in names}  # all, before the work begins
+    images = {name: read_images(folder / f'{name}.npy', len(labels)) for name in names}  # reads all files first
     count, rest = divmod(len(labels), len(SEVERITIES))
     if rest:
         raise InputFileError(f'{folder / "labels.npy"} has {len(labels)} labels; expected five times the test set, as 50,000')
@@ -82,11 +83,11 @@ def evaluate_cifar10_1(
     """Evaluates on CIFAR-10.1 (Recht et al., arXiv:1806.00451): cifar10.1_v6_data.npy and cifar10.1_v6_labels.npy, or v4.
 
     Returns:
-      {'v6' or 'v4': `Predictions.describe`, without the confusion matrix} of the versions whose files are in the folder.
+      {'v6' or 'v4': `Predictions.describe`, without the confusion matrix} for the versions whose files are in the folder.
 
     Raises:
-      ConfigError: the network is not one for CIFAR-10.
-      InputFileError: no version is there, or a file is not as published.
+      ConfigError: the network is not for CIFAR-10.
+      InputFileError: no version is in the folder, or a file differs in form from the published one.
     """
     check_cifar10(classifier)
     folder = Path(folder)
@@ -104,21 +105,21 @@ def evaluate_cifar10_1(
 
 
 def compare_cifar10h(predictions: Predictions, folder: str | Path, order: np.ndarray | None = None) -> JsonDict:
-    """Compares predictions for CIFAR-10's test set with those of about 50 people: CIFAR-10H (Peterson et al., ICCV 2019).
+    """Compares predictions for CIFAR-10's test set with answers of about 50 people: CIFAR-10H (Peterson et al., ICCV 2019).
 
     Args:
-      predictions: for all 10,000 test images.
-      folder: holds cifar10h-counts.npy, int `[10000, 10]`, or cifar10h-probs.npy, float `[10000, 10]`, in the official order.
-      order: int `[n]`: the official number of each predicted image; None if they are in the official order.
+      predictions: the predictions for all 10,000 test images.
+      folder: has cifar10h-counts.npy, int `[10000, 10]`, or cifar10h-probs.npy, float `[10000, 10]`, in the official order.
+      order: int `[n]`: the official position of each predicted image; None if the predictions are in the official order.
 
     Returns:
-      'cross_entropy': mean of -sum_c human_c * log(network_c), in nats; 'kl_divergence': the same less the entropy of the
-      people's answers, 0 for a network that is as uncertain as they are; 'human_entropy'; 'plurality_accuracy': the share of
-      images for which the network's class is the one that most people named; 'human_accuracy': the share of these that are the
-      label; 'count'; 'tta'.
+      'cross_entropy': mean of -sum_c human_c * log(network_c), in nats; 'kl_divergence': the cross entropy minus the entropy of
+      the people's answers, 0 for a network that is as uncertain as they are; 'human_entropy'; 'plurality_accuracy': the share
+      of images for which the network's class is the class that most people chose; 'human_accuracy': the share of images for
+      which the class that most people chose is the label; 'count'; 'tta'.
 
     Raises:
-      InputFileError: a file is missing or not as published, or it is in another order than the images.
+      InputFileError: a file is missing, differs in form from the published one, or is in another order than the images.
     """
     folder = Path(folder)
     counts = folder / 'cifar10h-counts.npy'
@@ -129,7 +130,7 @@ def compare_cifar10h(predictions: Predictions, folder: str | Path, order: np.nda
         raise InputFileError(f'{path} holds no distributions; expected counts or probabilities of ten classes for each image')
     human = (given / totals)[slice(None) if order is None else order]
     agreed = float((human.argmax(axis=1) == predictions.labels).mean())
-    if agreed < 0.9:  # of the published answers, 99 %
+    if agreed < 0.9:  # 99 % for the published answers
         raise InputFileError(
             f'most people in {path} name the label of {100 * agreed:.0f} % of the images, and of CIFAR-10H 99 %: it is in '
             'another order than the test set, or of other images'
@@ -152,7 +153,7 @@ def read_labels(path: Path) -> np.ndarray:
     """Returns the labels of an .npy file, int32 `[n]`.
 
     Raises:
-      InputFileError: it is missing, or does not hold labels from 0 to 9.
+      InputFileError: the file is missing, or does not contain labels from 0 to 9.
     """
     labels = np.asarray(_read(path, 'iu', (None,)))
     if not len(labels) or labels.min() < 0 or labels.max() > 9:
@@ -164,7 +165,7 @@ def read_images(path: Path, count: int) -> np.ndarray:
     """Returns the images of an .npy file, uint8 `[count, 32, 32, 3]`, memory-mapped.
 
     Raises:
-      InputFileError: it is missing, or does not hold that many such images.
+      InputFileError: the file is missing, or does not contain an array of this form.
     """
     images = _read(path, 'u', (count, *_IMAGE))
     if images.dtype != np.uint8:

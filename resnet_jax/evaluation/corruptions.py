@@ -1,11 +1,11 @@
 """Fifteen common corruptions at five severities, after Hendrycks and Dietterich, arXiv:1903.12261.
 
-The list, the strengths and the order are those of CIFAR-10-C (github.com/hendrycks/robustness, make_cifar_c.py). The images
-are computed here with NumPy and Pillow, so they are not CIFAR-10-C's: compare errors only with errors on these. Known
-differences: frost is drawn (ridges of fractal clouds), not cut from photographs; motion blur moves by whole pixels; glass
-blur swaps pixels with all eight neighbours; the elastic transform interpolates once. Each image has its own random numbers,
-which depend only on the corruption, the severity and the image's index. They are the same on every machine; only the last
-bits of JPEG depend on Pillow's libjpeg.
+The list, the strengths and the order are from CIFAR-10-C (github.com/hendrycks/robustness, make_cifar_c.py). The images are
+computed here with NumPy and Pillow and differ from those of CIFAR-10-C: compare errors only with errors on the images here.
+Known differences: frost is drawn (ridges of fractal clouds), not cut from photographs; motion blur moves by whole pixels; glass
+blur swaps pixels with all eight neighbours; the elastic transform interpolates once. The random numbers of an image depend only
+on the corruption, the severity and the image's index. Images are equal on every machine; only the last bits of JPEG depend on
+Pillow's libjpeg.
 """
 
 import io
@@ -27,7 +27,7 @@ def gaussian_noise(x: np.ndarray, sigma: float, random: Randomness) -> np.ndarra
 
 
 def shot_noise(x: np.ndarray, photons: float, random: Randomness) -> np.ndarray:
-    """Replaces every value by a Poisson-distributed number of photons, whose mean for white is `photons`."""
+    """Replaces every value by a Poisson-distributed number of photons; the mean for white is `photons`."""
     draw = random.uniform(*x.shape[1:])
     levels = np.rint(255 * x).astype(int)
     result = np.empty_like(x)
@@ -91,8 +91,8 @@ def zoom_blur(x: np.ndarray, largest: float, random: Randomness) -> np.ndarray:
 def snow(x: np.ndarray, strength: tuple[float, float, float, float, int, float, float], random: Randomness) -> np.ndarray:
     """Whitens the image and adds motion-blurred flakes and the same flakes rotated by 180 degrees.
 
-    Strength is the mean and standard deviation of the noise that gives the flakes, its zoom factor, the threshold, the
-    radius and sigma of the motion blur, and the weight of the original image.
+    Strength is the mean and standard deviation of the noise that makes the flakes, the zoom factor of the noise, its threshold,
+    the radius and sigma of the motion blur, and the weight of the original image.
     """
     mean, deviation, factor, threshold, radius, sigma, share = strength
     flakes = zoom(mean + deviation * random.normal(*x.shape[1:3]), factor)
@@ -151,7 +151,7 @@ def elastic(x: np.ndarray, strength: tuple[float, float, float], random: Randomn
     middle, reach = np.array([height // 2, width // 2]), min(height, width) // 3
     corners = middle + reach * np.array([[1, 1], [1, -1], [-1, -1]])
     moved = corners + random.uniform(3, 2, low=-shift, high=shift)
-    # The matrix maps (row, column, 1) of the result to the place in the image that it is read from.
+    # The matrix maps (row, column, 1) of the result to its source in the image.
     affine = np.linalg.solve(np.concatenate([moved, np.ones((n, 3, 1))], axis=2), np.broadcast_to(corners, moved.shape))
     places = np.stack([rows, columns, np.ones_like(rows)], axis=-1).reshape(-1, 3).astype(np.float64) @ affine
     places = places.reshape(n, height, width, 2)
@@ -224,7 +224,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, first: int = 0) -> np.
       images: uint8 `[n, height, width, channels]`, 1 or 3 channels.
       name: one of `CORRUPTIONS`.
       severity: 1 to 5.
-      first: the index of images[0] in its split; an image's index determines its random numbers.
+      first: the index of images[0] in its split. The random numbers of an image depend on its index.
 
     Returns:
       uint8 of the same shape.

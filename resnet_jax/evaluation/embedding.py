@@ -10,13 +10,13 @@ def principal_components(features: np.ndarray) -> tuple[np.ndarray, float]:
       features: float `[n, d]`.
 
     Returns:
-      float32 `[n, 2]`, of each component the largest value positive; and the share, from 0 to 1.
+      float32 `[n, 2]`, where the value of each component with the largest magnitude is positive; and the share, from 0 to 1.
     """
-    import scipy.linalg  # imported here, because it is slow and a start of training does not need it
+    import scipy.linalg  # imported here, because the import is slow and training does not need it
 
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     n, d = centred.shape
-    # The smaller of the two Gram matrices has the same eigenvalues.
+    # Uses the smaller of the two Gram matrices; their nonzero eigenvalues are equal.
     gram = centred.T @ centred if d <= n else centred @ centred.T
     first, total = max(len(gram) - 2, 0), float(np.trace(gram))
     values, vectors = scipy.linalg.eigh(gram, subset_by_index=(first, len(gram) - 1))

@@ -32,14 +32,14 @@ def evaluate(
     """Evaluates on every example of the test split.
 
     Args:
-      folder: the run folder to write predictions, evaluation and plots to. If the data set or the test-time augmentation is
-        not the run's, nothing is written, because it would contradict the run's result.
+      folder: the run folder to which predictions, evaluation and plots are written. If the data set or the test-time
+        augmentation differs from the run's, nothing is written, because it would contradict the run's result.
       other: another network's predictions to compare with.
       other_name: the name of that network.
-      corruptions: also evaluate on corrupted images, 75 times the work.
+      corruptions: also evaluate on corrupted images; this is 75 times the work.
 
     Returns:
-      `metrics.describe` as JSON, and a dict with what was asked for: 'agreement' (`significance.compare_answers` and
+      `metrics.describe` as JSON, and a dict with the requested entries: 'agreement' (`significance.compare_answers` and
       'same_class', the number of images to which both networks give the same class, right or wrong), 'corruptions' (see
       `robustness.evaluate_corruptions`) and 'plots' ({name: path}).
 

@@ -18,21 +18,23 @@ from resnet_jax.typing import JsonDict, Variables
 
 
 class Evaluator:
-    """Evaluates a network on a split, which stays on the devices or, if it does not fit, goes there in chunks; compiles once.
+    """Evaluates a network on a split; compiles once.
+
+    The split stays on the devices; if it does not fit, it is sent there in chunks.
 
     Args:
       logits_fn: function from variables and uint8 images to logits: see `Classifier.logits_fn`.
       batch_size: global batch size, over all devices.
-      device_data_gib: the most that stays there: see `memory.fits_on_devices`.
+      device_data_gib: the largest size that stays on the devices: see `memory.fits_on_devices`.
     """
 
     def __init__(self, logits_fn: LogitsFn, split: Split, *, batch_size: int, num_classes: int, device_data_gib: float = 0.0):
         devices = jax.device_count()
         self._size = len(split.label)
-        batch_size = -(-min(batch_size, self._size) // devices) * devices  # the last batch is padded and masked anyway
+        batch_size = -(-min(batch_size, self._size) // devices) * devices  # the last batch is padded and masked
         self.batch_size, self.batches = batch_size, -(-self._size // batch_size)
         self._positions = device_positions(batch_size)
-        self._split, self._chunk = split, self.batches  # batches in a chunk
+        self._split, self._chunk = split, self.batches  # number of batches in a chunk
         if not fits_on_devices(split.image.nbytes, device_data_gib):
             batch_bytes = batch_size * math.prod(split.image.shape[1:])
             self._chunk = max(1, min(self.batches, CHUNK_BYTES // batch_bytes))
@@ -41,7 +43,7 @@ class Evaluator:
         self._compiled: jax.stages.Compiled | jax.stages.Wrapped | None = None
 
     def compile(self, variables: Variables) -> jax.stages.Compiled | jax.stages.Wrapped:
-        """Compiles once, for replicated variables like these; returns the result of `devices.compile_parallel`."""
+        """Compiles once, for replicated variables like `variables`; returns the result of `devices.compile_parallel`."""
         if self._compiled is None:
             data = self._chunks.get(0)
             arguments = (variables, self._positions, data, np.int32(0), np.int32(0))
@@ -49,10 +51,11 @@ class Evaluator:
         return self._compiled
 
     def sums(self, variables: Variables, start: int, count: int) -> dict[str, np.ndarray]:
-        """Returns 'loss' of each of the batches `start` to `start + count`, which are in one chunk, and their 'confusion'.
+        """Returns the 'loss' of each batch from `start` to `start + count`, and the 'confusion' of all of them.
 
         Args:
           variables: replicated.
+          start, count: batches of one chunk.
         """
         run, (chunk, within) = self.compile(variables), divmod(start, self._chunk)
         following = (chunk + 1) % -(-self.batches // self._chunk)
@@ -61,7 +64,7 @@ class Evaluator:
         return {'loss': sums['loss'][within : within + count], 'confusion': sums['confusion']}
 
     def _load(self, chunk: int) -> DeviceData:
-        """Returns a chunk on the devices, of the same shape as all others, and how many examples it has."""
+        """Returns a chunk on the devices, with the same shape as all other chunks, and the number of its examples."""
         size, first = min(self._chunk * self.batch_size, self._size), chunk * self._chunk * self.batch_size
         image, label = self._split.image[first : first + size], self._split.label[first : first + size]
         count = len(label)
@@ -79,7 +82,7 @@ class Evaluator:
 
         Args:
           variables: 'params' and 'batch_stats', replicated or not.
-          progress: called with (batches done, number of batches).
+          progress: called with (number of finished batches, number of batches).
         """
         variables = replicate(variables)
         self.compile(variables)

@@ -14,27 +14,27 @@ from resnet_jax.evaluation.predictions import Predictions
 from resnet_jax.typing import JsonDict
 
 _WRONG, _PAIRS = 24, 8
-_ON_THE_MAP = 2000  # test images; more only cover each other
+_ON_THE_MAP = 2000  # number of test images on the map; more would only cover each other
 _MANY_CLASSES, _SHOWN_OF_MANY = 20, 10
 
 
 def choose_examples(
     classifier: Classifier, dataset: Dataset, predictions: Predictions
 ) -> tuple[dict[str, np.ndarray], JsonDict]:
-    """Returns the arrays and facts that the report shows of single images.
+    """Returns the arrays and facts about single images that the report shows.
 
     Returns:
-      Arrays; those that the network does not have are missing:
+      Arrays; if they do not exist for the network, they are missing:
         'wrong': the images of the most confident mistakes, uint8 `[k, height, width, channels]`.
         'wrong_maps': Grad-CAM of the predicted classes, uint8 `[k, height, width]`.
-        'pairs': for each pair of classes that are often confused a mistake, and the correctly classified image of the
-          predicted class with the nearest features, uint8 `[pairs, 2, height, width, channels]`.
+        'pairs': for each pair of classes that are often confused, a mistake and the correctly classified image of the
+          predicted class that has the nearest features, uint8 `[pairs, 2, height, width, channels]`.
         'map': images by the principal components of their features, float32 `[n, 2]`; 'map_labels': int32 `[n]`.
         'filters': the kernel of the first convolution, float32 `[height, width, in, out]`.
 
-      Facts, as JSON: 'wrong': 'index', 'label', 'predicted', 'confidence', 'label_probability' of each; 'pairs': 'label',
-      'predicted', 'count', 'index' and 'like' (the index of the second image) of each; 'map_variance': the share
-      of the variance that the map shows.
+      Facts, as JSON: 'wrong': for each, 'index', 'label', 'predicted', 'confidence', 'label_probability'; 'pairs': for each,
+      'label', 'predicted', 'count', 'index' and 'like' (the index of the second image); 'map_variance': the share of the
+      variance that the map shows.
     """
     answers, labels, image = predictions.log_probabilities, predictions.labels, dataset.test.image
     predicted, confidence = answers.argmax(axis=1), answers.max(axis=1)
@@ -59,7 +59,7 @@ def choose_examples(
     with contextlib.suppress(ConfigError):  # a network without convolutions
         maps = grad_cam(classifier, arrays['wrong'], predicted[wrong])
         arrays['wrong_maps'] = np.rint(255 * maps).astype(np.uint8)
-    with contextlib.suppress(ConfigError):  # a user's network that keeps no features
+    with contextlib.suppress(ConfigError):  # a user's network that does not sow features
         _add_features(classifier, dataset, predicted, mistakes, arrays, facts)
     return arrays, facts
 
@@ -72,7 +72,7 @@ def _add_features(
     arrays: dict[str, np.ndarray],
     facts: JsonDict,
 ) -> None:
-    """Adds the pairs and the map, which need the features of some of the images."""
+    """Adds the pairs and the map, which need the features of some images."""
     labels = dataset.test.label
     shown = np.flatnonzero(labels < _SHOWN_OF_MANY) if dataset.num_classes > _MANY_CLASSES else np.arange(len(labels))
     shown = shown[np.unique(np.linspace(0, len(shown) - 1, min(_ON_THE_MAP, len(shown))).astype(int))]

@@ -9,15 +9,15 @@ CALIBRATION_BINS = 15
 
 
 def summarize(loss_sum: float, confusion: np.ndarray) -> JsonDict:
-    """Returns mean loss, accuracy and count, and accuracy and count of each class.
+    """Returns the mean loss, accuracy and count, and the accuracy and count of each class.
 
     Args:
       loss_sum: cross entropy summed over the examples, in nats.
       confusion: int `[num_classes, num_classes]`, counts by label (row) and prediction (column).
 
     Returns:
-      'loss' and 'accuracy' (floats), 'balanced_accuracy', the mean of the accuracies of the classes that have examples,
-      'count' (int), 'per_class_accuracy', a list of floats, None for a class without examples, and 'per_class_count'.
+      'loss' and 'accuracy' (floats); 'balanced_accuracy', the mean of the accuracies of the classes that have examples;
+      'count' (int); 'per_class_accuracy', a list of floats, with None for a class without examples; and 'per_class_count'.
     """
     counts = confusion.sum(axis=1)
     total = int(counts.sum())
@@ -41,7 +41,7 @@ def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> JsonDict:
       labels: int `[n]`.
 
     Returns:
-      `summarize`'s entries ('loss' is the negative log-likelihood, in nats), and 'top5_accuracy' (None with 5 classes or
+      The entries of `summarize` ('loss' is the negative log-likelihood, in nats), 'top5_accuracy' (None for 5 classes or
       fewer), 'per_class_precision', 'calibration' (see `calibration`), and 'confusion', int `[num_classes, num_classes]`.
 
     Raises:
@@ -52,7 +52,7 @@ def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> JsonDict:
         raise InputFileError('the network answers with what is not a number; expected weights that are finite: train it again')
     values, rows = log_probabilities.astype(np.float64), np.arange(n)
     right = values[rows, labels][:, None]
-    # Of equally probable classes the first one counts, as in argmax.
+    # Of equally probable classes, the first one comes first, as in argmax.
     place = ((values > right) | ((values == right) & (np.arange(classes) < labels[:, None]))).sum(axis=1)
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, values.argmax(axis=1)), 1)
@@ -68,13 +68,13 @@ def describe(log_probabilities: np.ndarray, labels: np.ndarray) -> JsonDict:
 def calibration(log_probabilities: np.ndarray, labels: np.ndarray) -> JsonDict:
     """Compares confidence with accuracy: Guo et al., arXiv:1706.04599, section 2.
 
-    The confidence of a prediction is its probability. Predictions fall into `CALIBRATION_BINS` equal intervals
-    ((m - 1) / bins, m / bins], in each of which the mean confidence is compared with the accuracy.
+    The confidence of a prediction is its probability. Predictions are grouped into `CALIBRATION_BINS` equal intervals
+    ((m - 1) / bins, m / bins]; in each, the mean confidence is compared with the accuracy.
 
     Returns:
-      'ece': expected calibration error, the mean gap weighted by the predictions in each bin (equation 3); 'mce': the largest
-      gap (equation 5); 'confidence': the mean over all predictions; 'bins': for each bin, 'low', 'high', 'count', and
-      'confidence' and 'accuracy', which are None for an empty bin.
+      'ece': expected calibration error, the mean gap weighted by the number of predictions in each bin (equation 3); 'mce': the
+      largest gap (equation 5); 'confidence': the mean over all predictions; 'bins': for each bin, 'low', 'high', 'count',
+      'confidence' and 'accuracy'; the last two are None for an empty bin.
     """
     bins = CALIBRATION_BINS
     confidence = np.minimum(np.exp(log_probabilities.max(axis=1)), 1.0)

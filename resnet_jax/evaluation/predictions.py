@@ -1,4 +1,4 @@
-"""A network's predictions for every test example, kept in the run folder to compare runs."""
+"""A network's predictions for every test example, stored in the run folder to compare runs."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ FILE = 'predictions.npz'
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Predictions for a split, in its order.
+    """Predictions for a split, in the split's order.
 
     Attributes:
       log_probabilities: float32 `[n, num_classes]`.
@@ -84,7 +84,7 @@ def check_same_examples(predictions: Predictions, dataset: Dataset) -> None:
     """Checks that predictions are for the examples of a data set's test split.
 
     Raises:
-      ConfigError: they are not.
+      ConfigError: the predictions are for other examples.
     """
     if predictions.fingerprint != dataset.fingerprint or not np.array_equal(predictions.labels, dataset.test.label):
         raise ConfigError('the two runs were tested on other images; expected the same test set to compare them on')

@@ -18,13 +18,13 @@ from resnet_jax.runs.folder import RunFolder
 from resnet_jax.runtime.files import write_atomically, write_json
 from resnet_jax.typing import Json, JsonDict
 
-_SHOWN = 12  # mistakes in TensorBoard
+_SHOWN = 12  # number of mistakes in TensorBoard
 
 
 def record_run(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
     """Writes the test-set predictions and the model's description; logs a warning if they cannot be written."""
     height, _, channels = dataset.image_shape
-    with optional('The files for the report could not be written'):  # the run has its result without them
+    with optional('The files for the report could not be written'):  # the run's result does not need them
         predictions = predict_split(classifier, dataset, batch_size)
         written = write_record(folder.path, predictions, dataset, classifier)
         folder.write_json('model.json', describe_model(classifier.model, height, channels))
@@ -46,8 +46,8 @@ def _show_mistakes(folder: RunFolder, classifier: Classifier, dataset: Dataset, 
 def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset, classifier: Classifier) -> JsonDict:
     """Writes predictions.npz, evaluation.json, samples.npz and plots/samples.png; returns the contents of evaluation.json.
 
-    evaluation.json holds `Predictions.describe`, 'class_names', 'dataset', 'data' (see `describe_dataset`) and the facts of
-    `choose_examples`, whose arrays are in samples.npz.
+    evaluation.json has the entries of `Predictions.describe`, 'class_names', 'dataset', 'data' (see `describe_dataset`) and the
+    facts of `choose_examples`; samples.npz has the arrays of `choose_examples`.
     """
     folder = Path(folder)
     predictions.save(folder)

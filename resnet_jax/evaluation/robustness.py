@@ -9,7 +9,7 @@ from resnet_jax.data.split import Images
 from resnet_jax.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from resnet_jax.typing import JsonDict
 
-_BLOCK = 500  # images corrupted at once; the result does not depend on it
+_BLOCK = 500  # number of images that are corrupted at once; does not change the result
 
 
 def evaluate_corruptions(
@@ -22,11 +22,12 @@ def evaluate_corruptions(
     Args:
       answer: function from uint8 images `[n, height, width, channels]` to scores `[n, num_classes]`, such as
         `Classifier.log_probabilities`.
-      progress: called with (pairs of corruption and severity done, their number).
+      progress: called with (number of finished pairs of corruption and severity, number of pairs).
 
     Returns:
-      'errors': {name: [error at severity 1, ..., 5]}, shares of the examples; 'corruption_errors': {name: their mean};
-      'mean_corruption_error': the mean over names, not divided by a reference network's; 'clean_error'; 'count'.
+      'errors': {name: [error at severity 1, ..., 5]}, as shares of the examples; 'corruption_errors': {name: mean of its
+      errors}; 'mean_corruption_error': the mean over names, not divided by the errors of a reference network; 'clean_error';
+      'count'.
     """
     count, total = len(split.label), len(CORRUPTIONS) * len(SEVERITIES)
     clean = int((answer(split.image).argmax(axis=1) != split.label).sum()) / count

@@ -18,7 +18,7 @@ def eval_step(variables: Variables, batch: dict[str, jax.Array], *, logits_fn: L
 
     Args:
       variables: 'params' and 'batch_stats'.
-      batch: 'image' as `logits_fn` takes it, 'label' int32 `[batch]`, 'mask' float32 `[batch]`.
+      batch: 'image' in the form that `logits_fn` takes, 'label' int32 `[batch]`, 'mask' float32 `[batch]`.
       logits_fn: function from variables and images to float32 logits `[batch, num_classes]`: see `Classifier.logits_fn`.
 
     Returns:
@@ -48,12 +48,12 @@ def eval_steps(
 
     Args:
       positions: int32 `[batch]`: this device's positions in a batch.
-      data: 'image' uint8 `[n, height, width, channels]`, 'label' int32 `[n]`, and 'count', n without the padding.
+      data: 'image' uint8 `[n, height, width, channels]`, 'label' int32 `[n]`, and 'count', the number of images before padding.
       batch_size: global batch size, over all devices.
 
     Returns:
-      'loss', float32 `[batches]`: the sum of each batch, kept separate so that the total does not depend on the number of
-      batches per call; and 'confusion', int32 `[num_classes, num_classes]`, summed over the batches.
+      'loss', float32 `[batches]`: one sum for each batch, so that the total does not depend on the number of batches per call;
+      and 'confusion', int32 `[num_classes, num_classes]`, summed over the batches.
     """
     size = data['label'].shape[0]
 

@@ -12,9 +12,9 @@ def format_evaluation(title: str, class_names: Sequence[str], metrics: Json, mor
 
     Args:
       metrics: as `Predictions.describe` returns them.
-      more: may hold 'agreement' (`significance.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots' (paths),
-        'cifar10c', 'cifar10_1' and 'cifar10h' (see `cifar_variants`), 'members' of an ensemble ('workdir', 'accuracy', 'loss'
-        of each alone), 'published_accuracy' of weights by name.
+      more: optional entries: 'agreement' (`significance.compare_answers`), 'corruptions' (`evaluate_corruptions`), 'plots'
+        (paths), 'cifar10c', 'cifar10_1' and 'cifar10h' (see `cifar_variants`), 'members' of an ensemble (each with 'workdir',
+        'accuracy' and 'loss'), and 'published_accuracy' of weights by name.
     """
     class_names = [printable(name) for name in class_names]
     width = max(map(len, class_names))

@@ -9,9 +9,9 @@ import numpy as np
 
 
 class Randomness:
-    """Random numbers for each image of a block, which depend only on the stream and the image's index.
+    """Random numbers for each image of a block; they depend only on the stream and the image's index.
 
-    So an image is corrupted the same way in any block. They are raw Philox integers, because the streams of
+    So the corruption of an image does not depend on its block. Uses raw Philox integers, because the streams of
     np.random.Generator may change between NumPy versions.
     """
 
@@ -63,7 +63,7 @@ def gaussian_blur(images: np.ndarray, sigma: float, truncate: float = 4.0) -> np
 
 
 def zoom_matrix(size: int, factor: float) -> np.ndarray:
-    """Returns the matrix that enlarges the middle of `size` points to all of them, with linear interpolation."""
+    """Returns the matrix that enlarges the middle of `size` points to `size` points, with linear interpolation."""
     middle = (size - 1) / 2
     place = middle + (np.arange(size) - middle) / factor
     below = np.clip(np.floor(place).astype(int), 0, size - 2)
@@ -93,7 +93,7 @@ def convolve(images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def motion_blur(images: np.ndarray, radius: int, sigma: float, degrees: np.ndarray) -> np.ndarray:
-    """Averages every image with copies moved along its own direction, weighted by half a Gaussian.
+    """Averages every image with copies moved in the image's direction, weighted by half a Gaussian.
 
     Args:
       images: images or maps; the edge is repeated.
@@ -116,7 +116,7 @@ def motion_blur(images: np.ndarray, radius: int, sigma: float, degrees: np.ndarr
 
 
 def sample(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Samples every image at its own places, float `[n, height, width]`, with linear interpolation and reflected edges."""
+    """Samples every image at the places `rows`, `columns`, float `[n, height, width]`; linear, with reflected edges."""
     n, height, width = images.shape[:3]
     rows, columns = _reflect(rows, height), _reflect(columns, width)
     top, left = np.minimum(rows.astype(int), height - 2), np.minimum(columns.astype(int), width - 2)
@@ -138,7 +138,7 @@ def plasma(random: Randomness, size: int, decay: float) -> np.ndarray:
     """Returns clouds from 0 to 1, `[n, side, side]`, by the diamond-square algorithm.
 
     Args:
-      size: side is the smallest power of two that is at least this, and at least 2.
+      size: side is the smallest power of two that is at least `size` and at least 2.
       decay: the amplitude of each finer scale is 1 / decay^2 of the previous one.
     """
     side = 2 ** max(1, math.ceil(math.log2(size)))

@@ -1,1 +1,1 @@
-"""A run on disk: writing its folder, its checkpoints and its log, and reading them."""
+"""Writes and reads a run on disk: its folder, its checkpoints and its log."""

@@ -6,7 +6,7 @@ A checkpoint is a folder named by its step:
     checkpoints/391/metadata.json   format, config, data set, progress, versions
     checkpoints/391/SHA256SUMS      checksums of all files above, in the format of `sha256sum -c`
 
-It does not depend on the number of devices. It is written under a temporary name and renamed when it is complete.
+A checkpoint does not depend on the number of devices. It is written under a temporary name and renamed when it is complete.
 """
 
 import contextlib
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PARTIAL = '.partial-'
-_LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim; small files can claim any size
+_LARGEST_ARRAYS = 64 * 2**30  # bytes that the arrays may claim; even small files can claim any size
 _PLAIN_PATH = re.compile(r'[\w /.,;=+@#%&()-]*')
 
 
 def _checkpointer() -> 'ocp.Checkpointer':
     import orbax.checkpoint as ocp  # imported here because it takes a second
 
-    # One process writes and every process reads on its own, so Orbax must not wait for the others.
+    # Only one process writes, and every process reads independently, so Orbax must not wait for the other processes.
     process = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f'process{process}'
@@ -62,11 +62,11 @@ def _checkpointer() -> 'ocp.Checkpointer':
 def _path_for_orbax(path: Path) -> Iterator[Path]:
     """Yields a path of `path / 'arrays'` that Orbax and TensorStore can use.
 
-    They treat the path as a glob pattern and 'gs:' as a bucket, and require UTF-8. Paths with special characters are reached
+    They treat the path as a glob pattern and 'gs:' as a bucket, and require UTF-8. Paths with special characters are accessed
     through a link with a plain name.
 
     Raises:
-      ResourceError: there is no place for the link.
+      ResourceError: the link cannot be created.
     """
     path = path.absolute()
     if _PLAIN_PATH.fullmatch(str(path)):
@@ -102,11 +102,11 @@ def _quiet() -> Iterator[None]:
     try:
         yield
         sys.excepthook, sys.unraisablehook = hooks
-    finally:  # after an error the hooks stay, for TensorStore's threads go on for a while
+    finally:  # after an error the hooks stay, because TensorStore's threads continue for a while
         absl.setLevel(level)
 
 
-_hooks: list[Callable[..., object]] = []  # the program's own
+_hooks: list[Callable[..., object]] = []  # the hooks that were set before
 
 
 def _report_exception(kind: type[BaseException], error: BaseException, trace: 'TracebackType | None') -> None:
@@ -120,7 +120,7 @@ def _report_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
 
 
 def _of_a_closed_loop(error: BaseException | None) -> bool:
-    """Returns whether the error is a callback of TensorStore into an event loop that Orbax has closed."""
+    """Returns whether the error is from a callback of TensorStore into an event loop that Orbax has closed."""
     if not isinstance(error, RuntimeError) or str(error) != 'Event loop is closed' or not error.__traceback__:
         return False
     return error.__traceback__.tb_frame.f_code.co_name == 'call_soon_threadsafe'
@@ -128,7 +128,7 @@ def _of_a_closed_loop(error: BaseException | None) -> bool:
 
 @_quiet()
 def save(folder: Path, state: PyTree, metadata: Metadata) -> Path:
-    """Writes a TrainState to `folder/<step>` and returns the path. Call it in one process only.
+    """Writes a TrainState to `folder/<step>` and returns the path. Call it in only one process.
 
     Raises:
       ResourceError: there is no space or no permission; no partial files remain.
@@ -178,8 +178,9 @@ def save(folder: Path, state: PyTree, metadata: Metadata) -> Path:
 def _remove(partial: Path) -> None:
     """Removes the files of a failed save.
 
-    TensorStore's threads keep running for a while after Orbax has raised (measured: 20 ms on a busy machine) and recreate the
-    folder, so this returns only once it has been gone for 0.2 s. The next save or start removes anything that remains.
+    TensorStore's threads continue for a while after Orbax has raised (measured: 20 ms on a busy machine) and recreate the
+    folder, so this function returns only when the folder has been gone for 0.2 s. The next save or start removes any remaining
+    files.
     """
     quiet, end = 0, time.monotonic() + 2
     while quiet < 10 and time.monotonic() < end:
@@ -197,13 +198,13 @@ def _sync(path: Path) -> None:
 
 
 def restore(path: Path, template: PyTree) -> PyTree:
-    """Reads arrays into the structure of `template`: a TrainState or a part of it, of arrays or ShapeDtypeStructs.
+    """Reads arrays into the structure of `template`: a TrainState or a part of it, with arrays or ShapeDtypeStructs.
 
     Compares shapes and dtypes with the template before allocating memory.
 
     Raises:
       ConfigError: a leaf is missing, extra, or has another shape or dtype: the checkpoint belongs to another network.
-      InputFileError: the arrays claim more bytes than any network has.
+      InputFileError: the arrays are damaged or not finite, or claim more bytes than any network has.
     """
     import orbax.checkpoint as ocp
 
@@ -246,10 +247,10 @@ def count_leaves(path: Path) -> int:
 
 @contextlib.contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Turns any error that Orbax and TensorStore raise on changed files into one that says that the checkpoint is damaged."""
+    """Turns errors that Orbax and TensorStore raise for changed files into an InputFileError: the checkpoint is damaged."""
     try:
         yield
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:  # its files are not those that Orbax writes
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:  # Orbax writes other files
         raise _unreadable(path, error) from None
     except (UserError, MemoryError, OSError):
         raise
@@ -258,7 +259,7 @@ def _damage(path: Path) -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: Exception) -> InputFileError:
-    # Other errors are those of Orbax's code, which stumbles over what it could not read.
+    # Orbax raises other errors only as a consequence of data that it could not read.
     reason = f': {one_line(error)[:200]}' if isinstance(error, OSError | ValueError) else ''
     return InputFileError(f'checkpoint {path} is damaged: its arrays cannot be read{reason}; use another checkpoint')
 
@@ -275,17 +276,17 @@ def steps(folder: Path) -> list[int]:
 def latest(folder: Path, *, rename: bool = True) -> Path | None:
     """Returns the newest intact checkpoint, or None if the folder has none.
 
-    Skips a damaged checkpoint with a warning and falls back to the one before it.
+    Skips a damaged checkpoint with a warning and uses the one before it.
 
     Args:
       rename: rename damaged checkpoints to `<step>.damaged`. Only for the run itself; readers must not change the folder.
 
     Raises:
-      InputFileError: there are checkpoints and all are damaged. Training must not silently start over.
-      ResourceError: a checkpoint cannot be read, which does not mean that it is damaged.
+      InputFileError: there are checkpoints, and all are damaged: training must not silently start over.
+      ResourceError: a checkpoint cannot be read; it may be undamaged.
     """
     damaged = [p.name for p in folder.glob('*.damaged*')]
-    if folder.is_dir():  # what `rm -r checkpoints/*/*` leaves
+    if folder.is_dir():  # `rm -r checkpoints/*/*` leaves empty folders
         damaged += [p.name for p in folder.iterdir() if p.name.isdecimal() and p.is_dir() and not any(p.iterdir())]
     for step in reversed(steps(folder)):
         path = folder / str(step)
@@ -293,7 +294,7 @@ def latest(folder: Path, *, rename: bool = True) -> Path | None:
             verify(path)
             return path
         except InputFileError as error:
-            if not path.exists():  # a training run has just deleted it
+            if not path.exists():  # a training run has just deleted the checkpoint
                 continue
             damaged.append(set_aside(path) if rename else path.name)
             logger.warning('%s. It was %s.', error, f'set aside as {damaged[-1]}' if rename else 'passed over')
@@ -329,7 +330,7 @@ def keep_only(folder: Path, keep: Iterable[int]) -> None:
             # Rename first: an interrupted deletion must not look like a damaged checkpoint.
             gone = folder / f'{_PARTIAL}{step}'
             shutil.rmtree(gone, ignore_errors=True)
-            with contextlib.suppress(OSError):  # not writable now: retried after the next save
+            with contextlib.suppress(OSError):  # not writable: tried again after the next save
                 (folder / str(step)).rename(gone)
             failpoints.reach('delete')
     for path in folder.glob(f'{_PARTIAL}*'):
@@ -339,7 +340,7 @@ def keep_only(folder: Path, keep: Iterable[int]) -> None:
 def clean(folder: Path) -> None:
     """Deletes the partial files of interrupted saves and deletions, after restoring a checkpoint that was being replaced.
 
-    Call it only in the process that holds the run folder.
+    Call it only in the process that has locked the run folder.
     """
     for path in folder.glob(f'{_PARTIAL}*-old'):
         final = folder / path.name.removeprefix(_PARTIAL).removesuffix('-old')

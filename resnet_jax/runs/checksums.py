@@ -9,8 +9,8 @@ from resnet_jax.runtime import failpoints
 from resnet_jax.runtime.files import sha256_of
 
 CHECKSUMS = 'SHA256SUMS'
-LARGEST_TEXT = 64 * 2**20  # bytes of metadata.json and of SHA256SUMS; real ones are far smaller
-_ATTEMPTS = 3  # to read an unreadable file
+LARGEST_TEXT = 64 * 2**20  # largest size in bytes of metadata.json and of SHA256SUMS; real files are far smaller
+_ATTEMPTS = 3  # number of attempts to read an unreadable file
 
 
 def _files(path: Path) -> list[str]:
@@ -18,7 +18,7 @@ def _files(path: Path) -> list[str]:
 
 
 def checksums_text(path: Path) -> str:
-    """Returns the checksums of a folder's files; the last line, a comment to `sha256sum -c`, is their own checksum."""
+    """Returns the checksums of a folder's files; the last line, a comment for `sha256sum -c`, has the checksum of the lines."""
     lines = ''.join(f'{sha256_of(path / name)}  {name}\n' for name in _files(path) if name != CHECKSUMS)
     return lines + f'# {hashlib.sha256(lines.encode()).hexdigest()}\n'
 

@@ -1,4 +1,4 @@
-"""What the JSON documents of a run must hold; checked when they are read, because a file may be damaged or edited."""
+"""Checks the contents of a run's JSON documents when they are read, because a file may be damaged or edited."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import Json, JsonDict
 
 LARGEST_STEP = 2**31 - 1
-Checks = Mapping[str, Callable[[object], bool]]  # of the values of fields
+Checks = Mapping[str, Callable[[object], bool]]  # checks of values, by field
 
 
 def is_integer(value: object, high: int = LARGEST_STEP, low: int = 0) -> bool:
@@ -34,12 +34,12 @@ def are_numbers(value: object, *, above: float = -sys.float_info.max) -> bool:
 
 
 def is_text(value: object) -> bool:
-    """Returns whether a value is a text."""
+    """Returns whether a value is a string."""
     return isinstance(value, str)
 
 
 def are_texts(value: object) -> bool:
-    """Returns whether a value is a list of texts."""
+    """Returns whether a value is a list of strings."""
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
@@ -58,7 +58,7 @@ _RESULT: Checks = {
 }
 _BESIDES: Checks = {'tta': is_text, 'seconds': _is_duration}
 _AVERAGED: Checks = {'ema_accuracy': is_share, 'ema_loss': is_number}
-# Another version may have other choices.
+# Does not check choices: another version may have others.
 _CONFIG: Checks = {
     field.name: is_text if field.metadata['check'].choices else field.metadata['check'].accepts for field in fields()
 }
@@ -68,7 +68,7 @@ def check_document(value: object, required: Checks, optional: Checks) -> JsonDic
     """Returns a JSON object whose fields pass their checks; others may have any value.
 
     Raises:
-      ValueError: it is no object, a field is missing, or a value is not one that a run writes; names the first.
+      ValueError: the value is not an object, a field is missing, or a field fails its check; names the first such field.
     """
     if not isinstance(value, dict):
         raise ValueError(f'it holds {type(value).__name__}, expected an object')
@@ -85,7 +85,7 @@ def check_result(value: object, path: Path) -> JsonDict:
     """Returns the contents of result.json.
 
     Raises:
-      InputFileError: no run has written them.
+      InputFileError: the contents are not those of a run.
     """
     averaged = isinstance(value, dict) and bool(value.keys() & _AVERAGED.keys())
     try:
@@ -95,10 +95,10 @@ def check_result(value: object, path: Path) -> JsonDict:
 
 
 def check_environment(value: object, path: Path) -> JsonDict:
-    """Returns the contents of environment.json, in which fields may be missing.
+    """Returns the contents of environment.json; fields may be missing.
 
     Raises:
-      InputFileError: no run has written them.
+      InputFileError: the contents are not those of a run.
     """
     try:
         return check_document(value, {}, {'packages': _are_versions})
@@ -114,7 +114,7 @@ def read_result(folder: Path) -> JsonDict | None:
     """Returns the result of a run; None if there is none.
 
     Raises:
-      InputFileError: result.json cannot be read, or no run has written it.
+      InputFileError: result.json cannot be read, or its contents are not those of a run.
     """
     path = folder / 'result.json'
     if not path.exists():
@@ -131,10 +131,10 @@ def _no_result(path: Path, reason: object) -> InputFileError:
 
 
 def check_config(value: object, path: Path) -> JsonDict:
-    """Returns the contents of config.json, in which fields may be missing, and be of another version.
+    """Returns the contents of config.json; fields may be missing or of another version.
 
     Raises:
-      InputFileError: a value is not one that its field may have.
+      InputFileError: a value is not allowed for its field.
     """
     try:
         return check_document(value, {}, _CONFIG)
@@ -146,7 +146,7 @@ def config_of(values: Json, path: Path) -> TrainConfig:
     """Returns the config of a run from the contents of config.json.
 
     Raises:
-      InputFileError: this version has no such config.
+      InputFileError: this version does not accept the config.
     """
     try:
         return TrainConfig.from_mapping(values)

@@ -52,9 +52,9 @@ class RunFolder:
       allow_changes: let the run continue with changed values of fields that may change on request, such as the learning rate.
 
     Raises:
-      ConfigError: on entry, as the others: the folder holds checkpoints of a different config; names the fields.
-      ResourceError: the folder cannot be created or written.
-      RunFolderInUseError: another process holds the lock.
+      ConfigError: on entry: the folder has checkpoints of a different config; names the fields.
+      ResourceError: on entry: the folder cannot be created or written.
+      RunFolderInUseError: on entry: another process holds the lock.
     """
 
     def __init__(self, path: str | Path, config: TrainConfig, *, extend: bool = False, allow_changes: bool = False):
@@ -64,7 +64,7 @@ class RunFolder:
         self._config = config
         self._extend, self._allow_changes = extend, allow_changes
         self._description: Json = {}
-        self._shorter: int | None = None  # epochs of the run that this one extends
+        self._shorter: int | None = None  # number of epochs of the shorter run that this run extends
         self._rows = RowFiles(self.path)
         self._failing = False
         self._lock: IO[str] | None = None
@@ -75,7 +75,7 @@ class RunFolder:
         try:
             self._open()
         except BaseException:
-            self.__exit__()  # otherwise the folder stays locked for as long as the exception is referenced
+            self.__exit__()  # otherwise the folder stays locked while the exception is referenced
             raise
         return self
 
@@ -92,7 +92,7 @@ class RunFolder:
             (self.path / 'failed.json').unlink(missing_ok=True)
             self._handler = _LogFile(self.path / 'run.log')
         self._handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
-        if threading.current_thread() is not threading.main_thread():  # another thread has a run of its own
+        if threading.current_thread() is not threading.main_thread():  # other threads have other runs
             thread = threading.get_ident()
             self._handler.addFilter(lambda record: record.thread == thread)
         logging.getLogger('resnet_jax').addHandler(self._handler)
@@ -113,7 +113,7 @@ class RunFolder:
             self._events.close()
         if self._handler:
             logging.getLogger('resnet_jax').removeHandler(self._handler)
-        for file in (self._handler, self._lock):  # closing its file releases the lock, as does killing the process
+        for file in (self._handler, self._lock):  # closing the file or killing the process releases the lock
             if file:
                 with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
                     file.close()
@@ -133,7 +133,7 @@ class RunFolder:
 
     def _check_config(self) -> str:
         """Checks that a run in this folder may continue with the config; returns a description of the changes."""
-        # Without a checkpoint there is nothing to lose: a run that failed before its first one may start over with any config.
+        # Without a checkpoint there is nothing to lose: a run that failed earlier may start over with any config.
         started = (self.path / 'result.json').exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
         old = self.read_json('config.json')
         if not started or not isinstance(old, dict):
@@ -147,14 +147,14 @@ class RunFolder:
     def start(self, progress: Progress, description: Json, splits: Sequence[str], again: str | None = None) -> None:
         """Writes config.json and environment.json, and opens the metrics files of a run that continues from `progress`.
 
-        Keeps an interrupted run's rows up to `progress.step`, and drops later ones, which the run writes again. The result of
-        a shorter run that this one extends stays available as result-<its epochs>-epochs.json.
+        Keeps an interrupted run's rows up to `progress.step`, and drops later rows, because the run writes them again. If this
+        run extends a shorter one, the shorter run's result stays available as result-<its epochs>-epochs.json.
 
         Args:
-          splits: splits that the run logs during training, the evaluated one last; rows of others are dropped.
+          splits: splits that the run logs during training, with the evaluated split last; rows of other splits are dropped.
           again: split whose row at `progress.step` is dropped too.
         """
-        if self._shorter:  # only now: nothing has refused to continue
+        if self._shorter:  # only now, when all checks have passed
             with self._writing(), contextlib.suppress(FileNotFoundError):
                 (self.path / 'result.json').rename(self.path / f'result-{self._shorter}-epochs.json')
             self._shorter = None
@@ -182,7 +182,7 @@ class RunFolder:
         return read_rows(self.path / METRICS)
 
     def read_result(self) -> JsonDict | None:
-        """Returns the result of a finished run; None if the run is not finished, or this one extends it.
+        """Returns the result of a finished run; None if the run is not finished, or if this run extends it.
 
         Raises:
           InputFileError: result.json is not a run's result.
@@ -209,9 +209,9 @@ class RunFolder:
             write_json(self.path / name, value, durable=True)
 
     def write_metrics(self, rows: Sequence[Json], **timing: float) -> None:
-        """Appends rows to metrics.jsonl, and with `timing` to TensorBoard; if that fails, warns and keeps them for `flush`.
+        """Appends rows to metrics.jsonl, and with `timing` to TensorBoard; on failure, warns and keeps the rows for `flush`.
 
-        Times go to timing.jsonl, so that metrics.jsonl of an interrupted run ends up the same as that of an undisturbed one.
+        Times go to timing.jsonl, so that metrics.jsonl is equal for interrupted and uninterrupted runs.
         """
         self._rows.add(rows, timing)
         try:
@@ -245,7 +245,7 @@ class RunFolder:
             logger.warning('%s can be written again.', self.path)
 
     def _is_ours(self) -> bool:
-        """Returns whether the folder is still the one that this process has locked, not a replacement."""
+        """Returns whether the folder is still the folder that this process has locked."""
         assert self._lock is not None
         try:
             return os.path.samestat(os.fstat(self._lock.fileno()), (self.path / '.lock').stat())
@@ -263,13 +263,13 @@ class RunFolder:
 
 
 def check_not_in_use(path: Path) -> None:
-    """Checks that no process holds a run folder; creates and changes nothing.
+    """Checks that no process has locked a run folder; creates and changes nothing.
 
-    Several processes check before they join: a second process with the same id would make JAX abort the running ones.
+    Several processes check this before they join: a second process with the same id would make JAX abort the running processes.
 
     Raises:
-      RunFolderInUseError: a process holds it.
-      InputFileError: it holds something else than files and folders: opening a pipe would wait without end.
+      RunFolderInUseError: a process has locked it.
+      InputFileError: it contains something other than files and folders: opening a pipe would wait without end.
     """
     check_owned_files(path)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), (path / '.lock').open() as lock:

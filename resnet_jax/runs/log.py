@@ -57,7 +57,7 @@ class RunLog:
         self._evaluation_seconds = 0.0
         self._status = ''
         selects = f' (of the hardest {100 * config.selected_fraction:g} % of each batch)'
-        self._selects = selects if config.proxy_model else ''  # which examples the training loss and accuracy cover
+        self._selects = selects if config.proxy_model else ''  # the examples that the training loss and accuracy are for
         self._since: list[dict[str, float]] = []  # metrics of the steps since the last evaluation
 
     def resume(self, progress: Progress) -> None:
@@ -120,12 +120,12 @@ class RunLog:
         self.bar.update(step, self._status)
 
     def evaluation(self, split: str, step: int, metrics: Json, seconds: float) -> None:
-        """Writes the metrics of an evaluation that took `seconds`; logs them beside the training since the last one."""
+        """Writes the metrics of an evaluation that took `seconds`; logs them with the training since the last evaluation."""
         self._evaluation_seconds = seconds
         self.bar.update(step, self._status)  # replaces the progress of the evaluation
         self.row(split, step, metrics)
         train = ''
-        if self._since:  # none if only the evaluation was left
+        if self._since:  # empty if only the evaluation was left
             loss, accuracy = (float(np.mean([row[name] for row in self._since])) for name in ('loss', 'accuracy'))
             train = f'train loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{self._selects}; '
         self._since.clear()

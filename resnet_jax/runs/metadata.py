@@ -1,4 +1,4 @@
-"""The metadata of a checkpoint, which describe its run; every value is checked when it is read."""
+"""The metadata of a checkpoint describe its run; every value is checked when it is read."""
 
 import dataclasses
 from pathlib import Path
@@ -37,10 +37,10 @@ class Metadata:
 def read_metadata(path: Path) -> Metadata:
     """Returns the metadata of a checkpoint that has passed `verify`.
 
-    Checks the type and range of every value, because later a step becomes a path and a shape an array.
+    Checks the type and range of every value, because later a step becomes a path and a shape becomes an array.
 
     Raises:
-      InputFileError: the metadata have another format, or `save` did not write them.
+      InputFileError: the metadata have another format, or were not written by `save`.
       MissingModulesError: the config needs modules that are not imported.
     """
 
@@ -87,7 +87,7 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def modules_of_run(workdir: str | Path) -> list[str]:
-    """Returns the modules that were imported when a run started, from its environment.json; [] if it names none."""
+    """Returns the modules that were imported when a run started, from its environment.json; [] if it lists none."""
     try:
         environment = parse_json(read_text(Path(workdir, 'environment.json')))
     except (OSError, ValueError):

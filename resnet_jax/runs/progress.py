@@ -1,4 +1,4 @@
-"""The progress of a run, which a checkpoint stores beside the arrays of the TrainState."""
+"""The progress of a run; a checkpoint stores it with the arrays of the TrainState."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ class Progress:
     """The progress of a run.
 
     Attributes:
-      step: number of steps done.
+      step: number of finished steps.
       seconds: time spent on the run, including earlier starts.
       best: the best step on the validation split so far.
-      evaluation: metrics of the latest evaluation during training; empty before the first.
+      evaluation: metrics of the latest evaluation during training; empty before the first evaluation.
       evaluation_due: whether the evaluation after this step was interrupted.
       pending: metrics of the steps since the last row of the log.
       rollbacks: number of times the run has diverged and returned to a checkpoint.
@@ -61,7 +61,7 @@ class Progress:
         """Reads the value stored in metadata.json; checks everything, because the file is untrusted.
 
         Raises:
-          ValueError: a value is not one that `to_json` writes; names it.
+          ValueError: `to_json` cannot have written a value; names it.
         """
         if not isinstance(values, Mapping) or values.keys() != {field.name for field in dataclasses.fields(cls)}:
             raise ValueError(f'has {str(values)[:80]!r} as progress')
@@ -89,7 +89,7 @@ def read_changes(values: object) -> list[ConfigChange]:
     """Reads config changes from JSON.
 
     Raises:
-      ValueError: the value is not one that `Progress.to_json` writes.
+      ValueError: `Progress.to_json` cannot have written the value.
     """
     if not isinstance(values, list) or not all(map(_is_change, values)):
         raise ValueError(f'has {str(values)[:80]!r} as changes')

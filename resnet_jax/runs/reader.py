@@ -1,4 +1,4 @@
-"""Reads run folders for reports; every file in them is optional."""
+"""Reads run folders for reports; every file in a folder is optional."""
 
 import contextlib
 import dataclasses
@@ -26,23 +26,23 @@ _ODD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, Rec
 
 @dataclasses.dataclass(frozen=True)
 class RunReader:
-    """The contents of a run folder; a file that is missing or damaged as a whole gives an empty dict or list.
+    """The contents of a run folder; missing or unreadable files become empty dicts or lists.
 
     Attributes:
       name: name of the folder.
-      config, environment, result, model, memory, evaluation, corruptions, failed: the JSON files of these names.
+      config, environment, result, model, memory, evaluation, corruptions, failed: the JSON files with these names.
       metrics, timing: rows of the .jsonl files.
       changes: changes to the config during training.
       wrong: uint8 `[k, height, width, channels]`, the images of evaluation['wrong'], or None.
       wrong_maps: uint8 `[k, height, width]`, Grad-CAM of the predicted classes, or None.
       pairs: uint8 `[pairs, 2, height, width, channels]`, the images of evaluation['pairs'], or None.
       map: float32 `[n, 2]`, test images by the principal components of their features; map_labels: int `[n]`; or None.
-      samples: uint8 `[height, width, 3]`, a sheet of training images with a row for each class, or None.
+      samples: uint8 `[height, width, 3]`, a sheet of training images with one row per class, or None.
       augmentation: uint8 `[height, width, 3]`, the sheet of augmented training images, or None.
       filters: float32 `[height, width, in, out]`, the kernel of the first convolution, or None.
       log_probabilities, labels: predictions and labels of the test set, or None.
       fingerprint: fingerprint of the data set.
-      entry: the study entry that the run belongs to, or ''.
+      entry: the study entry of the run, or ''.
     """
 
     name: str
@@ -72,7 +72,7 @@ class RunReader:
 
     @property
     def group(self) -> str:
-        """The run's label in charts: its study entry, which has one run for each seed, or its own name."""
+        """The run's label in charts: its study entry, which has one run for each seed, or else its name."""
         return self.entry or self.name
 
     def rows(self, split: str, key: str) -> list[tuple[int, Any]]:
@@ -91,7 +91,7 @@ class RunReader:
 
     @property
     def images_per_second(self) -> float | None:
-        """The median over the rows of timing.jsonl."""
+        """The median of the rows of timing.jsonl."""
         values = [row['images_per_second'] for row in self.timing if row.get('images_per_second')]
         return median(values) if values else None
 
@@ -103,7 +103,7 @@ class RunReader:
 
     @property
     def layers(self) -> list[str]:
-        """The layers with a kernel, in execution order, or guessed from their names if that is unknown."""
+        """The layers with a kernel, in execution order; if it is unknown, the order is guessed from the names."""
         known = self.model.get('layers', [])
         if known:
             return [layer['path'] for layer in known if layer['kind'] != 'BatchNorm']
@@ -112,10 +112,10 @@ class RunReader:
 
 
 def read_run(folder: str | Path) -> RunReader:
-    """Reads a run folder; trusts and executes no file in it.
+    """Reads a run folder; treats its files as untrusted and executes none.
 
     Raises:
-      InputFileError: config.json, result.json or environment.json is an object that no run has written.
+      InputFileError: config.json, result.json or environment.json is an object that no run writes.
     """
     folder = Path(folder)
     parts: JsonDict = {
@@ -148,7 +148,7 @@ def read_run(folder: str | Path) -> RunReader:
 
 @contextlib.contextmanager
 def reported(folders: Sequence[str | Path]) -> Iterator[None]:
-    """Turns the errors that a report of runs raises on files that no run has written into one that names the folders."""
+    """Turns errors that a report raises for files that no run writes into an InputFileError that names the folders."""
     try:
         yield
     except _ODD as error:
@@ -167,11 +167,11 @@ def read_config_changes(folder: Path) -> list[ConfigChange]:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[RunReader]:
-    """Reads several run folders; runs with the same name get as much of their paths as needed to be unique.
+    """Reads several run folders; the names of runs with equal names are extended by parts of their paths until they differ.
 
     Raises:
       ConfigError: a folder is given twice.
-      InputFileError: a folder holds no run, or see `read_run`.
+      InputFileError: a folder is not a run folder; otherwise see `read_run`.
     """
     paths = [Path(folder).resolve() for folder in folders]
     runs = []
@@ -211,7 +211,7 @@ def _read_png(path: Path) -> np.ndarray | None:
     try:
         with path.open('rb') as file, Image.open(file, formats=['PNG']) as image:
             return np.asarray(image.convert('RGB')) if image.width * image.height <= _LARGEST_SHEET else None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow raises all of them for damaged files
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow raises all of these for damaged files
         return None
 
 
@@ -223,7 +223,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _of_rank(array: np.ndarray | None, rank: int, kind: Any) -> np.ndarray | None:
-    """Returns the array if it has this rank, this kind of dtype and finite numbers, else None."""
+    """Returns the array if it has the rank `rank`, a dtype of kind `kind` and finite numbers; otherwise None."""
     if array is None or array.ndim != rank or not np.issubdtype(array.dtype, kind):
         return None
     return array if np.isfinite(array).all() else None

@@ -1,4 +1,4 @@
-"""The rows that a run logs: metrics.jsonl, and timing.jsonl for values that another run of the config does not repeat."""
+"""The rows that a run logs: metrics.jsonl, and timing.jsonl for values that differ between runs of one config."""
 
 import contextlib
 import json
@@ -30,14 +30,14 @@ def _is_row(value: object) -> bool:
 
 
 class RowFiles:
-    """The two files of a run; rows that cannot be written are kept and come with the next."""
+    """The two files of a run; rows that cannot be written are kept and written with the next rows."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._backlog = {METRICS: '', TIMING: ''}
 
     def start(self, step: int, splits: Sequence[str], again: str | None) -> None:
-        """Keeps the rows of `splits` up to `step`; of the split `again`, those before it."""
+        """Keeps the rows of `splits` up to `step`, or before `step` for the split `again`."""
 
         def belongs(line: str) -> bool:
             try:
@@ -56,13 +56,13 @@ class RowFiles:
                 write_atomically(path, ''.join(kept), durable=True)
 
     def add(self, rows: Sequence[Json], timing: Json) -> None:
-        """Adds rows of metrics, and one with `timing` for each; `write` writes them."""
+        """Adds rows of metrics, and a row with `timing` for each; `write` writes them."""
         self._backlog[METRICS] += ''.join(json.dumps(row) + '\n' for row in rows)
         times = [{'step': row['step'], 'split': row['split'], **timing} for row in rows]
         self._backlog[TIMING] += ''.join(json.dumps(row) + '\n' for row in times)
 
     def write(self) -> None:
-        """Appends what is not written yet; what an OSError prevents is kept."""
+        """Appends the rows that are not written yet; on an OSError the unwritten rows are kept."""
         for name, text in self._backlog.items():
             if text:
                 _append(self._folder / name, text)
@@ -70,7 +70,7 @@ class RowFiles:
 
 
 def _append(path: Path, text: str) -> None:
-    """Appends all of the text, or nothing if that fails."""
+    """Appends the whole text, or nothing on failure."""
     with path.open('ab') as file:
         size = file.seek(0, os.SEEK_END)
         try:

@@ -1,4 +1,4 @@
-"""TensorBoard's event files: a run of its own for each split, with the same tags, so that TensorBoard draws them together."""
+"""TensorBoard's event files: one TensorBoard run per split, with equal tags, so that TensorBoard draws them together."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """Hides torch from tensorboardX, which does not need it but imports it if it is installed, taking a second."""
+    """Hides torch from tensorboardX: it does not need torch, but imports it if it is installed, which takes a second."""
     absent = object()
     before = sys.modules.get('torch', absent)
     if before is absent:
@@ -39,13 +39,13 @@ def _without_torch() -> Iterator[None]:
 class EventFiles:
     """The TensorBoard event files of a run, written by the calling thread.
 
-    tensorboardX's own writer thread dies when the disk is full, and callers that wait for it hang.
+    tensorboardX's writer thread is not used: it dies when the disk is full, and callers that wait for it hang.
 
     Args:
-      folder: each split has a folder in it; they are created at the first write.
+      folder: contains one folder per split; these are created at the first write.
       step: TensorBoard drops events of an interrupted run after this step.
       config: the fields of the config, for TensorBoard's table of hyperparameters.
-      split: the split whose accuracy and loss this table shows.
+      split: the split whose accuracy and loss the table shows.
     """
 
     def __init__(self, folder: Path, step: int, config: Json, split: str):
@@ -54,7 +54,7 @@ class EventFiles:
         self._given_up = False
 
     def write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
-        """Appends scalars by name; if that fails, logs a warning and stops writing."""
+        """Appends scalars by name; on failure, logs a warning and stops writing."""
         with _without_torch():
             from tensorboardX.summary import scalar
 
@@ -68,7 +68,7 @@ class EventFiles:
 
         summaries = [image('image', pixels, dataformats='HWC') for pixels in images.values()]
         for summary, name in zip(summaries, images, strict=True):
-            summary.value[0].tag = printable(name)  # tensorboardX would replace its spaces
+            summary.value[0].tag = printable(name)  # set here, because tensorboardX would replace spaces
         self._append(step, split, summaries)
 
     def _append(self, step: int, split: str, summaries: list['Summary']) -> None:
@@ -109,7 +109,7 @@ class EventFiles:
         experiment, session, _ = hparams(simple, {})
         plugin = experiment.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin.content)
-        # tensorboardX knows only metrics in the folder of the session itself.
+        # tensorboardX supports only metrics in the folder of the session itself.
         names = [MetricName(group=self._split, tag=tag) for tag in ('accuracy', 'loss')]
         content.experiment.metric_infos.extend(MetricInfo(name=name) for name in names)
         plugin.content = content.SerializeToString()
