@@ -1,4 +1,4 @@
-"""The config of a training run: every field once, with its type, default, range, meaning, and whether it may change later.
+"""The config of a training run: every field with its type, default, range, meaning, and whether it may change later.
 
 Config files and `--config.FIELD=VALUE` use `ml_collections.ConfigDict`, which `default_config` fills with the defaults here.
 The library uses the checked, frozen `TrainConfig`, which `TrainConfig.from_mapping` creates from a ConfigDict or config.json.
@@ -34,9 +34,9 @@ Changes = Literal['never', 'on_request', 'freely']
 # `register_optimizer` appends to it.
 OPTIMIZERS = ['sgd', 'adam', 'adamw', 'muon']
 
-LARGEST_SIDE = 4096  # of an image, in pixels
+LARGEST_SIDE = 4096  # side of an image, in pixels
 
-# How images get another size: see `data.images.read_image`.
+# How images are resized: see `data.images.read_image`.
 RESIZE = ('crop', 'squash', 'pad')
 
 
@@ -45,8 +45,8 @@ def _field(default: object, check: Check, meaning: str, *, changes: Changes = 'n
 
     Args:
       changes: whether the field may differ when a run is continued: 'never', 'on_request' (the change is recorded and shown in
-        the plot), or 'freely', because it affects neither the parameters nor which epoch is the result.
-      section: heading of this field and those after it.
+        the plot), or 'freely', because the field affects neither the parameters nor the choice of the resulting epoch.
+      section: heading of this field and the fields after it.
     """
     metadata = {'check': check, 'meaning': meaning, 'changes': changes, 'section': section}
     if isinstance(default, dict):
@@ -380,13 +380,13 @@ class TrainConfig:
             try:
                 value = _plain(value)
                 accepted = field.metadata['check'].accepts(value)
-            except RecursionError:  # it contains itself
+            except RecursionError:  # the value contains itself
                 accepted = False
             if not accepted:
                 expected = field.metadata['check'].explain(value)
                 raise ConfigError(f'config field {field.name!r} is {shortened(value)}; expected {expected}')
             object.__setattr__(self, field.name, value)
-            if isinstance(value, Mapping):  # as config.json reads it back
+            if isinstance(value, Mapping):  # converts to the types that reading config.json gives
                 object.__setattr__(self, field.name, json.loads(json.dumps(value)))
         object.__setattr__(self, 'milestones', tuple(self.milestones))
         if not isinstance(self.class_weights, str):
@@ -431,7 +431,7 @@ class TrainConfig:
         return cls(**plain)
 
     def to_dict(self) -> JsonDict:
-        """Returns the fields as config.json holds them."""
+        """Returns the fields in the form of config.json."""
         result: JsonDict = json.loads(json.dumps({field.name: getattr(self, field.name) for field in fields()}))
         return result
 
@@ -446,7 +446,7 @@ def fields() -> Iterator[dataclasses.Field[object]]:
 
 
 def choices(name: str) -> tuple[str, ...]:
-    """Returns the values that a field may have, of a field that has a list of them."""
+    """Returns the allowed values of a field that has a list of them."""
     values: Sequence[str] = next(field.metadata['check'].choices for field in fields() if field.name == name)
     return tuple(values)
 

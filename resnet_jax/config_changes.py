@@ -1,4 +1,4 @@
-"""How two configs differ, and whether a run with one may continue with the other."""
+"""Compares two configs, and checks whether a run with one may continue with the other."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +32,7 @@ def check_continues(
       allow_changes: fields that change 'on_request' may differ.
 
     Raises:
-      OtherConfigError: it may not; names the fields that differ.
+      OtherConfigError: the run may not continue; names the fields that differ.
     """
     never, asked = changed_fields(old, new, 'never'), changed_fields(old, new, 'on_request')
     longer = old.num_epochs < new.num_epochs

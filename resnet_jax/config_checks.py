@@ -50,15 +50,15 @@ def number(low: float, high: float = math.inf, *, above: bool = False, below: bo
 
 
 def one_of(choices: Sequence[str]) -> Check:
-    """Returns a check for one of some texts."""
+    """Returns a check for one of several strings."""
     return Check('', lambda value: isinstance(value, str) and value in choices, choices)
 
 
 def check_num_seeds(count: int) -> None:
-    """Checks the number of runs that differ only in their seed.
+    """Checks a number of seeds.
 
     Raises:
-      ConfigError: it is not in [1, 10000].
+      ConfigError: the number is not in [1, 10000].
     """
     if not 1 <= count <= _MOST_SEEDS:
         raise ConfigError(f'{count} seeds; expected at least 1 and at most {_MOST_SEEDS}')

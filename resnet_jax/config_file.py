@@ -25,7 +25,7 @@ def find(name: str, kind: str = '') -> Path:
       kind: '' for configs, 'study' for studies.
 
     Raises:
-      ConfigError: there is no such file; lists those that exist.
+      ConfigError: there is no such file; lists the existing files.
     """
     path, names = Path(os.path.expanduser(name)), packaged_configs(kind)  # noqa: PTH111 (Path's raises without a home)
     if path.suffix != '.py' and path.parent in (Path(), Path(kind)):
@@ -56,7 +56,7 @@ def load(path: Path, function: str) -> Any:
         return getattr(module, function)()
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # whatever a user's file raises
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         raise ConfigError(f'{path} could not be read ({type(error).__name__}: {error}); expected {function}() in it') from None
 
 
@@ -74,5 +74,5 @@ def load_config(name: str) -> ConfigDict:
 
 
 def not_a_config(path: str | Path, kind: str) -> ConfigError:
-    """Returns the error for a file whose get_config() returned something else, of the class `kind`."""
+    """Returns the error for a file whose get_config() returned an object of another class, `kind`."""
     return ConfigError(f'{path}: get_config() returned {kind}, expected an ml_collections.ConfigDict; correct the file')

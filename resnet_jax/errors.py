@@ -19,17 +19,17 @@ class _Shortened(reprlib.Repr):
         self.maxstring = self.maxother = 200
 
     def repr_int(self, x: int, level: int) -> str:
-        # Python prints no integer of more than 4,300 digits
+        # Python does not print integers of more than 4,300 digits.
         return repr(x) if x.bit_length() < 1000 else f'<integer of {x.bit_length()} bits>'
 
 
 def shortened(value: object) -> str:
-    """Returns repr(value), without most of it if that is long, nested deeply or contains itself."""
+    """Returns repr(value), shortened if it is long, nested deeply or contains itself."""
     return _Shortened().repr(value)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Returns "; did you mean '<nearest>'?", or '' if nothing is near."""
+    """Returns "; did you mean '<nearest>'?", or '' if no choice is near."""
     if len(word) > 200:
         return ''
     nearest = difflib.get_close_matches(word.lower(), list(choices), n=1)
@@ -51,7 +51,7 @@ class UserError(Exception):
 
     Args:
       message: if longer than 4,000 characters, its middle is left out.
-      topic: 'weights' or 'broken_images', for which the commands add the one that lists them.
+      topic: 'weights' or 'broken_images'; the commands then name the command that lists them.
     """
 
     exit_code = 2

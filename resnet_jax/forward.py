@@ -36,10 +36,10 @@ def forward(
 class CompiledForward:
     """A network with its normalisation, as functions of uint8 images `[n, height, width, channels]`.
 
-    Compiled programs are kept. The variables are their argument: closed over, they would be constants of the program.
+    Compiled programs are kept. They take the variables as an argument; closed over, the variables would be constants.
 
     Args:
-      mean, std: None if they are unknown; the network's input is then the scaled pixels.
+      mean, std: None if unknown; the network's input is then the scaled pixels.
       tta: test-time augmentation of the logits.
 
     Attributes:
@@ -64,7 +64,7 @@ class CompiledForward:
     @functools.cached_property
     def on_device(self) -> Variables:
         """The variables on the default device."""
-        # After training the variables are on all devices; only the default device computes.
+        # After training the variables are on all devices, but only the default device computes.
         variables: Variables = jax.device_put(jax.device_get(self._variables))
         return variables
 
@@ -73,7 +73,7 @@ class CompiledForward:
         return jax.nn.softmax(self.logits_fn(variables, images))
 
     def of_inputs(self, function: Callable[..., PyTree], **options: Any) -> Callable[..., PyTree]:
-        """Returns `function(model, variables, inputs, *others, **options)` as one of (variables, images, *others).
+        """Returns `function(model, variables, inputs, *others, **options)` as a function of (variables, images, *others).
 
         Normalises the images and any other uint8 argument. Can be traced if `function` can.
         """
@@ -103,8 +103,8 @@ class CompiledForward:
     def over_batches(
         self, function: Callable[..., PyTree], arrays: Arrays, batch_size: int, *more: np.ndarray, **options: Any
     ) -> PyTree:
-        """Returns the result of `of_inputs(function, **options)` on batches of `arrays`, and on `more` with each."""
-        fast = options_for_init(jax.random.key(0))  # to compile takes longest
+        """Returns the result of `of_inputs(function, **options)` on batches of `arrays`; each call also gets `more`."""
+        fast = options_for_init(jax.random.key(0))  # compilation takes longest
         program = self._program((function, tuple(options.items())), self.of_inputs(function, **options), fast)
         return self._over_batches(program, arrays, batch_size, *more)
 

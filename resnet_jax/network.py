@@ -23,10 +23,10 @@ LARGEST_FOR_CIFAR_STEM = 64  # height or width in pixels
 
 
 def model_kwargs(config: TrainConfig, image_shape: Sequence[int], prefix: str = '') -> JsonDict:
-    """Returns the keyword arguments of the config's network, or its proxy if `prefix` is 'proxy_', for images of a shape.
+    """Returns the keyword arguments of the config's network, or of its proxy if `prefix` is 'proxy_'.
 
-    If images are larger than 64 pixels and the config names no stem, the stem for CIFAR is replaced by that for ImageNet; not
-    if the network starts from weights, which have a stem.
+    If images are larger than 64 pixels and the config names no stem, the CIFAR stem is replaced by the ImageNet stem, except if
+    the network starts from weights, which determine the stem.
     """
     name, kwargs = (config.proxy_model, config.proxy_model_kwargs) if prefix else (config.model, config.model_kwargs)
     large = max(image_shape[:2]) > LARGEST_FOR_CIFAR_STEM and 'stem' not in kwargs and not config.init_from
@@ -39,8 +39,8 @@ def build_model(config: TrainConfig, num_classes: int, image_shape: Sequence[int
     """Returns the config's network, or its proxy if `prefix` is 'proxy_', for images `(height, width, channels)`.
 
     Raises:
-      ConfigError: see `create_model`; or `model_kwargs` holds what another field sets, or cross_device_batch_norm is set
-        for a network without BatchNorm.
+      ConfigError: see `create_model`; or `model_kwargs` has an argument that another field sets, or cross_device_batch_norm is
+        set for a network without BatchNorm.
     """
     name = config.proxy_model if prefix else config.model
     kwargs = model_kwargs(config, image_shape, prefix)
@@ -58,17 +58,17 @@ def build_model(config: TrainConfig, num_classes: int, image_shape: Sequence[int
 
 @our_settings()
 def restore_network(workdir: str | Path, *, ema: bool = False) -> tuple[Metadata, int, nn.Module, Variables]:
-    """Restores the network of a run folder from its last checkpoint, or the best on validation if it held out a split.
+    """Restores the network of a run folder from the last checkpoint or, if the run held out a validation split, the best one.
 
     Args:
-      ema: its averaged parameters.
+      ema: restore the averaged parameters.
 
     Returns:
       The metadata of the last checkpoint, the step of the network, the network and its {'params', 'batch_stats'}.
 
     Raises:
-      InputFileError: there is no run, it has no checkpoint, or the one wanted is damaged.
-      MissingModulesError: its model is one that has to be imported first.
+      InputFileError: there is no run, it has no checkpoint, or the checkpoint is damaged.
+      MissingModulesError: the module that registers the run's model is not imported.
       ConfigError: the run has no averaged parameters.
     """
     folder = Path(workdir, 'checkpoints')
@@ -92,7 +92,7 @@ def restore_network(workdir: str | Path, *, ema: bool = False) -> tuple[Metadata
     try:
         model = build_model(config, len(dataset['class_names']), dataset['image_shape'])
         blocks, leaves = sum(getattr(model, 'stage_sizes', ())), checkpoint.count_leaves(path)
-        if blocks > leaves:  # building them would take forever
+        if blocks > leaves:  # building that many blocks would take forever
             raise InputFileError(
                 f'checkpoint {path} has {leaves} arrays, too few for the {blocks} blocks of its config; use another'
             )

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from resnet_jax.errors import ConfigError, MissingModulesError
 
-imported: list[str] = []  # names in order of import; a run records them
+imported: list[str] = []  # names, in the order of import; a run records them
 
 
 def check_imported(names: Sequence[str], where: str, reason: Exception) -> None:
-    """Checks that the modules that a run names have been imported.
+    """Checks that the modules of a run have been imported.
 
     Args:
       where: the run, for the message.
@@ -30,7 +30,7 @@ def check_imported(names: Sequence[str], where: str, reason: Exception) -> None:
 
 
 def import_flags() -> list[str]:
-    """Returns flags that make a command started by this process import the same modules."""
+    """Returns flags with which a command started by this process imports the same modules."""
     return [f'--import={name}' for name in imported]
 
 
@@ -53,7 +53,7 @@ def import_modules(names: Sequence[str]) -> None:
                 importlib.import_module(name)
         except ConfigError:
             raise
-        except (Exception, SystemExit) as error:  # whatever a user's module raises
+        except (Exception, SystemExit) as error:  # a user's module may raise anything
             raise ConfigError(
                 f'module {name!r} cannot be imported ({type(error).__name__}: {error}); expected one in the current '
                 'folder or of an installed package'

@@ -16,18 +16,18 @@ from resnet_jax.runtime.files import write_atomically
 from resnet_jax.typing import Json, JsonDict
 from resnet_jax.weights.torch_file import StateDict, read_torch
 
-_LARGEST = 4 * 2**30  # bytes: ten times the largest classic network in float64
+_LARGEST = 4 * 2**30  # bytes; ten times the size of the largest classic network in float64
 
 
 def read_state_dicts(path: str | Path) -> tuple[dict[str, StateDict], JsonDict]:
-    """Reads .pth, .pt, .th (zip or legacy) or .safetensors; the content, not the name, says which.
+    """Reads .pth, .pt, .th (zip or legacy) or .safetensors; the format is found from the content, not from the name.
 
     Returns:
-      The state dicts by their place in the file (see `read_torch`; '' is the top, the only one of a .safetensors file), and the
-      file's metadata: {} unless `write_safetensors` wrote it.
+      The state dicts by their place in the file (see `read_torch`; '' is the top, the only place in a .safetensors file), and
+      the file's metadata: {} unless `write_safetensors` wrote the file.
 
     Raises:
-      InputFileError: the file is missing, unreadable or damaged, or holds anything but tensors.
+      InputFileError: the file is missing, unreadable or damaged, or contains anything but tensors.
     """
     path = Path(path)
     try:
@@ -49,7 +49,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, StateDict], JsonDict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tensor.shape for name, tensor in tensors.items()}
             return {'': StateDict(shapes, tensors.__getitem__)}, _decode(file.metadata() or {})
-    except Exception as error:  # its own error, or NumPy's for a dtype that it lacks
+    except Exception as error:  # an error of safetensors, or of NumPy for a dtype that it lacks
         reason = ' '.join(str(error).split())[:200]
         raise InputFileError(f'{path} is not a sound .safetensors file ({reason}); fetch or convert it again') from None
 

@@ -16,7 +16,7 @@ SUFFIXES = ('.safetensors', '.pth', '.pt', '.th')
 
 
 class FoundWeights(NamedTuple):
-    """Weights and where they were: see `load_variables`; what is known of published weights is among the facts."""
+    """Weights and their location: see `load_variables`; the facts include those about published weights."""
 
     file: Path
     model: nn.Module
@@ -25,7 +25,7 @@ class FoundWeights(NamedTuple):
 
 
 def is_run(name: str) -> bool:
-    """Returns whether a path or name can only be that of a run folder. A path that exists is never taken as a name."""
+    """Returns whether a path or name can only be a run folder. An existing path is always treated as a path."""
     path = Path(name)
     if is_repository(name) or (is_name(name) and not path.exists()) or _is_exported(path):
         return False
@@ -41,7 +41,7 @@ def load_weights(
     ema: bool,
     **model_kwargs: Any,
 ) -> FoundWeights:
-    """Loads what a path or name stands for, unless it `is_run`; arguments and errors as of `Classifier.load`."""
+    """Loads weights by path or name, unless it `is_run`; for arguments and errors see `Classifier.load`."""
     path, published = Path(name), {}
     if is_repository(name):
         path = fetch_repository(name)

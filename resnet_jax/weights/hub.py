@@ -1,13 +1,13 @@
-"""Fetches published weights over HTTPS or with huggingface_hub, once; afterwards no network is needed.
+"""Downloads published weights over HTTPS or with huggingface_hub, once; afterwards no network is needed.
 
-Files of the Hugging Face Hub come through huggingface_hub if it is installed: into its own cache (HF_HOME), which other
-programs share, and with its access to private repositories. Without it, and from all other servers, they come over plain HTTPS
-into `weights/` of this package's cache folder. That is not huggingface_hub's layout of blobs, snapshots and links: a second
-program that writes it could damage the files of others. HF_ENDPOINT names another hub, and
-HF_HUB_OFFLINE=1 forbids every request, to any server.
+If huggingface_hub is installed, it downloads the files of the Hugging Face Hub: into its own cache (HF_HOME), which other
+programs share, and with its access to private repositories. Otherwise, and for all other servers, files are downloaded over
+plain HTTPS into `weights/` of this package's cache folder. This folder does not have huggingface_hub's layout of blobs,
+snapshots and links: a second program that writes such a layout could damage the files of others. HF_ENDPOINT names another hub,
+and HF_HUB_OFFLINE=1 forbids every request, to any server.
 
-A file whose SHA-256 is not the published one is refused. Where none is published, the hash that the hub states or that the
-first download had is kept beside the file and checked at every start.
+A file whose SHA-256 is not the published one is refused. If none is published, the hash that the hub states, or else the hash
+of the first download, is stored with the file and checked at every start.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ from resnet_jax.runtime.untrusted import parse_json, printable, read_text
 from resnet_jax.weights.published import PublishedWeights
 
 logger = logging.getLogger(__name__)
-FILE = 'model.safetensors'  # of a repository that a run was exported to
+FILE = 'model.safetensors'  # the weights in a repository to which a run was exported
 _REPOSITORY = re.compile(r'hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.][\w./-]*))?')
 _MOST_REDIRECTIONS = 5
-_PATIENCE_SECONDS = 60.0  # with huggingface_hub, which tries again for some time
+_PATIENCE_SECONDS = 60.0  # for huggingface_hub, which retries for some time
 
 
 class _Place(NamedTuple):
@@ -50,7 +50,7 @@ def fetch(weights: PublishedWeights) -> Path:
     """Returns the path of the file of published weights, from the cache or else from the network.
 
     Raises:
-      InputFileError: it cannot be downloaded, or its SHA-256 is not the published one.
+      InputFileError: the file cannot be downloaded, or its SHA-256 is not the published one.
       ResourceError: the cache cannot be written, for example because the disk is full.
     """
     if weights.url.startswith('package:'):
@@ -63,18 +63,18 @@ def fetch(weights: PublishedWeights) -> Path:
 
 
 def is_repository(text: str) -> bool:
-    """Returns whether a text is meant as a repository of the hub."""
+    """Returns whether a text is the name of a repository on the hub."""
     return text.startswith('hf://')
 
 
 def fetch_repository(name: str) -> Path:
     """Returns the path of model.safetensors of 'hf://OWNER/REPOSITORY' or 'hf://OWNER/REPOSITORY@REVISION'.
 
-    Downloads a newer one if the hub can be reached and has one.
+    Downloads a newer file if the hub can be reached and has one.
 
     Raises:
-      ConfigError: the name is not of this form.
-      InputFileError, ResourceError: as `fetch`.
+      ConfigError: the name does not have this form.
+      InputFileError, ResourceError: see `fetch`.
     """
     match = _REPOSITORY.fullmatch(name)
     if not match or '..' in name:
@@ -94,11 +94,15 @@ def _endpoint() -> str:
 
 
 def _offline() -> bool:
-    return os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE')  # as huggingface_hub
+    return os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE')  # as in huggingface_hub
 
 
 def _fetch(place: _Place, sha256: str, *, fixed: bool) -> Path:
-    """Returns the path of a file in the cache. A `fixed` file never changes: a copy is used without asking the server."""
+    """Returns the path of a file in the cache. A `fixed` file never changes: a copy is used without a request.
+
+    Raises:
+      InputFileError, ResourceError: see `fetch`.
+    """
     folder = place.name.removeprefix('hf://').replace('/', '--')
     path = cache_dir() / 'weights' / folder / (place.file or place.url.rpartition('/')[2])
     if fixed and _is_sound(path, sha256):
@@ -119,13 +123,17 @@ def _fetch(place: _Place, sha256: str, *, fixed: bool) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             waiting = f'another process downloads {place.name}: waiting for it'
             lock.enter_context(one_process(path.with_name(f'{path.name}.lock'), waiting))
-        if not (fixed and _is_sound(path, sha256)):  # the other process may have fetched it
+        if not (fixed and _is_sound(path, sha256)):  # another process may have downloaded the file
             _over_https(place, path, sha256)
     return path
 
 
 def _over_https(place: _Place, path: Path, sha256: str) -> None:
-    """Downloads the file into our cache, unless the one there is the hub's newest."""
+    """Downloads the file into our cache, unless the newest file of the hub is there.
+
+    Raises:
+      InputFileError: the file cannot be downloaded, or has another SHA-256.
+    """
     size, stated, commit = None, sha256, ''
     try:
         if place.repository:
@@ -137,7 +145,7 @@ def _over_https(place: _Place, path: Path, sha256: str) -> None:
             if unchanged and _is_sound(path, stated):
                 return
         else:
-            transfer.require_reachable(place.url)  # asked once; the download would retry
+            transfer.require_reachable(place.url)  # one request; the download would retry
         digest = transfer.download(place.url, path, label='weights', writing=_writing, size=size, sha256=stated)
     except transfer.WrongFileError as error:
         raise InputFileError(
@@ -159,12 +167,12 @@ def _describe(url: str) -> tuple[str, int | None, str]:
     """Returns the SHA-256 ('' if the hub does not state it), the size and the commit of a file of the hub.
 
     Raises:
-      DownloadError: as `runtime.download.headers`.
+      DownloadError: see `runtime.download.headers`.
     """
     for _ in range(_MOST_REDIRECTIONS):
         headers = transfer.headers(url)
         location = headers.get('Location', '')
-        if not location or 'X-Repo-Commit' in headers:  # then the location is that of the content
+        if not location or 'X-Repo-Commit' in headers:  # then the location is the content's
             break
         url = urljoin(url, location)  # the repository was renamed, or the endpoint is a mirror
     tag = (headers.get('X-Linked-Etag') or headers.get('ETag') or '').removeprefix('W/').strip('"')
@@ -181,14 +189,19 @@ def _has_huggingface_hub() -> bool:
 
 
 def _with_huggingface_hub(place: _Place, path: Path, *, fixed: bool) -> Path:
-    """Returns the path of a file in the cache of huggingface_hub; `path` is for the message."""
+    """Returns the path of a file in the cache of huggingface_hub; `path` is for the message.
+
+    Raises:
+      InputFileError: the file cannot be downloaded.
+      ResourceError: the cache cannot be written.
+    """
     import huggingface_hub
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     folder = Path(constants.HF_HUB_CACHE, 'models--' + place.repository.replace('/', '--'))
 
-    def get(*, local: bool) -> Path:  # it may ask the server also for a local file
+    def get(*, local: bool) -> Path:  # huggingface_hub may send a request even for a local file
         return _while_it_grows(
             lambda: Path(
                 huggingface_hub.hf_hub_download(
@@ -207,7 +220,7 @@ def _with_huggingface_hub(place: _Place, path: Path, *, fixed: bool) -> Path:
         return get(local=False)
     except InputFileError:
         raise
-    except Exception as error:  # its errors, and those of the HTTP library below it, have no common base
+    except Exception as error:  # errors of huggingface_hub and of its HTTP library have no common base
         if isinstance(error, OSError) and error.errno:
             raise ResourceError(
                 f'cannot write the cache of huggingface_hub ({error.strerror}): expected room for {place.name}; free space, or '
@@ -217,10 +230,10 @@ def _with_huggingface_hub(place: _Place, path: Path, *, fixed: bool) -> Path:
 
 
 def _while_it_grows(get: Callable[[], Path], folder: Path) -> Path:
-    """Calls `get`, which downloads into a folder, and gives up if almost nothing comes: single bytes keep sockets open.
+    """Calls `get`, which downloads into a folder; gives up on a server that keeps the socket open with a few bytes.
 
     Raises:
-      OSError: the server sends less than `runtime.download.LEAST`.
+      OSError: the server sends less than `runtime.download.LEAST` bytes a second.
     """
     results: list[Path | Exception] = []
 
@@ -230,7 +243,7 @@ def _while_it_grows(get: Callable[[], Path], folder: Path) -> Path:
         except Exception as error:
             results.append(error)
 
-    thread = threading.Thread(target=run, name='huggingface_hub', daemon=True)  # nothing can stop it
+    thread = threading.Thread(target=run, name='huggingface_hub', daemon=True)  # the thread cannot be stopped
     thread.start()
     size = _unfinished_bytes(folder)
     while thread.is_alive():
@@ -263,7 +276,7 @@ def _is_sound(path: Path, sha256: str) -> bool:
     if not path.is_file():
         return False
     expected = str(_recorded(path).get('sha256', ''))
-    if not (sha256 or expected):  # put there by hand
+    if not (sha256 or expected):  # a user put the file there
         return True
     if (digest := _sha256(path)).startswith(sha256) and digest.startswith(expected):
         return True
@@ -287,7 +300,7 @@ def _record(path: Path) -> Path:
 
 
 def _recorded(path: Path) -> dict[str, object]:
-    """Returns the record of the download of a file; {} if there is none, or it cannot be read."""
+    """Returns the record of a file's download; {} if there is none or it cannot be read."""
     try:
         value = parse_json(read_text(_record(path)))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Matches the tensors of a file with the arrays of a model, and finds the model that a file fits best."""
+"""Matches the tensors of a file with the arrays of a model, and finds the model that fits a file best."""
 
 import collections
 import dataclasses
@@ -16,28 +16,28 @@ from resnet_jax.typing import Json
 from resnet_jax.weights.names import FLAX, NAMINGS, torch_name, torch_shape
 
 Shape = tuple[int, ...]
-# Models are built with this number of classes, a prime unequal to any other size, so that it marks the shapes of the head.
+# Models are built with this number of classes: a prime that differs from any other size, so it marks the shapes of the head.
 _ANY_CLASSES = 7919
 LONGEST_NAME = 500  # characters; no library has longer names
-_DEEPEST = 16  # parts of a model's name; those of our models have half as many
-_REFINED = 3  # models of which `nearest_model` tries every stem, which changes few tensors: all of them take half a minute
-_COUNTERS = ('total_ops', 'total_params')  # of thop, in every layer of a network that it has measured
+_DEEPEST = 16  # largest number of parts of a name; names of our models have half as many
+_REFINED = 3  # number of models whose stems `nearest_model` tries: stems change few tensors, and all models take half a minute
+_COUNTERS = ('total_ops', 'total_params')  # thop adds these to every layer of a network that it measures
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
     """The result of comparing a file's tensors with a model's arrays.
 
-    All attributes but `shapes` and `matched` use the file's names and shapes.
+    Attributes use the file's names and shapes, except for `shapes` and `matched`.
 
     Attributes:
-      num_classes: of the model; the file's, unless another was asked for.
+      num_classes: number of classes of the model; by default the file's.
       naming: the naming under which most names agree.
-      shapes: the shape of every array by our name.
-      matched: the file's name by ours, where name and shape agree.
+      shapes: {our name: shape} of every array.
+      matched: {our name: the file's name} of the arrays whose name and shape agree.
       missing, unmatched: shapes of the arrays that the file lacks, and of the tensors that the model lacks.
-      misshapen: the file's shape and the expected one.
-      ignored: names of tensors outside the network: counters, those of a loss, or of another copy of the network.
+      misshapen: the file's shape and the expected shape.
+      ignored: names of tensors outside the network: counters, tensors of a loss, or of another copy of the network.
     """
 
     num_classes: int
@@ -65,7 +65,7 @@ class Match:
         return (len(self.matched) + len(self.misshapen) / 2) / self.total
 
     def channels(self, expected: int) -> int | None:
-        """Returns the number of channels of the images that the file is for, or None if it is the expected one or unclear."""
+        """Returns the number of image channels of the file's network, or None if it is the expected one or unclear."""
         axis, sizes = 2 if self.naming == FLAX else 1, []
         for theirs, ours in self.misshapen.values():
             alike = len(theirs) == len(ours) == 4 and theirs[:axis] + theirs[axis + 1 :] == ours[:axis] + ours[axis + 1 :]
@@ -81,17 +81,17 @@ def _named_shapes(name: str, kwargs: tuple[tuple[str, str], ...], image_shape: S
 
 
 def model_shapes(model: nn.Module, image_shape: Shape) -> dict[str, Shape]:
-    """Returns the shapes of a model's variables by name, as 'params/conv1/kernel'.
+    """Returns the shapes of a model's variables by name, such as 'params/conv1/kernel'.
 
     Raises:
-      ConfigError: the model cannot be built, or not for images of this shape.
+      ConfigError: the model cannot be built for images of this shape.
     """
     try:
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         tree = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     except ConfigError:
         raise
-    except (ArithmeticError, TypeError, ValueError) as error:  # absurdly large arguments, which a file may contain
+    except (ArithmeticError, TypeError, ValueError) as error:  # a file may contain absurdly large arguments
         raise ConfigError(
             f'{type(model).__name__} cannot be built for images {list(image_shape)} ({type(error).__name__}); '
             'expected other arguments'
@@ -112,15 +112,15 @@ def match(
 ) -> Match:
     """Compares a file with a model.
 
-    A prefix of every name ('module.', 'model.backbone.') is found automatically: the one under which most names are the
-    model's. Names elsewhere are ignored; where the model's names have no prefix, those of modules that are no layers of a
-    network, such as a loss ('criterion.weight') or the pixels' mean.
+    A prefix of the names ('module.', 'model.backbone.') is found automatically: the prefix under which most names are the
+    model's. Names without it are ignored. If there is no prefix, the ignored names are those of modules that are not layers of
+    a network, such as a loss ('criterion.weight') or the pixels' mean.
 
     Args:
       tensors: the shape of every tensor of the file.
-      name, kwargs: as for `create_model`.
+      name, kwargs: the arguments of `create_model`.
       image_shape: (height, width, channels).
-      num_classes: if None, the file's.
+      num_classes: number of classes; None for the file's.
 
     Raises:
       ConfigError: the model or an argument is unknown, or the model cannot take images of this shape.
@@ -128,7 +128,7 @@ def match(
     shapes = _built or model_shapes(create_model(name, num_classes or _ANY_CLASSES, **kwargs), image_shape)
     namings = {naming: {torch_name(ours, naming): ours for ours in shapes} for naming in (*NAMINGS, FLAX)}
     index = _index or _prefixes_of_suffixes(tensors)
-    # A naming made for other blocks can give two arrays one name.
+    # A naming for other blocks can give two arrays the same name.
     prefixes = {naming: _votes(index, names) for naming, names in namings.items() if len(names) == len(shapes)}
     naming = max(prefixes, key=lambda naming: max(prefixes[naming].values()))
     votes, names = prefixes[naming], namings[naming]
@@ -184,7 +184,7 @@ def match(
 def _strays(tensors: Mapping[str, Shape], rest: Iterable[str], names: Iterable[str]) -> set[str]:
     """Returns the first parts of the names in `rest` that belong to modules outside the network, such as a loss.
 
-    Not 'layer4' beside 'layer1', nor what holds a convolution or batch normalization.
+    Excludes 'layer4' if there is a 'layer1', and modules that contain a convolution or batch normalization.
     """
     first_parts = {name.partition('.')[0].rstrip('0123456789') for name in names}
     layers = {
@@ -197,7 +197,7 @@ def _strays(tensors: Mapping[str, Shape], rest: Iterable[str], names: Iterable[s
 
 
 def _prefixes_of_suffixes(tensors: Mapping[str, Shape]) -> dict[str, list[str]]:
-    """Returns, for each end of a name that could be a model's, what stands before it: 'fc.weight' -> ['', 'module.']."""
+    """Returns the prefixes of each end of a name that could be a model's name: 'fc.weight' -> ['', 'module.']."""
     index = collections.defaultdict(list)
     for key in tensors:
         parts = key[:LONGEST_NAME].split('.')
@@ -207,7 +207,7 @@ def _prefixes_of_suffixes(tensors: Mapping[str, Shape]) -> dict[str, list[str]]:
 
 
 def _votes(index: Mapping[str, list[str]], names: Iterable[str]) -> dict[str, int]:
-    """Returns how many of the names follow each prefix; '' is always there."""
+    """Returns the number of names that follow each prefix; '' is always included."""
     votes = collections.Counter({'': 0})
     for name in names:
         votes.update(index.get(name, ()))
@@ -215,7 +215,7 @@ def _votes(index: Mapping[str, list[str]], names: Iterable[str]) -> dict[str, in
 
 
 def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape, first: str) -> tuple[str, dict[str, str], Match] | None:
-    """Returns the name, arguments and match of the model that has most in common with a file; None if none has anything.
+    """Returns the name, arguments and match of the model that matches a file best; None if no model matches anything.
 
     Args:
       first: the model to try first.
@@ -227,12 +227,12 @@ def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape, first: str) 
         try:
             built = _named_shapes(name, tuple(kwargs.items()), tuple(image_shape))
             matches.append((name, kwargs, match(tensors, name, kwargs, image_shape, _built=built, _index=index)))
-        except ConfigError:  # the images are too small for it, or it has no such stem or shortcut
+        except ConfigError:  # the images are too small for the model, or it has no such stem or shortcut
             return False
         return matches[-1][2].fits
 
     def best_first() -> list[tuple[str, dict[str, str], Match]]:
-        return sorted(matches, key=lambda each: -each[2].score)  # of equal ones, the first considered
+        return sorted(matches, key=lambda each: -each[2].score)  # if scores are equal, the first considered
 
     if any(consider(name, {}) for name in _candidates(tensors, first)):
         return matches[-1]
@@ -245,14 +245,14 @@ def nearest_model(tensors: Mapping[str, Shape], image_shape: Shape, first: str) 
 
 
 def _candidates(tensors: Mapping[str, Shape], first: str) -> Iterator[str]:
-    """Yields the models, the likely ones first; skips those with far fewer or more convolutions, for speed."""
+    """Yields the models, likely ones first; for speed, skips models with far fewer or more convolutions."""
     convolutions = sum(len(shape) == 4 for shape in tensors.values())
 
     def blocks_of(name: str) -> int:
         return sum(getattr(create_model(name), 'stage_sizes', ()))
 
     def order(name: str) -> tuple[bool, bool, int]:
-        # A plain network has the names and shapes of a ResNet with shortcut option A: of the two the ResNet is meant.
+        # A plain network has the same names and shapes as a ResNet with shortcut option A; the ResNet comes first.
         distance = min(abs(size * blocks_of(name) + 1 - convolutions) for size in (2, 3))
         return name != first, name.startswith('plain'), distance
 

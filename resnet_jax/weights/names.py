@@ -1,8 +1,9 @@
 """Names and layouts of our arrays in other libraries.
 
-A naming is a list of rules from our name of a layer ('layer1_0/downsample_conv') to theirs ('layer1.0.downsample.0'). The
-first rule whose pattern matches the whole name applies; if none matches, every '/' becomes '.'. A new family needs rules only
-where its names differ from torchvision's. models/resnet.py and models/alexnet.py have tables of our names and PyTorch's.
+A naming is a list of rules from our name of a layer ('layer1_0/downsample_conv') to the other library's name
+('layer1.0.downsample.0'). The first rule whose pattern matches the whole name applies; if none matches, every '/' becomes '.'.
+A new family needs rules only for names that differ from torchvision's. models/resnet.py and models/alexnet.py have tables of
+our names and PyTorch's.
 
   ours: params/<layer>/kernel [height, width, in, out] or [in, out] | weight [out, in, height, width] or [out, in]
   params/<layer>/scale, params/<layer>/bias                         | weight, bias
@@ -42,7 +43,7 @@ _D2L = (
 
 
 def _d2l(**block: str) -> Rules:
-    """Returns D2L's naming with these names for the layers of a block."""
+    """Returns D2L's naming with the given names for the layers of a block."""
     return (
         *((rf'layer{stage}_(\d+)/{ours}', rf'net.b{stage + 1}.\1.{name}') for ours, name in block.items() for stage in _STAGES),
         *_D2L,
@@ -104,8 +105,8 @@ NAMINGS: Mapping[str, Rules] = {
 }
 FLAX = 'flax'  # our own names and layout
 
-# By class of model, the linear layer after the flattening and the convolution before it. The linear kernel's rows are in the
-# order height, width, channel here, and channel, height, width in PyTorch.
+# For each class of model, the linear layer after the flattening, and the convolution before the flattening. The linear kernel's
+# rows are in the order height, width, channel here, and channel, height, width in PyTorch.
 _FLATTENED = {
     'AlexNet': ('params/fc1/kernel', 'params/conv5/kernel'),
     'LeNet': ('params/fc1/kernel', 'params/conv2/kernel'),
@@ -115,7 +116,7 @@ _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'runni
 
 
 def default_naming(model: nn.Module) -> str:
-    """Returns the naming of this network's usual PyTorch version."""
+    """Returns the naming of the usual PyTorch version of a network."""
     if type(model).__name__ == 'AlexNet':
         return 'alexnet'
     if getattr(model, 'stem', None) == 'd2l':
@@ -186,6 +187,6 @@ def flatten(variables: Variables) -> dict[str, np.ndarray]:
 
 
 def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
-    """Returns nested dicts, the inverse of `flatten`; they contain 'params' and 'batch_stats' even if empty."""
+    """Returns nested dicts, the inverse of `flatten`; always contains 'params' and 'batch_stats', which may be empty."""
     nested: dict[str, PyTree] = unflatten_dict(arrays, sep='/')
     return {'params': {}, 'batch_stats': {}} | nested

@@ -1,4 +1,4 @@
-"""Parts of a network by name: its head, its blocks from the first to the last, and what a pattern selects.
+"""Parts of a network by name: its head, its blocks from the first to the last, and selections by patterns.
 
 A variable's name is its path without the collection: 'layer1_0/conv1/kernel', or 'layer1_0/bn1/mean' for a statistic.
 """
@@ -16,7 +16,7 @@ from resnet_jax.errors import ConfigError, did_you_mean
 from resnet_jax.weights.match import Shape, model_shapes
 
 BACKBONE, HEAD = 'backbone', 'head'
-_LISTED = 30  # names in a message
+_LISTED = 30  # number of names in a message
 _BLOCK = re.compile(r'layer(\d+)(_\d+)?')
 
 
@@ -28,7 +28,7 @@ def bare(name: str) -> str:
 def head_names(model: nn.Module, image_shape: Shape) -> frozenset[str]:
     """Returns the names, with collection, of the variables whose shape depends on the number of classes.
 
-    For a model without an attribute `num_classes`, those of the part that is called last.
+    For a model without an attribute `num_classes`, returns the names of the part that is called last.
     """
     shapes = model_shapes(model, image_shape)
     if hasattr(model, 'num_classes'):
@@ -39,11 +39,12 @@ def head_names(model: nn.Module, image_shape: Shape) -> frozenset[str]:
 
 
 def select(pattern: str, names: Collection[str], head: Collection[str], field: str) -> frozenset[str]:
-    """Returns which of the names, given with collection, a pattern selects.
+    """Returns the names, with collection, that a pattern selects.
 
     Args:
-      pattern: shell patterns with commas between. Each selects the variables whose name, or a layer or block that holds them,
-        matches: 'conv1', 'layer1_*', '*/bn?', '*/kernel'. 'head' stands for `head`, 'backbone' for all others.
+      pattern: shell patterns, separated by commas. Each selects the variables whose name, layer or block matches: 'conv1',
+        'layer1_*', '*/bn?', '*/kernel'. 'head' stands for `head`, 'backbone' for all other names.
+      names: all names, with collection.
       head: the names of the head.
       field: the config field, for messages.
 
@@ -71,7 +72,7 @@ def select(pattern: str, names: Collection[str], head: Collection[str], field: s
 
 
 def _prefixes(name: str) -> list[str]:
-    """Returns ['layer1_0', 'layer1_0/conv1', 'layer1_0/conv1/kernel'] for the last of them."""
+    """Returns ['layer1_0', 'layer1_0/conv1', 'layer1_0/conv1/kernel'] for 'layer1_0/conv1/kernel'."""
     parts = name.split('/')
     return ['/'.join(parts[: length + 1]) for length in range(len(parts))]
 
@@ -79,12 +80,12 @@ def _prefixes(name: str) -> list[str]:
 def blocks(model: nn.Module, image_shape: Shape) -> list[list[str]]:
     """Returns the parts of a network, each a list of names such as ['conv1', 'bn1'], from the first to the last.
 
-    They are the names at the top of `params`. Of a network with blocks `layer<stage>_<index>` or `layer<stage>`, the first
-    part is the stem, all that comes before the blocks, and each block is a part. Otherwise every layer with a kernel starts
-    a part. A layer without a kernel, such as a BatchNorm, belongs to the part before it.
+    The names are those at the top of `params`. In a network with blocks `layer<stage>_<index>` or `layer<stage>`, the first
+    part is the stem, which is everything before the blocks, and each block is a part. In other networks every layer with a
+    kernel starts a part. A layer without a kernel, such as a BatchNorm, belongs to the part before it.
     """
     shapes = model_shapes(model, image_shape)
-    sizes: dict[str, int] = {}  # the largest number of axes of a parameter
+    sizes: dict[str, int] = {}  # the largest number of axes of the layer's parameters
     for name, shape in shapes.items():
         if name.startswith('params/'):
             top = bare(name).split('/')[0]
@@ -105,7 +106,7 @@ def blocks(model: nn.Module, image_shape: Shape) -> list[list[str]]:
 
 
 def stages(parts: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Returns the parts with the blocks of each stage, `layer<stage>_<index>`, joined."""
+    """Returns the parts, with the blocks of each stage, `layer<stage>_<index>`, joined to one part."""
     result: list[list[str]] = []
     before = None
     for part in parts:
@@ -137,7 +138,7 @@ def _call_order(model: nn.Module, image_shape: Shape) -> list[str]:
 
 
 def first_kernel(model: nn.Module, image_shape: Shape) -> str | None:
-    """Returns the name, with collection, of the convolution kernel that sees the images; None if the first layer is not one."""
+    """Returns the name, with collection, of the first convolution's kernel; None if the first layer is not a convolution."""
     shapes: Mapping[str, Shape] = model_shapes(model, image_shape)
     order = _call_order(model, image_shape)
     kernels = [name for name in shapes if order and bare(name).startswith(f'{order[0]}/') and len(shapes[name]) == 4]

@@ -1,4 +1,4 @@
-"""`create_model`: a network by name and, if weights are asked for, its variables."""
+"""`create_model`: a network by name and, with `weights`, its variables."""
 
 from pathlib import Path
 from typing import Any, overload
@@ -27,15 +27,15 @@ def create_model(
 ) -> nn.Module | tuple[nn.Module, JsonDict]:
     """Returns the module called `name` (`models.create_model`); with `weights`, the module and its variables.
 
-    A module of Flax does not hold its parameters, so that the variables come beside it: {'params', 'batch_stats'}, nested dicts
-    of float32 NumPy arrays, for `model.apply(variables, images, train=False)`. The images must be normalised as the weights
-    expect it: `load(weights)` returns a `Classifier`, which also has the preprocessing and the names of the classes.
+    A Flax module does not contain its parameters, so the variables are returned separately: {'params', 'batch_stats'}, nested
+    dicts of float32 NumPy arrays, for `model.apply(variables, images, train=False)`. The images must be normalised as in the
+    training of the weights: `load(weights)` returns a `Classifier`, which also has the preprocessing and the class names.
 
     Args:
       name: one of `available_models()`.
-      num_classes: number of logits; by default 10, or what the weights have.
+      num_classes: number of logits; by default 10, or the number of the weights.
       weights: a name of `available_weights()`, 'hf://OWNER/REPOSITORY' or a file: see `Classifier.load`.
-      **kwargs: other attributes of the module's class; those of published weights (stem, shortcut) need not be given.
+      **kwargs: other attributes of the module's class; published weights set theirs (stem, shortcut) themselves.
 
     Raises:
       ConfigError: a name or a keyword is unknown, a value is out of range, or the weights are of another model.
@@ -44,7 +44,7 @@ def create_model(
     """
     if weights is None:
         return models.create_model(name, 10 if num_classes is None else num_classes, **kwargs)
-    models.create_model(name, **kwargs)  # before anything is downloaded
+    models.create_model(name, **kwargs)  # checks the arguments before anything is downloaded
     image_shape = None
     path = Path(weights)
     if is_repository(str(weights)):

@@ -1,17 +1,18 @@
 """The table of published weights by name: `find_weights('timm/resnet50.a1_in1k')`.
 
-Facts and their sources; what a source does not state is empty here.
+Facts and their sources; facts that a source does not state are empty here.
 
-  torchvision  torchvision 0.29, torchvision/models/resnet.py and alexnet.py: address (whose file name ends with the first
-               eight digits of the SHA-256), size of image and crop, top-1 accuracy. Licence: as timm's copies
-               (timm/*.tv_in1k) state it.
-  timm         huggingface.co/timm: SHA-256 of model.safetensors (its page of the file), licence (model card). Size of image,
+  torchvision  torchvision 0.29, torchvision/models/resnet.py and alexnet.py: address (the file name ends with the first
+               eight digits of the SHA-256), size of image and crop, top-1 accuracy. Licence: as stated by timm's copies
+               (timm/*.tv_in1k).
+  timm         huggingface.co/timm: SHA-256 of model.safetensors (the file's page), licence (model card). Size of image,
                crop, mean and std from timm/models/resnet.py; top-1 accuracy at this size and crop from
                results/results-imagenet.csv.
   chenyaofo    github.com/chenyaofo/pytorch-cifar-models: address and top-1 accuracy (README.md), licence (LICENSE). Mean and
                std from conf/cifar10.conf and cifar100.conf of chenyaofo/image-classification-codebase. No hash is stated.
   akamaster    github.com/akamaster/pytorch_resnet_cifar10: address and test error (README.md), mean and std (trainer.py),
-               licence (LICENSE). The file names end with the first digits of the SHA-256; all 64 are of the files there.
+               licence (LICENSE). The file names end with the first digits of the SHA-256; all 64 digits were computed from
+               the files.
   resnet_jax   trained by this package; digits/README.md has the command.
 """
 
@@ -34,12 +35,12 @@ class PublishedWeights:
     Attributes:
       name: '<publisher>/<model>.<recipe and data>'.
       url: https://..., hf://OWNER/REPOSITORY/FILE on the Hugging Face Hub, or package:FILE below this folder.
-      sha256: of the file, in hexadecimal: all 64 digits, the first ones, or '' if none are published.
+      sha256: SHA-256 of the file, in hexadecimal: all 64 digits, the first digits, or '' if none are published.
       licence: identifier of the Hugging Face Hub; '' if it is not stated.
-      model, model_kwargs: as for `create_model`.
-      dataset: what it was trained on: 'imagenet', 'cifar10', 'cifar100' or 'digits'.
+      model, model_kwargs: the arguments of `create_model`.
+      dataset: the training data: 'imagenet', 'cifar10', 'cifar100' or 'digits'.
       image_shape: (height, width, channels) for which the accuracy is published.
-      mean, std: of pixels scaled to [0, 1].
+      mean, std: mean and standard deviation of pixels scaled to [0, 1].
       crop: side of the centre square that is used, as a share of the shorter side of the image.
       interpolation: 'bilinear' or 'bicubic'.
       accuracy: published top-1 accuracy on the test set (ImageNet: validation set), in percent; None if none is stated.
@@ -66,7 +67,7 @@ class PublishedWeights:
 
     @property
     def preprocessing(self) -> JsonDict:
-        """The facts that a file of weights does not hold, by the names of `Classifier.describe`."""
+        """The facts that are not in the file of weights, by the names of `Classifier.describe`."""
         names = 'mean', 'std', 'crop', 'interpolation', 'dataset', 'licence'
         return {name: getattr(self, name) for name in names}
 
@@ -74,7 +75,7 @@ class PublishedWeights:
         """Returns the name of the model; `model` is the name that the caller expects, or None.
 
         Raises:
-          ConfigError: they are weights of another model.
+          ConfigError: the weights are of another model.
         """
         if model not in (None, self.model):
             others = available_weights(model)
@@ -284,7 +285,7 @@ def available_weights(model: str | None = None) -> tuple[str, ...]:
 
 
 def is_name(text: str) -> bool:
-    """Returns whether a text can only be meant as the name of published weights: it starts with a publisher's name."""
+    """Returns whether a text can only be a name of published weights: it starts with a publisher's name."""
     return text.partition('/')[0] in {name.partition('/')[0] for name in PUBLISHED} and text.count('/') == 1
 
 
@@ -292,7 +293,7 @@ def find_weights(name: str) -> PublishedWeights:
     """Returns the entry of published weights.
 
     Raises:
-      ConfigError: there are none of this name.
+      ConfigError: there are no weights with this name.
     """
     if name not in PUBLISHED:
         publisher = [other for other in PUBLISHED if other.startswith(name.partition('/')[0] + '/')]

@@ -18,7 +18,7 @@ def save_torch(path: str | Path, model: nn.Module, variables: Variables, naming:
 
     Args:
       model, variables: the network and its {'params', 'batch_stats'}, float32.
-      naming: one of `names.NAMINGS`; by default D2L's for its networks, icpm's for AlexNet, timm's for ResNet-D and
+      naming: one of `names.NAMINGS`; by default D2L's for D2L's networks, icpm's for AlexNet, timm's for ResNet-D and
         torchvision's for all others.
 
     Raises:
@@ -37,7 +37,7 @@ def save_torch(path: str | Path, model: nn.Module, variables: Variables, naming:
                 f'naming {naming} is not for this model: two arrays would be {key}; expected {default_naming(model)}'
             )
         tensors[key] = to_torch(array, model, name, shapes)
-        if key.endswith('.running_var'):  # PyTorch's batch counter, which it uses only if momentum is None
+        if key.endswith('.running_var'):  # PyTorch's batch counter; PyTorch uses it only if momentum is None
             tensors[f'{key.removesuffix("running_var")}num_batches_tracked'] = np.array(0, np.int64)
     write_bytes(path, torch_bytes(tensors))
 
@@ -46,9 +46,9 @@ def save_safetensors(path: str | Path, variables: Variables, metadata: Json) -> 
     """Writes variables with our names, e.g. 'params/conv1/kernel', in our layout.
 
     Args:
-      metadata: JSON-like values. 'model', 'model_kwargs' (as for `create_model`) and 'image_shape' (height, width, channels)
-        are required, so that `load_variables` needs only the file. `Classifier.load` also uses 'class_names', 'mean',
-        'std', 'dtype', 'tta' and 'dataset'.
+      metadata: JSON-like values. `load_variables` requires 'model', 'model_kwargs' (the arguments of `create_model`) and
+        'image_shape' (height, width, channels). `Classifier.load` also uses 'class_names', 'mean', 'std', 'dtype', 'tta' and
+        'dataset'.
 
     Raises:
       ConfigError: a variable is not float32, or required metadata are missing.

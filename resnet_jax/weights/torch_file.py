@@ -1,7 +1,7 @@
 """Reads and writes files of torch.save without torch: the zip format (torch 1.6 and later) and the legacy format.
 
-Files are assumed to be hostile. The pickle runs in `unpickler`; each tensor's claimed size is checked against the available
-bytes before it becomes an array, which is a view of them, so that a false claim costs no memory.
+Files are assumed to be hostile. The pickle runs in `unpickler`. The claimed size of each tensor is compared with the available
+bytes before the tensor becomes an array; the array is a view of these bytes, so a false claim costs no memory.
 
 The formats, after `torch/serialization.py`:
 
@@ -29,18 +29,18 @@ Result = TypeVar('Result')
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_Raw = dict[str, tuple[bytes | memoryview, np.dtype]]  # by storage: its bytes, and their type with its byte order
+_Raw = dict[str, tuple[bytes | memoryview, np.dtype]]  # by storage: its bytes, and their dtype with byte order
 _DEEPEST = 8  # levels of containers that are searched for tensors
-_MOST_DICTS = 16  # of tensors, in one file: an optimizer has one for every parameter
+_MOST_DICTS = 16  # number of dicts of tensors in one file: an optimizer has one for every parameter
 
 
 class StateDict(NamedTuple):
-    """The tensors of one dict of a file, which are read one by one.
+    """The tensors of one dict of a file; they are read one by one.
 
     Attributes:
-      shapes: by name; not yet checked against the available bytes.
-      read: returns the tensor of a name, in its own dtype, a read-only view of bytes of the file where possible. Raises
-        InputFileError if it claims more bytes than there are.
+      shapes: shapes by name; not yet compared with the available bytes.
+      read: function from a name to the tensor, in the file's dtype, if possible a read-only view of the file's bytes. Raises
+        InputFileError if the tensor claims more bytes than there are.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -50,16 +50,16 @@ class StateDict(NamedTuple):
 def read_torch(data: bytes, path: Path) -> dict[str, StateDict]:
     """Returns the state dicts of a file, such as {'': ...} or {'state_dict': ..., 'state_dict_ema': ...}.
 
-    A state dict is any dict that has tensors by name, at the top or within other dicts, lists and tuples; its key here is the
-    path to it, joined by '/'. Only the largest are returned if there are many, largest first.
+    A state dict is any dict of tensors by name, at the top or within other dicts, lists and tuples. Its key here is the path to
+    the dict, joined by '/'. If there are many, only the largest are returned, largest first.
 
     Args:
       data: the bytes of the file.
       path: for messages.
 
     Raises:
-      InputFileError: the file is damaged, has no state dict, or holds anything but tensors and containers; none of it was
-        executed.
+      InputFileError: the file is damaged, has no state dict, or contains anything but tensors and containers; nothing in it
+        was executed.
     """
 
     def checked(function: Callable[..., Result], *arguments: object) -> Result:
@@ -151,7 +151,7 @@ def _state_dicts(root: object) -> dict[str, dict[str, Tensor]]:
         raise RefusedError(f'is a pickled object of {root.name[:160]!r}, which was not made')
     by_path: dict[str, dict[str, Tensor]] = {}
     queue: collections.deque[tuple[str, int, object]] = collections.deque([('', 0, root)])
-    seen: set[int] = set()  # a dict may hold itself
+    seen: set[int] = set()  # a dict may contain itself
     while queue:
         path, depth, value = queue.popleft()
         if not isinstance(value, dict | list | tuple) or id(value) in seen:
@@ -162,7 +162,7 @@ def _state_dicts(root: object) -> dict[str, dict[str, Tensor]]:
             tensors := {name: part for name, part in items if isinstance(name, str) and isinstance(part, Tensor)}
         ):
             by_path[path] = tensors
-        # Real paths are not deeper or longer, and building such ones would take quadratic time.
+        # Real paths are not deeper or longer, and building longer paths would take quadratic time.
         if depth < _DEEPEST:
             within = (
                 (key, part) for key, part in items if isinstance(key, str | int) and isinstance(part, dict | list | tuple)
@@ -174,7 +174,7 @@ def _state_dicts(root: object) -> dict[str, dict[str, Tensor]]:
 
 
 def _array(name: str, tensor: Tensor, raw: tuple[bytes | memoryview, np.dtype]) -> np.ndarray:
-    """Returns the tensor as a view of its storage; refuses more elements than the storage has, as a stride of 0 allows."""
+    """Returns the tensor as a view of its storage; refuses more elements than the storage has (a stride of 0 allows them)."""
     buffer, dtype = raw
     available, count = len(buffer) // dtype.itemsize, math.prod(tensor.shape)
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))

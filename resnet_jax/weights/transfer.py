@@ -1,4 +1,4 @@
-"""Transfers arrays of trained weights to a new network: all that fit, with another head or number of channels."""
+"""Transfers all arrays of trained weights that fit to a new network with another head or number of channels."""
 
 import dataclasses
 import functools
@@ -23,10 +23,10 @@ class Transfer:
     """The result of `transfer`; arrays are float32, by name with collection, such as 'params/conv1/kernel'.
 
     Attributes:
-      arrays: the arrays that the network takes over.
+      arrays: the arrays that the network takes from the weights.
       new: names of the network's other arrays, which are initialised.
       unused: names of the weights' other arrays.
-      channels: how the first kernel was converted, for a message; '' if it was not.
+      channels: how the first kernel was converted, for a message; '' if it was not converted.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -45,19 +45,19 @@ def transfer(
     source: str = 'the weights',
     advice: str = 'expected weights of this model',
 ) -> Transfer:
-    """Returns what `model`, for images of `image_shape`, takes over from the arrays of another network.
+    """Returns the arrays that `model`, for images of `image_shape`, takes from another network.
 
-    If only the number of input channels differs, the first kernel is summed over its inputs, for one channel, or this sum is
-    repeated and divided by the number of channels: an image whose channels are equal gives the same output as before.
+    If only the number of input channels differs, the first kernel is summed over its inputs; for more than one channel this sum
+    is repeated and divided by the number of channels. An image with equal channels then gives the same output as before.
 
     Args:
-      weights: by name with collection, e.g. 'params/conv1/kernel'.
-      wanted: names of the arrays to take over; all of the model's if None.
+      weights: arrays by name with collection, e.g. 'params/conv1/kernel'.
+      wanted: names of the arrays to take; None for all arrays of the model.
       strict: whether arrays that the model does not have are an error.
-      source, advice: where the weights come from, and what the user should do if they do not fit, for the message.
+      source, advice: for the message: where the weights come from, and what the user should do if they do not fit.
 
     Raises:
-      InputFileError: a wanted array is missing or has another shape, or, if strict, the model lacks one.
+      InputFileError: a wanted array is missing or has another shape, or, if `strict`, the model lacks an array.
     """
     shapes = model_shapes(model, image_shape)
     arrays: dict[str, np.ndarray] = {}
@@ -93,7 +93,7 @@ def transfer(
 
 
 def with_new_head(variables: Variables, model: nn.Module, image_shape: Shape, seed: int) -> Variables:
-    """Returns `variables` for `model` and images of `image_shape`, with a head as after `model.init`.
+    """Returns `variables` for `model` and images of `image_shape`, with a head initialised as by `model.init`.
 
     Raises:
       InputFileError: see `transfer`.
@@ -117,7 +117,7 @@ def _of_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def convert_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Returns a mean or standard deviation of each channel for another number of channels: their average, repeated."""
+    """Converts the mean or standard deviation of each channel to another number of channels: the average, repeated."""
     if len(values) == channels:
         return values
     return (sum(values) / len(values),) * channels

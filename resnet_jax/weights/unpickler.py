@@ -1,8 +1,8 @@
 """Reads the pickles of training checkpoints into containers and descriptions of tensors.
 
-Tables list the globals that a pickle may name. A few build tensors and dicts. Those of other objects that training scripts save
-(NumPy scalars, paths, dates, settings, schedulers) become an `Inert` each, whatever the pickle does with them. Any other
-global is refused. Copies of a list are counted, and only scalars are hashed, since the hash of nested tuples takes
+Tables list the globals that a pickle may name. A few of them build tensors and dicts. Globals for other objects that training
+scripts save (NumPy scalars, paths, dates, settings, schedulers) each become an `Inert`, whatever the pickle does with them. Any
+other global is refused. Copies of a list are counted, and only scalars are hashed, because the hash of nested tuples takes
 exponential time.
 
 Source of the globals: `torch/_utils.py` and `torch/serialization.py`.
@@ -23,7 +23,7 @@ from resnet_jax.runtime.pickle_machine import PickleMachine, RefusedError
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A pickle's description of a block of numbers, not yet checked against the available bytes."""
+    """A pickle's description of a block of numbers, not yet compared with the available bytes."""
 
     dtype: np.dtype
     key: str
@@ -32,7 +32,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A pickle's description of a view of a storage, in elements; not yet checked either."""
+    """A pickle's description of a view of a storage, in elements; not yet compared with the available bytes."""
 
     storage: Storage
     offset: int
@@ -42,10 +42,10 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inert:
-    """Stands for an object that is neither a container nor a tensor, and was never created.
+    """Stands for an object that is neither a container nor a tensor. The object is not created.
 
     Attributes:
-      name: of its class or function, such as 'argparse.Namespace'.
+      name: name of the object's class or function, such as 'argparse.Namespace'.
     """
 
     name: str
@@ -61,7 +61,7 @@ def _is_count(value: object) -> bool:
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> 'Tensor | Inert':
-    if isinstance(storage, Inert):  # of a type that NumPy lacks
+    if isinstance(storage, Inert):  # NumPy lacks the storage's dtype
         return storage
     if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
         raise RefusedError('has a tensor without a storage')
@@ -105,7 +105,7 @@ _DTYPES = {
 
 
 def _member(owner: object, _: object) -> Inert:
-    """Returns a member of a class, as Python 3.11 pickles those of enumerations."""
+    """Returns a member of a class; Python 3.11 pickles members of enumerations in this way."""
     harmless = ('uuid.SafeUUID', 'zoneinfo.ZoneInfo')
     if not isinstance(owner, Inert) or (owner.name.partition('.')[0] in _STANDARD and owner.name not in harmless):
         raise RefusedError('asks for an attribute, which was not looked up')
@@ -128,7 +128,7 @@ _GLOBALS: dict[str, _Function | np.dtype] = {
     'torch._tensor._rebuild_from_type_v2': _WITH_ATTRIBUTES,
     **{f'torch.{name}': np.dtype(dtype) for name, dtype in _DTYPES.items()},
 }
-# Of the standard library only these classes are inert; a name with a capital of any other package is a class, and inert.
+# In the standard library only these classes are inert. In any other package a capitalised name is a class, and inert.
 _INERT = re.compile(
     r'collections\.(Counter|deque)|types\.SimpleNamespace|argparse\.Namespace|pathlib(\._local)?\.\w*Path'
     r'|datetime\.(datetime|date|time|timedelta|timezone)|zoneinfo\.ZoneInfo(\._unpickle)?|decimal\.Decimal|fractions\.Fraction'
@@ -160,7 +160,7 @@ def _find_global(module: object, name: object) -> object:
 
 
 def _storage(identifier: object) -> Storage | Inert:
-    """The meaning of a persistent id: 'storage', type, key, device, number of elements and, in old files, a view."""
+    """Returns the storage of a persistent id: 'storage', type, key, device, number of elements and, in old files, a view."""
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[5:] not in ((), (None,)):
         raise RefusedError('refers to something other than a storage')
     kind, dtype, key, _, size = identifier[:5]
@@ -184,7 +184,7 @@ def _set(target: object, key: object, value: object) -> None:
 
 
 class Unpickler(PickleMachine):
-    """Runs one program, whose `load` returns scalars, list, tuple, dict, `Tensor`, `Storage` and `Inert`, nested.
+    """Runs one program; `load` returns nested lists, tuples and dicts of scalars, `Tensor`, `Storage` and `Inert`.
 
     Attributes:
       storages: the storages that the program refers to, by key.
@@ -193,7 +193,7 @@ class Unpickler(PickleMachine):
     def __init__(self, data: bytes, position: int = 0):
         super().__init__(data, position)
         self.storages: dict[str, Storage] = {}
-        self._copied = 0  # pairs
+        self._copied = 0  # number of copied pairs
 
     def find_global(self, module: object, name: object) -> object:
         return _find_global(module, name)
@@ -221,7 +221,7 @@ class Unpickler(PickleMachine):
         return made
 
     def build(self, made: object, state: object) -> None:
-        # Attributes of an object, such as a state dict's `_metadata`, which nothing here needs.
+        # Ignores attributes of an object, such as a state dict's `_metadata`: they are not needed here.
         if not isinstance(made, collections.OrderedDict | Tensor | Inert):
             raise RefusedError('sets attributes of something other than a state dict')
 
