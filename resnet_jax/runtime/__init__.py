@@ -1,1 +1,1 @@
-"""The process: signals, several processes, memory, files, caches, the terminal."""
+"""Functions of the process: signals, several processes, memory, files, caches, the terminal."""

@@ -1,4 +1,4 @@
-"""The cache folder of the commands, for decoded images and compiled programs, and the checks of its owner."""
+"""The cache folder of the commands, for decoded images and compiled programs, and checks of its owner."""
 
 import contextlib
 import os
@@ -22,10 +22,10 @@ def cache_dir() -> Path:
 def private_folder(name: str) -> Path:
     """Returns a folder in `cache_dir` for files that are executed; creates it so that no other user can read or write it.
 
-    If another user could have written the existing one, warns and returns one in the folder for temporary files.
+    If another user could have written an existing folder, warns and returns a folder among the temporary files.
 
     Raises:
-      OSError: it cannot be created.
+      OSError: the folder cannot be created.
     """
     try:
         return _make_private(cache_dir(), name)
@@ -40,7 +40,7 @@ def _make_private(root: Path, name: str) -> Path:
     for folder in (root, root / name):
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-            folder.chmod(0o700)  # whatever the umask
+            folder.chmod(0o700)  # independent of the umask
         check_private(folder)
     return root / name
 
@@ -53,10 +53,10 @@ def check_private(path: Path, *, new: bool = False) -> None:
     """Checks that only this user and root can have written a file or folder.
 
     Args:
-      new: the file was just written into a private folder, with whatever mode the umask gave; makes it private.
+      new: the file was just written into a private folder, with the mode of the umask; makes it private.
 
     Raises:
-      NotPrivateError: another user can.
+      NotPrivateError: another user can have written it.
       OSError: there is no such file.
     """
     status = path.lstat()

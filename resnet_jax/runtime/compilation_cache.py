@@ -1,13 +1,12 @@
-"""JAX's persistent compilation cache: on by default for the commands, never turned on by importing the package.
+"""JAX's persistent compilation cache: on by default for the commands; importing the package does not turn it on.
 
 If an entry is damaged, JAX reports an error and compiles, but does not replace the entry; if entries are compressed with zstd
-(Python 3.14, or the package zstandard), it does not even notice a flipped bit. JAX's own size limit needs the package
-filelock, without which JAX turns the cache off, and fails permanently once one of its time stamps is lost. So each start of a
-command verifies the checksum of every entry, deletes those that differ, and keeps the newest entries up to `_MAX_BYTES`.
+(Python 3.14, or the package zstandard), JAX does not even notice a flipped bit. JAX's size limit needs the package filelock
+(without it, JAX turns the cache off), and fails permanently if one of its time stamps is lost. So each start of a command
+verifies the checksum of every entry, deletes entries whose checksums differ, and keeps the newest entries up to `_MAX_BYTES`.
 
-JAX's own variables take precedence: JAX_COMPILATION_CACHE_DIR names a folder of the user's, which is left unchanged, and not
-used if other users can write it;
-JAX_ENABLE_COMPILATION_CACHE=0 turns the cache off.
+JAX's own variables take precedence. JAX_COMPILATION_CACHE_DIR names a folder of the user; its entries are neither checked nor
+deleted, and it is not used if other users can write it. JAX_ENABLE_COMPILATION_CACHE=0 turns the cache off.
 """
 
 import json
@@ -23,8 +22,8 @@ from resnet_jax.runtime.streams import tell
 # Enough for some 400 training steps compiled for a CPU; reading this much takes 0.1 s.
 _MAX_BYTES = 256 * 2**20
 
-# Of the 18 programs of a run of configs/quickstart.py, four take longer to compile; the others take 0.5 s together, and reading
-# them from the cache would take about as long. JAX's default of 1 s would leave out the evaluation of a small network.
+# A run of configs/quickstart.py has 18 programs. Four take longer than this to compile; the others take 0.5 s together, and
+# reading them from the cache would take about as long. JAX's default of 1 s would leave out the evaluation of a small network.
 _SECONDS = 0.1
 
 _CHECKSUMS = 'checksums.json'
@@ -51,23 +50,23 @@ def use_compilation_cache() -> None:
         ),
     }
     os.environ.update(settings)  # JAX reads them on import
-    if jax := sys.modules.get('jax'):  # a config file may have imported it already
+    if jax := sys.modules.get('jax'):  # a config file may have imported JAX already
         jax.config.update('jax_compilation_cache_dir', str(folder))
         seconds = float(settings['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'])
         jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds)
 
 
 def _has_own_folder() -> bool:
-    """Returns whether the user has chosen a folder; warns about one that other users can write, since entries are executed."""
+    """Returns whether the user has chosen a folder; warns if other users can write it, because entries are executed."""
     chosen = os.environ.get('JAX_COMPILATION_CACHE_DIR')
-    if not chosen or '://' in chosen:  # empty for none, or of a cloud
+    if not chosen or '://' in chosen:  # none, or in a cloud
         return chosen is not None
     try:
         check_private(Path(chosen).resolve())
     except NotPrivateError as error:
         tell(f'warning: JAX_COMPILATION_CACHE_DIR={chosen} is not used, {error.strerror}')
         return False
-    except OSError:  # not there yet
+    except OSError:  # the folder does not exist yet
         return True
     return True
 
@@ -95,7 +94,7 @@ def _check(folder: Path) -> None:
         try:
             check_private(path, new=str(path.relative_to(folder)) not in known)
             data = path.read_bytes()
-        except FileNotFoundError:  # another process has just deleted it
+        except FileNotFoundError:  # another process has just deleted the entry
             continue
         except NotPrivateError as error:
             tell(f'warning: {error.filename} is not used, {error.strerror}; it is compiled anew')
@@ -123,7 +122,7 @@ def _whole(path: Path, data: bytes) -> bool:
         return True
     try:
         _decompress(data)
-    except ImportError:  # compressed by zstd under another Python, which can check it
+    except ImportError:  # another Python compressed the entry with zstd, and can check it
         return True
     except Exception:  # each library has its own error classes
         return False

@@ -16,7 +16,7 @@ from resnet_jax.runtime.untrusted import printable
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints to the current standard output: rich replaces it while a bar is shown, to print above the bar."""
+    """Prints to the current standard output; while a bar is shown, rich replaces this stream to print above the bar."""
 
     def __init__(self, stream: str):
         super().__init__()
@@ -27,7 +27,7 @@ class _ConsoleHandler(logging.Handler):
         if stream is None:  # closed before Python started
             return
         text, encoding = printable(self.format(record)), getattr(stream, 'encoding', None) or 'utf-8'
-        if (record.threadName or '').startswith('seed '):  # of several runs at the same time
+        if (record.threadName or '').startswith('seed '):  # one of several runs at the same time
             text = f'{record.threadName}: {text}'
         try:
             print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream, flush=True)
@@ -64,7 +64,7 @@ _IMPORTED = time.monotonic()
 
 
 def seconds_since_start() -> float:
-    """Returns the age of this process in seconds, or the time since this module was imported if that is unknown."""
+    """Returns the age of this process in seconds or, if it is unknown, the time since this module was imported."""
     try:
         ticks = int(Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19])  # field 22 of proc(5), since boot
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf('SC_CLK_TCK')
@@ -94,7 +94,7 @@ class ProgressBar:
         if self._bar:
             try:
                 self._bar.start()
-            except LiveError:  # another run in this process has one
+            except LiveError:  # another run in this process has a bar
                 self._bar = None
         return self
 
@@ -103,6 +103,6 @@ class ProgressBar:
             self._bar.stop()
 
     def update(self, done: int, status: str) -> None:
-        """Shows how many steps are done, with a text beside the bar."""
+        """Shows the number of finished steps, and a text beside the bar."""
         if self._bar:
             self._bar.update(self._task, completed=done, status=status)

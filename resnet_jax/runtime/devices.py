@@ -14,8 +14,8 @@ from resnet_jax.errors import one_line
 AXIS = 'batch'  # the name of the mapped axis
 Tree = TypeVar('Tree')
 
-# The operations that XLA:GPU records in CUDA graphs ("command buffers"): its defaults, which the option replaces, and
-# convolutions and loops, without which the host launches twice per convolution and waits at each step for the loop's condition.
+# The operations that XLA:GPU records in CUDA graphs ("command buffers"): XLA's defaults, which the option replaces, and also
+# convolutions and loops. Otherwise the host launches twice per convolution and waits at each step for the loop's condition.
 CUDA_GRAPH: dict[str, str | bool] = {
     'xla_gpu_enable_command_buffer': (
         'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,CONVOLUTION,WHILE'
@@ -41,7 +41,7 @@ def parallel(
       donate_argnums: arguments whose memory the call may reuse.
       devices: the devices to compile for; None for all of them.
     """
-    # pmap does not check that the results are the same on all devices: `function` must reduce them.
+    # pmap does not check that the results are equal on all devices: `function` must reduce them.
     mapped: jax.stages.Wrapped = jax.pmap(
         function,
         axis_name=AXIS,
@@ -76,14 +76,14 @@ def put(values: jax.Array, value: jax.Array, i: jax.Array) -> jax.Array:
 def compile_parallel(
     run: jax.stages.Wrapped, *arguments: object, cuda_graph: bool = False
 ) -> jax.stages.Compiled | jax.stages.Wrapped:
-    """Compiles a function returned by `parallel` for arguments like these.
+    """Compiles a function returned by `parallel` for arguments like `arguments`.
 
-    With several processes it returns `run` itself, which compiles on its first call: a function compiled ahead of time expects
-    the arguments of all processes together, not those of this process.
+    With several processes, returns `run` itself, which compiles on its first call: a function compiled ahead of time expects
+    the arguments of all processes together, not only those of this process.
 
     Args:
-      cuda_graph: on a GPU, make the whole program one CUDA graph, if driver and XLA can: see `CUDA_GRAPH`. This is tried with
-        the arguments, which should ask for no steps, and a copy of the first, whose memory it may reuse.
+      cuda_graph: on a GPU, make the whole program one CUDA graph, if driver and XLA support it: see `CUDA_GRAPH`. This is tried
+        with the arguments, which should run no steps. The first argument is copied, because the program may reuse its memory.
     """
     if jax.process_count() > 1:
         return run
@@ -101,7 +101,7 @@ def compile_parallel(
 def options_for_init(key: jax.Array) -> dict[str, int] | None:
     """Returns the options of `jax.jit` for a program that initialises a network.
 
-    For ResNet-18's random numbers XLA:CPU takes 13 s at its default level and 4 s at this one; the numbers are the same.
+    To compile ResNet-18's random numbers, XLA:CPU takes 13 s at its default level and 4 s at this level; the numbers are equal.
     """
     # Inside eval_shape the key is abstract: nothing is compiled, and compiler options are not allowed.
     quick = jax.default_backend() == 'cpu' and not isinstance(key, jax.core.Tracer)

@@ -8,8 +8,8 @@ from resnet_jax.runtime.distributed import broadcast
 class Pace:
     """Measures the time per step, to choose the number of steps per dispatch and to estimate the remaining time.
 
-    A dispatch gets about `seconds` of work: long enough to hide the overhead of Python, short enough that the progress bar
-    moves and an interrupt is noticed.
+    A dispatch has about `seconds` of work: long enough to hide the overhead of Python, short enough that the progress bar
+    moves and interrupts are noticed.
     """
 
     def __init__(self, seconds: float = 0.5):
@@ -22,9 +22,9 @@ class Pace:
         return broadcast(1 if not self.per_step else max(1, min(remaining, int(self._seconds / self.per_step))))
 
     def measured(self, steps: int, seconds: float) -> None:
-        """Updates the time per step: a moving average, or the new measurement if that is less than half of it.
+        """Updates the time per step: a moving average, or the new measurement if it is less than half of the average.
 
-        So the second dispatch discards the one-time work of the first, about a second on a GPU.
+        So the second dispatch discards the one-time work of the first dispatch, about a second on a GPU.
         """
         if self._compiles:
             self._compiles = False

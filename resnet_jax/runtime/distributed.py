@@ -26,8 +26,8 @@ from resnet_jax.typing import Json
 _LOCAL_FIELDS = ('data_dir', 'data_archive')  # may differ between machines
 
 _watchdog: watchdog.Watchdog | None = None
-_claim: socket.socket | None = None  # held as long as this process lives
-_joined = False  # whether `initialize` joined, rather than a program that uses the package
+_claim: socket.socket | None = None  # held while this process lives
+_joined = False  # whether `initialize` joined the processes; a program that uses the package may join them itself
 
 
 def initialize(address: str | None, num_processes: int | None, process_id: int | None, timeout: int) -> None:
@@ -37,7 +37,7 @@ def initialize(address: str | None, num_processes: int | None, process_id: int |
 
     Args:
       address: 'host:port' of process 0.
-      timeout: seconds to wait for the others.
+      timeout: seconds to wait for the other processes.
 
     Raises:
       ConfigError: an argument is missing or wrong.
@@ -55,7 +55,7 @@ def initialize(address: str | None, num_processes: int | None, process_id: int |
     watchdog.catch_abort(
         f'{missing} within {timeout} seconds (initialization_timeout); check that all were started, and start all again'
     )
-    # JAX's own SIGTERM handler would replace that of StopSignal, which saves the state.
+    # JAX's SIGTERM handler would replace the handler of StopSignal, which saves the state.
     jax.config.update('jax_enable_preemption_service', False)
     interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would not run while JAX waits
     try:
@@ -101,15 +101,18 @@ def _check_free(port: int) -> None:
 
 
 def _claim_id(address: str, process_id: int) -> socket.socket:
-    """Returns a socket that keeps other processes of this machine from joining with the same id.
+    """Returns a socket that prevents other processes on this machine from joining with the same id.
 
-    JAX's coordination service would end all processes of the run that already has the id, with abort().
+    Otherwise JAX's coordination service would abort() all processes of the run that already has the id.
+
+    Raises:
+      LostPeerError: another process on this machine has the id.
     """
     host, _, port = address.rpartition(':')
-    with contextlib.suppress(OSError, UnicodeError):  # a host that is not known is reported by JAX
+    with contextlib.suppress(OSError, UnicodeError):  # JAX reports an unknown host
         resolved = ipaddress.ip_address(socket.getaddrinfo(host.strip('[]'), port)[0][4][0])
         host = 'localhost' if resolved.is_loopback else str(resolved)
-    # An abstract name (Linux): no file, and free again when the process ends, however it ends.
+    # An abstract name (Linux) has no file, and is free again however the process ends.
     name = f'\0resnet_jax/{host}:{port}/{process_id}'
     claim = socket.socket(socket.AF_UNIX)
     end = time.monotonic() + watchdog.HEARTBEAT_SECONDS + 2
@@ -118,7 +121,7 @@ def _claim_id(address: str, process_id: int) -> socket.socket:
             claim.bind(name)
             return claim
         except OSError:
-            if time.monotonic() > end:  # longer than the processes of an earlier run need to notice that it has ended
+            if time.monotonic() > end:  # by now the processes of an earlier run have noticed its end
                 claim.close()
                 raise LostPeerError(
                     f'another process on this machine has joined {address} as process {process_id}; '
@@ -128,7 +131,7 @@ def _claim_id(address: str, process_id: int) -> socket.socket:
 
 
 def broadcast(number: int) -> int:
-    """Returns process 0's number in every process. A barrier."""
+    """Returns process 0's number in every process. This is a barrier."""
     if jax.process_count() == 1:
         return number
     with _waiting():
@@ -136,12 +139,12 @@ def broadcast(number: int) -> int:
 
 
 def barrier() -> None:
-    """Returns once every process has called it."""
+    """Returns when every process has called this function."""
     broadcast(0)
 
 
 def any_signal(number: int | None) -> int | None:
-    """Returns the largest signal number passed by any process, in every process; None if all pass None. A barrier."""
+    """Returns, in every process, the largest signal number passed by any process; None if all pass None. A barrier."""
     if jax.process_count() == 1:
         return number
     with _waiting():
@@ -161,7 +164,7 @@ def assert_equal(name: str, values: Json) -> None:
     """Checks that JSON values are equal in all processes of the `process_group`.
 
     Raises:
-      ConfigError: the values differ; names a process, the fields and their values in process 0 and in that process.
+      ConfigError: the values differ; names another process, the fields, and their values there and in process 0.
     """
     if _watchdog is None:
         return
@@ -196,13 +199,13 @@ def assert_shared(path: Path) -> None:
 
 @contextlib.contextmanager
 def process_group(config: Json, workdir: Path, resumes_from: Callable[[], Path | None]) -> Iterator[None]:
-    """Exits every process if any of them fails inside.
+    """Exits every process if any of them fails in the body.
 
     Args:
-      resumes_from: returns the checkpoint that a restart continues from, for the message; None if there is none.
+      resumes_from: returns the checkpoint from which a restart continues, for the message; None if there is none.
 
-    Raises (on entry):
-      ConfigError: the processes have different configs, versions or numbers of devices.
+    Raises:
+      ConfigError: on entry: the processes have different configs, versions or numbers of devices.
     """
     global _watchdog
     if jax.process_count() == 1:
@@ -217,7 +220,7 @@ def process_group(config: Json, workdir: Path, resumes_from: Callable[[], Path |
         yield
         barrier()  # no process leaves before process 0 has written its last file
         _watchdog.code = 0
-    except (Interrupted, DivergedError) as error:  # all processes raise it at the same step
+    except (Interrupted, DivergedError) as error:  # all processes raise this error at the same step
         _watchdog.code = watchdog.exit_code(error)
         with contextlib.suppress(Exception):  # losing a process no longer matters
             barrier()

@@ -1,4 +1,4 @@
-"""Downloads a file: resumes, retries, verifies, and never leaves a partial file in its place."""
+"""Downloads a file: resumes, retries and verifies; a partial file is never at the final path."""
 
 import contextlib
 import http.client
@@ -24,13 +24,13 @@ ATTEMPTS = 5
 BACKOFF_SECONDS = 1.0
 TIMEOUT_SECONDS = 6.0
 _CHUNK = 1 << 18
-LEAST = 1000  # bytes per second, below which a connection counts as interrupted
-NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError)  # ValueError: of an address that a server sends us to
+LEAST = 1000  # bytes per second; a slower connection counts as interrupted
+NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError)  # ValueError: a server redirects to an invalid address
 Writing = Callable[[Path], contextlib.AbstractContextManager[None]]
 
 
 class DownloadError(Exception):
-    """The server cannot be reached or does not send the file; the message says why. `status` is its HTTP status, if any."""
+    """The server cannot be reached or does not send the file; the message says why. `status` is the HTTP status, if any."""
 
     def __init__(self, message: str, status: int | None = None):
         super().__init__(message)
@@ -38,11 +38,11 @@ class DownloadError(Exception):
 
 
 class WrongFileError(Exception):
-    """The server sent another file than the expected one; the message names both."""
+    """The server sent another file than expected; the message names both."""
 
 
 class SlowError(Exception):
-    """A server sends less than it should; `rate` is in bytes per second."""
+    """A server is too slow; `rate` is in bytes per second."""
 
     def __init__(self, rate: float):
         super().__init__(f'{rate / 1000:,.0f} kB/s')
@@ -54,12 +54,12 @@ def download(url: str, path: Path, *, label: str, writing: Writing, size: int | 
 
     Args:
       label: the kind of file, for messages, such as 'an archive'.
-      writing: a context for writing a path, which turns an OSError into the caller's error.
-      size: in bytes, if it is known.
-      sha256: hexadecimal digits, all 64 or the first ones; '' if it is not known.
+      writing: a context for writing a path; turns an OSError into the caller's error.
+      size: size in bytes, if known.
+      sha256: hexadecimal digits, all 64 or the first ones; '' if unknown.
 
     Raises:
-      DownloadError: it cannot be downloaded, after up to ATTEMPTS attempts.
+      DownloadError: the file cannot be downloaded, after up to ATTEMPTS attempts.
       WrongFileError: the file has another size or hash.
     """
     part = path.with_name(f'{path.name}.part')
@@ -109,28 +109,28 @@ def fetch(
 
     Args:
       label, writing, size: see `download`.
-      title: what the progress bar says; by default the name of the file.
+      title: text of the progress bar; by default the name of the file.
       slow: bytes per second.
 
     Raises:
       SlowError: the rate over TIMEOUT_SECONDS was below `slow`, and the rest would take longer than TIMEOUT_SECONDS.
       WrongFileError: the file has another size.
-      Exception: one of NETWORK_ERRORS: it was interrupted; `part` has the data so far.
+      Exception: one of NETWORK_ERRORS: the download was interrupted; `part` has the data so far.
     """
     with open_url(url, offset) as response:
         resumed = response.status == 206 and response.headers.get('Content-Range', '').startswith(f'bytes {offset}-')
         done = offset if resumed else 0
         if response.status == 206 and not resumed:
-            part.unlink(missing_ok=True)  # the next attempt asks for all of it
+            part.unlink(missing_ok=True)  # the next attempt requests the whole file
             raise ConnectionError('the server sent another part than the one that it was asked for')
-        length = response.length  # None where the server does not say it, or not as a number
+        length = response.length  # None if the server does not state a number
         if length is not None and size not in (None, done + length):
             kind = printable(response.headers.get_content_type())[:80]
             raise WrongFileError(f'{done + length} bytes of {kind}: expected {label} of {size} bytes; check the proxy')
         total = size if size is not None else done + length if length is not None else None
         with writing(part):
             if part.exists():
-                check_regular(part)  # opening a pipe would wait for its reader
+                check_regular(part)  # opening a pipe would wait for a reader
             file = part.open('ab' if resumed else 'wb')
         bar = progress(title or f'Downloading {url.rsplit("/", 1)[-1]}', total, 'MB', done)
         with file, bar as advance, contextlib.ExitStack() as watched:
@@ -145,7 +145,7 @@ def fetch(
                 done += len(chunk)
                 advance(len(chunk))
                 seconds = time.monotonic() - begun
-                if seconds > TIMEOUT_SECONDS:  # single bytes keep the socket's own timeout from expiring
+                if seconds > TIMEOUT_SECONDS:  # single bytes prevent the socket's timeout
                     rate = (done - counted) / seconds
                     if rate < LEAST:
                         raise TimeoutError(f'less than {LEAST} bytes a second')
@@ -162,7 +162,7 @@ def fetch(
 def _hanging_up_when_idle(response: http.client.HTTPResponse, done: Callable[[], int]) -> Iterator[threading.Event]:
     """Ends the connection if `done` grows by less than LEAST bytes a second; yields an event that is then set.
 
-    A read may wait for the length of a chunk, which a server sends digit by digit: no timeout of the socket ends that.
+    A timeout of the socket is not enough: a server may send the length of a chunk digit by digit, and a read waits for it.
     """
     hung_up, finished = threading.Event(), threading.Event()
 
@@ -188,7 +188,7 @@ def require_reachable(url: str) -> None:
     """Checks that the server answers, with any status.
 
     Raises:
-      DownloadError: it does not answer within TIMEOUT_SECONDS.
+      DownloadError: the server does not answer within TIMEOUT_SECONDS.
     """
     try:
         headers(url, 'GET')
@@ -198,10 +198,10 @@ def require_reachable(url: str) -> None:
 
 
 def headers(url: str, method: str = 'HEAD') -> Message:
-    """Returns the headers of the server's answer; a redirection of HEAD is not followed, since its headers describe the file.
+    """Returns the headers of the server's answer. Does not follow a redirection of HEAD: its headers describe the file.
 
     Raises:
-      DownloadError: the answer is an error, or there is none within TIMEOUT_SECONDS.
+      DownloadError: the answer is an error, or there is no answer within TIMEOUT_SECONDS.
     """
     try:
         with open_url(url, method=method) as response:
@@ -233,7 +233,7 @@ def open_url(url: str, offset: int = 0, method: str = 'GET') -> http.client.HTTP
         except Exception as error:
             result.put(error)
 
-    # The timeout applies to each address but not to the name lookup, which can take half a minute by itself.
+    # The timeout applies to each address but not to the name lookup, which alone can take half a minute.
     threading.Thread(target=connect, daemon=True).start()
     try:
         response = result.get(timeout=TIMEOUT_SECONDS)

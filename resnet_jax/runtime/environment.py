@@ -1,4 +1,4 @@
-"""The versions and the hardware that a process runs on."""
+"""The versions and the hardware of a process."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ _PACKAGES = ('resnet_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
 
 
 def environment(imports: Sequence[str] = ()) -> dict[str, object]:
-    """Returns the versions and the hardware that this process runs on, and the user's modules that it has imported."""
+    """Returns the versions and the hardware of this process, and the user's modules that it has imported."""
     device = jax.local_devices()[0]
     return {
         'python': platform.python_version(),
@@ -35,7 +35,7 @@ def environment(imports: Sequence[str] = ()) -> dict[str, object]:
 def source_hash() -> str:
     """Returns a short hash of the source files, which differs between builds of one version."""
     root, digest = Path(resnet_jax.__file__).parent, hashlib.sha256()
-    # Not rglob: whether that follows a link, as configs is in a checkout, depends on the version of Python.
+    # Not rglob: it depends on the Python version whether rglob follows links, and in a checkout configs is a link.
     files = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
     for path in sorted(path for path in files if path.suffix in ('.py', '.c', '.h')):
         digest.update(f'{path.relative_to(root).as_posix()} {path.stat().st_size}\n'.encode() + path.read_bytes())
@@ -43,10 +43,10 @@ def source_hash() -> str:
 
 
 def check_deterministic() -> None:
-    """Checks that XLA was asked for deterministic operations before it started.
+    """Checks that deterministic operations were set before XLA started.
 
     Raises:
-      ConfigError: a GPU is used and XLA was not asked for them.
+      ConfigError: a GPU is used and deterministic operations were not set.
     """
     if jax.default_backend() == 'gpu' and DETERMINISTIC not in os.environ.get('XLA_FLAGS', ''):
         raise ConfigError(f'deterministic needs {DETERMINISTIC} in XLA_FLAGS before JAX starts')

@@ -1,14 +1,14 @@
 """Fault injection for tests: RESNET_JAX_FAILPOINT=PLACE:COUNT:ACTION, separated by commas.
 
-If it is unset, passing a place costs one lookup in an empty dict. The action happens the COUNT-th time that the place is
-passed, or every time if COUNT is '*':
+If the variable is unset, passing a place costs one lookup in an empty dict. The action happens the COUNT-th time that the place
+is passed, or every time if COUNT is '*':
 
-    kill, term, int, hup, stop    the process sends itself that signal; 'kill@0.05' does so 0.05 seconds later
-    EIO, ENOSPC, ...         raises OSError with that errno
-    memory                   raises what JAX raises when a device's memory is full
+    kill, term, int, hup, stop    the process sends itself this signal; 'kill@0.05' does so 0.05 seconds later
+    EIO, ENOSPC, ...         raises OSError with this errno
+    memory                   raises the error of JAX when a device's memory is full
     nan                      `reach` returns True, and the caller makes its number NaN
     stuck                    this thread blocks forever in C, as XLA does for a long time, so Python handles no signals
-    mark                     does nothing more than write the line on standard error that every action writes
+    mark                     only writes a line on standard error, like every action
 """
 
 import ctypes

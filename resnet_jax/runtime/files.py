@@ -21,13 +21,13 @@ _written_here: set[Path] = set()  # the temporary files and folders of this proc
 
 
 def write_atomically(path: str | Path, data: bytes | str | Callable[[IO[bytes]], object], *, durable: bool = False) -> Path:
-    """Writes a file atomically, so that a reader sees the old content or the new one; returns its path.
+    """Writes a file atomically, so that a reader sees either the old or the new content; returns its path.
 
-    Several processes may write the same file: each uses its own temporary file, `.<name>.<unique>.partial`. Only a killed
-    process leaves it, and the next write into the folder deletes it.
+    Several processes may write the same file: each uses a different temporary file, `.<name>.<unique>.partial`. Only a killed
+    process leaves this file behind, and the next write into the folder deletes it.
 
     Args:
-      data: the content, text as UTF-8, or a function that writes it to a file.
+      data: the content (text is written as UTF-8), or a function that writes the content to a file.
       durable: wait until the data are on disk.
 
     Raises:
@@ -91,7 +91,7 @@ def one_process(path: Path, waiting: str) -> Iterator[None]:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK, 0o666)  # or opening a pipe would wait for its reader
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)  # otherwise opening a pipe would wait for a reader
 
 
 @contextlib.contextmanager
@@ -119,7 +119,7 @@ def _hold(partial: Path) -> int | None:
         handle = os.open(partial, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    with contextlib.suppress(OSError):  # some network file systems have no locks: there leftovers stay
+    with contextlib.suppress(OSError):  # some network file systems have no locks: leftovers stay there
         fcntl.flock(handle, fcntl.LOCK_EX)
     if partial.exists():
         return handle
@@ -128,10 +128,10 @@ def _hold(partial: Path) -> int | None:
 
 
 def delete_unfinished(folder: Path) -> None:
-    """Deletes the temporary files and folders of killed processes, which no process holds any more, from a folder."""
-    with contextlib.suppress(OSError):  # no such folder, or not ours to read
+    """Deletes temporary files and folders that killed processes left in a folder; no process has locked them."""
+    with contextlib.suppress(OSError):  # the folder does not exist, or may not be read
         for path in [Path(entry) for entry in os.scandir(folder) if _UNFINISHED.fullmatch(entry.name)]:
-            with contextlib.suppress(OSError):  # held; or no locks on this file system
+            with contextlib.suppress(OSError):  # locked; or the file system has no locks
                 handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,7 +141,7 @@ def delete_unfinished(folder: Path) -> None:
 
 
 def delete_own_unfinished() -> None:
-    """Deletes this process's temporary files and folders, before it exits while it writes them."""
+    """Deletes this process's temporary files and folders; call it before an exit while they are being written."""
     for path in tuple(_written_here):
         _delete(path)
 

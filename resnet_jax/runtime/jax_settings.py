@@ -1,4 +1,4 @@
-"""Overrides JAX's settings that a run cannot follow, and explains those with which JAX cannot start."""
+"""Overrides JAX settings that a run does not support, and explains settings with which JAX cannot start."""
 
 import contextlib
 import os
@@ -33,8 +33,8 @@ _OURS = {
 }
 _OFF = ('', '0', 'false', 'f', 'no', 'n', 'off')
 _ON = ('1', 'true', 't', 'yes', 'y', 'on')
-_MOST_THREADS = max(1024, os.cpu_count() or 1)  # XLA starts as many as it is told to; 100,000 end in a segmentation fault
-_PARSE = 'from jaxlib import xla_client; xla_client.CompileOptions()'  # XLA ends the process if it does not know a flag
+_MOST_THREADS = max(1024, os.cpu_count() or 1)  # XLA has no limit; 100,000 threads end in a segmentation fault
+_PARSE = 'from jaxlib import xla_client; xla_client.CompileOptions()'  # XLA ends the process if a flag is unknown
 _START = 'import jax; jax.devices()'
 
 
@@ -42,15 +42,15 @@ def use_our_settings() -> None:
     """Makes this process and its child processes compute as the config says; warns about each setting that it overrides.
 
     Raises:
-      ConfigError: XLA_FLAGS has a flag that XLA does not know, or there are to be too many devices.
+      ConfigError: XLA_FLAGS has an unknown flag, or a setting asks for too many devices.
     """
     _limit_threads()
     for name, value in _OURS.items():
         variable = name.upper()
         given = os.environ.get(variable)
         if given is not None and given.lower() not in (_ON if value is True else (*_OFF, value)):
-            os.environ[variable] = str(value)  # JAX reads it when it is imported,
-            if jax := sys.modules.get('jax'):  # which a config file may have done already
+            os.environ[variable] = str(value)  # JAX reads it on import;
+            if jax := sys.modules.get('jax'):  # a config file may have imported JAX already
                 jax.config.update(name, value)
             tell(f'warning: {variable}={given} is not followed here: the config says what is computed')
     if os.environ.get('XLA_FLAGS') and (reason := _failure(_PARSE)):
@@ -73,7 +73,7 @@ def _limit_threads() -> None:
 
 @contextlib.contextmanager
 def our_settings() -> Iterator[None]:
-    """A context, also a decorator, that computes as the config says, whatever the calling program has set."""
+    """A context and decorator that computes as the config says, whatever the calling program has set."""
     import jax
 
     with contextlib.ExitStack() as stack:
@@ -87,9 +87,9 @@ def our_settings() -> Iterator[None]:
 
 
 def why_jax_does_not_start(error: Exception) -> ConfigError | None:
-    """Returns why JAX does not start here, with the environment variables that decide it; None if it starts.
+    """Returns why JAX does not start here, with the environment variables that cause it; None if it starts.
 
-    Call it only after an unexpected error: JAX reports a platform that fails once, and then goes on with the others.
+    Call it only after an unexpected error: JAX reports a failing platform only once, and then continues with the others.
     """
     reason = ''
     if re.match('(Unknown|Unable to initialize) backend', str(error)):
@@ -99,7 +99,7 @@ def why_jax_does_not_start(error: Exception) -> ConfigError | None:
             jax.devices()
         except Exception as again:
             reason = f'{type(again).__name__}: {one_line(again)}' if str(again) else 'no such device'
-    else:  # not imported; a failed import leaves parts of it
+    else:  # JAX is not imported; a failed import leaves parts of it
         reason = _failure(_START)
     if not reason:
         return None
@@ -117,6 +117,6 @@ def _failure(code: str) -> str:
     if not done.returncode:
         return ''
     lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
-    # Python's error is the last line, XLA's the first one of a log, before a list of all flags.
+    # Python's error is the last line; XLA's error is the first line of a log, before a list of all flags.
     logged = [] if 'Traceback' in done.stderr else re.findall(r'^[EF]\d+ .*?\] (.*)$', done.stderr, re.MULTILINE)
     return str((logged or lines[-1:])[0])

@@ -21,7 +21,7 @@ def available_bytes() -> int | None:
         return None
     kilobytes = {line.split(':')[0]: int(line.split()[1]) for line in lines}
     free = kilobytes['MemAvailable'] * 1024
-    try:  # a container's limit, if there is one
+    try:  # the limit of a container, if there is one
         group = Path('/sys/fs/cgroup')
         used = dict(line.split() for line in (group / 'memory.stat').read_text().splitlines())
         cached = int(used['active_file']) + int(used['inactive_file'])  # freed when memory is needed
@@ -36,7 +36,7 @@ def fits_on_devices(size: int, limit_gib: float = 0.0) -> bool:
     """Returns whether data of `size` bytes may stay on every device; all processes get the same answer.
 
     Args:
-      limit_gib: the most that may, in GiB; 0 for half of the free memory.
+      limit_gib: the largest allowed size in GiB; 0 for half of the free memory.
     """
     if limit_gib:
         return size <= limit_gib * 2**30
@@ -56,7 +56,7 @@ class State(Protocol):
 
 
 def check_state_fits(state: State, name: str) -> dict[str, int | None]:
-    """Checks that a network's parameters, their gradients and the optimizer's state fit, before they are allocated.
+    """Checks, before allocation, that a network's parameters, their gradients and the optimizer's state fit.
 
     Args:
       state: a TrainState of `jax.ShapeDtypeStruct`.
@@ -66,7 +66,7 @@ def check_state_fits(state: State, name: str) -> dict[str, int | None]:
       'state_bytes', 'gradient_bytes' and 'available_bytes' (None if unknown).
 
     Raises:
-      OutOfMemoryError: they do not fit, whatever the batch size.
+      OutOfMemoryError: they do not fit with any batch size.
     """
     size, gradients = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(x)) for x in (state, state.params))
     available = available_bytes()
@@ -89,7 +89,7 @@ def check_fits(compiled: jax.stages.Compiled | jax.stages.Wrapped, batch_size: i
       The scratch memory in bytes, including gradients; None if unknown.
 
     Raises:
-      OutOfMemoryError: it does not fit; names a batch size that fits, if there is one, and options that save memory.
+      OutOfMemoryError: the memory does not fit; names a batch size that fits, if there is one, and options that save memory.
     """
     analysis = compiled.memory_analysis() if hasattr(compiled, 'memory_analysis') else None
     if analysis is None:  # e.g. with several processes, where the step is not compiled yet
@@ -103,7 +103,7 @@ def check_fits(compiled: jax.stages.Compiled | jax.stages.Wrapped, batch_size: i
 
 
 def out_of_memory(batch_size: int, fitting: int, needed: int = 0, available: int = 0) -> OutOfMemoryError:
-    """Returns the error; it suggests the batch size `fitting` unless that is 0."""
+    """Returns the error, which suggests the batch size `fitting` unless that is 0."""
     figures = f' (about {needed / 2**30:.1f} GiB needed, {available / 2**30:.1f} GiB free)' if needed else ''
     smaller = f'batch_size={fitting} should fit; ' if fitting else ''
     return OutOfMemoryError(

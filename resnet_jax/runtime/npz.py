@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-_LARGEST = 4 * 2**30  # bytes of all arrays of a file
+_LARGEST = 4 * 2**30  # bytes of all arrays in a file
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -15,7 +15,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: the file is damaged, holds anything but arrays of numbers and strings, or claims more bytes than it has.
+      ValueError: the file is damaged, contains anything but arrays of numbers and strings, or claims more bytes than it has.
     """
     path = Path(path)
     if path.exists() and not path.is_file():

@@ -1,7 +1,7 @@
 """Interprets pickles without importing or calling anything; subclasses define the meaning.
 
-A pickle is a program that may call any Python function. Time and memory stay in proportion to its length: the memo is a dict,
-so a large index reserves nothing, and a claimed length is compared with the bytes that are left.
+A pickle is a program that may call any Python function. Here time and memory are proportional to its length: the memo is a
+dict, so a large index reserves nothing, and a claimed length is compared with the remaining bytes.
 
 Source of the opcodes: Python's `pickletools`.
 """
@@ -11,27 +11,27 @@ from collections.abc import Callable, Mapping
 
 
 class RefusedError(Exception):
-    """The program is damaged or uses something that is not supported; the message says what, after the name of a file."""
+    """The program is damaged or uses an unsupported feature; the message continues the name of a file."""
 
 
 class PickleMachine:
     """Runs one pickle program; a subclass gives meaning to names, calls, objects, states, persistent ids and sets.
 
     Attributes:
-      data: the program, and maybe bytes after it.
-      position: start of the program in `data` and, after `load`, its end.
+      data: the program; other bytes may follow it.
+      position: start of the program in `data`; after `load`, its end.
     """
 
     def __init__(self, data: bytes, position: int = 0):
         self.data, self.position = data, position
-        self._stacks: list[list[object]] = [[]]  # a mark starts a new one
+        self._stacks: list[list[object]] = [[]]  # a mark starts a new stack
         self._memo: dict[int, object] = {}
 
     def load(self) -> object:
-        """Returns the object that the program makes; its containers may hold each other in cycles.
+        """Returns the object that the program makes; its containers may contain each other in cycles.
 
         Raises:
-          RefusedError: the program is damaged or uses something that is not supported.
+          RefusedError: the program is damaged or uses an unsupported feature.
         """
         try:
             while (code := self._take(1)) != b'.':
@@ -43,15 +43,15 @@ class PickleMachine:
             raise RefusedError(f'has a damaged pickle ({type(error).__name__})') from None
 
     def find_global(self, module: object, name: object) -> object:
-        """Returns what stands for a class or function."""
+        """Returns the stand-in for a class or function."""
         raise RefusedError(f'names {module!r:.80}.{name!r:.80}')
 
     def call(self, function: object, arguments: object) -> object:
-        """Returns what stands for the result of a call."""
+        """Returns the stand-in for the result of a call."""
         raise RefusedError('calls a function')
 
     def new(self, made: object, arguments: object) -> object:
-        """Returns what stands for a new object of the class `made`."""
+        """Returns the stand-in for a new object of the class `made`."""
         return self.call(made, arguments)
 
     def build(self, made: object, state: object) -> None:
@@ -59,11 +59,11 @@ class PickleMachine:
         raise RefusedError('sets attributes')
 
     def refer(self, identifier: object) -> object:
-        """Returns what stands for a persistent id."""
+        """Returns the stand-in for a persistent id."""
         raise RefusedError('refers to something outside')
 
     def collection(self, kind: str) -> object:
-        """Returns what stands for a set or frozenset, whatever it holds."""
+        """Returns the stand-in for a set or frozenset; does not depend on its contents."""
         raise RefusedError(f'has a {kind}')
 
     def set_item(self, target: object, key: object, value: object) -> None:
@@ -79,7 +79,7 @@ class PickleMachine:
         target.extend(values)
 
     def old_text(self, text: bytes) -> object:
-        """Returns what stands for a string of Python 2."""
+        """Returns the stand-in for a string of Python 2."""
         return text.decode('utf-8', 'surrogatepass')
 
     def _take(self, size: int) -> bytes:

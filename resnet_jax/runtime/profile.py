@@ -13,10 +13,10 @@ _ITERATIONS = 10
 
 
 class Profiler:
-    """Traces the iterations after the first dispatch, one per dispatch, so that the trace shows each by its number.
+    """Traces some iterations after the first dispatch, one per dispatch, so that the trace shows each with its number.
 
     Args:
-      folder: where the trace goes; None for no trace.
+      folder: the folder of the trace; None for no trace.
     """
 
     def __init__(self, folder: Path | None):
@@ -33,9 +33,9 @@ class Profiler:
         """Marks one iteration in the trace.
 
         Args:
-          step: the number of steps before it.
+          step: the number of steps before this iteration.
         """
-        if not self._left or not self._dispatched:  # the first dispatch still prepares much
+        if not self._left or not self._dispatched:  # the first dispatch includes one-time work
             self._dispatched = True
             yield
             return

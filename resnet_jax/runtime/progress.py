@@ -10,7 +10,7 @@ from resnet_jax.runtime.streams import tell
 
 SECONDS_PER_LINE = 5.0
 _SECONDS_PER_FRAME = 0.1
-_SAMPLES = 20  # of the bytes that came, over about SECONDS_PER_LINE
+_SAMPLES = 20  # number of samples of the received bytes, over about SECONDS_PER_LINE
 
 
 @contextlib.contextmanager
@@ -18,9 +18,9 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
     """Shows how much of `total` is done; the body calls the yielded `advance(count)`.
 
     Args:
-      total: None if it is not known.
-      unit: 'images' or 'MB'; with 'MB', `total` and the counts are bytes, and the rate and the time left are shown.
-      done: the part that was done before.
+      total: None if unknown.
+      unit: 'images' or 'MB'; with 'MB', `total` and the counts are in bytes, and the rate and the remaining time are shown.
+      done: the part that was done earlier.
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     interval = _SECONDS_PER_FRAME if terminal else SECONDS_PER_LINE
@@ -41,7 +41,7 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
 
 
 class _Rate:
-    """The rate of the last seconds in bytes per second, and the time left at this rate."""
+    """The rate of the last seconds, in bytes per second, and the remaining time at this rate."""
 
     def __init__(self, total: int | None, done: int):
         self._total, self._samples = total, collections.deque([(time.monotonic(), done)], maxlen=_SAMPLES)

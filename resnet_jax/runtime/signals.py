@@ -21,35 +21,35 @@ from resnet_jax.runtime.streams import tell_at_once
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 _SAVED = b'Interrupted; the state is saved. The next start continues.\n'
-_speaking = threading.Lock()  # whoever ends the process never releases it, so nothing is written after its line
+_speaking = threading.Lock()  # the thread that ends the process never releases it, so nothing is written after its line
 
 
 class StopSignal:
     """A context in which SIGINT, SIGTERM and SIGHUP stop the run cleanly, and a second signal ends the process at once.
 
     While `unsaved` is set, the signal is only recorded, and the run must save its state and raise `Interrupted`. Otherwise the
-    signal handler raises `Interrupted` as soon as Python runs it; if that takes longer than `grace_seconds`, because XLA
-    is compiling, the process ends without it.
+    signal handler raises `Interrupted` as soon as Python runs it. If this takes longer than `grace_seconds`, because XLA is
+    compiling, the process ends without raising.
 
-    Python runs signal handlers only in the main thread, and only when XLA returns to Python. Hence the watching thread, which
-    Python's own C handler wakes through a pipe.
+    Python runs signal handlers only in the main thread, and only when XLA returns to Python. Therefore another thread watches
+    for signals; Python's own C handler wakes it through a pipe.
 
-    Does nothing outside the main thread, where Python allows no handlers. With several processes, `distributed.any_signal`
-    must tell the others.
+    Does nothing outside the main thread, where Python does not allow handlers. With several processes,
+    `distributed.any_signal` must inform the other processes.
 
     Args:
-      grace_seconds: infinite for a program that wants to go on after it.
+      grace_seconds: infinite for a program that continues after the interrupted run.
 
     Attributes:
       number: number of the received signal, or None.
-      unsaved: whether there are steps that are in no checkpoint.
+      unsaved: whether there are steps without a checkpoint.
     """
 
     def __init__(self, grace_seconds: float) -> None:
         self._grace_seconds = grace_seconds
         self.number: int | None = None
         self.unsaved = False
-        self._alone = jax.process_count() == 1  # several processes stop together or not at all
+        self._alone = jax.process_count() == 1  # several processes can only stop together
         self._old: dict[int, Handler] = {}
         self._thread: threading.Thread | None = None
         self._main = threading.get_ident()
@@ -85,8 +85,8 @@ class StopSignal:
             return
         if not frame or not frame.f_globals.get('__name__', '').startswith('jax'):
             raise Interrupted(self.number)
-        # JAX lets a handler raise while it waits for XLA. But the compilation would go on, and a program that catches the
-        # exception and then exits would end with a segmentation fault.
+        # JAX allows a handler to raise while JAX waits for XLA. But the compilation would continue, and a program that catches
+        # the exception and then exits would end with a segmentation fault.
         self._postponed = True
 
     def _unraisable(self, unraisable: 'sys.UnraisableHookArgs') -> None:
@@ -111,7 +111,7 @@ class StopSignal:
                 if deadline is not None:
                     _end(number, b'Stopped at once.\n')
                 self.number, deadline = self.number or number, time.monotonic() + self._grace_seconds
-                # Not print or a logger: the main thread may be inside one.
+                # Not print or a logger: the main thread may hold their locks.
                 note = b'after this dispatch; the state is saved' if self.unsaved else b'(nothing is lost)'
                 with _speaking:
                     tell_at_once(b'Stopping ' + note + b'. Interrupt again to stop at once.\n')
@@ -133,7 +133,7 @@ def _end(number: int, message: bytes) -> None:
     _speaking.acquire()
     if os.isatty(1):
         with contextlib.suppress(OSError):
-            os.write(1, b'\x1b[?25h\n')  # the cursor, which the progress bar hides
+            os.write(1, b'\x1b[?25h\n')  # shows the cursor, which the progress bar hides
     tell_at_once(message)
-    delete_own_unfinished()  # a plot that the main thread draws takes seconds on a busy machine
+    delete_own_unfinished()  # on a busy machine the main thread may need seconds to finish a plot
     os._exit(128 + number)

@@ -1,6 +1,6 @@
-"""Standard output and standard error, which may be closed, full, left by their reader or unable to show a name.
+"""Standard output and standard error: they may be closed, full, without a reader or unable to show a name.
 
-Failures of stderr never change a command's result; failures of stdout only if the output is lost.
+Failures of stderr never change a command's result; failures of stdout change it only if output is lost.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def show_any_text() -> None:
 
 
 def tell(line: str) -> None:
-    """Prints a line to standard error, if anything can be printed there."""
+    """Prints a line to standard error, if possible."""
     if sys.stderr is not None:
         try:
             print(printable(line), file=sys.stderr, flush=True)
@@ -34,13 +34,13 @@ def tell(line: str) -> None:
 
 
 def tell_at_once(line: bytes) -> None:
-    """Writes a line to standard error past Python's buffers, whose locks another thread may hold."""
+    """Writes a line to standard error without Python's buffers, because another thread may hold their locks."""
     with contextlib.suppress(OSError):
         os.write(2, line)
 
 
 def silence(stream: IO[str]) -> None:
-    """Redirects a stream to /dev/null, so that Python does not report the error again as it exits."""
+    """Redirects a stream to /dev/null, so that Python does not report the error again on exit."""
     with contextlib.suppress(OSError, ValueError):  # no file, or closed
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -49,7 +49,7 @@ def silence(stream: IO[str]) -> None:
 
 @contextlib.contextmanager
 def without_native_messages() -> Iterator[None]:
-    """Discards what compiled libraries, which know no `sys.stderr`, write to standard error."""
+    """Discards messages that compiled libraries write to standard error without `sys.stderr`."""
     try:
         kept = os.dup(2)
     except OSError:  # closed
@@ -65,7 +65,7 @@ def without_native_messages() -> Iterator[None]:
 
 
 def finish(code: int, text: str = '') -> int:
-    """Prints a text, if there is one, and flushes both streams; returns the exit code for the process."""
+    """Prints `text`, if there is any, and flushes both streams; returns the exit code of the process."""
     for stream, last in ((sys.stdout, text), (sys.stderr, '')):
         if stream is None:
             continue
@@ -76,7 +76,7 @@ def finish(code: int, text: str = '') -> int:
         except OSError as error:
             silence(stream)
             if stream is sys.stdout and not code:
-                if error.errno == errno.EPIPE:  # its reader has gone (`| head`)
+                if error.errno == errno.EPIPE:  # the reader has gone (`| head`)
                     code = 128 + signal.SIGPIPE
                 else:
                     tell(f'error: standard output cannot be written: {error.strerror}; check the disk that it goes to')

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from resnet_jax.errors import InputFileError
 
 _LARGEST_TEXT = 2**30  # bytes
-_DEEPEST = 100  # levels of JSON
+_DEEPEST = 100  # levels of nesting in JSON
 _LARGEST_INTEGER = 2**63
 
 
@@ -19,7 +19,7 @@ def read_text(path: Path) -> str:
     """Returns the text of a regular file; bytes that are not UTF-8 are replaced.
 
     Raises:
-      OSError: there is no such file, or it is a device, a pipe or larger than 1 GiB, which would take forever or all memory.
+      OSError: there is no such file, or reading it may take forever or all memory: a device, a pipe or more than 1 GiB.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     status = os.fstat(descriptor)
@@ -31,7 +31,7 @@ def read_text(path: Path) -> str:
 
 
 def check_regular(path: str | Path) -> None:
-    """Checks that opening a file does not wait for a writer and reading it comes to an end.
+    """Checks that opening a file does not wait for a writer and that reading the file ends.
 
     Raises:
       OSError: there is no such file, or it is a device or a pipe.
@@ -47,7 +47,7 @@ def parse_json(text: str, *, lenient: bool = False) -> Any:
       lenient: read numbers that are not finite as None.
 
     Raises:
-      ValueError: it is not such JSON.
+      ValueError: the text is not such JSON.
     """
     constant, number = (_none, _float_or_none) if lenient else (_refuse, _float)
     try:
@@ -59,24 +59,24 @@ def parse_json(text: str, *, lenient: bool = False) -> Any:
 
 
 def printable(text: object, keep: str = '') -> str:
-    """Returns a text with every control character, such as an escape sequence's, as an escape like \\x1b.
+    """Returns a text with every control character, such as those of escape sequences, as an escape like \\x1b.
 
     Args:
-      keep: control characters that stay, such as '\\n'.
+      keep: control characters that are kept, such as '\\n'.
     """
     return ''.join(c if c in keep or c.isprintable() or c == ' ' else ascii(c)[1:-1] for c in str(text))
 
 
 def check_owned_files(folder: Path) -> None:
-    """Checks that a run folder holds only files and folders: in a copied one, links, pipes and devices may be a trap.
+    """Checks that a run folder contains only files and folders: in a copied folder, links, pipes and devices may be a trap.
 
     Raises:
-      InputFileError: it holds something else.
+      InputFileError: it contains something else.
     """
     try:
         entries = list(os.scandir(folder))
         entries += [inner for entry in entries if entry.is_dir(follow_symlinks=False) for inner in os.scandir(entry)]
-    except OSError:  # not there yet, or reported by what opens it
+    except OSError:  # the folder does not exist yet, or opening it reports the error
         return
     for entry in entries:
         if not entry.is_dir(follow_symlinks=False) and not entry.is_file(follow_symlinks=False):

@@ -1,12 +1,12 @@
 """Ends all processes of a run when one of them is lost.
 
-A process that the others wait for can be lost in three ways:
+A process that the other processes wait for can be lost in three ways:
 
-- It dies, is stopped or loses its network: JAX's runtime misses its heartbeats and ends the others with abort(), which
-  `_last_words` turns into an `error:` line and exit code 75.
-- It fails with an error: it writes the message to the key-value store of JAX's coordination service, which the others read
-  once a second.
-- It is alive but stuck: no collective has finished for `watchdog_seconds`, so every process writes the stacks of its threads
+- It dies, is stopped or loses its network: JAX's runtime misses its heartbeats and ends the other processes with abort();
+  `_last_words` turns this into an `error:` line and exit code 75.
+- It fails with an error: it writes the message to the key-value store of JAX's coordination service; the other processes read
+  the store once a second.
+- It is alive but stuck: if no collective has finished for `watchdog_seconds`, every process writes the stacks of its threads
   and exits.
 
 In each case a process exits with os._exit, because JAX's own shutdown waits for all other processes.
@@ -29,17 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import distributed  # no public module gives the key-value store
+from jax._src import distributed  # no public module has the key-value store
 
 from resnet_jax.errors import Interrupted, LostPeerError, is_out_of_memory
 from resnet_jax.runtime.streams import tell_at_once
 
-HEARTBEAT_SECONDS = 10  # after this long without a heartbeat, JAX considers a process lost
-_LATE_SECONDS = 5  # after this long without a mark, a process is reported as lost
-_GRACE_SECONDS = 3  # time for a process to meet the same error as another by itself
-_COMMUNICATION = ('gloo', 'nccl', 'rccl', 'coordination service', 'socket closed')  # in the errors of collectives
+HEARTBEAT_SECONDS = 10  # after this time without a heartbeat, JAX considers a process lost
+_LATE_SECONDS = 5  # after this time without a mark, a process is reported as lost
+_GRACE_SECONDS = 3  # time in which a process may raise the same error by itself
+_COMMUNICATION = ('gloo', 'nccl', 'rccl', 'coordination service', 'socket closed')  # words in the errors of collectives
 
-_runs = itertools.count()  # runs of this program: each has its own keys in the store
+_runs = itertools.count()  # runs of this program: each has different keys in the store
 _watchdog: 'Watchdog | None' = None  # watchdog of this process's current run
 _joining = ''  # message if JAX aborts before there is a watchdog
 
@@ -53,7 +53,7 @@ class Watchdog(threading.Thread):
     """Checks the other processes once a second, and ends this process if one is lost.
 
     Attributes:
-      waiting: number of times that this process has begun to wait for the others.
+      waiting: number of times that this process has begun to wait for the other processes.
       moved: monotonic time at which such a wait last ended.
       code: the exit code, once this process is about to exit.
       keys: prefix of this run's keys in the store.
@@ -79,10 +79,10 @@ class Watchdog(threading.Thread):
         ticks = 0
         while not self._ended.wait(1):
             ticks += 1
-            # Ends the process if this thread no longer runs: another thread holds the GIL, or the file system hangs.
+            # Ends the process if this thread stops running: another thread holds the GIL, or the file system hangs.
             faulthandler.dump_traceback_later(self._limit + 60, exit=True)
             failure = None
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has exited: JAX is about to end this one
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has exited: JAX is about to end this process
                 failure = self._look(ticks)
             if failure and not self._ended.wait(_GRACE_SECONDS):
                 self._give_up(failure)
@@ -97,7 +97,7 @@ class Watchdog(threading.Thread):
             self.join(5)  # with a timeout, because the store may hang
 
     def _look(self, ticks: int) -> str | None:
-        """Writes this process's mark and reads the others'; returns the error of a failed process, or None."""
+        """Writes this process's mark and reads those of the others; returns the error of a failed process, or None."""
         store().key_value_set(f'{self.keys}mark/{self._rank}', f'{ticks} {self.waiting}', allow_overwrite=True)
         now = time.monotonic()
         for rank, mark in self._read('mark'):
@@ -123,14 +123,14 @@ class Watchdog(threading.Thread):
         if lost := self._lost():
             return f'{lost}: killed, stopped or cut off from the network'
         if not threading.current_thread().name.startswith('Dummy'):
-            return None  # code that Python has called, not a thread of JAX's runtime
+            return None  # Python called the code that aborts; it is not a thread of JAX's runtime
         return (
             'JAX ended the run for the reason above; if it speaks of another incarnation, a process with the process_id of '
             'one of these has been started'
         )
 
     def _stuck(self) -> str:
-        """Writes the stacks of all threads; returns a message that names the process that the others wait for."""
+        """Writes the stacks of all threads; returns a message with the name of the process that the others wait for."""
         waiting = {rank: int(mark.split()[1]) for rank, (mark, _) in self._marks.items()}
         waiting[self._rank] = self.waiting
         behind = sorted(rank for rank in waiting if waiting[rank] < max(waiting.values()))
@@ -141,7 +141,7 @@ class Watchdog(threading.Thread):
         return f'{who}: no step and no batch for {self._limit:g} s (config.watchdog_seconds), stacks of all threads above'
 
     def _write(self, text: str) -> None:
-        """Writes to standard error and run.log; without a logger, whose lock a stuck thread may hold."""
+        """Writes to standard error and run.log; not with a logger, because a stuck thread may hold its lock."""
         tell_at_once(f'{text}\n'.encode(errors='backslashreplace'))
         with contextlib.suppress(OSError), (self._workdir / 'run.log').open('a') as log:
             log.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} process {self._rank}: {text}\n')
@@ -154,7 +154,7 @@ class Watchdog(threading.Thread):
         os._exit(self.code)
 
     def last_words(self) -> None:
-        """Ends this process, which JAX is about to abort; returns if that has nothing to do with the other processes."""
+        """Ends this process, which JAX is about to abort; returns if the abort is not caused by the other processes."""
         if self.code is None and (reason := self._reason()):
             self.code = LostPeerError.exit_code
             self._write(f'error: {reason}; {self._advice()}')
@@ -167,10 +167,10 @@ class Watchdog(threading.Thread):
         return f'start all processes again, which continues {where}'
 
     def fail(self, error: BaseException) -> BaseException:
-        """Tells the others that this process exits with an error, and sets `code`; returns the error to raise."""
+        """Tells the other processes that this process exits with an error, and sets `code`; returns the error to raise."""
         text = ' '.join(str(error).split()) or type(error).__name__
         if not hasattr(error, 'exit_code') and any(word in text.lower() for word in _COMMUNICATION):
-            # A peer has closed the connection. If it died, JAX ends this process; if it failed, `run` does.
+            # A peer has closed the connection. If the peer died, JAX ends this process; if it failed, `run` does.
             time.sleep(HEARTBEAT_SECONDS + 3)
             error = LostPeerError(f'the connection to the other processes broke: {text[:200]}; {self._advice()}')
         self.code = exit_code(error)
@@ -199,7 +199,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def leave_at_exit(code: int) -> None:
-    """Makes this process flush its output at exit and then end without JAX's wait for the other processes."""
+    """Makes this process flush its output at exit and end without waiting for the other processes, as JAX would."""
 
     def leave() -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -216,8 +216,8 @@ def catch_abort(joining: str = '') -> None:
     """Makes `_last_words` run when JAX aborts this process.
 
     JAX accepts a callback instead of the abort, but jaxlib 0.10 cannot pass the reason to Python and aborts anyway. Python's
-    own signal handlers do not run inside abort(). A C function does, and it may wait for the GIL, because a thread that calls
-    abort() was not interrupted in the middle of anything.
+    own signal handlers do not run inside abort(). A C function does, and it may wait for the GIL, because the thread itself
+    calls abort() and is not interrupted in the middle of other work.
 
     Args:
       joining: message if JAX aborts before there is a `Watchdog`.
