@@ -1,1 +1,1 @@
-"""The commands: one module each, which turns flags into a call of the library."""
+"""The commands: one module per command, which turns flags into a call of the library."""

@@ -1,4 +1,4 @@
-"""Parses flag values that are more than a string or a number."""
+"""Parses flag values that are neither a string nor a number."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def parse_assignments(texts: Sequence[str]) -> JsonDict:
 
 
 def expand_home(text: str) -> str:
-    """Returns a path with the home folder for ~, which a shell puts in only at the beginning of a word.
+    """Returns a path with the home folder in place of ~; a shell replaces ~ only at the beginning of a word.
 
     Raises:
       ConfigError: there is no such home folder.

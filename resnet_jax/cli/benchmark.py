@@ -2,14 +2,14 @@
 
 Times the train command's training and evaluation steps, on random data of the same shape as the config's data set. Also:
 
-{name} --suite=cpu --json=cpu.json            # six networks and PyTorch's; continues an existing file
+{name} --suite=cpu --json=cpu.json            # six networks, here and in PyTorch; continues an existing file
 {name} --suite=gpu --json=gpu.json            # training step, start-up and speedruns on a GPU, within --minutes
 {name} --layers=32x64x64,16x64x128x3x2        # single convolutions; --layers=all for a built-in list
-{name} --augmentations=all --config=resnet18  # what each augmentation costs per image
-{name} --decoding=folder:PATH --peer=torch    # decoding pictures beside PyTorch's DataLoader
-{name} --serving=MODEL --requests=10000       # the serve command beside a plain server of onnxruntime, and hostile requests
-{name} --own_loops --config=resnet20          # a step in a loop of one's own, in NNX beside linen
-{name} --aot=h100 --config=resnet18           # no measurement: what XLA compiles for a GPU that need not be here
+{name} --augmentations=all --config=resnet18  # the cost of each augmentation per image
+{name} --decoding=folder:PATH --peer=torch    # decoding pictures, compared with PyTorch's DataLoader
+{name} --serving=MODEL --requests=10000       # the serve command, compared with a plain onnxruntime server; hostile requests
+{name} --own_loops --config=resnet20          # a step in your own training loop, in NNX and linen
+{name} --aot=h100 --config=resnet18           # no measurement: the program that XLA compiles for a GPU, without this GPU
 """
 
 import functools
@@ -63,7 +63,11 @@ _PARTS = ('layers', 'augmentations', 'decoding', 'serving', 'own_loops', 'aot')
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax benchmark` with the arguments that are no flags."""
+    """Runs `resnet-jax benchmark` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: there is an unexpected argument, or see `_check_flags`.
+    """
     if arguments or (_SUITE.value == 'cpu' and FLAGS['config'].present):
         extra = arguments[0] if arguments else '--config'
         raise ConfigError(f'unexpected argument {extra!r}; expected flags only, and no --config with --suite=cpu')
@@ -138,7 +142,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _check_flags() -> None:
-    """Checks the flags before anything is measured.
+    """Checks the flags before any measurement.
 
     Raises:
       ConfigError: --suite, --layers, --augmentations, --decoding, --serving, --own_loops or --aot would ignore a flag, or

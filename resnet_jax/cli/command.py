@@ -24,7 +24,7 @@ from resnet_jax.runtime import streams
 from resnet_jax.runtime.compilation_cache import use_compilation_cache
 from resnet_jax.runtime.jax_settings import use_our_settings, why_jax_does_not_start
 
-# What a command adds to an error of this topic.
+# The text that a command adds to an error of a topic.
 _ADVICE = {
     'weights': '; resnet-jax models --weights lists all names',
     'broken_images': '; resnet-jax data --broken_images=skip lists all such images',
@@ -37,7 +37,7 @@ class _PathParser(flags.ArgumentParser[str]):
 
 
 class Flags(flags.FlagValues):
-    """The flags of one command, separate from those of the others; every command has --import=MODULE."""
+    """The flags of one command, separate from those of other commands; every command has --import=MODULE."""
 
     takes_config = False
 
@@ -51,7 +51,7 @@ class Flags(flags.FlagValues):
         if kind == 'path':
             return flags.DEFINE(_PathParser(), name, *arguments, **options, flag_values=self)  # type: ignore[call-overload]
         flag = getattr(flags, f'DEFINE_{kind}')(name, *arguments, **options, flag_values=self)
-        if kind == 'float':  # NaN is within any bounds
+        if kind == 'float':  # NaN passes any bounds
             flags.register_validator(flag, math.isfinite, message='expected a finite number')
         return flag
 
@@ -131,11 +131,11 @@ def run(command: ModuleType, arguments: Sequence[str], name: str) -> NoReturn:
 
     Args:
       command: a module with `FLAGS`, `main(positional arguments)` and optionally `prepare(arguments)`.
-      name: how the command was called, for its help.
+      name: the name with which the command was called, for its help.
     """
     streams.show_any_text()
     code = streams.finish(_guarded(command, arguments, name))
-    gc.freeze()  # otherwise Python scans all objects several times as it exits, which takes up to a second
+    gc.freeze()  # otherwise Python scans all objects several times at exit, which takes up to a second
     sys.exit(code)
 
 
@@ -157,6 +157,9 @@ def _parse(command: ModuleType, arguments: Sequence[str], name: str) -> list[str
     """Imports the modules of --import, parses the flags and returns the positional arguments.
 
     Imports the modules first, because a config may use names that they register.
+
+    Raises:
+      ConfigError: a flag is invalid, or the config file fails.
     """
     if modules := [value for _, value in flag_values(arguments, 'import')]:
         use_compilation_cache()  # before the modules import JAX
@@ -166,24 +169,26 @@ def _parse(command: ModuleType, arguments: Sequence[str], name: str) -> list[str
         flags.FLAGS.mark_as_parsed()  # absl's global flags, which some libraries read
     try:
         prepare = getattr(command, 'prepare', list)
-        sys.argv = [name, *prepare(list(arguments))]  # ml_collections reads overrides from it
+        sys.argv = [name, *prepare(list(arguments))]  # ml_collections reads overrides from sys.argv
         positional: list[str] = command.FLAGS(sys.argv)[1:]
         return positional
     except UserError:
         raise
     except flags.Error as error:
         raise ConfigError(_plainly(str(error))) from None
-    except (Exception, SystemExit) as error:  # The config file runs while the flags are parsed; and an override may not fit it.
+    except (Exception, SystemExit) as error:  # Parsing the flags runs the config file, and an override may not fit it.
         path = next((value for _, value in flag_values(arguments, 'config')), 'the config')
         raise _config_error(path, f'{type(error).__name__}: {error}') from None
 
 
 def help_text(command: ModuleType, name: str) -> str:
-    """Returns the text of --help: the module's docstring, its flags and, if it has `more_help`, the result of that."""
+    """Returns the text of --help: the module's docstring, its flags and, if it has a function `more_help`, its result."""
     lines = [(command.__doc__ or '').strip().replace('{name}', name), '', 'Flags:']
     for flag in map(command.FLAGS.__getitem__, command.FLAGS):
         default = '' if flag.default is None or flag.default == [] else f' (default: {flag.default})'
-        text = flag.help.replace(';\n    repeat this option to specify a list of values', '')  # absl adds it; our help says so
+        text = flag.help.replace(
+            ';\n    repeat this option to specify a list of values', ''
+        )  # absl adds this; our help says it already
         lines.append(f'  --{flag.name}: {text}{default}')
     if hasattr(command, 'more_help'):
         lines += ['', command.more_help()]
@@ -191,7 +196,7 @@ def help_text(command: ModuleType, name: str) -> str:
 
 
 def _config_error(path: str, reason: str) -> ConfigError:
-    """The error for a config file that failed, in plainer words than those of ml_collections where it is a common one."""
+    """Returns the error for a config file that failed; common errors are plainer than those of ml_collections."""
     if match := re.fullmatch(r".*'(\w+)' object has no attribute 'lock'.*", reason, re.DOTALL):
         return config_file.not_a_config(path, match[1])
     plain = {
@@ -207,7 +212,7 @@ def _config_error(path: str, reason: str) -> ConfigError:
 
 
 def _plainly(message: str) -> str:
-    """Rewrites messages of failed conversions to say what was expected, and reduces a traceback to its last line."""
+    """Adds to messages of failed conversions what was expected, and reduces a traceback to its last line."""
     if match := re.match(r'flag --config=(\S+?): Error whilst parsing config file:', message):
         reason = [line.strip() for line in message.splitlines() if line.strip()][-1]
         return str(_config_error(match[1], reason))
@@ -229,7 +234,7 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
         streams.tell('Interrupted.')
         _leave(128 + signal.SIGINT)
     except BrokenPipeError:
-        streams.silence(sys.stdout)  # its reader has gone (`| head`)
+        streams.silence(sys.stdout)  # the reader has gone (`| head`)
         return 128 + signal.SIGPIPE
     except MemoryError:
         return _fail(
@@ -251,7 +256,7 @@ def _guarded(command: ModuleType, arguments: Sequence[str], name: str) -> int:
 def _leave(code: int) -> None:
     """Ends the process after a signal, without shutting down JAX, which the signal may have interrupted.
 
-    A shutdown can end in a segmentation fault, which changes the exit code; but with several processes it is needed.
+    A shutdown can end in a segmentation fault, which changes the exit code. With several processes a shutdown is needed.
     """
     jax = sys.modules.get('jax')
     if jax and jax.distributed.is_initialized():
@@ -264,7 +269,7 @@ def _leave(code: int) -> None:
 
 def _fail(error: UserError, values: Flags) -> int:
     text, advice = str(error), _ADVICE.get(error.topic, '')
-    if values.takes_config:  # The library writes field=value; make it a flag, but not in folder names.
+    if values.takes_config:  # The library writes field=value; this becomes a flag, but not in folder names.
         names = '|'.join(field.name for field in fields())
         text = re.sub(rf'(?<=[\s(])({names})=(?=[^\s/]+(\s|$))', r'--config.\1=', text)
     if isinstance(error, MissingModulesError):

@@ -12,7 +12,12 @@ FLAGS.define('string', 'title', 'Runs compared', 'Its title.')
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax compare` with the arguments that are no flags."""
+    """Runs `resnet-jax compare` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: there are no run folders.
+      ResourceError: the report cannot be written.
+    """
     if not arguments:
         raise ConfigError('expected run folders, as the train command makes them: runs/a runs/b')
     from resnet_jax.report.page import write_report

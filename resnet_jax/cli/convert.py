@@ -26,7 +26,11 @@ _FORMATS = {'.pth': 'torch', '.pt': 'torch', '.th': 'torch', '.safetensors': 'sa
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax convert` with the arguments that are no flags."""
+    """Runs `resnet-jax convert` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: flags are missing or contradict each other, or the format is unknown.
+    """
     source, workdir, out = (FLAGS.value(name) for name in ('from', 'workdir', 'out'))
     if arguments or bool(source) == bool(workdir) or not out:
         extra = f', not {arguments[0]!r}' if arguments else ''

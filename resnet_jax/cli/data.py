@@ -44,11 +44,16 @@ FLAGS.define('bool', 'follow_links', TrainConfig.follow_links, 'Follow links tha
 FLAGS.define('path', 'samples', None, 'Also write a sheet of training images of each class, as .png or .svg.')
 FLAGS.define('bool', 'json', False, 'Print JSON instead of text.')
 
-_LISTED = 30  # classes
+_LISTED = 30  # number of listed classes
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax data` with the arguments that are no flags."""
+    """Runs `resnet-jax data` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: the arguments are not one data set, or the suffix of --samples is unknown.
+      ResourceError: the sheet of samples cannot be written.
+    """
     if len(arguments) != 1:
         raise ConfigError('expected one data set, as cifar10 or folder:PATH')
     samples = FLAGS.value('samples')

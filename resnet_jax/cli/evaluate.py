@@ -69,7 +69,12 @@ FLAGS.define(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax evaluate` with the arguments that are no flags."""
+    """Runs `resnet-jax evaluate` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: flags are missing or contradict each other.
+      InputFileError: the run of --compare has no predictions.
+    """
     workdir, weights, ensemble = (FLAGS.value(flag) for flag in ('workdir', 'weights', 'ensemble'))
     if ensemble and (workdir or weights or FLAGS.value('compare') or len(arguments) < 2):
         raise ConfigError('--ensemble takes two run folders or more and neither --workdir, --weights nor --compare')

@@ -19,7 +19,11 @@ FLAGS.define('bool', 'ema', False, 'Use the averaged parameters.')
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax export` with the arguments that are no flags."""
+    """Runs `resnet-jax export` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: flags are missing or contradict each other.
+    """
     workdir, weights, out, kind = (FLAGS.value(name) for name in ('workdir', 'weights', 'out', 'format'))
     if arguments or bool(workdir) == bool(weights) or not out:
         extra = f', not {arguments[0]!r}' if arguments else ''

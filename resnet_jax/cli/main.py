@@ -57,7 +57,7 @@ def main(verb: str | None = None) -> None:
         from resnet_jax.runtime import huge_pages
 
         huge_pages.use()  # before anything else, because it restarts this process
-    # Imports make a million objects and no garbage; with Python's default of 700 the collector would scan them all the time.
+    # Imports make a million objects and no garbage; with Python's default of 700 the collector would scan them repeatedly.
     gc.set_threshold(50_000)
     from resnet_jax.cli import command
 
@@ -65,7 +65,7 @@ def main(verb: str | None = None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Handles SIGINT like Python, but for imports: code in C that imports a module may discard the exception and go on."""
+    """Handles SIGINT like Python, except during imports: C code that imports a module may discard the exception."""
     while frame:
         if frame.f_code.co_filename == '<frozen importlib._bootstrap>':
             streams.tell_at_once(b'Interrupted.\n')

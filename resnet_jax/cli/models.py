@@ -22,7 +22,11 @@ FLAGS.define('multi_string', 'model_kwargs', [], 'FIELD=VALUE of the model; may 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax models` with the arguments that are no flags."""
+    """Runs `resnet-jax models` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: there is more than one argument.
+    """
     if len(arguments) > 1:
         raise ConfigError(f'unexpected argument {arguments[1]!r}; expected one model')
     from resnet_jax.models import available_models, create_model

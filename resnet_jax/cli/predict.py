@@ -2,7 +2,7 @@
 
 {name} --weights=timm/resnet50.a1_in1k cat.jpg
 
---explain=why.png draws which parts of each image speak for the class that is named.
+--explain=why.png draws which parts of each image speak for the predicted class.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from resnet_jax.classifier import Classifier
 
-_MOST_EXPLAINED = 40  # images in one figure
+_MOST_EXPLAINED = 40  # largest number of images in one figure
 
 FLAGS = command.Flags()
 FLAGS.define('path', 'workdir', None, 'Run folder, as the train command makes it.')
@@ -38,7 +38,11 @@ FLAGS.define('path', 'explain', None, 'Draw what speaks for the most likely clas
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax predict` with the arguments that are no flags."""
+    """Runs `resnet-jax predict` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: flags or files are missing, the suffix of --explain is unknown, or --explain gets too many images.
+    """
     workdir, weights = FLAGS.value('workdir'), FLAGS.value('weights')
     if not arguments or bool(workdir) == bool(weights):
         raise ConfigError('expected --workdir=FOLDER or --weights=NAME, and at least one image file')
@@ -74,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
                 print(printable(f'{path}: ' + ', '.join(f'{name} {100 * p:.1f} %' for name, p in best)), flush=True)
         if explain:
             _explain(classifier, good, np.stack(images), answers, Path(explain))
-    if bad:  # the other files have been classified; one line for each unreadable file, the last one from the raised error
+    if bad:  # the other files are classified; each unreadable file gets a line, the last one from the raised error
         for unread in bad[:-1]:
             tell(f'error: {unread}')
         raise bad[-1]

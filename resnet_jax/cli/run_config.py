@@ -10,7 +10,11 @@ from resnet_jax.runtime.untrusted import parse_json, read_text
 
 
 def get_config(workdir: str) -> ConfigDict:
-    """Returns the config of the run in a folder, unchecked; `TrainConfig` checks it after the overrides."""
+    """Returns the config of the run in a folder, unchecked; `TrainConfig` checks it after the overrides.
+
+    Raises:
+      InputFileError: config.json is not JSON, or not a config.
+    """
     path = Path(workdir, 'config.json')
     try:
         values = parse_json(read_text(path))
@@ -21,6 +25,6 @@ def get_config(workdir: str) -> ConfigDict:
     config = default_config()
     with config.unlocked(), config.ignore_type():  # `TrainConfig` reports wrong types with their fields
         for name, value in values.items():
-            value = tuple(value) if isinstance(value, list) else value  # overrides must have the type of the old value
+            value = tuple(value) if isinstance(value, list) else value  # an override must have the type of the old value
             config[name] = ConfigDict(value) if isinstance(value, dict) else value
     return config

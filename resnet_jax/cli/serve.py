@@ -1,8 +1,8 @@
 """Serves networks over HTTP, with a page to try them: {name} MODEL [MODEL ...]
 
-A MODEL is a run folder, a folder or file of the export command, a file of weights that says what it is of, or a name of
-published weights. The page shows several side by side. It is at http://127.0.0.1:8000, the API at /v1/predict and /v1/explain,
-its description at /openapi.json. Ctrl-C or SIGTERM stops the server when it has answered what it has accepted.
+A MODEL is a run folder, a folder or file of the export command, a file of weights that names its model, or a name of
+published weights. The page at http://127.0.0.1:8000 shows several models side by side. The API is at /v1/predict and
+/v1/explain, its description at /openapi.json. Ctrl-C or SIGTERM stops the server after it has answered all accepted requests.
 """
 
 import itertools
@@ -30,7 +30,11 @@ FLAGS.define('float', 'timeout', 30.0, 'Most seconds for a body (408), and for a
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax serve` with the arguments that are no flags."""
+    """Runs `resnet-jax serve` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: no model is given, or a package is missing.
+    """
     if not arguments:
         raise ConfigError('no model given; expected a run folder, an exported folder or a name, as runs/resnet18')
     paths = [expand_home(path) for path in arguments]
@@ -78,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """Returns a name for each model: that of a folder or file, with as much of its path as makes the names unique.
+    """Returns a name for each model: the name of the folder or file, with enough of its path to make the names unique.
 
     Raises:
       ConfigError: a model is given twice.
@@ -98,13 +102,13 @@ def _token(path: str | None) -> str | None:
     """Returns the token in a file.
 
     Raises:
-      InputFileError: the file cannot be read, or holds no token.
+      InputFileError: the file cannot be read, or contains no token.
     """
     if path is None:
         return None
     try:
         token = read_text(Path(path)).strip()
-    except (OSError, ValueError) as error:  # a ValueError: the path holds a null character
+    except (OSError, ValueError) as error:  # a ValueError: the path contains a null character
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise InputFileError(f'{path} cannot be read ({reason}); expected a file with a token') from None
     if not token.isascii() or not token.isprintable() or not 8 <= len(token) <= 1000 or ' ' in token:

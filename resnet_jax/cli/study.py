@@ -1,4 +1,4 @@
-"""Executes all runs of a study, or those that are left, then writes its report: {name} --config=paper
+"""Executes all runs of a study, or the remaining runs, then writes its report: {name} --config=paper
 
 The same command continues an interrupted study; --dry_run shows what it would do. Only the processes of the runs use JAX's
 devices.
@@ -27,7 +27,12 @@ FLAGS.define('bool', 'report_only', False, 'Only report what is there.')
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax study` with the arguments that are no flags."""
+    """Runs `resnet-jax study` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: flags are missing or contradict each other.
+      UserError: a run did not finish.
+    """
     if arguments or not FLAGS.value('config'):
         wrong = f'unexpected argument {arguments[0]!r}' if arguments else 'no study given'
         raise ConfigError(f'{wrong}; expected --config=NAME or FILE, as --config=paper')
@@ -41,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     package.addHandler(logging.StreamHandler())
     package.propagate = False
     if not sys.stdout.isatty():
-        package.setLevel(logging.INFO)  # plain lines instead of the bar
+        package.setLevel(logging.INFO)  # shows plain lines instead of the bar
     study, name, devices = load_study(path), path.stem, FLAGS.value('devices')
     plugins.import_modules(study.get('imports', []))
     size = FLAGS.value('size') or next(iter(study['sizes']))
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     if FLAGS.value('stop_when_decided'):
         if FLAGS.value('together'):
             raise ConfigError('--together makes all seeds of an entry; expected it without --stop_when_decided')
-        study['looks'] = max(1, len({run.seed for run in runs}) - 1)  # from the second seed on
+        study['looks'] = max(1, len({run.seed for run in runs}) - 1)  # one for each seed, from the second on
     for run in runs:
         TrainConfig.from_mapping(run.config)
     check_made_alike(runs)
@@ -66,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         from rich.progress import Progress
 
         weights = weigh(runs)
-        # Estimates the time left from the speed over an hour, because a run may report no progress for minutes.
+        # Estimates the remaining time from the speed over an hour, because a run may report no progress for minutes.
         with Progress(disable=not sys.stdout.isatty(), refresh_per_second=2, speed_estimate_period=3600) as bar:
             task = bar.add_task(name, total=1.0)
             options = {'needed': functools.partial(is_needed, study, runs)} if FLAGS.value('stop_when_decided') else {}

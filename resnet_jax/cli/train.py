@@ -55,7 +55,11 @@ def get_config():
 
 
 def prepare(arguments: list[str]) -> list[str]:
-    """Returns the arguments with --config resolved; without --config, uses the config in the run folder, if any."""
+    """Returns the arguments with --config resolved; without --config, uses the config in the run folder, if any.
+
+    Raises:
+      ResourceError: the run folder cannot be read.
+    """
     workdir = [expand_home(value) for _, value in command.flag_values(arguments, 'workdir')][-1:]
     try:
         continues = bool(workdir) and Path(workdir[0], 'config.json').is_file()
@@ -67,7 +71,11 @@ def prepare(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `resnet-jax train` with the arguments that are no flags."""
+    """Runs `resnet-jax train` with the arguments that are not flags.
+
+    Raises:
+      ConfigError: there is an unexpected argument, or flags contradict each other.
+    """
     if arguments:
         field = arguments[0].lstrip('-').partition('=')[0]
         known = field in {known.name for known in fields()}
@@ -92,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _train(checked: TrainConfig, workdir: Path) -> None:
-    if checked.deterministic:  # XLA reads it once; it excludes kernels with unordered sums and autotuning
+    if checked.deterministic:  # XLA reads this once; it excludes autotuning and kernels with unordered sums
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
     address, count, rank = (FLAGS.value(flag) for flag in ('coordinator_address', 'num_processes', 'process_id'))
     if (count is not None or rank is not None) and not address:
@@ -111,7 +119,7 @@ def _train(checked: TrainConfig, workdir: Path) -> None:
     from resnet_jax.training.loop import train_and_evaluate
     from resnet_jax.training.seeds import train_seeds
 
-    jax.device_put(0)  # fails before there is a run folder if JAX_DEFAULT_DEVICE names no device of this machine
+    jax.device_put(0)  # if JAX_DEFAULT_DEVICE is not a device of this machine, fails before there is a run folder
     options = {'extend': FLAGS.value('extend'), 'allow_changes': FLAGS.value('allow_changes'), 'grace_seconds': 5.0}
     if FLAGS.value('seeds') and FLAGS.value('profile'):
         raise ConfigError('--profile traces one run; expected it without --seeds')
@@ -138,7 +146,7 @@ def _print_next_steps(workdir: Path) -> None:
 
 
 def _with_flags(error: UserError) -> UserError:
-    """Returns an error of `distributed.initialize` with '--' before the names of its arguments, but not in a quoted value."""
+    """Returns an error of `distributed.initialize` with '--' before argument names, except in quoted values."""
     names = r"'[^']*'|\b(coordinator_address|num_processes|process_id)\b"
     error.args = (re.sub(names, lambda match: f'--{match[1]}' if match[1] else match[0], str(error)),)
     return error
