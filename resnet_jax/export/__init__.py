@@ -7,8 +7,8 @@
   README.md         a model card: how to load the files and, for a run, its recipe and result
 
 StableHLO and ONNX take uint8 images `[batch, height, width, channels]`, of any batch size, and return float32 probabilities
-`[batch, classes]`; preprocessing and weights are inside. Every file is reloaded, and compared with the network before it is
-kept.
+`[batch, classes]`; preprocessing and weights are inside. Every file is reloaded and compared with the network; it is kept only
+if the outputs agree.
 """
 
 import dataclasses
@@ -32,18 +32,18 @@ FORMATS = {'stablehlo': stablehlo, 'onnx': onnx, 'safetensors': hub}
 
 @our_settings()
 def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence[str] = ('stablehlo',)) -> dict[str, float]:
-    """Exports a classifier into a new folder, which appears only when all files are written and compared.
+    """Exports a classifier to a new folder, which appears only when all files are written and compared.
 
     The files use one view of each image, whatever the classifier's `tta`, and contain none of the C kernels. The comparison
     runs on the CPU, where it is exact; the StableHLO artifact runs on CPU, CUDA and TPU.
 
     Args:
-      classifier: from a run, whose result.json and environment.json the model card then quotes, or from weights.
-      out: the folder to create; it may exist if it is empty.
+      classifier: from a run or from weights. For a run, the model card quotes its result.json and environment.json.
+      out: the folder to create; may be an existing empty folder.
       formats: names from `FORMATS`.
 
     Returns:
-      {format: largest absolute difference of a probability from the network's}.
+      {format: largest absolute difference between a probability of the file and of the network}.
 
     Raises:
       ConfigError: a format is unknown, its packages are not installed, or `out` is not empty.
@@ -75,7 +75,7 @@ def export_classifier(classifier: Classifier, out: str | Path, formats: Sequence
 
 
 def _write_config(classifier: Classifier, folder: Path) -> None:
-    """Writes config.json: the facts that a program which runs the files, such as `serve`, needs besides them."""
+    """Writes config.json: the facts that a program that runs the files, such as `serve`, needs in addition."""
     names = ('image_shape', 'class_names', 'resize', 'crop', 'interpolation')
     known = {'model': classifier.origin.model, 'dataset': classifier.origin.dataset}
     config = {**{name: getattr(classifier, name) for name in names}, **{name: text for name, text in known.items() if text}}

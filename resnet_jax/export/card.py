@@ -17,7 +17,7 @@ from resnet_jax.runs.documents import read_result
 from resnet_jax.runtime.untrusted import parse_json, read_text
 from resnet_jax.typing import JsonDict
 
-_PRIVATE = ('data_dir', 'data_archive')  # paths on the machine that trained
+_PRIVATE = ('data_dir', 'data_archive')  # paths on the machine that trained the network
 _LOAD = {
     'stablehlo': """### StableHLO
 
@@ -62,7 +62,7 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
     For a run, reads result.json and environment.json in its folder, if they exist.
 
     Args:
-      differences: {format: largest absolute difference of a probability from the network's}.
+      differences: {format: largest absolute difference between a probability of the file and of the network}.
 
     Raises:
       InputFileError: result.json or environment.json cannot be read.
@@ -161,14 +161,14 @@ def model_card(classifier: Classifier, differences: Mapping[str, float]) -> str:
 
 
 def result_of(classifier: Classifier) -> JsonDict:
-    """Returns result.json of a classifier's run, with the metrics of its own parameters (averaged or not); {} if it has none.
+    """Returns result.json of a classifier's run, with the metrics of the classifier's parameters; {} if there is none.
 
     Raises:
-      InputFileError: see `documents.read_result`; or it lacks the averaged parameters.
+      InputFileError: see `documents.read_result`; or result.json lacks the metrics of the averaged parameters.
     """
     origin = classifier.origin
     result = read_result(Path(origin.path)) if origin.config else None
-    if not result or result['step'] != origin.step:  # the result is that of another checkpoint
+    if not result or result['step'] != origin.step:  # the result is of another checkpoint
         return {}
     if not origin.ema:
         return result
@@ -178,7 +178,11 @@ def result_of(classifier: Classifier) -> JsonDict:
 
 
 def _read(path: Path) -> JsonDict:
-    """Returns the object in a JSON file; {} if there is no such file."""
+    """Returns the object in a JSON file; {} if there is no such file.
+
+    Raises:
+      InputFileError: the file is not JSON, or not an object.
+    """
     try:
         value = parse_json(read_text(path)) if path.exists() else {}
     except (OSError, ValueError) as error:

@@ -10,8 +10,8 @@ from resnet_jax.classifier import Classifier
 from resnet_jax.errors import ExportError
 
 BATCH_SIZES = (1, 23)
-# Mostly relative, so that the small probabilities of a confident network count too. Rounding moves a logit of 20 by about 1e-5,
-# and so a probability by the same relative amount; a missing row of padding moves it by more than this tolerance.
+# The tolerance is mostly relative, so that small probabilities of a confident network count too. Rounding moves a logit of 20
+# by about 1e-5, and so its probability by this relative amount; a missing row of padding moves it by more than the tolerance.
 RELATIVE, ABSOLUTE = 1e-3, 1e-7
 
 
@@ -35,8 +35,8 @@ def sample_images(image_shape: Sequence[int]) -> list[np.ndarray]:
 def check(classifier: Classifier, path: Path, reload: Callable[[Path, list[np.ndarray]], list[np.ndarray]]) -> float:
     """Reloads a file and compares its outputs with the network's; returns the largest absolute difference.
 
-    On a CPU the network uses the C kernels, which round differently from the file's operations: up to 17 % of the tolerance for
-    ResNet-18 and logits that span 20.
+    On a CPU the network uses the C kernels, which round differently than the file's operations: by up to 17 % of the tolerance
+    for ResNet-18 and logits with a range of 20.
 
     Raises:
       ExportError: the outputs differ by more than rounding, or in shape or dtype. The file is removed.

@@ -1,7 +1,7 @@
 """Exports a classifier as a repository for the Hugging Face Hub: model.safetensors, config.json and the card.
 
-`resnet_jax.load` reads the folder, and the repository it is uploaded to as 'hf://OWNER/REPOSITORY'; both need model.safetensors
-alone, whose metadata are complete. config.json repeats them for other programs.
+`resnet_jax.load` reads the folder and, as 'hf://OWNER/REPOSITORY', the repository to which it is uploaded. Both need only
+model.safetensors, because its metadata are complete; config.json repeats the metadata for other programs.
 """
 
 import json
@@ -18,7 +18,7 @@ _FILE = 'model.safetensors'
 
 
 def write(classifier: Classifier, path: Path) -> Classifier:
-    """Writes the weights, and returns the classifier that the file must agree with: `classifier` itself.
+    """Writes the weights, and returns the classifier with which the file must agree: `classifier` itself.
 
     Raises:
       ConfigError: the name of the model is unknown.
@@ -48,7 +48,7 @@ def write_config(classifier: Classifier, folder: Path) -> None:
 
 
 def table_entry(folder: str | Path) -> str:
-    """Returns the entry of an exported folder for the table in weights/published.py; OWNER is to be filled in."""
+    """Returns the entry of an exported folder for the table in weights/published.py; replace OWNER in it."""
     config: JsonDict = json.loads(Path(folder, 'config.json').read_text(encoding='utf-8'))
     fields = {
         'name': f'OWNER/{config["model"]}.{config.get("dataset", "")}',

@@ -11,9 +11,9 @@ from resnet_jax.errors import ConfigError, ExportError, one_line
 
 
 def write(classifier: Classifier, path: Path) -> Classifier:
-    """Writes the network in float32, and returns the float32 classifier that the file must agree with.
+    """Writes the network in float32, and returns the float32 classifier with which the file must agree.
 
-    A network trained in bfloat16 has float32 weights, and onnxruntime has no bfloat16 convolution on a CPU.
+    The weights of a network trained in bfloat16 are float32, and onnxruntime has no bfloat16 convolution on a CPU.
 
     Raises:
       ConfigError: onnx or onnxruntime is not installed.
@@ -46,5 +46,5 @@ def reload(path: Path, batches: list[np.ndarray]) -> list[np.ndarray]:
     try:
         session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
         return [session.run(['probabilities'], {'images': batch})[0] for batch in batches]
-    except Exception as error:  # its error classes have no common base
+    except Exception as error:  # the error classes of onnxruntime have no common base
         raise ExportError(f'{path.name} could not be loaded again ({one_line(error)}); not exported') from error

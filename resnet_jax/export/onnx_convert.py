@@ -1,8 +1,8 @@
 """Converts a JAX function to an ONNX model, one operation of its jaxpr after the other.
 
-It knows the operations of convolutional networks, and refuses others by name. It needs only jaxprs, which JAX documents, and
-onnx's own helpers, so that it does not depend on a converter for each version of JAX. Values that depend on no input are
-computed here and become constants.
+The operations of convolutional networks are supported; others are refused with their name. The conversion needs only jaxprs,
+which JAX documents, and onnx's helpers, so it needs no separate converter for each version of JAX. Values that do not depend on
+an input are computed here and become constants.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from resnet_jax.typing import PyTree
 
 _OPSET, _IR_VERSION = 18, 8  # of 2022, for onnxruntime 1.14 and later
 
-# For constants, by NumPy: JAX, which computes other operations on constants, compiles each for every shape.
+# Operations that NumPy computes on constants. JAX computes the others; it compiles each operation for every shape.
 _NUMPY: dict[str, Callable[..., np.ndarray]] = {
     'add': np.add,
     'div': np.divide,
@@ -45,8 +45,8 @@ def convert(
     """Returns the ONNX model of `function(constants, images)` with float32 results, for uint8 `[batch, *image_shape]`.
 
     Args:
-      constants: arrays, which the model contains under the names of their leaves.
-      name: of the graph.
+      constants: arrays; the model contains them under the names of their leaves.
+      name: name of the graph.
 
     Raises:
       ExportError: the function has an operation that cannot be converted.
@@ -121,7 +121,7 @@ def _convert(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Valu
 
 
 def _compute(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Value]:
-    """Returns the results of an operation on known values; [] if a value is not known."""
+    """Returns the results of an operation on known values; [] if a value is unknown."""
     if equation.primitive.name in _LOOPS or not all(isinstance(n, int) for v in equation.outvars for n in _aval(v).shape):
         return []
     arrays = [v.array.transpose(np.argsort(v.order)) for v in inputs if v.array is not None and v.sizes == v.shape]

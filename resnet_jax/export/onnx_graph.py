@@ -1,6 +1,6 @@
-"""`Graph`: an ONNX graph that is being built, and `Value`: a value in it.
+"""`Graph`: an ONNX graph that is being built, and `Value`: a value in the graph.
 
-ONNX convolves `[batch, channels, height, width]`. A value is stored in the order of axes in which it was computed, and
+ONNX convolves `[batch, channels, height, width]`. A value is stored in the order of axes in which it was computed, and is
 transposed only for operations that need another order.
 """
 
@@ -21,11 +21,11 @@ class Value:
     """A value of the jaxpr.
 
     Attributes:
-      shape: in the jaxpr; the size of the batch is open.
-      sizes: of the stored value, by the jaxpr's axes; 1 where it is not broadcast yet.
-      order: the jaxpr's axes as they are stored.
-      array: the stored value where it is known, else None.
-      name: its name in the graph; a known value gets it when it is used.
+      shape: the shape in the jaxpr; the size of the batch is symbolic.
+      sizes: the sizes of the stored value, by the jaxpr's axes; 1 for axes that are not broadcast yet.
+      order: the jaxpr's axes in the order in which they are stored.
+      array: the stored value if it is known, otherwise None.
+      name: its name in the graph; a known value gets a name on first use.
     """
 
     shape: tuple[object, ...]
@@ -36,13 +36,13 @@ class Value:
 
 
 def known(array: ArrayLike, name: str = '') -> Value:
-    """Returns the value of a known array; `name` is what it will be called in the graph."""
+    """Returns the value of a known array; `name` is its future name in the graph."""
     array = np.asarray(array)
     return Value(array.shape, array.shape, tuple(range(array.ndim)), array, name)
 
 
 def stored(name: str, shape: Sequence[object], order: Sequence[int] | None = None) -> Value:
-    """Returns the value of a node's output, stored in an order of axes, by default the jaxpr's."""
+    """Returns the value of a node's output, stored in an order of axes, by default that of the jaxpr."""
     return Value(tuple(shape), tuple(shape), tuple(range(len(shape)) if order is None else order), name=name)
 
 
@@ -58,7 +58,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._names: set[str] = set()
-        self.scope = ''  # of Flax's modules
+        self.scope = ''  # scope of Flax modules
 
     def _unique(self, name: str) -> str:
         candidate, number = name, 1
@@ -86,7 +86,7 @@ class Graph:
         return self.constant(np.asarray(values, np.int64), '/'.join(filter(None, (self.scope, 'integers'))))
 
     def name(self, value: Value, order: Sequence[int] | None = None) -> str:
-        """Returns the name of a value, stored in an order of axes, by default its own."""
+        """Returns the name of a value, stored in an order of axes, by default `value.order`."""
         order = value.order if order is None else tuple(order)
         permutation = [value.order.index(axis) for axis in order]
         if value.array is not None:
@@ -97,7 +97,7 @@ class Graph:
         """Returns the value after all broadcasts.
 
         Raises:
-          ExportError: it would be broadcast along the axis of the batch.
+          ExportError: the value would be broadcast along the batch axis.
         """
         if value.sizes == value.shape:
             return value

@@ -51,13 +51,13 @@ REDUCE = {'reduce_max': 'ReduceMax', 'reduce_min': 'ReduceMin', 'reduce_prod': '
 
 
 def elementwise(graph: Graph, kind: str, inputs: Sequence[Value], out: Aval) -> Value:
-    """Adds a node of an elementwise kind, whose inputs ONNX broadcasts."""
+    """Adds a node of an elementwise kind; ONNX broadcasts its inputs."""
     if kind in ('And', 'Or', 'Not') and out.dtype != np.bool_:
         raise refuse('has a bitwise operation')
     full = [v for v in inputs if v.shape]  # without scalars
     order = next((v.order for v in full if v.array is None), tuple(range(len(out.shape))))
     if kind == 'Sub' and inputs[1].array is not None and np.issubdtype(out.dtype, np.floating):
-        # onnxruntime joins a convolution with a following addition, not with a subtraction.
+        # onnxruntime joins a convolution with a following addition, but not with a subtraction.
         kind, inputs = 'Add', [inputs[0], dataclasses.replace(inputs[1], array=-inputs[1].array)]
     name = graph.node(kind, [graph.name(v, order if v.shape else ()) for v in inputs])
     sizes = tuple(next((v.sizes[axis] for v in full if v.sizes[axis] == n), 1) for axis, n in enumerate(out.shape))
@@ -248,7 +248,7 @@ def _conv_general_dilated(
         raise refuse('has a transposed convolution')
     x, (low, high) = graph.whole(x), zip(*padding, strict=True)
     image, weights = graph.name(x, dimension_numbers.lhs_spec), graph.name(graph.whole(kernel), dimension_numbers.rhs_spec)
-    if min(*low, *high) < 0:  # pixels that are cut off
+    if min(*low, *high) < 0:  # negative padding cuts pixels off
         cut = [0, 0, *(min(n, 0) for n in low), 0, 0, *(min(n, 0) for n in high)]
         image = graph.node('Pad', [image, graph.integers(cut)])
     name = graph.node(
@@ -321,7 +321,7 @@ def _dot_general(
 
 
 def _without(order: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
-    """Returns an order of axes without some of them, renumbered."""
+    """Returns an order of axes without `axes`, renumbered."""
     left = [axis for axis in order if axis not in axes]
     return tuple(sorted(left).index(axis) for axis in left)
 

@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 for _name in ('resnet_jax', 'flax', 'optax', 'orbax'):
-    sys.modules[_name] = None  # type: ignore[assignment]  # from now on `import` raises ImportError, installed or not
+    sys.modules[_name] = None  # type: ignore[assignment]  # from now on `import` raises ImportError, even if it is installed
 
 
 def main(artifact: str, *files: str) -> None:
-    """Answers the images of each pair of files with the network of an artifact."""
+    """For each pair of files, runs the artifact's network on the images and writes the answers."""
     import jax
     import numpy as np
     from jax import export

@@ -19,7 +19,7 @@ _RELOAD = Path(__file__).with_name('reload_stablehlo.py')
 
 
 def write(classifier: Classifier, path: Path) -> Classifier:
-    """Writes the artifact and returns the classifier that it must agree with: `classifier` itself.
+    """Writes the artifact, and returns the classifier with which it must agree: `classifier` itself.
 
     Raises:
       ConfigError: flatbuffers is not installed.

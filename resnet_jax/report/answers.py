@@ -48,7 +48,7 @@ def _percent(value: float | None) -> str:
 
 
 def confusion(runs: Runs) -> Section:
-    """Returns the section on which classes are taken for which."""
+    """Returns the section on which classes the network confuses."""
 
     def of_run(run: RunReader) -> str:
         matrix, names = run.evaluation.get('confusion'), run.evaluation.get('class_names', [])
@@ -85,7 +85,7 @@ def _pairs(run: RunReader, names: Sequence[object]) -> str:
 
 
 def wrong(runs: Runs) -> Section:
-    """Returns the section on the mistakes that the networks were surest of."""
+    """Returns the section on the most confident mistakes."""
 
     def of_run(run: RunReader) -> str:
         names = run.evaluation.get('class_names', [])
@@ -109,7 +109,7 @@ def wrong(runs: Runs) -> Section:
 
 
 def embedding(runs: Runs, charts: Charts) -> Section | None:
-    """Returns the section with maps of the test set; None if no run has one."""
+    """Returns the section with maps of the test set; None if no run has a map."""
 
     def of_run(run: RunReader) -> str:
         places, labels, names = run.map, run.map_labels, run.evaluation.get('class_names', [])
@@ -141,7 +141,7 @@ def embedding(runs: Runs, charts: Charts) -> Section | None:
 
 
 def calibration(runs: Runs, charts: Charts) -> Section:
-    """Returns the section on whether the networks are right as often as they are sure."""
+    """Returns the section that compares the confidence of the networks with their accuracy."""
     series: list[JsonDict] = []
     rows = []
     for run in runs:

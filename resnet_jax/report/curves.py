@@ -19,7 +19,7 @@ def curves(
     """Returns the section with accuracy and loss curves.
 
     Args:
-      published: series to draw beside them, {name: {'accuracy': [[iteration, per cent], ...]}}.
+      published: series to draw beside the runs, {name: {'accuracy': [[iteration, per cent], ...]}}.
     """
     content = Markup()
     for key, label, scale in _MEASURES:
@@ -71,7 +71,7 @@ def _why_above(config: Json) -> list[str]:
 
 
 def _selected(config: Json) -> str:
-    """Returns which examples the training loss covers; '' for all."""
+    """Returns which examples the training loss is for; '' for all."""
     share = config.get('selected_fraction')
     return f' (hardest {100 * share:g} %)' if config.get('proxy_model') and isinstance(share, int | float) else ''
 

@@ -8,7 +8,7 @@ from resnet_jax.report.markup import Runs, Section, each, number, parts
 from resnet_jax.report.pictures import data_uri
 from resnet_jax.runs.reader import RunReader
 
-_LISTED = 100  # classes
+_LISTED = 100  # number of listed classes
 
 
 def section(runs: Runs) -> Section | None:

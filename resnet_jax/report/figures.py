@@ -1,4 +1,4 @@
-"""matplotlib with the Agg backend and its default style, whatever the environment and the user's matplotlibrc say."""
+"""matplotlib with the Agg backend and the default style; ignores the environment and the user's matplotlibrc."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from resnet_jax.typing import JsonDict
 
 try:
     import matplotlib
-except ValueError:  # MPLBACKEND names a backend that is not installed here, as in every terminal inside Jupyter
+except ValueError:  # MPLBACKEND names a backend that is not installed, as in a terminal inside Jupyter
     _backend = os.environ.pop('MPLBACKEND', None)
     for _name in [name for name in sys.modules if name.startswith('matplotlib.')]:
         del sys.modules[_name]  # parts of the failed import
@@ -36,9 +36,9 @@ _BACKENDS = {'.png': 'agg', '.svg': 'svg'}
 
 @contextlib.contextmanager
 def default_style() -> Iterator[None]:
-    """Draws as matplotlib does without a matplotlibrc, which may ask for LaTeX or a page too large to draw.
+    """Draws like matplotlib without a matplotlibrc: this file may ask for LaTeX or for a page too large to draw.
 
-    Also a decorator: text takes its style when it is made, so that every function that draws needs it, and not only `save`.
+    Also a decorator. Text takes its style when it is made, so every function that draws needs this context, not only `save`.
     """
     style = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith('backend')}
     with matplotlib.rc_context(style):
@@ -46,7 +46,7 @@ def default_style() -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as .png or .svg, atomically and with the same bytes every time; makes the folder."""
+    """Writes a figure as .png or .svg, atomically and with equal bytes every time; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {'Software': None} if path.suffix == '.png' else {'Date': None}
     options: JsonDict = {'format': path.suffix[1:], 'backend': _BACKENDS[path.suffix], 'metadata': metadata}

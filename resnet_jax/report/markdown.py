@@ -44,7 +44,7 @@ def _entries(results: Json) -> str:
 
 
 def _best(results: Json) -> str:
-    """Returns a sentence on the entry with the highest mean accuracy; '' for results of one entry or without a ranking."""
+    """Returns a sentence on the entry with the highest mean accuracy; '' for results with one entry or without a ranking."""
     ranked = results.get('ranking', [])
     if len(ranked) < 2:
         return ''
@@ -102,7 +102,7 @@ def _mean(entry: Json, key: str, pattern: str, scale: float = 1) -> str:
 
 
 def _published(results: Json) -> str:
-    """Returns a table of test accuracy, mean over seeds, at the iterations that a published series has too."""
+    """Returns a table of the mean test accuracy over seeds, at the iterations of a published series."""
     series = {name: dict(map(tuple, curve['accuracy'])) for name, curve in results['published'].items() if 'accuracy' in curve}
     ours: dict[str, dict[int, list[float]]] = {}
     for name, entry in results['entries'].items():

@@ -44,12 +44,12 @@ parts = _Parts()
 
 
 def number(value: object, pattern: str = '{:,}') -> str:
-    """Returns a formatted number; '-' for what is none."""
+    """Returns a formatted number; '-' if the value is not a number."""
     return pattern.format(value) if isinstance(value, int | float) and not isinstance(value, bool) else '-'
 
 
 def views(result: Json) -> str:
-    """Returns a mark for an accuracy with test-time augmentation; '' without."""
+    """Returns a mark for an accuracy with test-time augmentation; '' for one without."""
     averaged = result.get('tta', 'none')
     return '' if averaged == 'none' else f' (views averaged: {averaged})'
 
@@ -60,7 +60,7 @@ def p_value(value: float) -> str:
 
 
 def each(runs: Runs, content: Callable[[RunReader], str]) -> str:
-    """Returns the content of every run that has any; of several, all but the first two are folded."""
+    """Returns the content of every run that has any; all but the first two are folded."""
     contents = [(run.name, part) for run in runs if (part := content(run))]
     if len(contents) == 1:
         return contents[0][1]

@@ -1,4 +1,4 @@
-"""Plots and reports must not fail a run."""
+"""Plots and reports whose errors must not end a run."""
 
 import contextlib
 import logging
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def optional(failure: str) -> Iterator[None]:
-    """Turns any error in its body, which draws or reports, into a warning: backends and fonts raise many kinds.
+    """Turns any error in its body, which draws or reports, into a warning: backends and fonts raise many kinds of errors.
 
     Args:
       failure: the warning before the reason, such as 'The plot could not be drawn'.
@@ -28,7 +28,7 @@ def optional(failure: str) -> Iterator[None]:
 def plot_so_far(folder: RunFolder) -> None:
     """Plots the metrics of a run so far, if there are any and this process writes files."""
     if folder.primary and (folder.path / METRICS).exists():
-        with optional('The plot could not be drawn'):  # it must not hide what ended the run
+        with optional('The plot could not be drawn'):  # an error here must not hide the error that ended the run
             from resnet_jax.report.plots import plot_training  # matplotlib takes half a second
 
             plot_training(folder.path)

@@ -73,7 +73,7 @@ def ranking(results: Json) -> Section | None:
 
 
 def among(results: Json) -> str:
-    """Returns the beginning of a sentence on the ranking if some entries of the study have another baseline; '' otherwise."""
+    """Returns the beginning of a sentence on the ranking if some entries have another baseline; otherwise ''."""
     ranked = {row['entry'] for row in results['ranking']}
     complete = all(name in ranked for name, entry in results['entries'].items() if entry['accuracy'])
     return '' if complete else f'Of the entries that are compared with {results["baseline"]}, '

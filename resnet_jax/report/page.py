@@ -1,4 +1,4 @@
-"""The report: one HTML file that works offline, on one run or on several side by side.
+"""The report: one HTML file that works offline, on one run or several runs side by side.
 
 Every string from a run folder is escaped; the page's content security policy allows only its own script.
 """

@@ -7,16 +7,16 @@ import numpy as np
 from PIL import Image
 
 _LARGE_SHEET = 100_000  # pixels
-_LARGEST = 128  # sides in pixels; a gallery shows pictures at 120
+_LARGEST = 128  # largest side in pixels; a gallery shows pictures at 120
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """Returns uint8 pixels `[height, width, channels]` as a data URI of a PNG; a large sheet as a JPEG, a third of the size."""
+    """Returns uint8 pixels `[height, width, channels]` as a data URI of a PNG or, for a large sheet, of a smaller JPEG."""
     return _encode(_image(pixels), 'JPEG' if pixels.shape[0] * pixels.shape[1] > _LARGE_SHEET else 'PNG')
 
 
 def thumbnail(pixels: np.ndarray) -> str:
-    """Returns the same, large pictures shrunk and as a JPEG, so that a page of photographs stays small."""
+    """Like `data_uri`, but shrinks large pictures and encodes them as JPEG, so that a page of photographs stays small."""
     image = _image(pixels)
     if max(image.size) <= _LARGEST:
         return _encode(image)
@@ -29,7 +29,7 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
     Args:
       pixels: uint8 `[height, width, channels]`.
-      heat: uint8 `[height, width]`; 0 leaves the image as it is.
+      heat: uint8 `[height, width]`; 0 adds no orange.
     """
     share = 0.75 * heat[..., None] / 255
     grey = pixels.mean(axis=-1, keepdims=True)

@@ -11,7 +11,7 @@ from resnet_jax.typing import JsonDict
 def rank(entries: Mapping[str, Mapping[int, RunReader]]) -> list[JsonDict]:
     """Returns entries by mean accuracy, the best first.
 
-    The first entry was selected by its result, so its differences are corrected for all pairs of entries (Bonferroni): the
+    The first entry is selected by its result, so its differences are corrected for all pairs of entries (Bonferroni): the
     probability of any false difference is at most 5 %, whichever entry comes first.
 
     Args:
@@ -19,8 +19,8 @@ def rank(entries: Mapping[str, Mapping[int, RunReader]]) -> list[JsonDict]:
 
     Returns:
       For each entry with a run: 'entry', 'accuracy' and its 95 % t interval 'low' to 'high' over the 'n' seeds; 'behind', the
-      mean difference to the first over the seeds that both have; 'p', corrected for all pairs, or None with fewer than two such
-      seeds; 'apart', whether p is below 0.05.
+      mean difference to the first entry over the seeds that both have; 'p', corrected for all pairs, or None for fewer than two
+      such seeds; 'apart', whether p is below 0.05.
     """
     finished = {name: runs for name, runs in entries.items() if runs}
     intervals = {name: mean_interval([run.result['accuracy'] for run in runs.values()]) for name, runs in finished.items()}

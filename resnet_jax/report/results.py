@@ -1,4 +1,4 @@
-"""Writes a study's results.json and results.csv: every run, and for each entry mean and interval over seeds."""
+"""Writes a study's results.json and results.csv: every run, and for each entry the mean and interval over seeds."""
 
 import csv
 import dataclasses
@@ -42,10 +42,10 @@ def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> Json
     """Returns the contents of results.json.
 
     Args:
-      study: a study for `study.entries.expand`, with a 'name'. The other entries are compared, seed by seed, with its
-        'baseline' (default: the first entry), unless an entry names its own. An entry's 'expected' and the study's
-        'published' series are copied to the results. 'looks' (default 1) is how often the differences are tested while the
-        study runs, so that an entry can end when it is decided: each test then has the level 0.05 / looks.
+      study: a study for `study.entries.expand`, with a 'name'. Each other entry is compared, seed by seed, with its
+        'baseline', by default the study's 'baseline' (default: the first entry). An entry's 'expected' and the study's
+        'published' series are copied to the results. 'looks' (default 1) is the number of times that the differences are
+        tested while the study runs, so that an entry can end when it is decided: each test has the level 0.05 / looks.
       entries: {entry: {seed: run}}; unfinished runs are not counted.
 
     Returns:
@@ -55,7 +55,7 @@ def collect(study: Json, entries: Mapping[str, Mapping[int, RunReader]]) -> Json
         figures}, 'failed': {seed: reason}, 'accuracy': mean, sd and 95 % t interval over seeds, or None, 'expected'}}.
       'comparisons': {entry: {'baseline', 'seeds', the mean difference and its t interval, 'pairs': {seed: `compare_answers`
         of the two networks, with 'p_holm', p corrected for all pairs of the study (Holm 1979)}, 'images': the mean
-        difference of all these seeds' networks and its interval over test images, 'p': p of the t test over seeds,
+        difference of the networks of these seeds and its interval over test images, 'p': p of the t test over seeds,
         'p_holm': p corrected for all entries of the study, 'verdict'}}. The verdict is 'better' or 'worse' only if 'p_holm'
         is below 0.05 / looks and the interval over images excludes 0 too.
     """
@@ -161,7 +161,7 @@ def _flat(config: Json) -> JsonDict:
 
 
 def _inert(cell: object) -> object:
-    """Returns a cell of a table whose text no spreadsheet takes for a formula."""
+    """Returns a cell of a table, changed so that no spreadsheet interprets its text as a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(('=', '+', '-', '@')) else cell
 
 

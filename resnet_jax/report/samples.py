@@ -27,6 +27,6 @@ def draw_samples(images: np.ndarray, names: Sequence[str]) -> Figure:
             axis.set(xticks=[], yticks=[])
         label = printable(name)
         label = label if len(label) <= 16 else f'{label[:15]}…'
-        # No mathematical text: a name may hold dollar signs.
+        # No mathematical text: a name may contain dollar signs.
         axes[row, 0].set_ylabel(label, rotation=0, ha='right', va='center', parse_math=False)
     return figure

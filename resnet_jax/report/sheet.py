@@ -8,15 +8,15 @@ from PIL import Image
 
 from resnet_jax.runtime.files import write_atomically
 
-_SMALLEST, _LARGEST = 64, 96  # sides in pixels that an image is enlarged or shrunk to
+_SMALLEST, _LARGEST = 64, 96  # sides in pixels, to which an image is enlarged or shrunk
 _GAP = 4
 
 
 def write_sheet(images: np.ndarray, path: Path) -> Path:
-    """Writes images as a PNG, small ones enlarged in whole steps and large ones shrunk; returns the path.
+    """Writes images as a PNG, with small images enlarged by whole factors and large images shrunk; returns the path.
 
     Args:
-      images: uint8 `[rows, columns, height, width, channels]`; of other than 3 channels the first is shown in grey.
+      images: uint8 `[rows, columns, height, width, channels]`; unless there are 3 channels, the first is shown in grey.
     """
     rows, columns, height, width, channels = images.shape
     pixels = images if channels == 3 else np.repeat(images[..., :1], 3, axis=-1)

@@ -10,16 +10,16 @@ from resnet_jax.report.figures import Axes, Figure, default_style, save
 from resnet_jax.runs.reader import RunReader
 from resnet_jax.typing import Json
 
-_COLOURS = 10  # of matplotlib's cycle
-_COLUMNS = 3  # of panels
+_COLOURS = 10  # number of colours in matplotlib's cycle
+_COLUMNS = 3  # number of columns of panels
 
 
 def plot_study(results: Json, runs: Sequence[RunReader], folder: Path) -> list[Path]:
     """Plots the runs of a study as .png and .svg files, and returns their paths.
 
     accuracy, loss: by iteration, one line per seed, solid for test images and dashed for training images. If a published
-      series continues beyond our runs, a second panel shows it to its end. More than ten entries, which is as many as there
-      are colours, have a panel for each baseline.
+      series continues beyond our runs, a second panel shows it to its end. If there are more than ten entries, the number of
+      colours, each baseline has a panel.
     final: test accuracy of each seed, and the mean.
     gradient_norms: by layer, at the first and the last logged iteration.
 
@@ -41,7 +41,7 @@ def plot_study(results: Json, runs: Sequence[RunReader], folder: Path) -> list[P
 
 
 def _groups(results: Json) -> list[list[str]]:
-    """Returns the entries in groups that share colours and axes: all of them, or those of each baseline if they are many."""
+    """Returns groups of entries that share colours and axes: all entries or, if there are many, those of each baseline."""
     entries, groups = results['entries'], dict[str, list[str]]()
     for name, entry in entries.items():
         groups.setdefault(entry.get('baseline', results['baseline']), []).append(name)
@@ -49,7 +49,7 @@ def _groups(results: Json) -> list[list[str]]:
 
 
 class _Named:
-    """Returns a legend label for each entry once, then None."""
+    """Returns the legend label of each entry once, then None."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()

@@ -32,7 +32,7 @@ from resnet_jax.typing import JsonDict
 
 T = TypeVar('T')
 
-_SMALL = 2**16  # bytes and pixels that take less time to read than a thread to wake
+_SMALL = 2**16  # bytes and pixels; smaller images are read in less time than it takes to wake a thread
 _PAGE = {'/': ('page.html', 'text/html'), '/page.css': ('page.css', 'text/css'), '/page.js': ('page.js', 'text/javascript')}
 
 
@@ -41,7 +41,7 @@ class Service:
 
     Attributes:
       asgi: the application.
-      stopping: whether the server stops, and so is no longer healthy.
+      stopping: whether the server is stopping, and so is no longer healthy.
     """
 
     def __init__(self, networks: Sequence[Network], limits: Limits, *, wait: float, token: bool):
@@ -49,8 +49,8 @@ class Service:
 
         Args:
           networks: at least one; the first is the default.
-          wait: the most seconds that a request waits for others to share a batch with.
-          token: whether requests need one, which `Guard` checks.
+          wait: largest number of seconds that a request waits for other requests to share its batch.
+          token: whether requests need a token, which `Guard` checks.
         """
         self._networks = {network.name: network for network in networks}
         self._limits, self._wait = limits, wait
@@ -78,7 +78,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        # One thread computes for all programs: XLA gives each of them all cores.
+        # One thread computes for all programs, because XLA uses all cores for each program.
         with self._threads, ThreadPoolExecutor(1, 'compute') as thread:
             programs = [program for each in self._networks.values() for program in (each.probabilities, each.maps) if program]
             self._batchers = {each: Batcher(each, self._wait, lambda: self._unread > 0, thread) for each in programs}
@@ -144,7 +144,7 @@ class Service:
             return Answer({'model': network.name, 'predictions': await self._in_thread(draw)})
 
     async def _read(self, request: Request, admitted: Admitted) -> tuple[Question, Network, list[np.ndarray], float]:
-        """Returns the question of a request, the network, the images as the network takes them, and the deadline."""
+        """Returns the question of a request, the network, the images in the network's form, and the deadline."""
         with self._coming():
             body = await read_body(request, self._limits, admitted)
             deadline = asyncio.get_running_loop().time() + self._limits.seconds
@@ -191,7 +191,7 @@ class Service:
 
 @contextlib.contextmanager
 def _errors(limits: Limits) -> Iterator[None]:
-    """Turns the errors of a request into an answer with their status."""
+    """Turns the errors of a request into a RequestError with their status."""
     try:
         yield
     except TooManyPixelsError as problem:

@@ -21,18 +21,18 @@ class _Waiting(NamedTuple):
 
 
 class Batcher:
-    """Collects items, and answers the waiting ones with one call of a program, one batch after the other.
+    """Collects items, and answers the waiting items with one call of a program, one batch after the other.
 
-    While a batch is computed, the items of the next one arrive. Waiting for more pays only if nothing is computed and others
-    are about to come.
+    While a batch is computed, the items of the next batch arrive. Waiting for more items is useful only if nothing is being
+    computed and other items are about to come.
     """
 
     def __init__(self, program: Program, wait: float, coming: Callable[[], bool], thread: Executor):
-        """Must be called in an event loop, as all methods.
+        """Like all methods, must be called in an event loop.
 
         Args:
-          wait: the most seconds that an item waits for others to come.
-          coming: returns whether others are about to come.
+          wait: largest number of seconds that an item waits for other items.
+          coming: returns whether other items are about to come.
           thread: an executor with one thread, which computes; several batchers may share it.
         """
         self._program, self._wait, self._coming, self._thread = program, wait, coming, thread
@@ -40,9 +40,9 @@ class Batcher:
         self._arrived = asyncio.Event()
 
     async def answer(self, *item: np.ndarray | np.int32) -> np.ndarray:
-        """Returns the program's result for an item; raises what the program raises for its batch.
+        """Returns the program's result for an item; raises any error of the program for the item's batch.
 
-        An item whose caller is cancelled, as by a timeout, is left out of its batch.
+        If the caller is cancelled, for example by a timeout, the item is left out of its batch.
         """
         answer: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(item, answer, time.monotonic()))
@@ -69,7 +69,7 @@ class Batcher:
                     each.answer.set_result(result)
 
     async def _collect(self) -> None:
-        """Waits until there are items, and for others that are about to come."""
+        """Waits until there are items, and then for other items that are about to come."""
         while not self._waiting:
             self._arrived.clear()
             await self._arrived.wait()

@@ -16,7 +16,7 @@ from resnet_jax.serve.limits import Admitted, Limits, RequestError
 
 _FIELDS = ('model', 'top', 'class')
 _JSON, _FORM = 'application/json', 'multipart/form-data'
-_DRAINED = 4  # times the largest body that is read and discarded beyond it
+_DRAINED = 4  # a body that is too large is read and discarded up to this many times the limit
 _LONGEST_FIELD = 1000  # bytes
 
 
@@ -27,7 +27,7 @@ class Question:
     Attributes:
       images: encoded image files.
       model: name of the network; None for the first one.
-      top: how many classes to name.
+      top: number of classes to name.
       class_name: the class to explain; None for the most probable one.
     """
 
@@ -41,11 +41,11 @@ async def read_body(request: Request, limits: Limits, admitted: Admitted) -> byt
     """Returns the body of a request.
 
     Raises:
-      RequestError: 413, it is too large; 429, too much is in progress; 408, it comes too slowly; 400, the client has gone.
+      RequestError: 413, the body is too large; 429, too much is in progress; 408, it is too slow; 400, the client has gone.
     """
     parts: list[bytes] = []
     size = 0
-    declared = int(request.headers.get('content-length', 0))  # h11 has checked that it is a number
+    declared = int(request.headers.get('content-length', 0))  # h11 has checked that this is a number
     refused: RequestError | None = None
     if declared > limits.body_bytes:
         refused = RequestError(413, f'the body is too large; expected at most {limits.body_bytes:,} bytes')
@@ -58,7 +58,7 @@ async def read_body(request: Request, limits: Limits, admitted: Admitted) -> byt
                 if not refused and size > limits.body_bytes:
                     refused = RequestError(413, f'the body is too large; expected at most {limits.body_bytes:,} bytes')
                 if refused:
-                    # A client whose connection is closed while it sends would see a broken connection instead of the reason.
+                    # If its connection were closed while it sends, the client would see a broken connection, not the reason.
                     parts.clear()
                     if size > _DRAINED * limits.body_bytes:
                         break
@@ -81,7 +81,7 @@ def parse(body: bytes, content_type: str, limits: Limits) -> Question:
     """Returns the question of a request; the time grows with the size of its body.
 
     Raises:
-      RequestError: 415, the content is of another type; 413, there are too many images; 422, it is not as expected.
+      RequestError: 415, the content has another type; 413, there are too many images; 422, the content has another form.
     """
     kind, options = parse_options_header(content_type)
     if kind == _JSON.encode():
@@ -117,7 +117,7 @@ def _parse_json(body: bytes, limits: Limits) -> tuple[list[bytes], dict[str, obj
     images = []
     for number, text in enumerate(texts):
         try:
-            # As the command base64 writes it, in lines.
+            # The command base64 writes lines.
             images.append(base64.b64decode(re.sub(r'\s', '', text), validate=True))
         except (TypeError, ValueError, binascii.Error):
             raise RequestError(422, f'images[{number}] is not base64; expected an image file in base64') from None

@@ -1,4 +1,4 @@
-"""The accuracy on the test set of answers with about the confidence of a given one."""
+"""The accuracy on the test set of answers with about a given confidence."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ MOST_BINS, LEAST_COUNT = 15, 50
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """The `accuracy` of `count` answers to test images with a confidence from `low` to `high`."""
+    """The `accuracy` of `count` answers to test images, with a confidence from `low` to `high`."""
 
     low: float
     high: float
@@ -27,19 +27,19 @@ class Measured:
 class Confidence:
     """Accuracy by confidence, in bins of equal counts, ascending.
 
-    The report has equal intervals instead. Most answers of a network fall into the last of them, where 94 % and 99.9 % would
-    get the same accuracy. Equal counts are those of Nguyen and O'Connor, arXiv:1508.05154, section 3.
+    The report has equal intervals instead. Most answers of a network fall into the last interval, where 94 % and 99.9 % would
+    get the same accuracy. Equal counts are from Nguyen and O'Connor, arXiv:1508.05154, section 3.
     """
 
     bins: tuple[Measured, ...]
 
     def of(self, confidence: float) -> Measured:
-        """Returns the bin nearest to a confidence."""
+        """Returns the bin that is nearest to a confidence."""
         return min(self.bins, key=lambda each: max(each.low - confidence, confidence - each.high, 0.0))
 
 
 def measure(predictions: Predictions) -> Confidence | None:
-    """Returns the accuracy by confidence; None for fewer than LEAST_COUNT examples, which would say little."""
+    """Returns the accuracy by confidence; None for fewer than LEAST_COUNT examples, because they would say little."""
     confidence = np.minimum(np.exp(predictions.log_probabilities.max(axis=1).astype(np.float64)), 1.0)
     order = np.argsort(confidence, kind='stable')
     number = min(MOST_BINS, len(order) // LEAST_COUNT)
@@ -59,8 +59,8 @@ def measure(predictions: Predictions) -> Confidence | None:
 def of_run(classifier: Classifier) -> Confidence | None:
     """Returns the accuracy by confidence of a finished run's network; None if the run has no predictions of this network.
 
-    The predictions in a run folder are those of its last result, without averaged parameters. With test-time augmentation their
-    probabilities differ from those of a single view.
+    The predictions in a run folder are from its last result, without averaged parameters. With test-time augmentation the
+    probabilities differ from the probabilities of a single view.
 
     Raises:
       InputFileError: the predictions are damaged.

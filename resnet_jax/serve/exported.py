@@ -1,4 +1,4 @@
-"""Exported networks, for serving: model.stablehlo and model.onnx, which `resnet_jax.export` makes."""
+"""Exported networks, for serving: model.stablehlo and model.onnx, made by `resnet_jax.export`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ _CONFIG = 'config.json'
 
 
 def find(path: Path) -> Path | None:
-    """Returns the exported program at a path, a file or a folder; None if there is none, or weights, which can do more."""
+    """Returns the exported program at a path (a file or folder); None if there is none, or if there are weights instead."""
     if path.suffix in ('.stablehlo', '.onnx'):
         return path
     if (path / 'model.safetensors').is_file() or (path / 'checkpoints').is_dir():
@@ -29,13 +29,15 @@ def find(path: Path) -> Path | None:
 
 
 def load(file: Path) -> tuple[Callable[[int], BatchFn], tuple[int, int, int], int]:
-    """Returns a function that gives the program for a batch size, from images to probabilities; their shape; the classes.
+    """Returns a function from a batch size to its program, the shape of the images, and the number of classes.
+
+    The program is a function from images to probabilities.
 
     Raises:
       ConfigError: a package is missing.
       InputFileError: the file is damaged, or is not a network from uint8 images to probabilities.
     """
-    if not file.is_file():  # a pipe or a device would be read for ever
+    if not file.is_file():  # reading a pipe or a device would not end
         raise InputFileError(
             f'{file} is no file; expected model.stablehlo or model.onnx of an exported folder: export it again'
         )
@@ -43,7 +45,7 @@ def load(file: Path) -> tuple[Callable[[int], BatchFn], tuple[int, int, int], in
         compile_for, images, probabilities = (_onnx if file.suffix == '.onnx' else _stablehlo)(file)
     except ImportError as error:
         raise ConfigError(f"{file} needs {error.name}; expected it: pip install 'resnet_jax[export]'") from None
-    except Exception as error:  # neither reader says which errors it raises
+    except Exception as error:  # neither reader documents its errors
         raise InputFileError(f'{file} cannot be read ({one_line(error)[:200]}); export it again') from None
     sizes = [n for n in (*images[1:], *probabilities[1:]) if isinstance(n, int) and n > 0]
     if len(images) != 4 or len(probabilities) != 2 or len(sizes) != 4:
@@ -56,10 +58,10 @@ def load(file: Path) -> tuple[Callable[[int], BatchFn], tuple[int, int, int], in
 
 
 def describe(file: Path, num_classes: int) -> JsonDict:
-    """Returns the facts in config.json beside an exported file; without that file, numbers as class names.
+    """Returns the facts in config.json beside an exported file; without config.json, numbers as class names.
 
     Raises:
-      InputFileError: it is damaged, or of another network.
+      InputFileError: config.json is damaged, or of another network.
     """
     path = file.with_name(_CONFIG)
     try:
@@ -80,7 +82,7 @@ def _stablehlo(file: Path) -> tuple[Callable[[int], BatchFn], tuple[object, ...]
     import flatbuffers  # noqa: F401 (jax.export reads with it)
 
     exported = export.deserialize(bytearray(file.read_bytes()))
-    with without_native_messages():  # of a damaged program, beside the error that is raised
+    with without_native_messages():  # messages about a damaged program, in addition to the raised error
         exported.mlir_module()
     (images,), (probabilities,) = exported.in_avals, exported.out_avals
 

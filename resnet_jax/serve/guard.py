@@ -1,4 +1,4 @@
-"""Refuses requests from other hosts and sites, and restricts what a browser may do with the answers."""
+"""Refuses requests from other hosts and sites, and restricts the use of the answers in a browser."""
 
 import hmac
 import json
@@ -26,7 +26,7 @@ _HEADERS = {
 
 
 class Answer(JSONResponse):
-    """An answer in JSON; names that are no Unicode text, as of files on Linux, are escaped as JSON has it, like \\ud800."""
+    """An answer in JSON; in names that are not Unicode, such as Linux file names, bytes are escaped like \\ud800."""
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(',', ':'))
@@ -45,16 +45,16 @@ class Guard:
     """ASGI middleware: refuses other hosts, other sites and wrong tokens, and adds headers to every answer.
 
     Attributes:
-      stopping: whether the server stops; every answer then ends its connection.
+      stopping: whether the server is stopping; every answer then ends its connection.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: Collection[str]):
         """Wraps an application.
 
         Args:
-          token: that requests to /v1 must have as `Authorization: Bearer TOKEN`; None for no token.
-          hosts: names, without port, by which the server may be called; () for any. With (), a page of
-            any site could reach a server on a loopback address by a name of its own that leads there (DNS rebinding).
+          token: the token that requests to /v1 must have, as `Authorization: Bearer TOKEN`; None for no token.
+          hosts: names, without port, by which the server may be called; () for any. With (), a page of any site could reach a
+            server on a loopback address through its own host name, if that resolves to this address (DNS rebinding).
         """
         self._app, self._token, self._hosts = app, token, hosts
         self.stopping = False

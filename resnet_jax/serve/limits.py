@@ -1,10 +1,10 @@
-"""Limits of a server, and the errors that a client gets beyond them."""
+"""Limits of a server, and the errors for requests that exceed them."""
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
 
-_BODIES = 8  # of the largest size, that are held at once
+_BODIES = 8  # number of bodies of the largest size that are held at once
 
 
 class RequestError(Exception):
@@ -17,15 +17,15 @@ class RequestError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Limits of a server, each with the status of a request beyond it.
+    """Limits of a server, each with the status of a request that exceeds it.
 
     Attributes:
-      body_bytes: of the body of a request (413).
-      pixels: of an image (413); at most Pillow's `Image.MAX_IMAGE_PIXELS`.
-      images: of a request (413).
-      queue: images of all requests that are read, decoded or wait for their answer (429).
-      seconds: for a request's body (408), and from then on for its answer (504).
-      connections: open ones (503).
+      body_bytes: size of a request's body (413).
+      pixels: pixels of an image (413); at most Pillow's `Image.MAX_IMAGE_PIXELS`.
+      images: images in a request (413).
+      queue: images of all requests that are being read or decoded or wait for their answer (429).
+      seconds: time for a request's body (408), and from then on for its answer (504).
+      connections: open connections (503).
     """
 
     body_bytes: int = 16 * 2**20
@@ -37,11 +37,11 @@ class Limits:
 
 
 class Admission:
-    """Counts what is in progress, so that memory is bounded whatever the clients send.
+    """Counts images and bytes in progress, so that memory is bounded whatever the clients send.
 
     Attributes:
-      images: in progress; each request counts as one image until it is known how many it has.
-      answered, refused: requests so far.
+      images: number of images in progress; a request counts as one image until its number of images is known.
+      answered, refused: number of requests so far.
     """
 
     def __init__(self, limits: Limits):
@@ -70,7 +70,7 @@ class Admission:
             self._bytes -= admitted.bytes
 
     def add(self, images: int, size: int) -> None:
-        """Counts images and bytes as in progress; raises RequestError, 429, if they are too many."""
+        """Counts images and bytes as in progress; raises RequestError, 429, if there are too many."""
         if self.images + images > self._limits.queue or self._bytes + size > _BODIES * self._limits.body_bytes:
             raise RequestError(429, f'{self.images} images are in progress; expected fewer requests at once: try again later')
         self.images += images

@@ -20,23 +20,23 @@ from resnet_jax.serve import confidence, exported
 from resnet_jax.serve.program import BatchFn, Program, seconds_of
 from resnet_jax.typing import Json, JsonDict, Variables
 
-LEAST_ROWS = 4  # of maps that are shown
+LEAST_ROWS = 4  # least number of rows of a map that is shown
 _FEW = 4  # images in a batch
-_FOLDED = 64 * 2**20  # bytes of weights that a program may hold, for each batch size
+_FOLDED = 64 * 2**20  # bytes of weights that a program may contain, for each batch size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A network as it is served.
+    """A served network.
 
     Attributes:
-      name: for requests.
-      class_names, image_shape, resize, crop, interpolation: as a `Classifier` has them.
+      name: the name in requests.
+      class_names, image_shape, resize, crop, interpolation: see `Classifier`.
       probabilities: program from images, uint8 `[n, *image_shape]`, to probabilities, float32 `[n, num_classes]`.
       maps: program from images and classes, int32 `[n]`, to Grad-CAM's maps, float32 `[n, height, width]` from 0 to 1; None
-        where the network cannot be explained.
-      measured: how often answers were right on the test set, by their confidence; None if that is not known.
-      facts: 'format', and, where they are known, 'model', 'dataset' and 'explained_layer', of which the maps are.
+        if the network cannot be explained.
+      measured: the accuracy on the test set, by confidence; None if unknown.
+      facts: 'format' and, if known, 'model', 'dataset' and 'explained_layer', the layer of the maps.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Network:
     facts: Json = dataclasses.field(default_factory=dict)
 
     def read(self, image: bytes, name: str, most_pixels: int) -> np.ndarray:
-        """Returns an image file as the network takes it, uint8 `image_shape`.
+        """Reads an image file at the network's size, uint8 `image_shape`.
 
         Raises:
           TooManyPixelsError, InputFileError: see `read_image`.
@@ -64,10 +64,10 @@ def load_network(path: str, name: str, sizes: Sequence[int], map_sizes: Sequence
     """Loads a network and compiles its programs.
 
     Args:
-      path: a run folder; a folder or file that the export command made; a file of weights that says what it is of; or a name.
-      name: for requests.
+      path: a run folder; a folder or file of the export command; a file of weights that names its model; or a name.
+      name: the name in requests.
       sizes, map_sizes: batch sizes of the probabilities and of the maps.
-      ema: take the averaged parameters of a run.
+      ema: load the averaged parameters of a run.
 
     Raises:
       ConfigError: a package is missing, or an argument does not fit; otherwise see `Classifier.load`.
@@ -76,7 +76,7 @@ def load_network(path: str, name: str, sizes: Sequence[int], map_sizes: Sequence
     file = exported.find(Path(path))
     try:
         if file is None:
-            # One view of each image: Grad-CAM explains one, and so does the page.
+            # One view of each image: Grad-CAM and the page explain one view.
             classifier = dataclasses.replace(Classifier.load(path, ema=ema), tta='none')
             network = _of_classifier(classifier, name, sizes, map_sizes)
         elif ema:
@@ -99,7 +99,7 @@ def _of_exported(file: Path, name: str, sizes: Sequence[int]) -> Network:
     with progress(f'Compiling {name}', len(sizes), 'programs') as advance:
         try:
             program = _program(compile_for, lambda size: [_noise(size, shape)], sizes, advance)
-        except (ValueError, RuntimeError) as error:  # for example of another platform
+        except (ValueError, RuntimeError) as error:  # for example, it is for another platform
             raise InputFileError(f'{file} does not run here ({error}); export it again') from None
     return Network(name, tuple(described.pop('class_names')), shape, program, facts=facts, **described)
 
@@ -141,10 +141,10 @@ def _compile(function: jax.stages.Wrapped, images: np.ndarray, *arguments: Varia
 
 
 def _compile_for_few(classifier: Classifier, images: np.ndarray) -> BatchFn:
-    """Returns the network in the form of an exported program, which a CPU runs faster for few images.
+    """Returns the network in the form of an exported program, which is faster on a CPU for few images.
 
-    The C kernels are made for the batches of training. In an exported program the weights are constants, which are laid out
-    for the matrix products once instead of in each call; that takes longer than the products of a single image.
+    The C kernels are made for the batches of training. In an exported program the weights are constants, so XLA arranges them
+    for the matrix products once, not in each call; for a single image this takes longer than the products.
     """
     variables = classifier.compiled.on_device
     if sum(leaf.nbytes for leaf in jax.tree.leaves(variables)) > _FOLDED:
@@ -155,9 +155,9 @@ def _compile_for_few(classifier: Classifier, images: np.ndarray) -> BatchFn:
 
 
 def _explained_layer(classifier: Classifier) -> str | None:
-    """Returns the last layer whose maps are at least LEAST_ROWS in size, else the largest.
+    """Returns the last layer whose maps have at least LEAST_ROWS rows, or else the layer with the largest maps.
 
-    None if no layer has maps. The last maps of some networks for small images are single pixels, which show no place.
+    Returns None if no layer has maps. In some networks for small images, the last maps are single pixels, which show no place.
     """
     rows = {path: min(LEAST_ROWS, *shape[:2]) for path, shape in map_layers(classifier).items()}
     return max(reversed(rows), key=rows.__getitem__, default=None)

@@ -12,8 +12,8 @@ def describe(names: Sequence[str], limits: Limits, *, token: bool) -> JsonDict:
     """Returns the OpenAPI description of a server.
 
     Args:
-      names: of the networks; the first is the default.
-      token: whether requests need one.
+      names: names of the networks; the first is the default.
+      token: whether requests need a token.
     """
     return {
         'openapi': '3.1.0',

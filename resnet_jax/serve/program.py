@@ -7,11 +7,11 @@ import numpy as np
 
 BatchFn = Callable[..., np.ndarray]
 
-_CALLS, _SECONDS = 20, 0.3  # at most, to measure a batch size
+_CALLS, _SECONDS = 20, 0.3  # largest number of calls and seconds to measure a batch size
 
 
 def seconds_of(function: BatchFn, arguments: Sequence[np.ndarray]) -> float:
-    """Returns the seconds that a call takes, the least of a few, because other work of the machine only adds to it."""
+    """Returns the seconds of a call: the least of several calls, because other work on the machine only adds to it."""
     function(*arguments)  # the first call allocates
     taken: list[float] = []
     while not taken or (len(taken) < _CALLS and sum(taken) < _SECONDS):
@@ -22,18 +22,18 @@ def seconds_of(function: BatchFn, arguments: Sequence[np.ndarray]) -> float:
 
 
 class Program:
-    """A function of batches of one of a few sizes; nothing is compiled for another one.
+    """A function of batches of a few sizes; nothing is compiled for other sizes.
 
     Attributes:
-      seconds: {batch size: seconds that a batch takes}, measured when the program was made.
+      seconds: {batch size: seconds per batch}, measured when the program was made.
     """
 
     def __init__(self, functions: Mapping[int, BatchFn], sample: Callable[[int], Sequence[np.ndarray]]):
-        """Measures how long a batch of each size takes.
+        """Measures the time of a batch of each size.
 
         Args:
-          functions: for each batch size a function from arrays `[size, ...]` to an array `[size, ...]`.
-          sample: returns arguments of a batch size.
+          functions: for each batch size, a function from arrays `[size, ...]` to an array `[size, ...]`.
+          sample: function from a batch size to arguments of this size.
         """
         self._functions = dict(functions)
         self.seconds: dict[int, float] = {}

@@ -19,15 +19,15 @@ from resnet_jax.serve.app import Service
 from resnet_jax.serve.guard import Guard
 from resnet_jax.serve.limits import Limits
 
-_HEAD_SECONDS = 10.0  # for the head of a request
-_IDLE_SECONDS = 30  # until a connection without requests is closed
-_LAST_SECONDS = 0.3  # for requests on open connections when the server stops
+_HEAD_SECONDS = 10.0  # time for the head of a request
+_IDLE_SECONDS = 30  # time until a connection without requests is closed
+_LAST_SECONDS = 0.3  # time for requests on open connections when the server stops
 _LOCAL = ('localhost', '127.0.0.1', '[::1]')  # names of this machine
-_GRACE_SECONDS = 5.0  # after the time limit of a request, within which it is answered anyway
+_GRACE_SECONDS = 5.0  # time after the limit of a request; by then it is answered
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether only this machine reaches a host name or address."""
+    """Returns whether a host name or address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -35,7 +35,7 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Returns a socket that is bound but does not listen, so that a taken port is found before a network is loaded.
+    """Returns a socket that is bound but does not listen: a taken port is then noticed before networks are loaded.
 
     Raises:
       ConfigError: there is no such host, or it is a broadcast or multicast address.
@@ -67,7 +67,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _is_of_many(bound: socket.socket) -> bool:
-    """Returns whether a socket has a broadcast or multicast address, which Linux binds and no client can connect to."""
+    """Returns whether a socket has a broadcast or multicast address: Linux binds it, but no client can connect to it."""
     address = bound.getsockname()
     with socket.socket(bound.family, socket.SOCK_DGRAM) as probe:  # connecting it sends nothing
         try:
@@ -80,16 +80,16 @@ def _is_of_many(bound: socket.socket) -> bool:
 
 
 def serve(service: Service, bound: socket.socket, limits: Limits, token: str | None, ready: Callable[[], None]) -> None:
-    """Answers requests until SIGINT, SIGTERM or SIGHUP, then the accepted ones. A second signal ends the process.
+    """Answers requests until SIGINT, SIGTERM or SIGHUP, then the accepted requests. A second signal ends the process.
 
     Args:
-      bound: what `bind` returned.
-      token: that requests need; None for none.
+      bound: the socket from `bind`.
+      token: the token that requests need, or None.
       ready: called when connections are accepted.
     """
     host = str(bound.getsockname()[0])
     guard = Guard(service.asgi, token, (f'[{host}]' if ':' in host else host, *_LOCAL) if is_loopback(host) else ())
-    logging.getLogger('python_multipart').setLevel(logging.CRITICAL)  # the answer says what is wrong with a form
+    logging.getLogger('python_multipart').setLevel(logging.CRITICAL)  # the answer already explains errors in a form
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * limits.connections
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
@@ -122,7 +122,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own handler would raise the signal again at the end, and so hide that all was answered.
+        # uvicorn's handler would raise the signal again at the end, and so hide that all requests were answered.
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -152,7 +152,7 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with time limits for clients that are slow on purpose.
+    """uvicorn's HTTP/1.1, with time limits for clients that are slow on purpose.
 
     uvicorn itself would wait forever for the head of a request, and for clients that do not read their answer."""
 

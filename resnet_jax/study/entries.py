@@ -30,7 +30,7 @@ def grid(**values: Sequence[object]) -> list[JsonDict]:
 
 
 def zipped(**values: Sequence[object]) -> list[JsonDict]:
-    """Returns the first value of each, then the second of each, and so on: zipped(a=[1, 2], b=[3, 4]) has two."""
+    """Returns the first values together, then the second values, and so on: zipped(a=[1, 2], b=[3, 4]) has two."""
     return [dict(zip(values, chosen, strict=True)) for chosen in zip(*values.values(), strict=True)]
 
 
@@ -40,7 +40,7 @@ def cross(*points: Sequence[Json]) -> list[JsonDict]:
 
 
 def sweep(config: str, points: Sequence[Json]) -> dict[str, JsonDict]:
-    """Returns a study's entries, one per point and named after it: 'learning_rate=0.1,momentum=0.9'.
+    """Returns a study's entries, one per point; the name of an entry is its point: 'learning_rate=0.1,momentum=0.9'.
 
     Args:
       config: name of a file in configs/.
@@ -63,7 +63,7 @@ def load_study(path: str | Path) -> JsonDict:
     """Returns the result of a file's `get_study()`.
 
     Raises:
-      ConfigError: the file cannot be run, or the result lacks entries or sizes, or they or its imports do not have the form
+      ConfigError: the file cannot be run, the result lacks entries or sizes, or these or its imports do not have the form
         that `expand` describes.
     """
 
@@ -88,14 +88,14 @@ def load_study(path: str | Path) -> JsonDict:
 
 
 def expand(study: Json, size: str, folder: Path, seeds: int = 0) -> list[StudyRun]:
-    """Returns a study's runs in execution order: every entry with the first seed, then every entry with the next.
+    """Returns a study's runs in execution order: every entry with the first seed, then every entry with the next seed.
 
     Args:
       study: 'entries': {name: {'config': name of a file in configs/, 'overrides': {field: value}}}, 'sizes': {size:
         {'seeds': [...], 'overrides': {...}}}. Fields with a dot refer to items of model_kwargs. A size's overrides take
-        precedence over an entry's; an entry's own 'sizes', in the same form, take precedence over both. 'imports', which may
-        be missing: names of modules that the command and the runs import first: see `plugins.import_modules`.
-      seeds: number of seeds, from 0 on, instead of the size's; entries that have seeds of their own keep these.
+        precedence over an entry's; an entry may also have 'sizes' in this form, which take precedence over both. 'imports'
+        (optional): names of modules that the command and the runs import first: see `plugins.import_modules`.
+      seeds: number of seeds, from 0 on, that replace the size's; entries that have seeds keep theirs.
 
     Raises:
       ConfigError: the size, a config or a field does not exist, or a name is not valid as a folder name.

@@ -25,7 +25,7 @@ from resnet_jax.typing import Json
 
 
 def work(config: Json) -> int:
-    """Returns the multiply-adds of a run, without its data; 0 if it will be refused for lack of memory.
+    """Returns the multiply-adds of a run, without loading its data; 0 if the run will be refused for lack of memory.
 
     Counts three times the network's multiply-adds per training image (forward and both gradients) and once per evaluated image.
     """
@@ -36,7 +36,7 @@ def work(config: Json) -> int:
         return 0
     checked = experiment.config
     every = checked.eval_every_steps or experiment.steps_per_epoch * checked.eval_every_epochs
-    evaluations = -(-experiment.total_steps // every) + 1  # and one pass for the saved predictions
+    evaluations = -(-experiment.total_steps // every) + 1  # plus one pass for the saved predictions
     images = 3 * experiment.total_steps * checked.batch_size + evaluations * experiment.info.num_test
     return _multiply_adds(experiment) * images
 
@@ -52,9 +52,9 @@ def _multiply_adds(experiment: Experiment) -> int:
 
 
 def measure(config: Json, seconds: float = 3.0) -> float:
-    """Returns the images per second of a run's training step on random data, measured now.
+    """Measures and returns the images per second of a run's training step on random data.
 
-    The rate is that of the median of at least five iterations.
+    The rate is computed from the median of at least five iterations.
 
     Args:
       seconds: approximate duration of the measurement.
@@ -72,8 +72,8 @@ def measure(config: Json, seconds: float = 3.0) -> float:
 def estimate(runs: Sequence[StudyRun], measured: Callable[[Json], float] = measure, at_once: int = 1) -> str:
     """Returns a text with the estimated remaining time and its sources.
 
-    If a run of the same entry has finished, a run is expected to take as long. Otherwise its time is its multiply-adds divided
-    by the rate of the finished runs or, if there are none, by the rate of the cheapest network, measured now.
+    If a run of its entry has finished, a run is expected to take as long. Otherwise its time is its multiply-adds divided by
+    the rate of the finished runs or, if there are none, by the measured rate of the cheapest network.
 
     Args:
       measured: returns the training images per second of a config.
@@ -115,7 +115,7 @@ def estimate(runs: Sequence[StudyRun], measured: Callable[[Json], float] = measu
     hours = seconds / 3600 / at_once
     load = os.getloadavg()[0]
     busy = f'; {load:.1f} of {os.cpu_count()} cores are busy now, and the time is longer while they are' if load > 0.5 else ''
-    # The same run has taken half as long and twice as long on one machine within a day.
+    # On one machine, the time of a run has been half and twice as long within a day.
     span = f'about {hours:.1f} hours ({hours / 2:.1f} to {2 * hours:.1f})'
     return f'{text}: {span} {how}, from {" and ".join(sources)}{busy}'
 

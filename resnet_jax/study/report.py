@@ -13,7 +13,7 @@ from resnet_jax.typing import Json
 
 
 def is_needed(study: Json, runs: Sequence[StudyRun], run: StudyRun) -> bool:
-    """Returns whether a run can still change a verdict: that of its entry, or of an entry compared with it.
+    """Returns whether a run can still change the verdict of its entry, or of an entry that is compared with it.
 
     The verdicts 'better' and 'worse' are final.
     """
@@ -44,7 +44,7 @@ def write_study_report(study: Json, runs: Sequence[StudyRun], folder: Path) -> P
       study: a study for `entries.expand`, with a 'name'.
 
     Raises:
-      InputFileError: a file is not one that a run writes.
+      InputFileError: a file has contents that no run writes.
     """
     by_entry = _read(runs)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Executes a study's runs in separate processes, so that one that fails or runs out of memory does not end the others."""
+"""Executes a study's runs in separate processes, so that a run that fails or lacks memory does not end the others."""
 
 import ctypes
 import json
@@ -26,7 +26,7 @@ from resnet_jax.runtime.untrusted import check_owned_files, parse_json, read_tex
 from resnet_jax.study.entries import StudyRun
 
 logger = logging.getLogger(__name__)
-Job = tuple[StudyRun, ...]  # runs of one process: one, or all seeds of an entry
+Job = tuple[StudyRun, ...]  # the runs of one process: one run, or all seeds of an entry
 
 _IN_USE = 6
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
@@ -47,7 +47,7 @@ def check_made_alike(runs: Sequence[StudyRun]) -> None:
 
     Raises:
       ConfigError: a config differs; names the folder and the fields.
-      InputFileError: a config is none of this version.
+      InputFileError: this version does not accept a config.
     """
     for run in runs:
         try:
@@ -60,7 +60,7 @@ def check_made_alike(runs: Sequence[StudyRun]) -> None:
 
 
 def weigh(runs: Sequence[StudyRun]) -> list[float]:
-    """Returns the cost of each run, its multiply-adds; or 1 for each if counting fails or no runs are left.
+    """Returns the cost of each run: its multiply-adds, or 1 for each run if counting fails or no runs are left.
 
     Counts in a separate process that does not use the devices.
     """
@@ -85,18 +85,18 @@ def make_runs(
     needed: Callable[[StudyRun], bool] = lambda run: True,
     together: bool = False,
 ) -> dict[str, int]:
-    """Executes the unfinished runs, one after the other, or as many at once as there are `devices`.
+    """Executes the unfinished runs one after the other, or as many at once as there are `devices`.
 
     Interrupted runs continue. Runs that diverged or ran out of memory are not repeated: they have failed.json in their folders.
-    A run's config is in its folder as study_config.py, so that
-    `resnet-jax train --config=FOLDER/study_config.py --workdir=FOLDER` executes that run alone.
+    A run's config is study_config.py in its folder, so that
+    `resnet-jax train --config=FOLDER/study_config.py --workdir=FOLDER` executes only this run.
 
     Args:
       devices: ids of GPUs; each gets one run at a time, through CUDA_VISIBLE_DEVICES.
       progress: called several times a second with the completed share of the study.
-      weights: cost of each run, see `weigh`.
-      needed: whether a run is still needed, called before it starts; others are skipped.
-      together: give all seeds of an entry to one process, which trains them as `train --seeds` does: on a GPU in one program.
+      weights: cost of each run: see `weigh`.
+      needed: returns whether a run is still needed; called before the run starts. Other runs are skipped.
+      together: give all seeds of an entry to one process, which trains them like `train --seeds`: on a GPU in one program.
 
     Returns:
       {folder: exit code} of the runs that did not finish.
@@ -161,7 +161,7 @@ def _share(runs: Sequence[StudyRun], weights: Sequence[float], spared: Sequence[
 
 
 def _jobs(runs: Sequence[StudyRun], together: bool) -> list[Job]:
-    """Groups unfinished runs into jobs; `together`, one job per entry, if none of its runs has ended."""
+    """Groups unfinished runs into jobs; if `together`, one per entry with consecutive seeds of which none has ended."""
     waiting = [run for run in runs if status(run) in ('new', 'started')]
     if not together:
         return [(run,) for run in waiting]
@@ -214,7 +214,7 @@ def _note(folder: Path, code: int) -> None:
 
 
 def epochs_done(run: StudyRun) -> float:
-    """Returns the number of epochs that a run has logged; all epochs if it failed, because it will not be repeated."""
+    """Returns the number of epochs that a run has logged; for a failed run all, because it will not be repeated."""
     if status(run) in ('finished', 'failed'):
         return float(run.config['num_epochs'])
     try:
