@@ -1,1 +1,1 @@
-"""Recipes: each module has `get_config()`, and its docstring says what result to expect."""
+"""Recipes: each module has `get_config()`, and its docstring states the expected result."""

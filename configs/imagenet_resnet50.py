@@ -1,15 +1,15 @@
 """ResNet-50 on ImageNet: the recipe of Goyal et al. 2017 (arXiv:1706.02677, sections 2 and 5.1) with a cosine schedule.
 
-SGD with Nesterov momentum, learning rate 0.1 for each 256 images of a batch, 5 epochs of warm-up, weight decay 1e-4 not on
+SGD with Nesterov momentum, learning rate 0.1 for each 256 images of a batch, 5 epochs of warm-up, weight decay 1e-4 except on
 BatchNorm and biases, random resized crops of 8 % to 100 % and mirror images, label smoothing 0.1; tested on the central
-224 pixels of 256. Every picture is decoded each time it is shown: nothing but the copy itself is kept on disk.
+224 pixels of 256. Every picture is decoded each time it is used: only the data set itself is kept on disk.
 
 Command:  python bin/train.py --config=configs/imagenet_resnet50.py            # as tensorflow-datasets prepares it
           python bin/train.py --config=configs/imagenet_resnet50.py --config.dataset=folder:PATH   # PATH/train, PATH/val
 Expected: about 76 to 77 % top-1, as published for such recipes (76.4 % with a step schedule in the paper). Not trained here:
           docs/own_images.md says what was tried.
-Hardware: a GPU with 16 GB or more, by XLA's analysis for batch 256 in bfloat16; gradient_accumulation_steps=2 for smaller ones.
-          decode_workers: as many as cores; a core decodes 100 to 300 pictures a second.
+Hardware: a GPU with 16 GB or more, by XLA's analysis for batch 256 in bfloat16; for smaller GPUs gradient_accumulation_steps=2.
+          decode_workers: one per core; a core decodes 100 to 300 pictures a second.
 """
 
 from resnet_jax import default_config

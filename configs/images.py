@@ -1,8 +1,8 @@
-"""ResNet-20 (0.27 M parameters) on pictures of your own, resized to 64x64 pixels, from scratch.
+"""ResNet-20 (0.27 M parameters) on your own pictures, resized to 64x64 pixels, from scratch.
 
 Command:  python bin/train.py --config=configs/images.py --config.dataset=folder:pictures
-Expected: 72.06 % (sd 0.63 %, n = 4) on 153 photographs of ants and bees, after 245, the set of PyTorch's tutorial on transfer
-          learning. To start from trained weights instead: docs/finetuning.md.
+Expected: 72.06 % (sd 0.63 %, n = 4) on 153 photographs of ants and bees, after training on 245: the data set of PyTorch's
+          tutorial on transfer learning. To start from trained weights instead: docs/finetuning.md.
 Hardware: any.
 """
 

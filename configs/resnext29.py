@@ -1,6 +1,6 @@
 """ResNeXt-29, 8x64d (34.4 M parameters) on CIFAR-10, as in its paper.
 
-SGD with Nesterov momentum, 300 epochs, the rate divided by 10 after 150 and 225.
+SGD with Nesterov momentum, 300 epochs, learning rate divided by 10 after epochs 150 and 225.
 
 Command:  python bin/train.py --config=configs/resnext29.py
 Expected: not yet run; for the published figure see Xie et al., arXiv:1611.05431.

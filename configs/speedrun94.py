@@ -1,8 +1,8 @@
 """CIFAR-10 in eight epochs (network speedrun94, 1.97 M parameters): the recipe of the 94 % speed records.
 
 A frozen whitening stem, Muon on the 3x3 kernels, Nesterov SGD with separate rates for biases and head, a linear decay to
-zero, label smoothing, alternating flips, logits averaged over six views. The network and its depth are those of
-KellerJordan/cifar10-airbench (airbench94_muon.py). The hyperparameters are those of hiverge/cifar10-speedrun
+zero, label smoothing, alternating flips, logits averaged over six views. The network and its depth are from
+KellerJordan/cifar10-airbench (airbench94_muon.py). The hyperparameters are from hiverge/cifar10-speedrun
 (cifar10_speedrun.py), but with 8 epochs instead of 7.59, GELU instead of SiLU, all kernels renormalised at each step, and all
 views of all test images.
 
@@ -39,7 +39,7 @@ def get_config():
     config.head_learning_rate = 0.5415 * 1536
     config.whitening_bias_epochs = 0.19
     config.momentum = 0.825
-    config.weight_decay = 1.0418e-6 * 1536 / 0.205  # so that a step at the peak decays by 1.0418e-6 per example
+    config.weight_decay = 1.0418e-6 * 1536 / 0.205  # a step at the peak then decays by 1.0418e-6 per example
     config.decay_norm_and_bias = True
     config.schedule = 'linear'
     config.warmup_epochs = 0.0

@@ -2,11 +2,11 @@
 
 A frozen whitening stem, a wider and deeper network with shortcuts, Nesterov SGD with faster biases, lookahead, cutout, label
 smoothing; a small network selects the half of each batch to train on. From KellerJordan/cifar10-airbench
-(airbench96_faster.py), with these differences: the rate rises from 0 (in the source from a fifth of the peak); the bias of the
-whitening layer has the rate of the other biases, falling from its peak over three epochs (in the source the rate of the
-kernels, and none in the proxy); cutout's square may cross the edge (in the source it lies inside, and covers a fifth more);
-the proxy's logits have the scale of the main network's, so that its head learns at the source's rate but starts 2.8 times
-closer to 0.
+(airbench96_faster.py), with these differences. The learning rate rises from 0 (in the source from a fifth of the peak). The bias
+of the whitening layer has the rate of the other biases and falls from its peak over three epochs (in the source it has the rate
+of the kernels, and there is none in the proxy). Cutout's square may cross the edge (in the source it lies inside, and covers a
+fifth more). The proxy's logits have the scale of the main network's logits, so its head learns at the source's rate but starts
+2.8 times closer to 0.
 
 Command:  python bin/train.py --config=configs/speedrun96.py
 Expected: not yet run here on a GPU. The source reports 96.00 % on CIFAR-10's own images (mean of 200 runs), in 27.3 s on an
@@ -36,8 +36,8 @@ def get_config():
     config.selected_fraction = 0.5
     config.proxy_update_every = 4
 
-    # The source gives 9 and 0.012 per 1024 examples without momentum, whose effect is 1 + 1 / (1 - momentum), and sums the
-    # loss over the selected half of a batch; here it is averaged.
+    # The source states 9 and 0.012 per 1024 examples without the effect of momentum, 1 + 1 / (1 - momentum), and sums the loss
+    # over the selected half of a batch; here the loss is averaged.
     config.momentum = 0.85
     config.learning_rate = 9 / (1 + 1 / 0.15) / 2
     config.weight_decay = 0.012 / 9 * 2

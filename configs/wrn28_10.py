@@ -1,6 +1,6 @@
 """Wide ResNet-28-10 (36.5 M parameters) on CIFAR-10, as in its paper but with crops padded by zeros.
 
-SGD with Nesterov momentum, 200 epochs, the rate multiplied by 0.2 after 60, 120 and 160.
+SGD with Nesterov momentum, 200 epochs, learning rate multiplied by 0.2 after epochs 60, 120 and 160.
 
 Command:  python bin/train.py --config=configs/wrn28_10.py
           with dropout, as in the paper's appendix: --config.model_kwargs.dropout=0.3

@@ -1,4 +1,4 @@
-"""Trains a network of resnet_jax in a loop of one's own, with Flax linen and optax: python examples/train_linen.py"""
+"""Trains a network of resnet_jax in your own training loop, with Flax linen and optax: python examples/train_linen.py"""
 
 import jax
 import numpy as np

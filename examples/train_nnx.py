@@ -1,4 +1,4 @@
-"""Trains a network of resnet_jax in a loop of one's own, with Flax NNX and optax: python examples/train_nnx.py"""
+"""Trains a network of resnet_jax in your own training loop, with Flax NNX and optax: python examples/train_nnx.py"""
 
 import numpy as np
 import optax

@@ -2,10 +2,10 @@
 
 Command:  python bin/study.py --config=configs/study/classics.py [--devices=0,1,2,3]
           --size=cpu trains one epoch of 2,560 images, which only shows that all networks train and what they cost
-          --report_only shows the published figures alone, and 'not run' for what has not been run
-Expected: 'expected' of each entry, test accuracy in per cent: 100 minus the error that its source prints; not yet run here.
+          --report_only shows only the published figures, and 'not run' for entries that have not been run
+Expected: 'expected' of each entry, test accuracy in per cent: 100 minus the error in its source; not yet run here.
 Hardware: a GPU; --dry_run estimates the time. For bfloat16, add 'dtype': 'bfloat16' to the overrides of 'full' in a copy of
-          this file; like any change, this makes it another study.
+          this file; like any change, this makes a different study.
 
 He et al. is arXiv:1512.03385, the pre-activation networks are arXiv:1603.05027, Wide ResNets arXiv:1605.07146, version 4,
 ResNeXt arXiv:1611.05431. Differences from the papers: all 50,000 training images are used; for networks of 110 layers and

@@ -1,10 +1,10 @@
-"""He et al. 2016, figure 6: plain networks of 20 and 56 layers against residual ones, with every layer's gradient norm.
+"""He et al. 2016, figure 6: plain against residual networks of 20 and 56 layers, with every layer's gradient norm.
 
 Command:  python bin/study.py --config=configs/study/degradation.py [--size=full]
 Expected: see docs/study.md. The size 'cpu' trains for 600 iterations, 3 epochs of 25,600 images, instead of the paper's 64,000;
-          it shows how the networks begin to train, not where they end. Its first epoch is a warm-up: at the full rate
-          ResNet-56 needs some hundred iterations before it begins to learn, which matters in a run this short (the paper
-          itself starts ResNet-110 at a tenth of the rate).
+          it shows how training begins, not its final result. The first epoch is a warm-up: at the full rate ResNet-56 needs
+          some hundred iterations before it begins to learn, which matters in such a short run (the paper itself starts
+          ResNet-110 at a tenth of the rate).
 """
 
 

@@ -1,8 +1,8 @@
 """The ingredients of a residual network, one change at a time from ResNet-20.
 
 Command:  python bin/study.py --config=configs/study/ingredients.py [--size=full]
-Expected: see docs/study.md. The size 'cpu' trains for 520 iterations, 13 epochs of 5,120 images: few images many times, because
-          otherwise no network would see one often enough for augmentation to matter.
+Expected: see docs/study.md. The size 'cpu' trains for 520 iterations, 13 epochs of 5,120 images: with more images and fewer
+          epochs, no network would see an image often enough for augmentation to matter.
 """
 
 
@@ -16,7 +16,7 @@ def get_study():
             'resnet20': changed(),
             'sigmoid': changed(**{'model_kwargs.act': 'sigmoid'}),
             'no_batch_norm': changed(**{'model_kwargs.norm': 'none'}),
-            # Two changes: the network above with a learning rate at which it can be trained.
+            # Two changes: the network above, with a learning rate at which it can be trained.
             'no_batch_norm_low_rate': changed(**{'model_kwargs.norm': 'none', 'learning_rate': 0.01}),
             'option_b': changed(**{'model_kwargs.shortcut': 'projection'}),
             'preactivation': changed(**{'model_kwargs.block_cls': 'PreActBlock'}),

@@ -3,9 +3,9 @@
 Command:  python bin/study.py --config=configs/study/paper.py [--size=full]
 Expected: see docs/study.md. The size 'cpu' trains for 3 epochs; the networks of the width part, which all have 5 blocks, train
           for one epoch on 5,000 images. The widths of their stages are num_filters times 1, 2, 4 and 8: with 256 filters
-          three blocks have more than 1000 units, with 1024 four have more than 4000 and the last two 8192.
-Source:   what the paper does not specify (optimizer, schedule) is as in d2l_resnet18.py and alexnet.py, with a batch size of
-          100; the width part has a constant rate, because a warm-up would hide its effect on the first iterations.
+          three blocks have more than 1000 units; with 1024, four have more than 4000, and the last two 8192.
+Source:   the paper does not specify optimizer and schedule; they are as in d2l_resnet18.py and alexnet.py, with a batch size
+          of 100. The width part has a constant rate: a warm-up would hide the effect of the width on the first iterations.
 """
 
 _RECIPE = {'batch_size': 100, 'base_batch_size': 100, 'eval_every_steps': 250}
@@ -48,7 +48,7 @@ def get_study():
             'cpu': {'seeds': [0, 1], 'overrides': {'num_epochs': 3}},
             'full': {'seeds': [0, 1, 2], 'overrides': {'num_epochs': 30}},
         },
-        # Test accuracy in per cent by iteration, as the paper prints it; an epoch is 500 iterations at a batch size of 100.
+        # Test accuracy in per cent by iteration, from the paper; an epoch is 500 iterations at a batch size of 100.
         'published': {
             'paper, larger run': {
                 'accuracy': [

@@ -1,9 +1,9 @@
 """The paper's networks at the length of its longer run: 9,000 iterations of 100 images, at a constant learning rate.
 
 Command:  python bin/study.py --config=configs/study/paper_length.py
-Expected: 75 to 77 % for each of the five (one seed); three hours a seed on two cores.
+Expected: 75 to 77 % for each of the five networks (one seed); three hours per seed on two cores.
 Source:   the paper names neither optimizer nor learning rate. 0.03 for the residual networks is the best of three in
-          paper_rate.py; AlexNet has the rate of its own paper, 0.01 (Krizhevsky et al. 2012, section 5).
+          paper_rate.py; AlexNet has the rate of the AlexNet paper, 0.01 (Krizhevsky et al. 2012, section 5).
 """
 
 

@@ -1,4 +1,4 @@
-"""Three constant learning rates: at which of them does d2l_resnet18 follow the paper's series? For paper_length.py.
+"""Three constant learning rates: with which does d2l_resnet18 follow the paper's series? For paper_length.py.
 
 Command:  python bin/study.py --config=configs/study/paper_rate.py
 Expected: 0.03 is ahead of 0.01 and 0.1, at 66.8 % after 2,000 iterations (one seed); a quarter of an hour on two cores.

@@ -1,14 +1,14 @@
 """The speed record's recipe, scaled down for a CPU, against plain recipes of equal cost (multiply-adds within 1 %).
 
 'plain' is the same network with the usual choices: SGD with momentum and cosine decay, weight decay on the kernels, random
-flips, and a last layer initialised like PyTorch's. 'resnet20' is resnet20.py for as many epochs as the same cost allows.
-'sgd' is the record's recipe with only the optimizer replaced by the plain one.
+flips, and a last layer initialised like PyTorch's. 'resnet20' is resnet20.py with as many epochs as this cost allows. 'sgd' is
+the record's recipe with only the optimizer replaced by that of 'plain'.
 
 Command:  python bin/study.py --config=configs/study/speedrun.py [--size=full]
 Expected: docs/study.md; the size 'cpu', one seed, 25 minutes on 2 cores. The size 'full' has not been run.
 """
 
-# The usual optimizer. The head's kernel has variance 1 and PyTorch's 1 / (3 * 96); the rate makes it learn as it would there.
+# The usual optimizer. The head's kernel has variance 1, PyTorch's has 1 / (3 * 96); the head's rate makes both learn equally.
 _SGD = {
     'optimizer': 'sgd',
     'learning_rate': 0.1,

@@ -1,1 +1,1 @@
-"""Measures the speed of training and evaluation, and of the same network in PyTorch. Only PyTorch's process imports torch."""
+"""Measures the speed of training and evaluation here and in PyTorch. Only PyTorch's process imports torch."""

@@ -1,7 +1,7 @@
-"""Compiles a config's training step for a GPU that this machine does not have, and counts what it would do there.
+"""Compiles a config's training step for a GPU that this machine does not have, and counts the work of the step there.
 
-XLA's plugin for CUDA compiles without a GPU and without a driver from a description of a GPU. Nothing runs, so nothing is
-tuned: XLA does not ask cuDNN for algorithms, and the scratch memory of convolutions is missing.
+XLA's plugin for CUDA compiles from a description of a GPU, without a GPU or driver. Nothing runs, so nothing is tuned: XLA does
+not ask cuDNN for algorithms, and the scratch memory of convolutions is missing.
 """
 
 import string
@@ -37,7 +37,7 @@ class _Facts(NamedTuple):
     memory_clock: int  # kHz
 
 
-# NVIDIA's data sheets of the SXM modules; 989 TFLOP/s in bfloat16 without sparsity for both.
+# From NVIDIA's data sheets of the SXM modules; 989 TFLOP/s in bfloat16 without sparsity for both.
 _GPUS = {
     'h100': _Facts('NVIDIA H100 80GB HBM3', 3_352_320_000_000, 84_942_979_072, 2_619_000),
     'h200': _Facts('NVIDIA H200 141GB HBM3e', 4_800_000_000_000, 151_397_597_184, 3_750_000),
@@ -46,10 +46,10 @@ _FLOPS = 989e12
 
 
 class Ahead:
-    """The side of a `Worker` that compiles; its process must have JAX_PLATFORMS=cpu, because the plugin looks for a driver."""
+    """The side of a `Worker` that compiles; its process needs JAX_PLATFORMS=cpu, because the plugin looks for a driver."""
 
     def count(self, config: Json, gpu: str) -> Row:
-        """Returns what one training step of a config does on a GPU, one of `_GPUS`; see `_summary`.
+        """Returns the work of one training step of a config on a GPU, one of `_GPUS`: see `_summary`.
 
         Raises:
           ConfigError: the plugin is not installed.
@@ -107,7 +107,7 @@ def _floor(kernels: Sequence[Kernel], device: Device) -> float:
 
 def _summary(kernels: Sequence[Kernel], device: Device) -> Row:
     """Returns 'kernels', 'small_kernels' (they move less than 1 MiB), 'bytes_read', 'bytes_written', 'floor_seconds' and
-    'groups', which has the same for each part of the step."""
+    'groups', which has these values for each part of the step."""
 
     def of(chosen: Sequence[Kernel]) -> Row:
         return {
@@ -126,15 +126,15 @@ def _summary(kernels: Sequence[Kernel], device: Device) -> Row:
 
 
 def measure_ahead(name: str, config: Json, gpu: str, progress: Callable[[str], None]) -> Row:
-    """Returns what `Ahead.count` does for a config, with its name; a step takes half a minute or more to compile."""
+    """Returns the result of `Ahead.count` for a config, with its name; compiling a step takes half a minute or more."""
     progress(f'{name}: compiling the training step for an {gpu.upper()}')
-    with Worker('ahead', {'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '2'}) as worker:  # 2: errors of XLA only
+    with Worker('ahead', {'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '2'}) as worker:  # 2: only XLA's errors
         counted = worker('count', config=on_random_data(config), gpu=gpu)
     return {'name': name, **{key: config[key] for key in ('model', 'dtype', 'batch_size')}, **counted}
 
 
 def table(row: Row) -> str:
-    """Returns a table of the parts of the step, with lines for its other figures."""
+    """Returns a table of the parts of the step, with lines for other values."""
     header = ('part of the step', 'kernels', 'GB read', 'GB written', 'TFLOP', 'floor ms')
     lines = [header]
     for part, counts in [*row['groups'].items(), ('all', row)]:

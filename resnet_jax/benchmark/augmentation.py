@@ -18,7 +18,7 @@ from resnet_jax.training.experiment import create_experiment
 from resnet_jax.training.loading import device_data, load_function
 from resnet_jax.typing import Json, Row
 
-NONE = 'none'  # examples gathered from the data set and normalised
+NONE = 'none'  # examples are only gathered from the data set and normalised
 AUGMENTATIONS: Mapping[str, Json] = {
     'crop': {'crop_padding': 4},
     'crop_reflect': {'crop_padding': 4, 'crop_mode': 'reflect'},
@@ -69,7 +69,7 @@ class Augmentations:
         return {'environment': environment(plugins.imported), 'image_shape': list(shape)}
 
     def run(self, *, name: str, steps: int) -> float:
-        """Returns the seconds that loading `steps` batches takes, one after the other on the device."""
+        """Returns the seconds for loading `steps` batches, one after the other, on the device."""
         if name not in self._compiled:
             self._compiled[name] = self._compile(name)
         before = time.monotonic()
@@ -110,8 +110,8 @@ def measure_augmentations(
       config: a checked config; its data set gives the shape of the images, which are random.
 
     Returns:
-      A row for each, first that of `NONE`: 'augmentation', 'microseconds' per image (one per round), 'batch_size', 'dtype',
-      'image_shape' and 'environment'.
+      A row for each, with the row for `NONE` first: 'augmentation', 'microseconds' per image (one value per round),
+      'batch_size', 'dtype', 'image_shape' and 'environment'.
     """
     config = on_random_data(config)
     with Worker('augmentations', {'JAX_NUM_CPU_DEVICES': '1'}, config=config) as worker:
@@ -132,7 +132,7 @@ def measure_augmentations(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Returns the median times as a Markdown table: of the batch, and what the augmentation adds."""
+    """Returns the median times as a Markdown table: the time of the batch, and the time that the augmentation adds."""
     first, *_ = rows
     base = statistics.median(first['microseconds'])
     shape = ' x '.join(map(str, first['image_shape']))

@@ -1,4 +1,4 @@
-"""Runs the train command as a user would, and records the time of each line of its output."""
+"""Runs the train command like a user, and records the time of each line of its output."""
 
 import dataclasses
 import os
@@ -86,15 +86,15 @@ def measure_startup(
     limit: float | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, float]]:
-    """Starts the train command with an empty compilation cache, and again with the cache that this start filled.
+    """Starts the train command with an empty compilation cache, and again with the cache that the first start filled.
 
     Args:
       config: a checked config; use random data, otherwise the first start also decodes images.
       limit: seconds for each start.
 
     Returns:
-      {'cold' and 'warm': seconds from the start of the process until the first training step 'starts' and until it is 'done',
-      and the part of them that it takes to 'compile' the step or to read it from the cache}.
+      For 'cold' and 'warm': the seconds from the start of the process until the first training step 'starts' and until it is
+      'done', and the seconds of these to 'compile' the step or to read it from the cache.
     """
     result = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -120,7 +120,8 @@ def time_to_accuracy(config: Json, folder: Path, limit: float) -> dict[str, floa
 
     Returns:
       'accuracy' on the test set; 'training_seconds' from the start of the first training step, after compilation, to the end of
-      the last, including evaluations between them; 'process_seconds' including start, compilation, last evaluation and report.
+      the last step, including evaluations in between; 'process_seconds', which also includes start, compilation, last
+      evaluation and report.
     """
     started = trained = last = accuracy = float('nan')
     for line in train(config, folder, limit=limit):

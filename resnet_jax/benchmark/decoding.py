@@ -1,4 +1,4 @@
-"""Times the decoding of pictures for training: random resized crops at 224 pixels, beside PyTorch's DataLoader."""
+"""Times the decoding of pictures for training, compared with PyTorch's DataLoader: random resized crops at 224 pixels."""
 
 import itertools
 import resource
@@ -26,7 +26,8 @@ def seconds_for(batches: Iterator[object], warm_up: int, count: int) -> float:
     """Returns the seconds between the arrivals of two batches `count` apart.
 
     Args:
-      warm_up: batches before these, at least as many as can be ready in advance; later ones arrive as they are made.
+      warm_up: number of batches up to the first of the two; at least as many as can be ready in advance, so that later batches
+        arrive as they are made.
     """
     before = 0.0
     for number, _ in enumerate(batches):
@@ -53,7 +54,7 @@ class Decoding:
         return {'pictures': len(self._steps.images), 'versions': versions, 'cores': cores()}
 
     def run(self, *, variant: str, batches: int) -> float:
-        """Returns the seconds that so many batches take."""
+        """Returns the seconds for `batches` batches."""
         if variant == 'threads':
             return seconds_for(map(self._steps.__getitem__, itertools.count()), 1, batches)
         read = WorkerSteps(self._steps, self._workers)
@@ -86,11 +87,11 @@ def measure_decoding(
 
     Args:
       dataset: a name such as 'folder:PATH'.
-      workers: processes of ours and of the peer, and our threads; 0 for as many as there are cores.
+      workers: number of our processes, the peer's processes, and our threads; 0 for one per core.
 
     Returns:
-      'images_per_second', a list for each variant, in the order of the rounds; 'summary' of each; with a peer 'ratio': of our
-      faster variant to the peer's faster one in each round; 'peak_bytes' of both sides; the facts of both sides.
+      'images_per_second', a list for each variant, in the order of the rounds; 'summary' of each; with a peer 'ratio', of our
+      faster variant to the peer's faster variant in each round; 'peak_bytes' of both sides; the facts of both sides.
 
     Raises:
       UserError: the pictures cannot be read, or Grain or PyTorch is missing.
@@ -109,7 +110,7 @@ def measure_decoding(
 
 def _measure(row: Row, sides: dict[str, Worker], effort: Effort, progress: Callable[[str], None]) -> Row:
     size, counts = row['batch_size'], {}
-    for variant, side in sides.items():  # the first run is not counted: it fills the cache of files
+    for variant, side in sides.items():  # the first run is not counted: it fills the file cache
         seconds = side('run', variant=variant, batches=4)
         counts[variant] = max(4, round(effort.seconds * 4 / seconds))
         progress(f'{variant}: about {4 * size / seconds:.0f} images/s')

@@ -1,4 +1,4 @@
-"""All GPU measurements in one command and within a given time."""
+"""All GPU measurements in one command, within a given time."""
 
 import contextlib
 import dataclasses
@@ -36,17 +36,17 @@ def gpu_suite(
 ) -> Row:
     """Measures a config's steps, PyTorch's step, the start of the train command, and complete runs of other configs.
 
-    Each part has its own processes and time limit, so that one that fails or takes too long does not affect the others. This
-    process does not use the GPU.
+    Each part has separate processes and a time limit, so that a part that fails or takes too long does not affect the others.
+    This process does not use the GPU.
 
     Args:
       path: file of the result, written after each part.
       speedruns: {name: checked config to train with seeds 0, 1, ... while time is left, or the reason why there is none}.
-      seconds: time for everything.
+      seconds: total time.
 
     Returns:
-      'versions', 'config' and 'parts'. 'parts' has for 'step', 'evaluation', 'step_without_cuda_graph', 'peer', 'startup' and
-      each of the speedruns the 'seconds' it took and the measurements, or 'error', or 'skipped' with the reason.
+      'versions', 'config' and 'parts'. 'parts' has an entry for 'step', 'evaluation', 'step_without_cuda_graph', 'peer',
+      'startup' and each speedrun: its 'seconds' and measurements, or 'error', or 'skipped' with the reason.
     """
     started = time.monotonic()
     result: Row = {'versions': _versions(), 'config': dict(config), 'parts': {}}
@@ -74,11 +74,11 @@ def gpu_suite(
     begin('evaluation', 0.1, lambda limit: _measure(config, effort, limit, ['--steps=eval']))
     alone = {**config, 'cuda_graph': False}
     begin('step_without_cuda_graph', 0.15, lambda limit: _epoch(_measure(alone, effort, limit, train)))
-    # Only the speed records' PyTorch variant, with weights in half precision too: each variant takes a minute to compile.
+    # Only the PyTorch variant of the speed records, whose weights have half precision too: a variant compiles for a minute.
     peer = ['--peer=torch', *train, f'--variants={config["dtype"]}']
     begin('peer', 0.45, lambda limit: _epoch(_measure(config, effort, limit, peer)))
     begin('startup', 0.35, lambda limit: measure_startup(on_random_data(config), limit=limit / 2, progress=progress))
-    for number, (name, speedrun) in enumerate(speedruns.items()):  # seeds use all the time left
+    for number, (name, speedrun) in enumerate(speedruns.items()):  # seeds use all the remaining time
         share = 0.95 / (len(speedruns) - number)
         begin(name, share, lambda limit, name=name, speedrun=speedrun: _seeds(name, speedrun, limit, progress))  # type: ignore[misc]
     return result
@@ -123,7 +123,7 @@ def _epoch(row: Row) -> Row:
 
 
 def _seeds(name: str, config: Json | str, limit: float, progress: Progress) -> Row:
-    """Trains seeds 0, 1, ... to the end, each in its own process, as many as the time allows."""
+    """Trains seeds 0, 1, ... to the end, each in a separate process, while time is left."""
     if isinstance(config, str):
         return {'skipped': config}
     # Evaluate and save only at the end, like the speed records.

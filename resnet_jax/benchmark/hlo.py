@@ -1,7 +1,7 @@
-"""Reads what XLA compiled, mostly for a GPU: kernels, bytes, multiply-adds and host launches of one training step.
+"""Reads programs compiled by XLA, mostly for a GPU: kernels, bytes, multiply-adds and host launches of one training step.
 
-The number of bytes is the least that a kernel must read and write: each operand once, or the slice of it that it uses. The
-time is a lower bound: that of the memory for these bytes, or of the tensor cores for these operations.
+The number of bytes is the least that a kernel must read and write: each operand, or the slice of it that the kernel uses, once.
+The time is a lower bound: the time of the memory for these bytes, or of the tensor cores for these operations.
 """
 
 import collections
@@ -16,12 +16,12 @@ _COMPUTATION = re.compile(r'^(ENTRY )?%(\S+) \(.*\{$')
 _INSTRUCTION = re.compile(r'^ +(?:(ROOT) )?%(\S+) = (.*?) ([a-z][a-z0-9-]*)\((.*?)\)(.*)$')
 _CALLED = re.compile(r'(?:calls|to_apply|body|true_computation|false_computation)=%([\w.-]+)')
 _FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'opt-barrier', 'partition-id'}
-SMALL = 2**20  # bytes; a kernel that moves less takes as long as its launch
+SMALL = 2**20  # bytes; a kernel that moves fewer bytes takes as long as its launch
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Peak rates of a GPU: bytes of its memory, and operations of its tensor cores in bfloat16 without sparsity."""
+    """Peak rates of a GPU: bytes of the memory, and operations of the tensor cores in bfloat16 without sparsity."""
 
     bytes_per_second: float
     flops_per_second: float
@@ -32,12 +32,12 @@ class Kernel:
     """A kernel of a step.
 
     Attributes:
-      name, kind: XLA's name for it; 'convolution', 'product' or 'other'.
-      source: the operations of the program that it comes from, as JAX names them.
-      result: shape of what it writes.
-      read, written: bytes.
-      flops: of convolutions and products.
-      share: share of the steps that launch it, below 1 in a branch.
+      name, kind: XLA's name; 'convolution', 'product' or 'other'.
+      source: the operations of the program from which the kernel was made, by JAX's names.
+      result: shape of the result.
+      read, written: number of bytes.
+      flops: floating-point operations of convolutions and products.
+      share: share of the steps that launch the kernel; below 1 in a branch.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Kernel:
     share: float
 
     def seconds(self, device: Device) -> float:
-        """Returns the least time per step that it can take."""
+        """Returns a lower bound of its time per step."""
         return self.share * max((self.read + self.written) / device.bytes_per_second, self.flops / device.flops_per_second)
 
     @property
     def group(self) -> str:
-        """The part of the step that it belongs to."""
+        """The part of the step to which it belongs."""
         if self.kind != 'other':
             return f'{self.kind}s'
         if self.read + self.written < SMALL:
@@ -83,11 +83,11 @@ _Computation = Mapping[str, _Instruction]
 
 
 def step_kernels(text: str, branch_share: float = 1.0) -> list[Kernel]:
-    """Returns the kernels of the largest loop of a program, a step of which is one iteration.
+    """Returns the kernels of the largest loop of a program; an iteration of the loop is a step.
 
     Args:
       text: the program, optimised HLO.
-      branch_share: share of the steps that take the larger side of a branch; the others take the smaller one.
+      branch_share: share of the steps that take the larger side of a branch; the others take the smaller side.
     """
     computations, entry = _parse(text)
     bodies = _loop_bodies(computations, entry)
@@ -97,8 +97,8 @@ def step_kernels(text: str, branch_share: float = 1.0) -> list[Kernel]:
 def slow_operations(text: str) -> dict[str, int]:
     """Counts slow or inexact operations of a program.
 
-    These are convolutions in float32, scatters, sums in bfloat16, which lose small summands, and transposes of activations,
-    of 1 MiB or more in bfloat16.
+    These are convolutions in float32; scatters; sums in bfloat16, which lose small summands; and transposes of activations of
+    1 MiB or more in bfloat16.
     """
     computations, _ = _parse(text)
     counts = dict.fromkeys(('float32 convolutions', 'scatters', 'bfloat16 sums', 'activation transposes'), 0)
@@ -118,7 +118,7 @@ def slow_operations(text: str) -> dict[str, int]:
 
 
 def host_launches(thunks: str) -> int:
-    """Returns how often the host launches something in a step: kernels, graphs of kernels, and waiting for a condition.
+    """Returns the number of host launches in a step: kernels, graphs of kernels, and waits for a condition.
 
     Args:
       thunks: XLA's list of the host's actions, written with `xla_dump_to`; the actions of a command buffer (a CUDA graph)
@@ -253,7 +253,7 @@ def _product_flops(fused: _Computation, dot: _Instruction) -> int:
 
 
 def _convolution_flops(target: str, *shapes: str) -> int:
-    """Returns twice the multiply-adds: pixels of the output times the numbers of the kernel `[out, height, width, in]`."""
+    """Returns twice the multiply-adds, which are output pixels times elements of the kernel `[out, height, width, in]`."""
     result, first, second = (_arrays(shape)[0][1] for shape in shapes)
     if 'Filter' in target:
         kernel, image = result, second

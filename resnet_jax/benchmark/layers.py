@@ -1,4 +1,4 @@
-"""Times single convolutions as in a training step: ours, XLA's and PyTorch's, interleaved."""
+"""Times single convolutions, as in a training step: ours, XLA's and PyTorch's, interleaved."""
 
 import dataclasses
 import statistics
@@ -16,7 +16,7 @@ _SIDES = ('ours', 'XLA', 'PyTorch')
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A square convolution; for a kernel of odd size the padding keeps the image's size, apart from the stride."""
+    """A square convolution; for kernels of odd size, the padding keeps the size of the image, apart from the stride."""
 
     height: int
     inputs: int
@@ -26,7 +26,7 @@ class Shape:
 
     @property
     def padding(self) -> int:
-        """Pixels added on each side."""
+        """Number of pixels added on each side."""
         return (self.kernel - 1) // 2
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Puts load on an HTTP server on this machine: clients that wait for each answer before the next request, some hostile."""
+"""Puts load on an HTTP server on this machine: clients, some hostile, that wait for each answer before the next request."""
 
 import asyncio
 import base64
@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-_PATIENCE = 120.0  # seconds for an answer; one that takes longer is lost
+_PATIENCE = 120.0  # seconds for an answer; after that the answer counts as lost
 
 
 class Answer(NamedTuple):
-    """An answer: its status (0 if the connection ended without one), its body, and the seconds that it took."""
+    """An answer: its status (0 if the connection ended without a status), its body, and its time in seconds."""
 
     status: int
     body: bytes
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """An HTTP/1.1 client that keeps its connection; several need one each."""
+    """An HTTP/1.1 client that keeps its connection; do not share it between concurrent requests."""
 
     def __init__(self, port: int):
         self._port = port
@@ -43,7 +43,7 @@ class Client:
             assert self._reader is not None
             self._writer.write(request)
             async with asyncio.timeout(_PATIENCE):
-                with contextlib.suppress(ConnectionError):  # the server may have answered before all was sent
+                with contextlib.suppress(ConnectionError):  # the server may have answered before the whole request was sent
                     await self._writer.drain()
                 head = (await self._reader.readuntil(b'\r\n\r\n')).decode('latin-1').lower()
                 length = head.partition('content-length: ')[2].partition('\r')[0]
@@ -83,7 +83,7 @@ def with_images(*images: bytes, path: str = '/v1/predict') -> bytes:
 
 
 def sample_image(shape: Sequence[int]) -> bytes:
-    """Returns a PNG of noise of a shape (height, width, channels)."""
+    """Returns a PNG of noise with a shape (height, width, channels)."""
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if shape[-1] == 1 else pixels).save(file, 'PNG')
@@ -101,7 +101,7 @@ def bomb(side: int = 60_000) -> bytes:
 
 
 class Hostile(NamedTuple):
-    """A bad request: its name, its bytes, and the status that it should get; None for a client that disconnects."""
+    """A bad request: its name, its bytes, and the expected status; None for a client that disconnects."""
 
     name: str
     request: bytes
@@ -139,7 +139,7 @@ def hostile_requests(image: bytes, largest_body: int, most_images: int) -> list[
 
 
 async def measure_load(port: int, request: bytes, clients: int, seconds: float) -> list[float]:
-    """Sends requests from several clients at once for some seconds; returns the seconds that each answer took.
+    """Sends requests from several clients at once for some seconds; returns the time of each answer in seconds.
 
     Raises:
       RuntimeError: an answer is not 200.
@@ -164,11 +164,11 @@ async def storm(port: int, good: bytes, hostile: Sequence[Hostile], requests: It
     """Sends requests, every tenth of them hostile.
 
     Args:
-      requests: their numbers, which decide which are hostile, and how.
+      requests: the numbers of the requests; they determine which requests are hostile, and how.
 
     Returns:
-      How many requests had each outcome: 'good', 'refused' (hostile, with the status that it should get), 'left' (by the
-      client), and '<name>: <status>' for any other, which is lost.
+      The number of requests with each outcome: 'good', 'refused' (hostile, with the expected status), 'left' (by the client),
+      and '<name>: <status>' for any other outcome, which counts as lost.
     """
     outcomes: Counter[str] = Counter()
     numbers = iter(requests)

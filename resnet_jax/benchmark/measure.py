@@ -12,13 +12,13 @@ from resnet_jax.data import available_datasets
 from resnet_jax.errors import ConfigError
 from resnet_jax.typing import Json, Row
 
-# After a request a thread pool spins for some milliseconds; the other side waits until it has gone to sleep.
+# After a request a thread pool spins for some milliseconds; the other side waits until the pool sleeps.
 _PAUSE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How long and how often to measure.
+    """The duration and number of measurements.
 
     Attributes:
       rounds: number of measurements of each side, in the order A B A B.
@@ -32,14 +32,14 @@ class Effort:
 
 
 def on_random_data(config: Json) -> Row:
-    """Returns the config with random data of the same shape as its data set, which needs no files."""
+    """Returns the config with random data in the shape of its data set; random data need no files."""
     name = config['dataset']
     synthetic = f'synthetic_{name}'
     return {**config, 'dataset': synthetic if synthetic in available_datasets() else name}
 
 
 def summary(values: Sequence[float]) -> Row:
-    """Returns median, lowest and highest value and the number of values."""
+    """Returns the median, lowest and highest value and the number of values."""
     return {'median': statistics.median(values), 'low': min(values), 'high': max(values), 'n': len(values)}
 
 
@@ -68,14 +68,14 @@ def measure(
     variants: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
 ) -> Row:
-    """Measures a config on this process's kind of device, in separate processes.
+    """Measures a config in separate processes, on the same kind of device as this process uses.
 
     Args:
       config: a checked config from `TrainConfig.to_dict`.
       peer: also measure PyTorch and the ratio.
       environment: environment variables of these processes, such as JAX_NUM_CPU_DEVICES.
       startup: also start the train command, twice: see `measure_startup`.
-      variants: words, such as 'bfloat16' or 'channels_last', that PyTorch's variants must have; uses the fastest of these.
+      variants: words, such as 'bfloat16' or 'channels_last', that PyTorch's variants must contain; uses the fastest of these.
 
     Returns:
       A row of the report, with versions and hardware.
@@ -88,7 +88,7 @@ def measure(
     environment = environment or {}
     if startup:
         row['startup'] = measure_startup(config, environment, progress=lambda line: progress(f'{name}: {line}'))
-    # Two processes share the GPU: neither may take JAX's default of three quarters of its memory.
+    # Two processes share the GPU, so neither may take three quarters of its memory, JAX's default.
     settings = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.45'} if peer else {}
     with Worker('ours', {**settings, **environment}, config=config) as ours:
         facts = row['facts'] = ours('describe')
@@ -120,7 +120,11 @@ _SHOWN = ('model', 'dataset', 'dtype', 'batch_size', 'eval_batch_size', 'optimiz
 
 
 def _choose(torch: Row, words: Sequence[str]) -> None:
-    """Keeps only PyTorch's variants that contain all the words."""
+    """Keeps only PyTorch's variants that contain all the words.
+
+    Raises:
+      ConfigError: no variant does.
+    """
     chosen = [variant for variant in torch['variants'] if {*words} <= {*variant.split()}]
     if not chosen:
         raise ConfigError(f'no variant of the PyTorch peer with {", ".join(words)}; expected words of {torch["variants"]}')
@@ -134,7 +138,11 @@ def _from_cache(compiled: Row) -> str:
 def _measure_steps(
     row: Row, config: Json, ours: Worker, torch: Worker | None, effort: Effort, progress: Callable[[str], None]
 ) -> None:
-    """Adds 'train' and 'eval' to the row."""
+    """Adds 'train' and 'eval' to the row.
+
+    Raises:
+      ConfigError: no variant of PyTorch runs here.
+    """
     peak = max(rates[config['dtype']] for rates in row['matrix_products'].values())
     for phase in effort.steps:
         work = row['facts'][f'{phase}_multiply_adds']
@@ -144,11 +152,11 @@ def _measure_steps(
             worker(phase, steps=1, variant=variant)
             seconds = worker(phase, steps=1, variant=variant)
             steps = max(1, min(1000, int(effort.seconds / seconds)))
-            if steps > 2:  # a single step is slower than one of many
+            if steps > 2:  # a single step is slower than one of many steps
                 steps = max(1, min(2000, int(effort.seconds * steps / worker(phase, steps=steps, variant=variant))))
 
             def once() -> float:
-                worker(phase, steps=1, variant=variant)  # untimed: the step after a pause is slower, and a run has no pauses
+                worker(phase, steps=1, variant=variant)  # not timed: the step after a pause is slower, and a run has no pauses
                 seconds: float = worker(phase, steps=steps, variant=variant)
                 return images * steps / seconds
 

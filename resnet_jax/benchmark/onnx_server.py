@@ -1,7 +1,7 @@
-"""A minimal server to compare with: onnxruntime, one image after the other, without batches and limits.
+"""A minimal server for comparison: onnxruntime, one image after the other, without batches and limits.
 
 `python -m resnet_jax.benchmark.onnx_server FOLDER` serves model.onnx and config.json of an exported folder at /v1/predict, and
-prints its port. It takes and returns the same JSON, and reads images in the same way.
+prints its port. It takes and returns the same JSON as the serve command, and reads images in the same way.
 """
 
 import base64
@@ -43,10 +43,10 @@ def create_app(folder: Path) -> Starlette:
 
 
 if __name__ == '__main__':
-    # Not socket.create_server: asyncio would leave Nagle's algorithm on, with which each answer waits 40 ms.
+    # Not socket.create_server: asyncio would leave Nagle's algorithm on, and each answer would wait 40 ms.
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.bind(('127.0.0.1', 0))
-    bound.listen(1000)  # before it is told
+    bound.listen(1000)  # before the port is printed
     print(f'Serving at http://127.0.0.1:{bound.getsockname()[1]}', flush=True)
     server_config = uvicorn.Config(
         create_app(Path(sys.argv[1])), log_level='error', access_log=False, loop='asyncio', http='h11'

@@ -41,7 +41,7 @@ def inspect_program(text: str) -> dict[str, int]:
     return dict(counts)
 
 
-# The dtype of the result (of a tuple's first part), the operation, and the target of a custom call.
+# The dtype of the result (for a tuple, of its first part), the operation, and the target of a custom call.
 _OPERATION = re.compile(r'^ +(?:ROOT )?%\S+ = \(?(\w+)\[.*? ([a-z][a-z-]+)\(.*?(?:custom_call_target="([^"]*)".*)?$', re.M)
 
 
@@ -70,9 +70,9 @@ class Steps:
         height, _, channels = experiment.info.image_shape
         counts = layers(experiment.model, height, channels)
         multiply_adds = sum(layer.multiply_adds for layer in counts)
-        # The two gradients in a training step take about as many multiply-adds each.
+        # In a training step each of the two gradients takes about as many multiply-adds as the forward pass.
         train = 3.0 * multiply_adds
-        if experiment.proxy:  # the proxy sees the whole batch; it and the network then train on a part of it
+        if experiment.proxy:  # the proxy sees the whole batch; then both networks train on a part of it
             selected = experiment.selected_count / experiment.device_batch_size
             proxy = sum(layer.multiply_adds for layer in layers(experiment.proxy[0], height, channels))
             train = selected * train + proxy * (1 + 2 / experiment.config.proxy_update_every)
@@ -92,8 +92,8 @@ class Steps:
         """Compiles 'train' or 'eval'.
 
         Returns:
-          The time, whether the cache had it, the scratch memory of a device, the bytes that the operations of a step read and
-          write on it, in the caches or in memory, and the operations.
+          The time, whether the program was in the cache, the scratch memory of a device, the bytes that the operations of a
+          step read and write there (in caches or in memory), and the operations.
         """
         hits, before = self._events.get('/jax/compilation_cache/cache_hits', 0), time.monotonic()
         train = phase == 'train'
@@ -181,7 +181,7 @@ Arrays = tuple[jax.Array, jax.Array, jax.Array]  # images, kernel, gradient of t
 
 
 class Layers:
-    """Single convolutions: as in our networks ('ours') and `jax.lax`'s convolution with JAX's own gradients ('XLA')."""
+    """Single convolutions: as in our networks ('ours'), and the convolution of `jax.lax` with JAX's gradients ('XLA')."""
 
     def __init__(self) -> None:
         self._compiled: dict[object, tuple[jax.stages.Wrapped, Arrays]] = {}

@@ -1,4 +1,4 @@
-"""Times the training step of a user's own loop (docs/own_loop.md): the same network in linen with optax, and in NNX."""
+"""Times the training step of a user's training loop (docs/own_loop.md): a network in linen with optax, and in NNX."""
 
 import time
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""PyTorch's side of the benchmark: the same network, optimizer, precision and batch, in the variants that are fast there.
+"""PyTorch's side of the benchmark: equal network, optimizer, precision and batch, in the variants that are fast in PyTorch.
 
-Its batch is on the device and already normalised, while our step also gathers, augments and normalises, which favours PyTorch.
+The comparison favours PyTorch: its batch is normalised and on the device, while our step also gathers, augments and normalises.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ class TorchSteps:
     """A config's network and optimizer in PyTorch, with one copy for each requested variant.
 
     A variant is a memory layout, a precision, and 'eager' or 'compiled' (`torch.compile`). On a CPU both are offered, because
-    which is faster depends on the network; on a GPU only 'compiled', which always is.
+    the faster one depends on the network; on a GPU only 'compiled', which is always faster.
     """
 
     def __init__(self, config: Json, device: str):
@@ -77,7 +77,7 @@ class TorchSteps:
             step = self._make(phase, *variant.split())
             try:
                 step()
-            except Exception as error:  # of many kinds: no C++ compiler, one that is too old, an operation it lacks
+            except Exception as error:  # many kinds: no C++ compiler, one that is too old, an unsupported operation
                 if 'compiled' not in variant or is_out_of_memory(error):
                     raise
                 raise ConfigError(f'torch.compile failed: {one_line(error)[:200]}') from None
@@ -175,7 +175,7 @@ _OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adamw': torch.
 
 
 def _create_optimizer(model: torch.nn.Module, config: Json) -> torch.optim.Optimizer:
-    """Returns the config's optimizer, with weight decay on the same parameters and a small rate, as the data are random."""
+    """Returns the config's optimizer, with equal weight decay and, because the data are random, a small learning rate."""
     decayed = [p for p in model.parameters() if p.ndim > 1 or config['decay_norm_and_bias']]
     others = [p for p in model.parameters() if not (p.ndim > 1 or config['decay_norm_and_bias'])]
     groups = [{'params': decayed, 'weight_decay': config['weight_decay']}, {'params': others, 'weight_decay': 0.0}]

@@ -1,4 +1,4 @@
-"""Times the serve command under load, beside a plain server of onnxruntime, and floods it with requests, some hostile."""
+"""Times the serve command under load, compared with a plain onnxruntime server; floods it with requests, some hostile."""
 
 import asyncio
 import contextlib
@@ -25,19 +25,19 @@ from resnet_jax.typing import JsonDict, Row
 
 CLIENTS = (1, 8, 64)
 _SIDES = {'ours': 'resnet_jax, in batches', 'onnxruntime': 'onnxruntime, one image after the other'}
-_SAMPLES = 10  # of the memory, during a storm
+_SAMPLES = 10  # number of memory samples during a storm
 _PAUSE = 0.1  # seconds between two measurements
 _SAID = 'Serving at http://127.0.0.1:'
 
 
 class Server:
-    """A process that serves at a port of this machine; a context manager."""
+    """A process that serves on a port of this machine; a context manager."""
 
     def __init__(self, command: Sequence[str]):
         """Starts a command, and waits until it prints that it serves.
 
         Raises:
-          UserError: it ends before that.
+          UserError: the command ends earlier.
         """
         self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115 (closed at the end)
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)
@@ -88,19 +88,19 @@ class Server:
 def measure_serving(
     model: str, effort: Effort, *, requests: int = 0, progress: Callable[[str], None] = lambda line: None
 ) -> Row:
-    """Measures images/s and the time to an answer, in turns with a plain server of the same network.
+    """Measures images/s and the time to an answer, in turns with a plain server of the network.
 
     Each client sends one image, a PNG of the network's size, in each request, and waits for the answer. The clients share the
     cores with the server.
 
     Args:
       model: a MODEL of the serve command.
-      requests: number of further requests, a tenth of them hostile, during which the memory of the server is measured.
+      requests: number of additional requests, a tenth of them hostile, during which the memory of the server is measured.
 
     Returns:
       'clients': for each of CLIENTS and each side 'images_per_second' (a summary over the rounds), 'p50_ms' and 'p99_ms' over
-      all answers, and 'answers'; 'storm', if requests were asked for: 'outcomes' of `load.storm`, 'lost' and 'resident_bytes'
-      at the start and after each tenth; the facts of the machine.
+      all answers, and 'answers'; 'storm', if `requests` is not 0: 'outcomes' of `load.storm`, 'lost' and 'resident_bytes' at
+      the start and after each tenth; the facts of the machine.
 
     Raises:
       UserError: the model cannot be served or exported, or a package is missing.
@@ -133,7 +133,7 @@ def measure_serving(
 def storm(server: Server, image: bytes, limits: JsonDict, requests: int, progress: Callable[[str], None]) -> Row:
     """Sends many requests, a tenth of them hostile: see `measure_serving`."""
     good, hostile = load.with_images(image), load.hostile_requests(image, limits['bytes'], limits['images'])
-    asyncio.run(load.storm(server.port, good, hostile, range(10 * len(hostile))))  # memory grows to what it needs
+    asyncio.run(load.storm(server.port, good, hostile, range(10 * len(hostile))))  # memory first grows to its normal size
     memory = [server.resident_bytes()]
     outcomes: dict[str, int] = {}
     for part in np.array_split(np.arange(requests), _SAMPLES):
@@ -174,9 +174,9 @@ def table(row: Row) -> str:
 
 
 def _measure(sides: dict[str, Server], request: bytes, clients: int, effort: Effort) -> dict[str, list[list[float]]]:
-    """Returns for each side, and each round, the seconds that each answer took."""
+    """Returns, for each side and each round, the time of each answer in seconds."""
     taken: dict[str, list[list[float]]] = {side: [] for side in sides}
-    for server in sides.values():  # not counted
+    for server in sides.values():  # these answers are not counted
         asyncio.run(load.measure_load(server.port, request, clients, effort.seconds / 4))
     for _ in range(effort.rounds):
         for side, server in sides.items():
@@ -196,7 +196,7 @@ def _describe(rounds: list[list[float]], seconds: float) -> Row:
 
 
 def _check_equal_answers(ours: Server, theirs: Server, image: bytes) -> None:
-    """Checks that both servers answer the same."""
+    """Checks that the answers of both servers are equal."""
 
     async def ask(port: int) -> JsonDict:
         content: JsonDict = json.loads((await load.Client(port).ask(load.with_images(image))).body)
@@ -209,7 +209,11 @@ def _check_equal_answers(ours: Server, theirs: Server, image: bytes) -> None:
 
 @contextlib.contextmanager
 def _exported(model: str) -> Iterator[str]:
-    """Yields an exported folder with model.onnx."""
+    """Yields an exported folder with model.onnx.
+
+    Raises:
+      ConfigError: the model cannot be exported.
+    """
     if Path(model, 'model.onnx').is_file():
         yield model
         return

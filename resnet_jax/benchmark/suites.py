@@ -1,4 +1,4 @@
-"""Compares six networks with PyTorch on a CPU, one after the other, in one command."""
+"""Compares six networks with PyTorch on a CPU, one network after the other, in one command."""
 
 import datetime
 import json
@@ -54,7 +54,7 @@ def cpu_suite(
     """Measures networks against PyTorch, in float32 and, if the CPU has AMX, in bfloat16.
 
     Args:
-      path: file of the rows, written after each row; rows that it already has are kept and not measured again.
+      path: file of the rows, written after each row; rows in an existing file are kept and not measured again.
       networks: some of the six; empty for all.
 
     Returns:
@@ -62,7 +62,7 @@ def cpu_suite(
 
     Raises:
       ConfigError: there is no such network.
-      InputFileError: the file holds something else.
+      InputFileError: the file has other contents.
     """
     if unknown := set(networks) - {*_CPU}:
         raise ConfigError(f'no network {unknown.pop()!r} in the suite; expected some of {", ".join(_CPU)}')

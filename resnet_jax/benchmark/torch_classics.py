@@ -60,7 +60,7 @@ class D2LResNeXtBlock(nn.Module):
 
 
 class D2LResNet(nn.Module):
-    """Dive into Deep Learning, section 8.6.3, with its names; `arch` holds (blocks, channels) of each stage."""
+    """Dive into Deep Learning, section 8.6.3, with its names; `arch` has (blocks, channels) of each stage."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class ImageNetAlexNet(nn.Module):
 
 
 class LeNet(nn.Module):
-    """Kuangliu's LeNet: ReLU, max pools, images of 32x32 with three channels."""
+    """Kuangliu's LeNet: ReLU, max pools, 32x32 images with three channels."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Our networks in PyTorch, for the benchmark and the parity tests.
 
-They have the names and structure of their sources and are not optimised further.
+The networks have the names and structure of their sources and are not optimised further.
 """
 
 import functools
@@ -41,7 +41,7 @@ def _wide_resnet(layers: int, width: int) -> functools.partial[PreActResNet]:
     return _preact(PreActBlock, sizes, num_filters=16 * width, stem_filters=16, final_norm=True)
 
 
-# By our names; all but resnet1202.
+# Networks by our names; all but resnet1202.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     'lenet5': LeNet,
     'lenet5_relu': LeNet,
@@ -76,7 +76,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     ),
 }
 
-# Arguments that have a counterpart in PyTorch, by class.
+# Arguments with a counterpart in PyTorch, by class.
 _KWARGS: dict[object, tuple[str, ...]] = {
     ResNet: ('stage_sizes', 'num_filters'),
     PreActResNet: ('stage_sizes', 'num_filters'),
@@ -85,10 +85,10 @@ _KWARGS: dict[object, tuple[str, ...]] = {
 
 
 def create_torch_model(name: str, num_classes: int, model_kwargs: Json) -> nn.Module:
-    """Returns the network that `resnet_jax.models.create_model` returns for the same arguments, initialised by PyTorch.
+    """Returns the PyTorch counterpart of `resnet_jax.models.create_model`, initialised by PyTorch.
 
     Raises:
-      ConfigError: there is none; `lenet5` (sigmoids and padding differ) and most model arguments have no counterpart here.
+      ConfigError: there is no counterpart, as for `lenet5` (sigmoids and padding differ) and most model arguments.
     """
     make = NETWORKS.get(name)
     if make is None or name == 'lenet5':

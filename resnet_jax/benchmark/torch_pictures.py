@@ -1,7 +1,7 @@
-"""PyTorch's side of the decoding benchmark: what torchvision's ImageFolder and transforms do to a picture, in a DataLoader.
+"""PyTorch's side of the decoding benchmark: the work of torchvision's ImageFolder and transforms, in a DataLoader.
 
 ImageFolder opens a file and converts it to RGB; RandomResizedCrop draws a box, crops and resizes it bilinearly;
-RandomHorizontalFlip flips half of the pictures; ToTensor scales to float32 in channels, height, width, and PILToTensor keeps
+RandomHorizontalFlip flips half of the pictures; ToTensor scales to float32 `[channels, height, width]`, and PILToTensor keeps
 uint8. torchvision itself is not needed.
 """
 
@@ -20,7 +20,7 @@ from resnet_jax.data.order import epoch_order
 from resnet_jax.errors import ConfigError
 from resnet_jax.typing import JsonDict
 
-_PREFETCH = 2  # batches that each worker keeps ready: the default of DataLoader
+_PREFETCH = 2  # number of batches that each worker keeps ready, DataLoader's default
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
@@ -58,7 +58,7 @@ def random_box(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 class Decoding:
-    """The training pictures of a folder in a DataLoader, in the same order as on our side."""
+    """The training pictures of a folder in a DataLoader, in the order of our side."""
 
     def __init__(self, dataset: str, batch_size: int, workers: int):
         scheme, _, path = dataset.partition(':')
@@ -73,7 +73,7 @@ class Decoding:
         return {'torch': torch.__version__}
 
     def run(self, *, variant: str, batches: int) -> float:
-        """Returns the seconds that so many batches take."""
+        """Returns the seconds for `batches` batches."""
         warm_up = (_PREFETCH + 1) * self._workers + 1
         needed = warm_up + batches
         loader = DataLoader(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Pad(nn.Module):
-    """Shortcut option A: every second pixel if the stride is 2, and zero channels, half of them before and half after."""
+    """Shortcut option A: every second pixel if the stride is 2, and zero channels, half before and half after."""
 
     def __init__(self, extra: int, stride: int) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class PreActBottleneck(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Kuangliu's PreActResNet; He et al.'s (v2) with `final_norm`; a Wide ResNet with a different `stem_filters` as well."""
+    """Kuangliu's PreActResNet; with `final_norm`, that of He et al. (v2); also with `stem_filters`, a Wide ResNet."""
 
     def __init__(
         self,

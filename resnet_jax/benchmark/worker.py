@@ -1,7 +1,7 @@
-"""Runs each side in its own process, which works only on request, so that its idle threads do not slow down the other side.
+"""Runs each side in a separate process that works only on request, so that idle threads do not slow down the other side.
 
-`python -m resnet_jax.benchmark.worker SIDE` reads requests from standard input and answers on standard output, each one line of
-JSON.
+`python -m resnet_jax.benchmark.worker SIDE` reads requests from standard input and writes answers to standard output; each
+request and each answer is one line of JSON.
 """
 
 import ctypes
@@ -39,11 +39,11 @@ class Worker:
     """A context manager for a process; `worker('train', steps=3)` calls that method of its class in `_SIDES`.
 
     Attributes:
-      idle: largest share of a core that the process used between requests; if it is not about 0, the process disturbed the
+      idle: largest share of a core that the process used between requests; if this is not about 0, the process disturbed the
         other side's measurements.
 
     Raises:
-      UserError: raised by the process: PyTorch lacks the network, memory is exhausted, ...
+      UserError: an error in the process: PyTorch lacks the network, memory is exhausted, ...
     """
 
     def __init__(self, side: str, environment: Mapping[str, str], **kwargs: object):
@@ -55,7 +55,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C ends only this process, which then ends the worker
+            start_new_session=True,  # Ctrl-C ends only this process; this process then ends the worker
             env={**os.environ, **huge_pages.environment(), **environment, 'PYTHONPATH': path},  # huge pages, like training
         )
         try:
@@ -99,10 +99,10 @@ def _error(message: str, exit_code: int) -> UserError:
 
 
 def _serve(side: str) -> None:
-    if sys.platform == 'linux':  # end with the parent, even if that is killed during a request
+    if sys.platform == 'linux':  # end with the parent, even if the parent is killed during a request
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
     replies = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of libraries goes to standard error
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # redirects output of libraries to standard error
     instance: object = None
     ended, used = time.monotonic(), time.process_time()
     for line in sys.stdin:
