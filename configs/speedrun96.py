@@ -2,9 +2,9 @@
 
 A frozen whitening stem, a wider and deeper network with shortcuts, Nesterov SGD with faster biases, lookahead, cutout, label
 smoothing; a small network selects the half of each batch to train on. From KellerJordan/cifar10-airbench
-(airbench96_faster.py), with these differences. The learning rate rises from 0 (in the source from a fifth of the peak). The bias
-of the whitening layer has the rate of the other biases and falls from its peak over three epochs (in the source it has the rate
-of the kernels, and there is none in the proxy). Cutout's square may cross the edge (in the source it lies inside, and covers a
+(airbench96_faster.py), with these differences. The learning rate rises from 0 (in the source from a fifth of the peak). The
+bias of the whitening layer has the rate of the other biases, which falls from its peak over three epochs (in the source it has
+the rate of the kernels, and in the proxy none). Cutout's square may cross the edge (in the source it lies inside, and covers a
 fifth more). The proxy's logits have the scale of the main network's logits, so its head learns at the source's rate but starts
 2.8 times closer to 0.
 

@@ -1,9 +1,9 @@
 """Akamaster's published networks, fine-tuned on few images, against the same training from scratch.
 
 3x10 is ten images of each of three classes of CIFAR-10, and so on. The two runs of a pair have the same network, images,
-iterations (about 200), batch, augmentation and schedule. They differ in their initial weights, in the mean and standard deviation
-of the pixels (from the weights or from the data set), and in the learning rate: from scratch it is the recipe's rate; from the
-weights it is a tenth of this rate, as in `Classifier.finetune`. No rate was tuned.
+iterations (about 200), batch, augmentation and schedule. They differ in their initial weights, in the mean and standard
+deviation of the pixels (from the weights or from the data set), and in the learning rate: from scratch it is the recipe's rate;
+from the weights it is a tenth of this rate, as in `Classifier.finetune`. No rate was tuned.
 
 Command:  python bin/study.py --config=configs/study/finetuning.py [--size=resnet56]
 Data:     CIFAR-10; the digits of scikit-learn; and ants and bees, the photographs of PyTorch's transfer-learning tutorial:
