@@ -21,7 +21,7 @@ class Check:
     choices: Sequence[str] = ()
 
     def explain(self, value: object) -> str:
-        """Returns what was expected instead of a rejected value."""
+        """Returns a description of the expected values, for a rejected value."""
         if not self.choices:
             return self.expected + (', and finite' if isinstance(value, float) and not math.isfinite(value) else '')
         hint = did_you_mean(value if isinstance(value, str) else shortened(value), self.choices).removeprefix('; ')

@@ -114,7 +114,7 @@ class CompiledForward:
         return self._programs[key]
 
     def _over_batches(self, program: jax.stages.Wrapped, arrays: Arrays, batch_size: int, *more: np.ndarray) -> PyTree:
-        """All batches have the same size, and the last one is padded."""
+        """Pads the last batch, so that all batches have the same size."""
         count = len(arrays[0])
         if not count:
             shapes = jax.eval_shape(program, self.on_device, *(_padded(array[:0], 1) for array in arrays), *more)

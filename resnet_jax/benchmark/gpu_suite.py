@@ -93,7 +93,11 @@ def _versions() -> dict[str, str]:
 
 
 def _measure(config: Json, effort: Effort, limit: float, flags: Sequence[str]) -> Row:
-    """Returns the row of the benchmark command, run as a subprocess so that all of its processes can be killed together."""
+    """Returns the row of the benchmark command, run as a subprocess so that all of its processes can be killed together.
+
+    Raises:
+      UserError: the command failed or took too long.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file, out = write_config(Path(folder, 'config.py'), config), Path(folder, 'row.json')
         command = [*COMMAND, 'benchmark', *plugins.import_flags(), f'--config={file}', f'--json={out}']

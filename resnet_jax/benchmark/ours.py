@@ -111,7 +111,11 @@ class Steps:
         }
 
     def train(self, steps: int, variant: str = '') -> float:
-        """Runs training steps and returns the seconds until their metrics are on the host."""
+        """Runs training steps and returns the seconds until their metrics are on the host.
+
+        Raises:
+          UserError: training diverges.
+        """
         before = time.monotonic()
         while steps:
             count = min(steps, self._experiment.steps_per_epoch)

@@ -212,7 +212,7 @@ def _config_error(path: str, reason: str) -> ConfigError:
 
 
 def _plainly(message: str) -> str:
-    """Adds to messages of failed conversions what was expected, and reduces a traceback to its last line."""
+    """Replaces messages of failed conversions by what was expected, and reduces a traceback to its last line."""
     if match := re.match(r'flag --config=(\S+?): Error whilst parsing config file:', message):
         reason = [line.strip() for line in message.splitlines() if line.strip()][-1]
         return str(_config_error(match[1], reason))

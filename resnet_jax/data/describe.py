@@ -25,8 +25,8 @@ def describe_dataset(dataset: Dataset) -> JsonDict:
 
     Returns:
       The facts of `Dataset.describe`; 'counts', the number of images of each class in each split; 'notes'; and 'duplicates',
-      with 'test_in_train', the number of test images that are also training images, and 'with_another_label', the number of
-      these with another label there. 'duplicates' is None for images on demand, because all would be decoded.
+      with 'test_in_train', the number of test images with the pixels of a training image, and 'with_another_label', the number
+      of these that have another label there. 'duplicates' is None for images on demand, because all would be decoded.
     """
     num_classes = dataset.num_classes
     counts = {name: np.bincount(split.label, minlength=num_classes).tolist() for name, split in splits(dataset)}

@@ -167,7 +167,7 @@ def _open(source: str | Path | bytes, name: str | None, most_pixels: int | None 
 
 
 def _unidentified(source: str | Path | bytes) -> str:
-    """Returns why Pillow does not know the format of a file; it does not know TIFF files with some numeric types either."""
+    """Returns why Pillow does not know the format of a file; this may be a TIFF with an unsupported numeric type."""
     with contextlib.suppress(OSError):
         head = source[:4] if isinstance(source, bytes) else _head(Path(source))
         if head in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):

@@ -96,7 +96,11 @@ def _shards(folder: Path, name: str, file_format: str, split: Json) -> list[Shar
 
 
 def _features(folder: Path) -> dict[str, tuple[str, Json]]:
-    """Returns {key: (name of the feature's class, its JSON)} of the features at the top level."""
+    """Returns {key: (name of the feature's class, its JSON)} of the features at the top level.
+
+    Raises:
+      InputFileError: the file is missing or damaged.
+    """
     described = _read(folder / 'features.json')
     try:  # tfds wrote 'content' and 'type' before 2021
         content = described['featuresDict']['features'] if 'featuresDict' in described else described['content']

@@ -227,7 +227,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, first: int = 0) -> np.
       first: the index of images[0] in its split. The random numbers of an image depend on its index.
 
     Returns:
-      uint8 of the same shape.
+      uint8, with the shape of `images`.
 
     Raises:
       ConfigError: the name or the severity is unknown.

@@ -3,7 +3,7 @@
   model.stablehlo   a `jax.export` artifact; needs jax and flatbuffers
   model.onnx        for onnxruntime and others
   model.safetensors the weights, for this package; with config.json, for the Hugging Face Hub
-  config.json       the preprocessing and the classes; the weights contain the same
+  config.json       the preprocessing and the classes; model.safetensors contains them too
   README.md         a model card: how to load the files and, for a run, its recipe and result
 
 StableHLO and ONNX take uint8 images `[batch, height, width, channels]`, of any batch size, and return float32 probabilities

@@ -51,7 +51,11 @@ REDUCE = {'reduce_max': 'ReduceMax', 'reduce_min': 'ReduceMin', 'reduce_prod': '
 
 
 def elementwise(graph: Graph, kind: str, inputs: Sequence[Value], out: Aval) -> Value:
-    """Adds a node of an elementwise kind; ONNX broadcasts its inputs."""
+    """Adds a node of an elementwise kind; ONNX broadcasts its inputs.
+
+    Raises:
+      ExportError: the operation is bitwise.
+    """
     if kind in ('And', 'Or', 'Not') and out.dtype != np.bool_:
         raise refuse('has a bitwise operation')
     full = [v for v in inputs if v.shape]  # without scalars

@@ -73,7 +73,7 @@ def one_process(path: Path, waiting: str) -> Iterator[None]:
 
     Args:
       path: the file to lock; it is created.
-      waiting: what to log while another process holds it.
+      waiting: the message to log while another process holds the lock.
 
     Raises:
       OSError: the file cannot be created, or it is a device or a pipe.

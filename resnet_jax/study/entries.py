@@ -47,7 +47,7 @@ def sweep(config: str, points: Sequence[Json]) -> dict[str, JsonDict]:
       points: {field: value}, from `grid`, `zipped` or `cross`.
 
     Raises:
-      ConfigError: two points get the same name.
+      ConfigError: two points have the same name.
     """
     entries = {}
     for point in points:

@@ -151,7 +151,7 @@ class Program(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees what the program holds."""
+        """Frees the resources of the program."""
         ...
 
 

@@ -180,7 +180,10 @@ class _Team:
         return self._program.compile(state)
 
     def run(self, member: int, state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
-        """Waits for the other members, and returns a result like `TrainingProgram.run`, of at most `count` steps."""
+        """Waits for the other members, and returns a result like `TrainingProgram.run`, of at most `count` steps.
+
+        Raises any error of the program.
+        """
         self._requests[member] = state, step, count
         while member not in self._answers:
             if self._requests.keys() | self._answers.keys() >= self._active:

@@ -2,8 +2,8 @@
 
 The idea is from github.com/KellerJordan/cifar10-airbench, airbench96_faster.py: the main network trains on the half of each
 batch that has the largest loss in the proxy. The source trains the proxy first, alone, and stores its selections. Here both
-networks train in the same step. This selects the same examples, because the proxy's state never depends on the main network;
-nothing is stored, and the proxy resumes from a checkpoint like everything else.
+networks train in the same step. The selections are equal, because the proxy's state never depends on the main network; nothing
+is stored, and the proxy resumes from a checkpoint like everything else.
 """
 
 import flax.linen as nn

@@ -69,6 +69,11 @@ class Trainer:
 
         Returns:
           The contents of result.json, and the trained network.
+
+        Raises:
+          DivergedError: the loss or the parameters are not finite.
+          Interrupted: a signal stopped the run.
+          OutOfMemoryError: the device's memory is insufficient.
         """
         self._begin()
         log_start(self._experiment, self._state, self._progress.step)

@@ -9,8 +9,8 @@
 #define TILES 32          /* tiles in a unit of a convolution */
 #define GRADIENT_TILES 64 /* tiles in a unit of a kernel gradient, which reads and writes its sums once per unit */
 
-/* Floats of one place for all tiles of a unit: a cache line more than a power of two, so that the 36 places do not fall into few
-   cache sets. */
+/* Floats of one place for all tiles of a unit: a cache line more than a power of two, so that the 36 places do not fall into
+   few cache sets. */
 #define PLACE(channels) (w->group * (channels) + 16)
 
 INLINE void input6(const vec *d, int step, vec *t, int to) {
