@@ -1,4 +1,4 @@
-"""The convolution of all networks, as JAX primitives: every transformation works, and each platform has a form.
+"""The convolution of all networks, as JAX primitives: every transformation works, and the form depends on the platform.
 
 On a CPU, the forms of convolution_forms.py compute the convolution; elsewhere XLA does.
 """
