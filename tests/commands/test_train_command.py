@@ -70,7 +70,8 @@ def test_a_run_leaves_what_it_should(tiny_run):
 def test_every_file_of_a_run_is_on_its_page(tiny_run):
     workdir, page = tiny_run[0], (ROOT / 'docs' / 'run_folder.md').read_text()
     files = [*workdir.iterdir(), *(workdir / 'plots').iterdir()]
-    assert len(files) > 10 and [path.name for path in files if f'`{path.name}' not in page] == []
+    names = {path: (f'`{path.name}', f'`{path.relative_to(workdir)}`') for path in files}
+    assert len(files) > 10 and [path for path in files if not any(name in page for name in names[path])] == []
 
 
 def test_tensorboard_events_hold_the_metrics(tiny_run):

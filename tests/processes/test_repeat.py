@@ -62,5 +62,6 @@ def test_a_thousand_steps_and_two_hundred_saves_leave_nothing_behind(tmp_path):
     memory, threads, files = zip(*collected, strict=True)
     growth = (memory[-1] / memory[0]) ** (1 / (len(memory) - 1)) - 1
     assert len(collected) == 8 and growth < 0.01
-    # A pool of TensorStore may start another of its threads late; a leak would show in each hundred steps, of 20 saves.
-    assert threads[-1] <= threads[0] + 2 and files[-1] <= files[0]
+    # A pool of TensorStore may start another of its threads late, and a thread may have a file open; a leak would show in each
+    # hundred steps, of 20 saves.
+    assert threads[-1] <= threads[0] + 2 and files[-1] <= files[0] + 2

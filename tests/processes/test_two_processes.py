@@ -174,9 +174,10 @@ def test_a_process_of_another_machine_with_an_id_that_is_taken_ends_the_run_with
     join = f'jax.distributed.initialize("localhost:{pair.port}", 2, 1, initialization_timeout=5)'
     subprocess.run([sys.executable, '-c', f'import jax; {join}'], stderr=subprocess.PIPE, check=False)
     assert pair.wait() == [75, 75], pair.errors
-    for rank in range(2):
-        line = pair.error_line(rank)
-        assert 'a process with the process_id of one of these has been started; start all processes again' in line
+    lines = [pair.error_line(rank) for rank in range(2)]
+    assert all('start all processes again' in line for line in lines)
+    # The second process may notice the end of the first before JAX tells it the reason.
+    assert any('a process with the process_id of one of these has been started' in line for line in lines)
 
 
 @pytest.mark.slow
