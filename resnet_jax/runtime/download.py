@@ -171,8 +171,11 @@ def _hanging_up_when_idle(response: http.client.HTTPResponse, done: Callable[[],
         while not finished.wait(TIMEOUT_SECONDS):
             if done() - counted < LEAST * TIMEOUT_SECONDS:
                 hung_up.set()
-                # Closing the response would wait for the read.
-                with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(response.fileno())) as connection:
+                # Closing the response would wait for the read. A closed one has no file: AttributeError.
+                with (
+                    contextlib.suppress(OSError, ValueError, AttributeError),
+                    socket.socket(fileno=os.dup(response.fileno())) as connection,
+                ):
                     connection.shutdown(socket.SHUT_RDWR)
                 return
             counted = done()

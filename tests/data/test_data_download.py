@@ -1,6 +1,7 @@
 import dataclasses
 import http.server
 import os
+import socket
 import threading
 import time
 
@@ -345,3 +346,18 @@ def test_files_of_the_hub_come_from_its_endpoint(tiny, server, path, monkeypatch
     tiny.fit(['https://huggingface.co/datasets/owner/name/resolve/main/archive.tar.gz'])
     _fetch(tiny, path)
     assert server.paths == ['/datasets/owner/name/resolve/main/archive.tar.gz']
+
+
+def test_the_watch_over_a_response_that_is_closed_ends_quietly(monkeypatch):
+    monkeypatch.setattr(transfer, 'TIMEOUT_SECONDS', 0.01)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n')
+        response = http.client.HTTPResponse(ours)
+        response.begin()
+        response.close()
+        with transfer._hanging_up_when_idle(response, lambda: 0) as hung_up:
+            assert hung_up.wait(60)
+            for thread in threading.enumerate():
+                if thread.name.endswith('(watch)'):
+                    thread.join(60)  # pytest reports what it raises

@@ -151,7 +151,16 @@ def test_any_backend_that_the_environment_names_will_do(backend, tmp_path):
 def draw(folder):
     """Draws in a process with the matplotlibrc in a folder, if there is one, and returns the picture."""
     done = subprocess.run(
-        [sys.executable, '-W', 'error', '-c', DRAW.partition('figure = ')[0], folder / 'a.png'],
+        [
+            sys.executable,
+            '-W',
+            'error',
+            '-W',
+            'ignore::DeprecationWarning',
+            '-c',
+            DRAW.partition('figure = ')[0],
+            folder / 'a.png',
+        ],
         env={**os.environ, 'MPLBACKEND': 'agg', 'MATPLOTLIBRC': str(folder)},
         capture_output=True,
         text=True,
