@@ -148,13 +148,12 @@ async def measure_load(port: int, request: bytes, clients: int, seconds: float) 
     taken: list[float] = []
 
     async def ask() -> None:
-        client = Client(port)
-        while time.perf_counter() < end:
-            answer = await client.ask(request)
-            if answer.status != 200:
-                raise RuntimeError(f'the server answers {answer.status}: {answer.body[:200]!r}')
-            taken.append(answer.seconds)
-        client.close()
+        with contextlib.closing(Client(port)) as client:
+            while time.perf_counter() < end:
+                answer = await client.ask(request)
+                if answer.status != 200:
+                    raise RuntimeError(f'the server answers {answer.status}: {answer.body[:200]!r}')
+                taken.append(answer.seconds)
 
     await asyncio.gather(*(ask() for _ in range(clients)))
     return taken
@@ -174,20 +173,19 @@ async def storm(port: int, good: bytes, hostile: Sequence[Hostile], requests: It
     numbers = iter(requests)
 
     async def ask() -> None:
-        client = Client(port)
-        for number in numbers:
-            if number % 10 != 9:
-                answer = await client.ask(good)
-                outcomes['good' if answer.status == 200 else f'a good request: {answer.status}'] += 1
-                continue
-            bad = hostile[number // 10 % len(hostile)]
-            if bad.status is None:
-                await client.leave(bad.request)
-                outcomes['left'] += 1
-            else:
-                answer = await client.ask(bad.request)
-                outcomes['refused' if answer.status == bad.status else f'{bad.name}: {answer.status}'] += 1
-        client.close()
+        with contextlib.closing(Client(port)) as client:
+            for number in numbers:
+                if number % 10 != 9:
+                    answer = await client.ask(good)
+                    outcomes['good' if answer.status == 200 else f'a good request: {answer.status}'] += 1
+                    continue
+                bad = hostile[number // 10 % len(hostile)]
+                if bad.status is None:
+                    await client.leave(bad.request)
+                    outcomes['left'] += 1
+                else:
+                    answer = await client.ask(bad.request)
+                    outcomes['refused' if answer.status == bad.status else f'{bad.name}: {answer.status}'] += 1
 
     await asyncio.gather(*(ask() for _ in range(clients)))
     return outcomes
