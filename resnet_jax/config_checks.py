@@ -69,7 +69,12 @@ def _is_json(value: object) -> bool:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         return False
-    return isinstance(value, Mapping)
+    return isinstance(value, Mapping) and _is_shallow(value, 100)  # Python 3.12 and later encode thousands of levels
+
+
+def _is_shallow(value: object, levels: int) -> bool:
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return levels > 0 and all(_is_shallow(item, levels - 1) for item in items)
 
 
 def _are_fractions(value: object) -> bool:
