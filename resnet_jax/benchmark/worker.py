@@ -29,6 +29,7 @@ _SIDES = {
     'augmentations': ('resnet_jax.benchmark.augmentation', 'Augmentations'),
     'decoding': ('resnet_jax.benchmark.decoding', 'Decoding'),
     'own_loops': ('resnet_jax.benchmark.own_loops', 'OwnLoops'),
+    'seeds': ('resnet_jax.benchmark.seeds', 'SeedSteps'),
     'torch': ('resnet_jax.benchmark.peer', 'TorchSteps'),
     'torch_layers': ('resnet_jax.benchmark.peer', 'Layers'),
     'torch_decoding': ('resnet_jax.benchmark.torch_pictures', 'Decoding'),

@@ -9,6 +9,7 @@ Times the train command's training and evaluation steps, on random data of the s
 {name} --decoding=folder:PATH --peer=torch    # decoding pictures, compared with PyTorch's DataLoader
 {name} --serving=MODEL --requests=10000       # the serve command, compared with a plain onnxruntime server; hostile requests
 {name} --own_loops --config=resnet20          # a step in your own training loop, in NNX and linen
+{name} --seeds=4 --config=resnet20            # a step of several seeds, in one program and one after another
 {name} --aot=h100 --config=resnet18           # no measurement: the program that XLA compiles for a GPU, without this GPU
 """
 
@@ -52,14 +53,15 @@ _WORKERS = FLAGS.define('integer', 'workers', 0, 'With --decoding: processes, an
 _SERVING = FLAGS.define('path', 'serving', None, 'A run folder, exported folder or name, to serve and ask under load.')
 _REQUESTS = FLAGS.define('integer', 'requests', 0, 'With --serving: also so many requests, a tenth of them hostile.', 0)
 _OWN_LOOPS = FLAGS.define('bool', 'own_loops', False, "A training step in a loop of one's own, in NNX beside linen and optax.")
+_SEEDS = FLAGS.define('integer', 'seeds', None, 'A training step of so many seeds, in one program and in turn.', 2, 1000)
 _AOT = FLAGS.define('enum', 'aot', None, ['h100', 'h200'], 'Compile the training step for this GPU and count what it does.')
 _JSON = FLAGS.define('path', 'json', None, 'File to write: all numbers, versions and hardware; gpu.json with --suite=gpu.')
 _say = functools.partial(print, flush=True)
 _ALL = (
     *(_PEER, _VARIANTS, _DEVICES, _BATCH_SIZES, _STARTUP, _SUITE, _NETWORKS),
-    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _SERVING, _REQUESTS, _OWN_LOOPS, _AOT, _JSON),
+    *(_LAYERS, _AUGMENTATIONS, _DECODING, _WORKERS, _SERVING, _REQUESTS, _OWN_LOOPS, _SEEDS, _AOT, _JSON),
 )
-_PARTS = ('layers', 'augmentations', 'decoding', 'serving', 'own_loops', 'aot')
+_PARTS = ('layers', 'augmentations', 'decoding', 'serving', 'own_loops', 'seeds', 'aot')
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -127,6 +129,15 @@ def main(arguments: Sequence[str]) -> None:
         report.save(_JSON.value, row)
         print('\n' + own_loops.table(row))
         return
+    elif _SEEDS.value:
+        from resnet_jax.benchmark import seeds
+
+        name, config = _config()
+        config |= {'batch_size': sizes[0]} if sizes else {}
+        row = seeds.measure_seeds(name, config, _SEEDS.value, effort, _say)
+        report.save(_JSON.value, row)
+        print('\n' + seeds.table(row))
+        return
     elif _AUGMENTATIONS.value:
         from resnet_jax.benchmark.augmentation import measure_augmentations, parse_augmentations, table
 
@@ -145,8 +156,7 @@ def _check_flags() -> None:
     """Checks the flags before any measurement.
 
     Raises:
-      ConfigError: --suite, --layers, --augmentations, --decoding, --serving, --own_loops or --aot would ignore a flag, or
-        --json cannot be written.
+      ConfigError: --suite or a flag of `_PARTS` would ignore another flag, or --json cannot be written.
     """
     given = {flag.name: flag.value for flag in _ALL}
     suite, path = given['suite'], given['json']

@@ -58,7 +58,7 @@ def train_seeds(
       count: number of seeds.
       extend, allow_changes, grace_seconds: see `train_and_evaluate`.
       together: train all in one program, with `jax.vmap`; by default on a GPU or TPU. On a CPU it is faster to train one seed
-        after another.
+        after another: `benchmark --seeds=4` measures both.
 
     Raises:
       ConfigError: `together` is True and there are several processes, or the config has divergence_retries, unfreeze_epochs,
@@ -132,7 +132,7 @@ class _Team:
         self._active = set(range(len(configs)))
         self._requests: dict[int, tuple[TrainState, int, int]] = {}
         self._answers: dict[int, tuple[TrainState, Metrics] | BaseException] = {}
-        self._program: _Program | None = None
+        self._program: SeedsProgram | None = None
 
     def train(self, folders: Sequence[Path]) -> list[TrainingResult]:
         results: dict[int, TrainingResult | BaseException] = {}
@@ -176,7 +176,7 @@ class _Team:
     def compile(self, experiment: Experiment, train: Split, state: TrainState) -> jax.stages.Compiled | jax.stages.Wrapped:
         """Returns the compiled program of all members, which have the same images and the same number of steps."""
         if self._program is None:
-            self._program = _Program(experiment, train, [config.seed for config in self._configs])
+            self._program = SeedsProgram(experiment, train, [config.seed for config in self._configs])
         return self._program.compile(state)
 
     def run(self, member: int, state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
@@ -225,7 +225,7 @@ class _Member:
     def close(self) -> None: ...
 
 
-class _Program:
+class SeedsProgram:
     """The training steps of several seeds in one program, with one copy of the training set."""
 
     def __init__(self, experiment: Experiment, train: Split, seeds: Sequence[int]):

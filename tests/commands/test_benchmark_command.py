@@ -38,6 +38,8 @@ def test_both_steps_are_timed_beside_torch(tmp_path):
         ['--suite=cpu'],
         ['--suite=tpu'],
         ['--steps=test'],
+        ['--seeds=1'],
+        ['--seeds=2', '--own_loops'],
         ['--seconds=nan'],
         ['--seconds=inf'],
         ['--minutes=nan'],
@@ -120,3 +122,14 @@ def test_the_cpu_suite(tmp_path):
     assert all(row[step]['ratio']['median'] > 0 for row in rows for step in ('train', 'eval'))
     again = run('benchmark.py', *flags).stdout
     assert 'already; delete it to measure them again' in again and 'd2l_resnet18' in again
+
+
+@pytest.mark.slow
+def test_several_seeds_in_one_program_and_one_after_another(tmp_path):
+    path = tmp_path / 'seeds.json'
+    out = run('benchmark.py', *TINY, '--seeds=2', '--rounds=2', '--seconds=0.2', f'--json={path}').stdout
+    row = json.loads(path.read_text())
+    assert row['seeds'] == 2 and row['batch_size'] == 8
+    for form, label in (('together', 'in one program'), ('in_turn', 'one after another')):
+        assert row[form]['n'] == 2 and row[form]['low'] > 0
+        assert f'| {label} | {row[form]["median"]:,.0f} |' in out
