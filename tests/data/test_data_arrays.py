@@ -1,12 +1,14 @@
 """Data sets of arrays, from a file and from Python."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import resnet_jax
 from resnet_jax.data import load_dataset
+from resnet_jax.data.statistics import ChannelHistogram
 from resnet_jax.errors import ConfigError, InputFileError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), np.uint8)
@@ -95,3 +97,15 @@ def test_no_file_and_no_npz_file(tmp_path):
     (tmp_path / 'b.npz').write_bytes(b'?')
     with pytest.raises(InputFileError, match=r'cannot read .*b\.npz: it is no sound \.npz file'):
         load_dataset(f'arrays:{tmp_path}/b.npz')
+
+
+def test_the_statistics_of_many_images_take_little_memory():
+    images = np.random.default_rng(0).integers(0, 256, (2048, 32, 32, 3), np.uint8)
+    tracemalloc.start()
+    histogram = ChannelHistogram()
+    histogram.add(images)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < images.nbytes / 4  # bincount makes int64 of what it counts
+    np.testing.assert_allclose(histogram.mean, (images / 255).mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(histogram.std, (images / 255).std((0, 1, 2)), rtol=1e-12)
