@@ -179,6 +179,13 @@ def test_batches_that_are_no_multiple_of_the_block(channels, batch, form):
         np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=WINOGRAD_TOLERANCE)
 
 
+@pytest.mark.parametrize('shape', [((5, 7), (16, 32), 3, 2), ((4, 4), (32, 16), 5, 1), ((9, 9), (16, 16), 3, 3)])
+def test_units_of_several_small_images_of_which_the_last_has_fewer(shape, form):
+    args = arguments(*shape, batch=131)
+    for actual, wanted in zip(jax.jit(both(conv, *shape[2:]))(*args), both(native, *shape[2:])(*args), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize('transform', [jax.vmap, jax.pmap])
 @pytest.mark.parametrize(
     'shape',

@@ -26,17 +26,52 @@ static const float *pad(const Job *d, const float *x, float *scratch) {
   return scratch;
 }
 
-static void conv_image(const Loop *loop, int64_t image, float *scratch) {
+#define PIXELS 128 /* pixels for which a panel of the kernel, 2 * LANES columns, is read once */
+
+#define DEFINE_PIXELS(VECS)                                                                                            \
+  static __attribute__((noinline)) void pixels_##VECS(int64_t number, int64_t count, int64_t depth, const float *x,    \
+                                                      int64_t x_next, const int64_t *from, const float *b,             \
+                                                      int64_t b_next, int64_t b_row, float *y, const int64_t *to) {    \
+    int64_t n = 0;                                                                                                     \
+    for (; n + ROWS <= number; n += ROWS)                                                                              \
+      scattered(ROWS, VECS, count, depth, x, x_next, from + n, b, b_next, b_row, y, to + n);                           \
+    if (number - n >= 4) {                                                                                             \
+      scattered(4, VECS, count, depth, x, x_next, from + n, b, b_next, b_row, y, to + n);                              \
+      n += 4;                                                                                                          \
+    }                                                                                                                  \
+    for (; n < number; n++) scattered(1, VECS, count, depth, x, x_next, from + n, b, b_next, b_row, y, to + n);        \
+  }
+DEFINE_PIXELS(1)
+DEFINE_PIXELS(2)
+
+static void conv_unit(const Loop *loop, int64_t unit, float *scratch) {
   const Job *d = loop->job;
-  const float *x = pad(d, d->x + image * d->height * d->width * d->in, scratch);
-  float *y = d->y + image * d->rows * d->columns * d->out;
+  int64_t first = unit * d->group, images = d->batch - first < d->group ? d->batch - first : d->group;
+  int64_t size = d->height * d->width * d->in, padded = d->padded_height * d->padded_width * d->in;
+  const float *x = pad(d, d->x + first * size, scratch);
+  if (x == scratch)
+    for (int64_t i = 1; i < images; i++) pad(d, d->x + (first + i) * size, scratch + i * padded);
+  float *y = d->y + first * d->rows * d->columns * d->out;
   int64_t x_row = d->padded_width * d->in, s = d->in_step, t = d->out_step;
   for (int64_t i = 0; i < d->phases; i++) {
     const int64_t *p = d->phase + 7 * i;
-    int64_t depth = p[1] * d->in, columns = (d->columns - p[3] + t - 1) / t;
-    for (int64_t row = p[2], r = 0; row < d->rows; row += t, r++)
-      all_products(columns, d->out, p[0], depth, x + (r * s + p[4]) * x_row + p[5] * d->in, x_row, s * d->in, d->b + p[6],
-                   depth * d->out, d->out, y + (row * d->columns + p[3]) * d->out, t * d->out);
+    int64_t depth = p[1] * d->in, column = p[3], row = p[2], image = 0; /* the next pixel */
+    if (column >= d->columns || row >= d->rows) continue;
+    while (image < images) {
+      int64_t number = 0, from[PIXELS], to[PIXELS], c = 0;
+      while (number < PIXELS && image < images) {
+        int64_t f = image * padded + ((row - p[2]) / t * s + p[4]) * x_row + ((column - p[3]) / t * s + p[5]) * d->in;
+        int64_t o = ((image * d->rows + row) * d->columns + column) * d->out;
+        for (; number < PIXELS && column < d->columns; column += t, f += s * d->in, o += t * d->out)
+          from[number] = f, to[number++] = o;
+        if (column >= d->columns) column = p[3], row += t;
+        if (row >= d->rows) row = p[2], image++;
+      }
+      for (; c + 2 * LANES <= d->out; c += 2 * LANES)
+        pixels_2(number, p[0], depth, x, x_row, from, d->b + p[6] + c, depth * d->out, d->out, y + c, to);
+      for (; c < d->out; c += LANES)
+        pixels_1(number, p[0], depth, x, x_row, from, d->b + p[6] + c, depth * d->out, d->out, y + c, to);
+    }
   }
 }
 
@@ -80,7 +115,10 @@ HANDLER resnet_jax_conv(XLA_FFI_CallFrame *frame) {
   Job d = direct(frame, BUFFER(rets, 0));
   d.phases = geometry(frame)[6];
   d.phase = geometry(frame) + 7;
-  return run(frame, conv_image, d.batch, d.padded_height * d.padded_width * d.in, &d);
+  int64_t pixels = d.rows * d.columns;
+  d.group = pixels && pixels < PIXELS ? PIXELS / pixels : 1;
+  while (d.group > 1 && d.batch < 4 * d.group * threads_of(frame)) d.group /= 2; /* enough units for all threads */
+  return run(frame, conv_unit, (d.batch + d.group - 1) / d.group, d.group * d.padded_height * d.padded_width * d.in, &d);
 }
 
 HANDLER resnet_jax_kernel_gradient(XLA_FFI_CallFrame *frame) {

@@ -144,14 +144,14 @@ static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Body *body, int64_t units, s
 
 /* ---- Blocks of sums in registers. `rows` and `vecs` are constants where these functions are inlined. ---- */
 
-/* y[n, :] = sum over r < count, k < depth of a[r * a_next + n * a_row + k] * b[r * b_next + k * b_row, :] */
-INLINE void products(const int rows, const int vecs, int64_t count, int64_t depth, const float *a, int64_t a_next,
-                     int64_t a_row, const float *b, int64_t b_next, int64_t b_row, float *y, int64_t y_row) {
+/* y[to[n], :] = sum over r < count, k < depth of a[r * a_next + from[n] + k] * b[r * b_next + k * b_row, :] */
+INLINE void scattered(const int rows, const int vecs, int64_t count, int64_t depth, const float *a, int64_t a_next,
+                      const int64_t *from, const float *b, int64_t b_next, int64_t b_row, float *y, const int64_t *to) {
   vec sums[ROWS][4];
   UNROLL for (int n = 0; n < rows; n++) UNROLL for (int v = 0; v < vecs; v++) sums[n][v] = (vec){0};
   for (int64_t r = 0; r < count; r++, a += a_next, b += b_next) {
     const float *p[ROWS], *q = b;
-    UNROLL for (int n = 0; n < rows; n++) p[n] = a + n * a_row;
+    UNROLL for (int n = 0; n < rows; n++) p[n] = a + from[n];
     for (int64_t k = 0; k < depth; k++, q += b_row) {
       vec right[4];
       UNROLL for (int v = 0; v < vecs; v++) right[v] = load(q + v * LANES);
@@ -161,7 +161,15 @@ INLINE void products(const int rows, const int vecs, int64_t count, int64_t dept
       }
     }
   }
-  UNROLL for (int n = 0; n < rows; n++) UNROLL for (int v = 0; v < vecs; v++) store(y + n * y_row + v * LANES, sums[n][v]);
+  UNROLL for (int n = 0; n < rows; n++) UNROLL for (int v = 0; v < vecs; v++) store(y + to[n] + v * LANES, sums[n][v]);
+}
+
+/* The same for rows at equal steps: from[n] = n * a_row, to[n] = n * y_row. */
+INLINE void products(const int rows, const int vecs, int64_t count, int64_t depth, const float *a, int64_t a_next,
+                     int64_t a_row, const float *b, int64_t b_next, int64_t b_row, float *y, int64_t y_row) {
+  int64_t from[ROWS], to[ROWS];
+  UNROLL for (int n = 0; n < rows; n++) from[n] = n * a_row, to[n] = n * y_row;
+  scattered(rows, vecs, count, depth, a, a_next, from, b, b_next, b_row, y, to);
 }
 
 /* y[n, :] += sum over r < count, k < depth of a[r * a_next + k * a_row + n] * b[r * b_next + k * b_row, :] */
@@ -242,8 +250,9 @@ typedef struct {
   /* direct */
   int64_t in_step, out_step, padded_height, padded_width, kh, kw, phases;
   const int64_t *phase; /* per phase: kernel height and width, first row and column of y and of padded x, offset in b */
+  int64_t group; /* images, or tiles, in a unit */
   /* Winograd */
-  int64_t down, across, tiles, group;
+  int64_t down, across, tiles;
 } Job;
 
 static Job job(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *output) {
