@@ -12,7 +12,7 @@ import numpy as np
 
 from resnet_jax.data import cache
 from resnet_jax.data.encoded import EncodedDataset, EncodedSplit
-from resnet_jax.data.images import image_header, read_image
+from resnet_jax.data.images import BrokenImageError, image_header, read_image
 from resnet_jax.data.on_demand import cores, on_demand
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.data.split import Dataset, Fingerprint, Split
@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar('T')
 
 LARGEST_OWN_SIZE = 256  # height or width in pixels
-LISTED = 20  # number of broken images that are listed
-_FORMAT = 1  # format of the arrays: increase it when `decode` makes other arrays of the same source
+LISTED = 1000  # number of broken images that are listed
+LOGGED = 20  # lines about a data set in the log
+_FORMAT = 2  # format of the arrays: increase it when `decode` makes other arrays of the same source
 _BLOCK = 256  # number of images that are decoded before the next ones are begun; bounds the memory
 
 
@@ -37,20 +38,22 @@ def decode(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
     For `options.decode` 'always' see `on_demand`.
 
     Raises:
-      InputFileError: an image cannot be read, unless `options.broken_images` is 'skip' and each class keeps at least one
-        image; or the source changed meanwhile.
+      InputFileError: an image cannot be decoded, unless `options.broken_images` is 'skip' and each class keeps at least one
+        image; or a file cannot be read, or changed meanwhile.
     """
     if options.decode == 'always':
         return on_demand(encoded, options)
     size, resize, broken = options.image_size, options.resize, options.broken_images
-    key = json.dumps([_FORMAT, encoded.version, size or f'default {options.default_size}', resize, broken])
+    key = json.dumps([_FORMAT, encoded.version, encoded.place, size or f'default {options.default_size}', resize, broken])
     splits = {'train': encoded.train, 'test': encoded.test}
     if encoded.validation is not None:
         splits['validation'] = encoded.validation
     name = f'images-{hashlib.sha256(key.encode()).hexdigest()[:32]}'
     done = cache.cached(name, lambda writer: _decode(encoded, splits, options, writer))
-    for note in done.facts['notes']:
+    for note in done.facts['notes'][:LOGGED]:
         logger.info('%s: %s', encoded.name, note)
+    if len(done.facts['notes']) > LOGGED:
+        logger.info('%s: and more; resnet-jax data %s --broken_images=skip lists them', encoded.name, encoded.name)
     train, test, *others = (Split(done.arrays[f'{part}_image'], done.arrays[f'{part}_label']) for part in splits)
     return Dataset(
         name=encoded.name,
@@ -61,7 +64,7 @@ def decode(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
         std=tuple(done.facts['std']),
         fingerprint=done.facts['fingerprint'],
         validation=others[0] if others else None,
-        notes=tuple(done.facts['notes']),
+        notes=(*encoded.notes, *done.facts['notes']),
     )
 
 
@@ -90,7 +93,7 @@ def _decode(
                 label = reader.label
                 writer.write(f'{part}_label', [label])
                 fingerprint.end_split(label, shape)
-                _check_classes(encoded, part, label)
+                _check_classes(encoded, part, reader)
     broken = [error for reader in readers.values() for error in reader.errors]
     return {
         'mean': histogram.mean,
@@ -106,7 +109,16 @@ class _Reader:
     def __init__(self, split: EncodedSplit, options: LoadOptions, pool: ThreadPoolExecutor):
         self._split, self._options, self._pool = split, options, pool
         self._sound = np.ones(len(split.label), bool)
-        self.errors: list[str] = []
+        self._errors: dict[int, str] = {}
+
+    @property
+    def errors(self) -> list[str]:
+        """What is wrong with the broken images, in the order of the split."""
+        return [self._errors[index] for index in sorted(self._errors)]
+
+    def error_of(self, label: int) -> str:
+        """Returns what is wrong with the first image of a class."""
+        return self._errors[int(np.flatnonzero(self._split.label == label)[0])]
 
     @property
     def label(self) -> np.ndarray:
@@ -133,16 +145,18 @@ class _Reader:
         yield np.stack(block) if block else np.zeros((0, *shape), np.uint8)
 
     def _map(self, function: Callable[[int], T], advance: Callable[[int], None]) -> Iterator[T]:
-        """Yields the results of the function, and marks the images for which it fails as broken.
+        """Yields the results of the function, and marks the images that cannot be decoded as broken.
 
         Raises:
-          InputFileError: the function fails, and `broken_images` is not 'skip'.
+          BrokenImageError: an image cannot be decoded, and `broken_images` is not 'skip'.
+          InputFileError: a file cannot be read, or was changed. Such an error may be gone at the next start, so the image is
+            not left out.
         """
 
-        def attempt(index: int) -> T | InputFileError:
+        def attempt(index: int) -> T | BrokenImageError:
             try:
                 return function(index)
-            except InputFileError as error:
+            except BrokenImageError as error:
                 return error
 
         indices = np.flatnonzero(self._sound)
@@ -150,13 +164,13 @@ class _Reader:
             block = indices[start : start + _BLOCK].tolist()
             for index, result in zip(block, self._pool.map(attempt, block), strict=True):
                 advance(1)
-                if not isinstance(result, InputFileError):
+                if not isinstance(result, BrokenImageError):
                     yield result
                 elif self._options.broken_images == 'skip':
                     self._sound[index] = False
-                    self.errors.append(one_line(result))
+                    self._errors[index] = one_line(result)
                 else:
-                    raise InputFileError(f"{result}. Or leave out such images: broken_images='skip'")
+                    raise BrokenImageError(f"{result}. Or leave out such images: broken_images='skip'")
 
 
 def _shape(headers: Sequence[tuple[int, int, int]], options: LoadOptions) -> tuple[int, int, int]:
@@ -187,8 +201,11 @@ def _describe_broken(errors: Sequence[str]) -> list[str]:
     return [f'{len(errors):,} broken image{"s" if len(errors) > 1 else ""} left out', *errors[:LISTED], *more]
 
 
-def _check_classes(encoded: EncodedDataset, part: str, label: np.ndarray) -> None:
-    counts = np.bincount(label, minlength=len(encoded.class_names))
+def _check_classes(encoded: EncodedDataset, part: str, reader: _Reader) -> None:
+    counts = np.bincount(reader.label, minlength=len(encoded.class_names))
     if not counts.all():
-        name = encoded.class_names[int(counts.argmin())]
-        raise InputFileError(f'{encoded.name}: every {part} image of class {name[:80]!r} is broken; expected one at least')
+        missing = int(counts.argmin())
+        raise InputFileError(
+            f'{encoded.name}: every {part} image of class {encoded.class_names[missing][:80]!r} is broken '
+            f'({reader.error_of(missing)}); expected one at least: mend these files, or delete them'
+        )

@@ -38,8 +38,11 @@ class EncodedDataset:
       name: its name in a config, such as 'folder:pictures'.
       validation: the split that selects the best epoch; None if the source has no such split.
       class_names: one for each label.
-      version: a text that changes if an image, a label or the order changes; found without reading the images.
+      version: a text that changes if an image, a label or the order changes; found without reading the images. A copy has the
+        same version.
+      place: a text that also differs between copies, because other files may have the same sizes and times.
       random_access: whether images in random order are read as fast as in sequence.
+      notes: lines about what was left out.
     """
 
     name: str
@@ -49,6 +52,8 @@ class EncodedDataset:
     version: str
     validation: EncodedSplit | None = None
     random_access: bool = True
+    place: str = ''
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,11 @@ from resnet_jax.data.encoded import EncodedDataset, Subset, split_by_class
 from resnet_jax.data.images import suffixes
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.errors import InputFileError
+from resnet_jax.runtime.untrusted import printable
 
 logger = logging.getLogger(__name__)
 
-_TRAIN, _VALIDATION, _TEST = ('train',), ('val', 'valid', 'validation'), ('test',)
+_SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation', 'dev'), 'test': ('test', 'testing')}
 _LAYOUT = 'expected one folder of images for each class, such as PATH/cat/1.jpg, or PATH/train/cat/1.jpg and PATH/val/cat/2.jpg'
 
 
@@ -32,6 +33,7 @@ class _File:
     class_name: str
     size: int
     modified: int  # nanoseconds
+    changed: int  # nanoseconds; unlike the time of modification, a program cannot set it
 
 
 class _Files:
@@ -68,34 +70,35 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     """Lists the images of a folder. Leaves out and counts hidden files and files without the suffix of an image.
 
     A class has the name of its folder, and includes the images in the folders below it. With `train/`, the test split is
-    `test/`, or `val/` if there is no `test/`; with both, `val/` is the validation split. Without `train/`, a share of each
-    class becomes the test split. Classes are sorted by name, and images by their path within the class, so the order is equal
-    on every machine.
+    `test/`, or `val/` if there is no `test/`; with both, `val/` is the validation split. Without these, or with `train/` alone,
+    a share of each class becomes the test split. `training/`, `valid/`, `validation/`, `dev/` and `testing/` are other names
+    for these folders, in upper or lower case. Classes are sorted by name, and images by their path within the class, so the
+    order is equal on every machine.
 
     Args:
       name: the name of the data set.
 
     Raises:
-      InputFileError: there is no such folder, there are fewer than two classes, or a split has no images of a class.
+      InputFileError: there is no such folder, there are fewer than two classes, a split has no images of a class, or it is not
+        clear which folder is which split.
     """
     root = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where there is no home)
-    if not root.is_dir():
-        raise InputFileError(f'{root} is not a folder; {_LAYOUT}')
+    if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir raises where the name is too long)
+        raise InputFileError(f'{printable(str(root))[:300]} is not a folder; {_LAYOUT}')
     walk = _Walk(root, options.follow_links)
-    folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
-    parts = {
-        part: [folders[name] for name in names if name in folders]
-        for part, names in (('train', _TRAIN), ('val', _VALIDATION), ('test', _TEST))
-    }
-    if parts['train'] and (parts['val'] or parts['test']):
-        splits = {paths[0].name: walk.classes(paths[0]) for paths in parts.values() if paths}
-    else:
+    parts = _split_folders(root, walk.folders(root))
+    if not parts:
         splits = {'': walk.classes(root)}
-    class_names = _class_names(root, splits)
+    else:
+        splits = {folder if len(parts) > 1 else '': walk.classes(root / folder) for folder in parts.values()}
+        walk.count_outside(root, set(parts.values()))
+    notes: tuple[str, ...] = ()
     if walk.skipped:
         counts = ', '.join(f'{count:,} {kind}' for kind, count in walk.skipped.most_common())
         logger.info('%s: %s left out', root, counts)
-    version = hashlib.sha256()
+        notes = (f'{counts} left out',)
+    class_names = _class_names(root, splits)
+    version, place = hashlib.sha256(), hashlib.sha256(os.fsencode(os.path.realpath(root)))
     files = {}
     for part, classes in splits.items():
         # By file name first: files that are numbered across all classes, as often in exported data sets, keep their order.
@@ -104,13 +107,35 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         for file in ordered:
             entry = (part, file.class_name, file.within_class, str(file.size), str(file.modified))
             version.update(os.fsencode('\0'.join(entry) + '\n'))
+            place.update(os.fsencode(f'{file.path}\0{file.changed}\n'))
     if '' in files:
         version.update(f'test_fraction {options.test_fraction}'.encode())
         train, test = (Subset(files[''], part) for part in split_by_class(files[''].label, options.test_fraction, class_names))
-        return EncodedDataset(name, train, test, class_names, version.hexdigest())
-    train_files, *others = files.values()  # in the order of `parts`
+        return EncodedDataset(name, train, test, class_names, version.hexdigest(), place=place.hexdigest(), notes=notes)
+    train_files, *others = files.values()  # in the order of `_SPLITS`
     validation = others[0] if len(others) > 1 else None
-    return EncodedDataset(name, train_files, others[-1], class_names, version.hexdigest(), validation)
+    facts = class_names, version.hexdigest(), validation
+    return EncodedDataset(name, train_files, others[-1], *facts, place=place.hexdigest(), notes=notes)
+
+
+def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
+    """Returns the names of the folders of the splits, in the order of `_SPLITS`; empty if the folders are classes.
+
+    Raises:
+      InputFileError: two folders may be the same split, or there are test images without training images.
+    """
+    found = {part: [name for name in folders if name.lower() in names] for part, names in _SPLITS.items()}
+    parts = {part: names[0] for part, names in found.items() if names}
+    if len(parts) < 2 and sum(map(len, found.values())) < len(folders):
+        return {}  # classes, one of which has such a name
+    if 'train' not in parts:
+        if len(parts) < 2 or sum(map(len, found.values())) < len(folders):
+            return {}
+        raise InputFileError(f'{root} has {" and ".join(f"{name}/" for name in parts.values())} but no train/; {_LAYOUT}')
+    for names in found.values():
+        if len(names) > 1:
+            raise InputFileError(f'{root} has {names[0]!r} and {names[1]!r}; expected one of them: merge or rename them')
+    return parts
 
 
 def _class_names(root: Path, splits: dict[str, dict[str, list[_File]]]) -> tuple[str, ...]:
@@ -141,6 +166,23 @@ class _Walk:
         self._suffixes = suffixes()
         self.skipped: Counter[str] = Counter()
 
+    def folders(self, folder: Path) -> list[str]:
+        """Returns the sorted names of the folders in a folder, and counts no entry."""
+        before = self.skipped.copy()
+        names = [entry.name for entry in self._entries(folder) if entry.is_dir()]
+        self.skipped = before
+        return names
+
+    def count_outside(self, root: Path, splits: set[str]) -> None:
+        """Counts the entries of the root that are not folders of splits."""
+        for entry in self._entries(root):
+            if entry.name not in splits:
+                kind = 'folders that are no split' if entry.is_dir() else self._kind(entry.name)
+                self.skipped[kind] += 1
+
+    def _kind(self, name: str) -> str:
+        return 'outside the folders of classes' if self._is_image(name) else 'not images'
+
     def classes(self, folder: Path) -> dict[str, list[_File]]:
         """Returns the image files below each folder in a folder."""
         result = {}
@@ -148,7 +190,7 @@ class _Walk:
             if entry.is_dir():
                 result[entry.name] = list(self._files(folder / entry.name, entry.name, '', set()))
             else:
-                self.skipped['outside the folders of classes' if self._is_image(entry.name) else 'not images'] += 1
+                self.skipped[self._kind(entry.name)] += 1
         return result
 
     def _files(self, folder: Path, class_name: str, within: str, seen: set[str]) -> Iterator[_File]:
@@ -169,7 +211,7 @@ class _Walk:
             if not stat.S_ISREG(status.st_mode):
                 self.skipped['not files'] += 1
                 continue
-            yield _File(entry.path, name, class_name, status.st_size, status.st_mtime_ns)
+            yield _File(entry.path, name, class_name, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def _is_image(self, name: str) -> bool:
         return os.path.splitext(name)[1].lower() in self._suffixes  # noqa: PTH122 (see above)

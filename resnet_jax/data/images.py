@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT
 
 from resnet_jax.config import TrainConfig
@@ -26,7 +26,29 @@ EXPECTED = 'expected an image, such as PNG, JPEG, GIF, BMP, TIFF, WEBP or PPM'
 INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
 
-class TooManyPixelsError(InputFileError):
+# How the stored pixels become the displayed ones, by EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
+
+# Black in the modes in which 0 is not black, or not opaque.
+_BLACK = {'RGBA': (0, 0, 0, 255), 'LA': (0, 255), 'CMYK': (0, 0, 0, 255), 'YCbCr': (0, 128, 128), 'LAB': (0, 128, 128)}
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+
+
+class BrokenImageError(InputFileError):
+    """A file is not an image that can be decoded."""
+
+
+class TooManyPixelsError(BrokenImageError):
     """An image has more pixels than may be decoded."""
 
 
@@ -72,15 +94,15 @@ def read_image(
 
     Raises:
       TooManyPixelsError: the image has more pixels.
-      InputFileError: the source is not a readable image file.
+      BrokenImageError: the source is not an image that can be decoded.
+      InputFileError: the source cannot be read.
     """
     height, width, channels = shape
     with _open(source, name, most_pixels) as file:
-        file.draft('RGB', (4 * width, 4 * height))  # lets JPEG decode at a fraction of the size
-        ImageOps.exif_transpose(file, in_place=True)
-        white = _white(file)
+        image, box = _displayed(file, (4 * width, 4 * height))
+        white = _white(image)
         # Resize in the original mode: a converted copy of the largest allowed image takes 0.4 GB.
-        image = _resized(_resizable(file, white), (width, height), resize, crop, interpolation)
+        image = _resized(_resizable(image, white), (width, height), resize, crop, interpolation, box)
         image = _to_mode(image, 'L' if channels == 1 else 'RGB', white)
         return np.asarray(image, np.uint8).reshape(height, width, channels)
 
@@ -100,24 +122,24 @@ def read_crop(
       choose: function from the height and width of the displayed image to (top, left, height, width) of the rectangle.
 
     Raises:
-      InputFileError: the source is not a readable image file.
+      BrokenImageError: the source is not an image that can be decoded.
+      InputFileError: the source cannot be read.
     """
     height, width, channels = shape
     with _open(source, name) as file:
-        full_width, full_height = _shown_size(file)
+        full_width, full_height = _displayed_size(file)
         top, left, rows, columns = choose(full_height, full_width)
         factor = max(f for f in (1, 2, 4, 8) if f == 1 or min(rows / height, columns / width) >= 2 * f)
-        if factor > 1:
-            file.draft('RGB', (file.size[0] // factor, file.size[1] // factor))
-        ImageOps.exif_transpose(file, in_place=True)
-        white = _white(file)
-        image = _resizable(file, white)
+        image, (first, upper, last, lower) = _displayed(file, (full_width // factor, full_height // factor))
+        white = _white(image)
+        image = _resizable(image, white)
         if image.size == (full_width, full_height):
             # Not resize(box=...): its filter would reach over the edges of the rectangle.
             image = image.crop((left, top, left + columns, top + rows)).resize((width, height), Image.Resampling.BILINEAR)
         else:
-            x, y = image.size[0] / full_width, image.size[1] / full_height
-            box = (x * left, y * top, x * (left + columns), y * (top + rows))
+            x, y = (last - first) / full_width, (lower - upper) / full_height
+            right, bottom = min(first + x * (left + columns), last), min(upper + y * (top + rows), lower)
+            box = (first + x * left, upper + y * top, right, bottom)
             image = image.resize((width, height), Image.Resampling.BILINEAR, box)
         image = _to_mode(image, 'L' if channels == 1 else 'RGB', white)
         return np.asarray(image, np.uint8).reshape(height, width, channels)
@@ -127,18 +149,47 @@ def image_header(source: str | Path | bytes, name: str | None = None) -> tuple[i
     """Returns (height, width, channels) of the displayed image, without decoding it; 1 channel if it is grey.
 
     Raises:
-      InputFileError: the source is not a readable image file.
+      BrokenImageError: the source is not an image that can be decoded.
+      InputFileError: the source cannot be read.
     """
     with _open(source, name) as file:
-        width, height = _shown_size(file)
+        width, height = _displayed_size(file)
         grey = file.mode in ('1', 'L', 'LA', 'La', 'F') or file.mode.startswith('I')
         return height, width, 1 if grey else 3
 
 
-def _shown_size(file: Image.Image) -> tuple[int, int]:
+def _orientation(file: Image.Image) -> int:
+    """Returns the EXIF orientation; 1, as stored, if there is none or the EXIF data are damaged."""
+    if isinstance(file, TiffImagePlugin.TiffImageFile):  # Pillow turns these itself
+        return 1
+    try:
+        orientation = file.getexif().get(ExifTags.Base.Orientation)
+        return orientation if orientation in _TURNS else 1
+    except Exception:  # whatever Pillow raises for damaged data; the pixels are sound
+        return 1
+
+
+def _displayed_size(file: Image.Image) -> tuple[int, int]:
     """Returns (width, height) of the displayed image; the camera may have stored it turned."""
     width, height = file.size
-    return (height, width) if file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (width, height)
+    return (height, width) if _orientation(file) in _SIDEWAYS else (width, height)
+
+
+def _displayed(file: Image.Image, wanted: tuple[int, int]) -> tuple[Image.Image, Box]:
+    """Returns the image, turned as its EXIF orientation says, and the box that holds the picture.
+
+    JPEG is decoded at 1/2, 1/4 or 1/8 of its size if it then still has the size `wanted`, (width, height). The picture then
+    ends within the last row and column of pixels, if its size is not a multiple of the fraction.
+    """
+    orientation = _orientation(file)
+    drafted = file.draft('RGB', wanted[::-1] if orientation in _SIDEWAYS else wanted)
+    image = file.transpose(_TURNS[orientation]) if orientation > 1 else file
+    width, height = drafted[1][2:] if drafted else file.size
+    if orientation in _SIDEWAYS:
+        width, height = height, width
+    left = image.size[0] - width if orientation in (2, 3, 6, 7) else 0
+    top = image.size[1] - height if orientation in (3, 4, 7, 8) else 0
+    return image, (left, top, left + width, top + height)
 
 
 @contextlib.contextmanager
@@ -150,6 +201,7 @@ def _open(source: str | Path | bytes, name: str | None, most_pixels: int | None 
         if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
             raise InputFileError(f'{shown} is not a file; {EXPECTED}')
         with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)  # damaged EXIF data
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as file:
                 if most and math.prod(file.size) > most:
@@ -157,13 +209,13 @@ def _open(source: str | Path | bytes, name: str | None, most_pixels: int | None 
                 yield file
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooManyPixelsError(f'{shown} has too many pixels; expected at most {most:,}: scale it down') from None
-    except InputFileError:
+    except (InputFileError, MemoryError):
         raise
     except FileNotFoundError:
         raise InputFileError(f'{shown} does not exist; expected an image file') from None
     except Exception as error:  # Pillow may raise anything on a damaged file
         reason = _unidentified(source) if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise InputFileError(f'{shown} cannot be read ({reason}); {EXPECTED}') from None
+        raise BrokenImageError(f'{shown} cannot be read ({reason}); {EXPECTED}') from None
 
 
 def _unidentified(source: str | Path | bytes) -> str:
@@ -187,15 +239,31 @@ def resize_array(image: np.ndarray, size: tuple[int, int], resize: str) -> np.nd
 
 
 def _resized(
-    image: Image.Image, size: tuple[int, int], resize: str, crop: float = 1.0, interpolation: str = 'bicubic'
+    image: Image.Image,
+    size: tuple[int, int],
+    resize: str,
+    crop: float = 1.0,
+    interpolation: str = 'bicubic',
+    box: Box | None = None,
 ) -> Image.Image:
-    method = INTERPOLATIONS[interpolation]
-    if resize == 'crop':
-        return ImageOps.fit(image, size, method, bleed=(1 - crop) / 2)
+    """Resizes the part of an image in a box to `size`, (width, height); for the other arguments see `read_image`."""
+    method, (left, top, right, bottom) = INTERPOLATIONS[interpolation], box or (0, 0, *image.size)
+    width, height = right - left, bottom - top
     if resize == 'squash':
-        return image.resize(size, method)
-    black = {'RGBA': (0, 0, 0, 255), 'LA': (0, 255)}.get(image.mode)
-    return ImageOps.pad(image, size, method, color=black)
+        return image.resize(size, method, (left, top, right, bottom))
+    if resize == 'crop':  # the values of PIL.ImageOps.fit
+        left, top = left + (1 - crop) / 2 * width, top + (1 - crop) / 2 * height
+        width, height = width - 2 * ((1 - crop) / 2 * width), height - 2 * ((1 - crop) / 2 * height)
+        ratio = size[0] / size[1]
+        columns, rows = (ratio * height, height) if width / height >= ratio else (width, width / ratio)
+        left, top = left + (width - columns) * 0.5, top + (height - rows) * 0.5
+        return image.resize(size, method, (left, top, left + columns, top + rows))
+    scale = min(size[0] / width, size[1] / height)
+    inner = max(1, round(scale * width)), max(1, round(scale * height))
+    inside = image.resize(inner, method, (left, top, right, bottom))
+    padded = Image.new(image.mode, size, _BLACK.get(image.mode, 0))
+    padded.paste(inside, (round((size[0] - inner[0]) * 0.5), round((size[1] - inner[1]) * 0.5)))
+    return padded
 
 
 def _resizable(image: Image.Image, white: float) -> Image.Image:
@@ -205,6 +273,9 @@ def _resizable(image: Image.Image, white: float) -> Image.Image:
         values = np.asarray(image)
         values = values.view(np.uint32) if unsigned else values  # Pillow stores them as int32
         return Image.fromarray((np.float32(white) - values if inverted else values).astype(np.float32))
+    if image.mode.startswith('I') and isinstance(transparent := image.info.get('transparency'), int):  # PNG
+        values = np.asarray(image.convert('I'))
+        return Image.fromarray(np.where(values == transparent, np.int32(white), values))
     if image.mode.startswith('I;'):
         return image.convert('I')
     if image.mode in ('PA', 'La', 'RGBa') or 'transparency' in image.info:

@@ -125,5 +125,5 @@ def on_demand(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
         std=std,
         fingerprint=hashlib.sha256(key.encode()).hexdigest(),
         validation=None if encoded.validation is None else split(encoded.validation),
-        notes=('images are decoded each time they are shown; the fingerprint is that of the files, not of pixels',),
+        notes=(*encoded.notes, 'images are decoded at each use; the fingerprint is that of the files, not of pixels'),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet_jax.errors import one_line
+from resnet_jax.runtime import memory
 
 AXIS = 'batch'  # the name of the mapped axis
 Tree = TypeVar('Tree')
@@ -95,7 +96,9 @@ def compile_parallel(
             return compiled
         except RuntimeError as error:
             logger.info('No CUDA graph of all steps, which costs some speed: %s', one_line(error))
-    return lowered.compile()
+    compiled = lowered.compile()
+    memory.return_free_memory()
+    return compiled
 
 
 def options_for_init(key: jax.Array) -> dict[str, int] | None:

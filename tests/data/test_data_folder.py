@@ -96,7 +96,7 @@ def test_what_does_not_count_is_left_out_and_counted(tmp_path, caplog):
     assert sorted(names(encoded.train)) == ['0.png', '0.png', '1.png', '1.png', 'inside.png']
     line = next(record.getMessage() for record in caplog.records)
     expected = (
-        '3 hidden, 1 not images, 1 outside the folders of classes, 1 links out of the folder, 1 broken links, 1 not files'
+        '4 hidden, 1 not images, 1 outside the folders of classes, 1 links out of the folder, 1 broken links, 1 not files'
     )
     for part in expected.split(', '):
         assert part in line
@@ -189,3 +189,57 @@ def test_ten_thousand_classes(tmp_path):
             os.link(image, folder / f'{j}.png')
     encoded = open_folder('x', str(tmp_path / 'set'), LoadOptions())
     assert len(encoded.class_names) == 10_000 and len(encoded.test.label) == 10_000
+
+
+def test_links_to_folders_elsewhere_are_no_splits(tmp_path, caplog):
+    small(tmp_path / 'elsewhere')
+    root = tmp_path / 'set'
+    root.mkdir()
+    for part in ('train', 'val'):
+        (root / part).symlink_to(tmp_path / 'elsewhere' / part)
+    with caplog.at_level(logging.INFO), pytest.raises(InputFileError, match='holds no images'):
+        load(root)
+    assert '2 links out of the folder' in caplog.text
+    assert len(load(root, follow_links=True).train.label) == 4
+
+
+@pytest.mark.parametrize('parts', [('Training', 'Testing'), ('training', 'dev'), ('TRAIN', 'valid')])
+def test_other_names_of_the_splits(tmp_path, parts):
+    dataset = load(small(tmp_path / 'set', parts))
+    assert dataset.class_names == ('cat', 'dog') and len(dataset.test.label) == 4
+
+
+def test_a_training_folder_alone_is_divided(tmp_path):
+    dataset = load(small(tmp_path / 'set', ['train'], count=5))
+    assert dataset.class_names == ('cat', 'dog') and (len(dataset.train.label), len(dataset.test.label)) == (8, 2)
+
+
+def test_classes_may_have_the_names_of_splits(tmp_path):
+    assert load(small(tmp_path / 'a', ['.'], ('bus', 'train'), 5)).class_names == ('bus', 'train')
+    assert load(small(tmp_path / 'b', ['.'], ('exam', 'test', 'val'), 5)).class_names == ('exam', 'test', 'val')
+
+
+@pytest.mark.parametrize(
+    ('parts', 'message'),
+    [
+        (('val', 'test'), 'has val/ and test/ but no train/; expected'),
+        (('train', 'val', 'valid'), "has 'val' and 'valid'; expected one of them"),
+        (('train', 'Train', 'test'), "has 'Train' and 'train'; expected one of them"),
+    ],
+)
+def test_folders_that_may_be_several_splits(tmp_path, parts, message):
+    with pytest.raises(InputFileError, match=message):
+        load(small(tmp_path / 'set', parts))
+
+
+def test_what_lies_beside_the_splits_is_counted(tmp_path):
+    root = small(tmp_path / 'set')
+    write(root / 'loose.png')
+    small(root / 'old', ['.'])
+    (line,) = (note for note in load(root).notes if 'left out' in note)
+    assert '1 outside the folders of classes' in line and '1 folders that are no split' in line
+
+
+def test_a_path_that_is_too_long_is_no_folder(tmp_path):
+    with pytest.raises(InputFileError, match='is not a folder'):
+        load(tmp_path / ('x' * 5000))

@@ -1,9 +1,11 @@
+import io
 import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
+from resnet_jax.data import images
 from resnet_jax.data.images import image_header, read_crop, read_image
 from resnet_jax.errors import InputFileError
 
@@ -209,3 +211,69 @@ def test_what_is_no_image_is_named(tmp_path, make):
         read_image(path, SHAPE)
     assert 'pixels' in str(error.value) if make == 'huge' else 'expected an image' in str(error.value)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('size', [(64, 64), (48, 64)])
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'RGBA'])
+def test_resizing_is_that_of_pillow(mode, size):
+    rng = np.random.default_rng(0)
+    for width, height in [(200, 133), (61, 97), (64, 64), (3, 900)]:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 4), np.uint8)).convert(mode)
+        for crop in (1.0, 224 / 256):
+            wanted = ImageOps.fit(image, size, Image.Resampling.BICUBIC, bleed=(1 - crop) / 2)
+            np.testing.assert_array_equal(images._resized(image, size, 'crop', crop), wanted)
+        if min(width, height) > 3:  # Pillow makes rows of height 0 of the last one
+            wanted = ImageOps.pad(image, size, Image.Resampling.BICUBIC, color=(0, 0, 0, 255) if mode == 'RGBA' else 0)
+            np.testing.assert_array_equal(images._resized(image, size, 'pad'), wanted)
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'RGBA', 'LA', 'CMYK', 'YCbCr', 'LAB', '1', 'P', 'I;16'])
+def test_bars_are_black(mode, tmp_path):
+    path = tmp_path / 'a.tiff'
+    Image.new('RGB' if mode in ('P', 'YCbCr') else mode, (40, 20)).convert(mode).save(path)
+    padded = read_image(path, (32, 32, 3), 'pad')
+    assert padded[:8].max() <= 1 and padded[24:].max() <= 1  # LAB has no exact black
+
+
+@pytest.mark.parametrize('resize', ['crop', 'squash', 'pad'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_a_jpeg_decoded_at_a_fraction_is_not_stretched(orientation, resize):
+    """A size that is no multiple of 8: the last row and column of the smaller picture are not whole."""
+    columns, rows = np.meshgrid(np.arange(1030), np.arange(773))
+    picture = np.stack([columns / 4.1, rows / 3.1, 128 + 100 * np.sin(columns / 60 + rows / 90)], -1).astype(np.uint8)
+    jpeg, png = io.BytesIO(), io.BytesIO()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(picture).save(jpeg, 'JPEG', quality=98, subsampling=0, exif=exif)
+    Image.open(io.BytesIO(jpeg.getvalue())).save(png, 'PNG', exif=exif)
+    small, whole = (read_image(file.getvalue(), (30, 30, 3), resize).astype(int) for file in (jpeg, png))
+    assert np.abs(small - whole).max() <= 3
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_a_turned_tiff_has_the_size_that_is_shown(orientation):
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(picture).save(file, 'TIFF', exif=exif)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    assert image_header(file.getvalue()) == shown.shape
+    np.testing.assert_array_equal(read_image(file.getvalue(), shown.shape), shown)
+    crop = read_crop(file.getvalue(), (9, 8, 3), lambda height, width: (2, 1, 9, 8))
+    np.testing.assert_array_equal(crop, shown[2:11, 1:9])
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'WEBP', 'JPEG'])
+def test_damaged_exif_data_break_no_picture(kind, capfd):
+    file = io.BytesIO()
+    Image.new('RGB', (9, 8), 'red').save(file, kind, exif=b'Exif\0\0xxxx' if kind == 'JPEG' else b'xxxx')
+    assert image_header(file.getvalue()) == (8, 9, 3) and read_image(file.getvalue(), (8, 8, 3))[..., 0].min() > 250
+    assert capfd.readouterr().err == ''
+
+
+def test_the_transparent_value_of_a_16_bit_png_is_white(tmp_path):
+    path, values = tmp_path / 'a.png', np.full((8, 8), 1000, np.uint16)
+    values[:, 4:] = 30000
+    Image.fromarray(values).save(path, transparency=1000)
+    out = read_image(path, (8, 8, 1))[..., 0]
+    assert (out[:, :4] == 255).all() and (out[:, 4:] == round(30000 / 257)).all()

@@ -1,3 +1,6 @@
+import ctypes
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -106,3 +109,26 @@ def test_a_real_compiled_function_is_understood(monkeypatch):
 def test_what_is_not_compiled_ahead_of_time_is_not_judged(monkeypatch):
     monkeypatch.setattr(memory, 'available_bytes', lambda: 0)
     memory.check_fits(lambda: None, 128, 1)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'malloc_trim'), reason='needs glibc')
+def test_freed_memory_is_given_back():
+    code = """
+import ctypes, re
+from pathlib import Path
+from resnet_jax.runtime.memory import return_free_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident():
+    return int(re.search(r'VmRSS:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1]) / 1024
+blocks = [libc.malloc(2000) for _ in range(100_000)]
+for block in blocks:
+    ctypes.memset(block, 1, 2000)
+for block in blocks[:-1]:
+    libc.free(block)
+before = resident()
+return_free_memory()
+print(before - resident())
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, check=True)
+    assert float(done.stdout) > 100  # MiB; the block at the end of the heap kept them
