@@ -33,7 +33,7 @@ _LAYOUT = 'expected a .parquet file, or a folder of them such as PATH/train-0000
 _AGAIN = 'copy or write the file again'
 _SAME = 'write all files with the same columns and class names'
 _LARGEST_LABEL = 2**31 - 1  # labels are int32
-_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError)  # errors that a damaged file raises
+_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, IndexError)  # of damaged files and missing columns
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cifar_copies import png, write_table
 from resnet_jax.data import load_dataset
 from resnet_jax.data import parquet as parquet_module
 from resnet_jax.data.options import LoadOptions
-from resnet_jax.data.parquet import open_parquet
+from resnet_jax.data.parquet import Rows, find_tables, open_parquet
 from resnet_jax.data.split import Fingerprint, Split
 from resnet_jax.errors import InputFileError
 
@@ -227,6 +227,12 @@ def test_files_that_do_not_fit_together(folder, file, features, changes, match):
     data = {key: value for key, value in columns('validation', **changes).items() if value is not None}
     write_table(folder / 'data' / f'{file}.parquet', data, features)
     _fails(folder, rf'{file}\.parquet: {match}, as in .*train-00000-of-00002\.parquet; write all files with the same columns')
+
+
+def test_rows_without_the_column_of_the_image(folder):
+    (file, _) = find_tables(folder)['train']
+    with pytest.raises(InputFileError, match='row group 0 cannot be read'):
+        Rows([file], 'img.bytes', LABELS['train']).read(0)
 
 
 def test_long_class_names_are_compared_to_their_end(folder):
