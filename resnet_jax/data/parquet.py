@@ -1,8 +1,10 @@
 """`parquet:PATH`: tables of images and labels in the layout of Hugging Face, from local files or by name from the hub."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -25,10 +27,13 @@ logger = logging.getLogger(__name__)
 _TRAIN, _VALIDATION, _TEST = ('train', 'training'), ('validation', 'valid', 'val', 'dev'), ('test',)
 _PARTS = {name: part for part, names in (('train', _TRAIN), ('validation', _VALIDATION), ('test', _TEST)) for name in names}
 _IMAGES, _LABELS = ('image', 'img'), ('label', 'labels', 'fine_label')
+_BYTES, _STRUCTS = 'bytes', 'structs with bytes'  # forms of images
 _LARGEST_GROUP = 2**30  # bytes of images in a row group; a row group is read as a whole
 _LAYOUT = 'expected a .parquet file, or a folder of them such as PATH/train-00000-of-00001.parquet and PATH/test-...'
 _AGAIN = 'copy or write the file again'
-_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError)  # errors that a damaged file raises
+_SAME = 'write all files with the same columns and class names'
+_LARGEST_LABEL = 2**31 - 1  # labels are int32
+_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, IndexError)  # of damaged files and missing columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +89,8 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     files of other names, a share of each class is the test split. A split whose labels are all -1, such as ImageNet's test
     images, is left out. The image is the column with type Image in the metadata of `datasets`, or the column named 'image' or
     'img'; its values are bytes, or structs with a field 'bytes'. The class is the column with type ClassLabel, or the column
-    named 'label', 'labels' or 'fine_label'; its values are integers or text.
+    named 'label', 'labels' or 'fine_label'; its values are integers or text. All files must have these two columns
+    and the same class names.
 
     Args:
       name: the name of the data set.
@@ -102,6 +108,7 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         root = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where there is no home)
     tables = find_tables(root)
     columns = find_columns(tables['train'][0])
+    _check_same(tables, columns)
     values = {part: np.concatenate([read_column(file, columns.label) for file in files]) for part, files in tables.items()}
     for part in [part for part, array in values.items() if part != 'train' and array.dtype.kind == 'i' and (array == -1).all()]:
         logger.info('%s: split %r left out, for its labels are all -1', root, part)
@@ -131,17 +138,18 @@ def find_tables(root: Path) -> dict[str, list[_File]]:
     Raises:
       InputFileError: there are no files, they belong to several data sets, or one is damaged.
     """
-    if root.is_dir():
+    is_folder = os.path.isdir(root)  # noqa: PTH112 (Path.is_dir raises where the path is too long)
+    if is_folder:
         paths = sorted(path for path in root.rglob('*.parquet') if not _hidden(path.relative_to(root)))
     else:
-        paths = [root] if root.is_file() else []
+        paths = [root] if os.path.isfile(root) else []  # noqa: PTH113
     if not paths:
-        raise InputFileError(f'{root} {"holds no .parquet files" if root.is_dir() else "does not exist"}; {_LAYOUT}')
+        raise InputFileError(f'{root} {"holds no .parquet files" if is_folder else "does not exist"}; {_LAYOUT}')
     by_part: dict[tuple[Path, str], list[Path]] = {}
     for path in paths:
         by_part.setdefault(_part(path, root), []).append(path)
     known = {key: files for key, files in by_part.items() if key[1]}
-    if not known or not root.is_dir():
+    if not known or not is_folder:
         return {'train': [_open(path) for path in paths]}
     if len(folders := sorted({str(folder) for folder, _ in known})) > 1:
         raise InputFileError(
@@ -185,7 +193,7 @@ def find_columns(file: _File) -> _Columns:
     """Returns the columns of the image and of the class.
 
     Raises:
-      InputFileError: there is no such column, or several columns are possible.
+      InputFileError: there is no such column, several columns are possible, or one has the wrong type.
     """
     schema = pq.read_schema(file.path)
     described = _described(schema)
@@ -193,20 +201,67 @@ def find_columns(file: _File) -> _Columns:
     image = _choose(file, schema, 'image', [key for key in schema.names if kinds.get(key) == 'Image'], _IMAGES)
     label = _choose(file, schema, 'label', [key for key in schema.names if kinds.get(key) == 'ClassLabel'], _LABELS)
     kind = schema.field(image).type
-    if pa.types.is_struct(kind) and kind.get_field_index('bytes') >= 0:
-        image = f'{image}.bytes'
-    elif not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    if _form(kind) not in (_BYTES, _STRUCTS):
         raise InputFileError(
             f'{file.path}: column {printable(image)!r} is {str(kind)[:80]}: expected bytes, or a struct with bytes'
         )
-    return _Columns(image, label, class_names(file, label))
+    return _Columns(f'{image}.bytes' if _form(kind) == _STRUCTS else image, label, _class_names(schema, label))
 
 
 def class_names(file: _File, column: str) -> tuple[str, ...] | None:
     """Returns the class names of a column from the metadata of `datasets`; None if the metadata has none."""
-    described = _described(pq.read_schema(file.path)).get(column, {})
+    return _class_names(pq.read_schema(file.path), column)
+
+
+def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    described = _described(schema).get(column, {})
     names = described.get('names')
     return tuple(map(str, names)) if described.get('_type') == 'ClassLabel' and isinstance(names, list) else None
+
+
+def _form(kind: pa.DataType) -> str:
+    """Returns what the values of a column are, or '' if they are neither images nor classes."""
+    if pa.types.is_struct(kind) and kind.get_field_index('bytes') >= 0:
+        return _STRUCTS
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return _BYTES
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_integer(kind):
+        return 'integers'
+    return 'text' if pa.types.is_string(kind) or pa.types.is_large_string(kind) else ''
+
+
+def _check_same(tables: dict[str, list[_File]], columns: _Columns) -> None:
+    """Checks that each file has the columns and the class names of the first, so that a label is the same class in all of them.
+
+    Raises:
+      InputFileError: a file differs.
+    """
+    first, *others = (file for files in tables.values() for file in files)
+    schema = pq.read_schema(first.path)
+    image = columns.image if columns.image in schema.names else columns.image.removesuffix('.bytes')
+    for file in others:
+        other = pq.read_schema(file.path)
+        for name in (image, columns.label):
+            if (found := _found(other, name)) != (expected := _found(schema, name)):
+                raise InputFileError(
+                    f'{file.path}: column {printable(name)!r} is {found}: expected {expected}, as in {first.path}; {_SAME}'
+                )
+        names = itertools.zip_longest(_class_names(other, columns.label) or (), columns.class_names or ())
+        for i, (theirs, ours) in enumerate(names):
+            if theirs != ours:
+                found, expected = ('none' if name is None else f'{name!r:.80}' for name in (theirs, ours))
+                raise InputFileError(
+                    f'{file.path}: the name of class {i} is {found}: expected {expected}, as in {first.path}; {_SAME}'
+                )
+
+
+def _found(schema: pa.Schema, column: str) -> str:
+    places = schema.get_all_field_indices(column)
+    if len(places) != 1:
+        return f'there {len(places)} times' if places else 'missing'
+    kind = schema.field(places[0]).type
+    return _form(kind) or str(kind)[:80]
 
 
 def _described(schema: pa.Schema) -> Mapping[str, Json]:
@@ -219,12 +274,14 @@ def _described(schema: pa.Schema) -> Mapping[str, Json]:
 
 def _choose(file: _File, schema: pa.Schema, role: str, typed: list[str], usual: Sequence[str]) -> str:
     candidates = [key for key in usual if key in (typed or schema.names)]
-    if not candidates and len(typed) != 1:
+    if not candidates and len(set(typed)) != 1:
         columns = ', '.join(f'{field.name}: {field.type}' for field in schema)
         raise InputFileError(
             f'{file.path} has the columns {printable(columns)[:300]}: expected one for the {role}, named {" or ".join(usual)}'
         )
     name: str = (candidates or typed)[0]
+    if (count := schema.names.count(name)) > 1:
+        raise InputFileError(f'{file.path} has {count} columns named {printable(name)!r}: expected one; {_AGAIN}')
     return name
 
 
@@ -232,7 +289,7 @@ def read_column(file: _File, column: str) -> np.ndarray:
     """Returns a column of integers, int64 `[n]`, or of text, objects `[n]`.
 
     Raises:
-      InputFileError: there is no such column, it has another type, a value is missing, or the file is damaged.
+      InputFileError: there is no such column, it has another type, a value is missing or too large, or the file is damaged.
     """
     try:
         with pq.ParquetFile(file.path, page_checksum_verification=True) as table:
@@ -241,13 +298,19 @@ def read_column(file: _File, column: str) -> np.ndarray:
         raise InputFileError(f'{file.path}: column {printable(column)!r} cannot be read: {_reason(error)}; {_AGAIN}') from None
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if not (pa.types.is_integer(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+    if _form(values.type) not in ('integers', 'text'):
         raise InputFileError(f'{file.path}: column {printable(column)!r} is {str(values.type)[:80]}: expected integers or text')
     if values.null_count:
         row = values.is_null().to_pylist().index(True)
         raise InputFileError(f'{file.path}: row {row} has no {printable(column)!r}: expected a class; remove the row')
     array: np.ndarray = values.to_numpy()
-    return array.astype(np.int64) if array.dtype.kind in 'iu' else array
+    if array.dtype.kind not in 'iu':
+        return array
+    if (large := np.flatnonzero(array > _LARGEST_LABEL)).size:
+        raise InputFileError(
+            f'{file.path}: row {large[0]}: label {array[large[0]]}: expected at most {_LARGEST_LABEL}; {_AGAIN}'
+        )
+    return array.astype(np.int64)
 
 
 def _labels(
@@ -256,23 +319,25 @@ def _labels(
     """Returns the int32 labels of each split and the class names: those in the schema, or else the sorted values.
 
     Raises:
-      InputFileError: files differ in the type of the column, a label is out of range, or there are fewer than two classes.
+      InputFileError: a label is out of range, two classes have the same name, or there are fewer than two classes.
     """
-    if len({array.dtype.kind for array in values.values()}) > 1:
-        raise InputFileError(f'{tables["train"][0].path}: column {printable(columns.label)!r} has other types in other files')
-    if columns.class_names is None or values['train'].dtype.kind not in 'iu':
+    path = tables['train'][0].path
+    integers = values['train'].dtype.kind == 'i'
+    names = columns.class_names if integers else None
+    for part, array in values.items() if integers else ():
+        bad = np.flatnonzero((array < 0) | (array >= (_LARGEST_LABEL + 1 if names is None else len(names))))
+        if bad.size:
+            where = Rows(tables[part], columns.image, array).describe(int(bad[0]))
+            expected = '0 or more' if names is None else f'0 to {len(names) - 1}'
+            raise InputFileError(f'{where}: label {array[bad[0]]}: expected {expected}; {_AGAIN}')
+    if names is None:
         distinct = sorted(set(np.concatenate(list(values.values())).tolist()))
         names = tuple(map(str, distinct))
         values = {part: np.searchsorted(np.array(distinct, array.dtype), array) for part, array in values.items()}
-    else:
-        names = columns.class_names
-        for part, array in values.items():
-            bad = np.flatnonzero((array < 0) | (array >= len(names)))
-            if bad.size:
-                where = Rows(tables[part], columns.image, array).describe(int(bad[0]))
-                raise InputFileError(f'{where}: label {array[bad[0]]}: expected 0 to {len(names) - 1}; {_AGAIN}')
     if len(names) < 2:
-        raise InputFileError(f'{tables["train"][0].path} has {len(names)} class: expected two or more')
+        raise InputFileError(f'{path} has {len(names)} class: expected two or more')
+    if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
+        raise InputFileError(f'{path} has two classes named {repeated[0]!r:.80}: expected a name of its own for each; {_AGAIN}')
     return {part: array.astype(np.int32) for part, array in values.items()}, names
 
 

@@ -4,6 +4,7 @@ Both are protocol buffers as JSON (`dataset_info.proto`, `feature.proto` of tfds
 """
 
 import dataclasses
+import os
 from pathlib import Path
 
 from resnet_jax.errors import InputFileError
@@ -76,10 +77,13 @@ def _shards(folder: Path, name: str, file_format: str, split: Json) -> list[Shar
     if min(lengths, default=0) < 0:
         raise ValueError('a negative length')
     digits = max(len(str(len(lengths))), 5)
+    template = split.get('filepathTemplate') or '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+    if not isinstance(template, str):
+        raise TypeError('a template that is no text')
     paths = []
     for i in range(len(lengths)):
         index, count = f'{i:0{digits}d}', f'{len(lengths):0{digits}d}'
-        path = split.get('filepathTemplate') or '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+        path = template
         for key, value in (
             ('DATASET', name),
             ('SPLIT', str(split['name'])),
@@ -89,6 +93,9 @@ def _shards(folder: Path, name: str, file_format: str, split: Json) -> list[Shar
             ('NUM_SHARDS', count),
         ):
             path = path.replace(f'{{{key}}}', value)
+        if '\0' in path:
+            raise ValueError('a path with a null byte')
+        os.fsencode(path)  # half of a surrogate pair raises ValueError
         if '..' in Path(path).parts or Path(path).is_absolute():
             raise ValueError('a path out of the folder')
         paths.append(folder / path)
@@ -140,18 +147,20 @@ def _class_names(folder: Path, key: str, feature: tuple[str, Json]) -> tuple[str
     except (AttributeError, TypeError, ValueError):
         count = 0
     path = folder / f'{key}.labels.txt'
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises where the name is too long)
         if not 2 <= count <= 1_000_000:
             raise _wrong(folder / 'features.json', f'says {count} classes for {printable(key)!r}', 'two or more')
         return tuple(map(str, range(count)))
     try:
-        names = tuple(read_text(path).removesuffix('\n').split('\n'))
+        names = tuple(read_text(path).replace('\r\n', '\n').removesuffix('\n').split('\n'))
     except OSError as error:
         raise InputFileError(f'cannot read {path}: {error.strerror}; {_AGAIN}') from None
     if count and len(names) != count:
         raise _wrong(path, f'names {len(names)} classes', f'{count}, one per line')
     if len(names) < 2:
         raise _wrong(path, f'names {len(names)} class', 'two or more')
+    if len(set(names)) < len(names):
+        raise _wrong(path, f'names {len(names)} classes, {len(set(names))} of them different', 'a name of its own for each')
     return names
 
 

@@ -79,7 +79,7 @@ def class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
     """Returns the names in `label.labels.txt`; '0', '1', ... if the folder has no such file.
 
     Raises:
-      InputFileError: the file has another number of names.
+      InputFileError: the file has another number of names, or two that are the same.
     """
     path = folder / 'label.labels.txt'
     if not path.is_file():
@@ -87,6 +87,10 @@ def class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
     names = tuple(path.read_text(encoding='utf-8', errors='replace').splitlines())
     if len(names) != num_classes:
         raise InputFileError(f'{path} names {len(names)} classes: expected {num_classes}, one per line; {_AGAIN}')
+    if len(set(names)) < num_classes:
+        raise InputFileError(
+            f'{path} names {len(set(names))} different classes: expected {num_classes}, one per line; {_AGAIN}'
+        )
     return names
 
 
@@ -115,6 +119,8 @@ def _describe(folder: Path, source: Source) -> dict[str, tuple[str, list[tuple[P
 
     info_file = folder / 'dataset_info.json'
     try:
+        for path in (*folder.glob('*.json'), *folder.glob('*.labels.txt')):  # tfds would wait for the writer of a pipe
+            check_regular(path)
         info = tfds.builder_from_directory(folder).info
         sizes = {split: info.splits[split].num_examples for split in ('train', 'test')}
         file_format = info.file_format.value

@@ -1,6 +1,7 @@
 """`tfds:NAME[:VERSION]`: any image classification set that is prepared in tfds's layout, in array_record or tfrecord."""
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import logging
@@ -136,7 +137,7 @@ def _find_folder(path: str, options: LoadOptions) -> Path:
     root = tfds_root(options.data_dir)
     folder = root / match['name']
     if match['version']:
-        if not (folder / match['version']).is_dir():
+        if not os.path.isdir(folder / match['version']):  # noqa: PTH112 (Path.is_dir raises where the name is too long)
             raise InputFileError(
                 f'no folder {folder / match["version"]}: {_found(folder)}; choose another version, or another root by data_dir'
             )
@@ -159,6 +160,8 @@ def _folders(folder: Path) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return []
         raise InputFileError(f'cannot read {folder}: {error.strerror}; change its permissions') from None
 
 
@@ -179,7 +182,10 @@ def _status(shard: Shard, file_format: str) -> _File:
 def _version(folder: Path, files: dict[str, list[_File]]) -> str:
     digest = hashlib.sha256()
     for name in sorted(path.name for path in folder.iterdir() if re.fullmatch(r'.*\.json|.*\.labels\.txt', path.name)):
-        digest.update(f'{name} {sha256_of(folder / name)}\n'.encode(errors='surrogateescape'))
+        try:
+            digest.update(f'{name} {sha256_of(folder / name)}\n'.encode(errors='surrogateescape'))
+        except OSError as error:
+            raise InputFileError(f'{folder / name} cannot be read: {error.strerror}; {_AGAIN}') from None
     for part, each in files.items():
         for file in each:
             digest.update(os.fsencode(f'{part} {Path(file.path).name} {file.size} {file.modified}\n'))

@@ -13,7 +13,7 @@ from cifar_copies import png, write_table
 from resnet_jax.data import load_dataset
 from resnet_jax.data import parquet as parquet_module
 from resnet_jax.data.options import LoadOptions
-from resnet_jax.data.parquet import open_parquet
+from resnet_jax.data.parquet import Rows, find_tables, open_parquet
 from resnet_jax.data.split import Fingerprint, Split
 from resnet_jax.errors import InputFileError
 
@@ -133,9 +133,9 @@ def test_other_columns(kind, tmp_path):
 
 
 def test_labels_without_names_may_have_gaps(tmp_path):
-    write(tmp_path / 'train.parquet', features=None, label=[(7, -2, 40)[i % 3] for i in range(30)])
+    write(tmp_path / 'train.parquet', features=None, label=[(7, 2, 40)[i % 3] for i in range(30)])
     opened = _open(tmp_path / 'train.parquet')
-    assert opened.class_names == ('-2', '7', '40') and set(opened.train.label) == {0, 1, 2}
+    assert opened.class_names == ('2', '7', '40') and set(opened.train.label) == {0, 1, 2}
 
 
 def test_the_version_follows_the_files(folder):
@@ -166,6 +166,7 @@ def test_several_data_sets_in_one_folder(folder):
 def test_nothing_there(tmp_path):
     _fails(tmp_path, 'holds no .parquet files; expected a .parquet file')
     _fails(tmp_path / 'x', 'does not exist; expected a .parquet file')
+    _fails(tmp_path / ('x' * 5000), 'does not exist; expected a .parquet file')
     write(tmp_path / 'test-0.parquet', 'test')
     _fails(tmp_path, 'holds no training split, only test')
 
@@ -202,9 +203,88 @@ def test_a_class_without_test_images(folder):
     _fails(folder, "class '猫' has no test images")
 
 
-def test_files_that_do_not_fit_together(folder):
-    write(folder / 'data' / 'train-00001-of-00002.parquet', features=None, label=['x'] * 30)
-    _fails(folder, "column 'label' .*")
+def _class_label(*names):
+    return {**FEATURES, 'label': {'_type': 'ClassLabel', 'names': list(names)}}
+
+
+@pytest.mark.parametrize('file', ['train-00001-of-00002', 'validation-00000-of-00001-0123abcd', 'test-00000-of-00001-0123abcd'])
+@pytest.mark.parametrize(
+    'features, changes, match',
+    [
+        (_class_label('a  b', 'tench', '猫'), {}, "the name of class 0 is 'a  b': expected 'tench'"),
+        (_class_label('tench', 'a  b'), {}, "the name of class 2 is none: expected '猫'"),
+        (_class_label(*NAMES, '\x1b'), {}, r"the name of class 3 is '\\x1b': expected none"),
+        (None, {}, "the name of class 0 is none: expected 'tench'"),
+        (FEATURES, {'label': ['x'] * 6}, "column 'label' is text: expected integers"),
+        (FEATURES, {'label': [0.5] * 6}, "column 'label' is double: expected integers"),
+        (FEATURES, {'label': None}, "column 'label' is missing: expected integers"),
+        (None, {'image': None, 'img': [b'x'] * 6}, "column 'image' is missing: expected structs with bytes"),
+        (FEATURES, {'image': [b'x'] * 6}, "column 'image' is bytes: expected structs with bytes"),
+        (FEATURES, {'image': ['x'] * 6}, "column 'image' is text: expected structs with bytes"),
+    ],
+)
+def test_files_that_do_not_fit_together(folder, file, features, changes, match):
+    data = {key: value for key, value in columns('validation', **changes).items() if value is not None}
+    write_table(folder / 'data' / f'{file}.parquet', data, features)
+    _fails(folder, rf'{file}\.parquet: {match}, as in .*train-00000-of-00002\.parquet; write all files with the same columns')
+
+
+def test_rows_without_the_column_of_the_image(folder):
+    (file, _) = find_tables(folder)['train']
+    with pytest.raises(InputFileError, match='row group 0 cannot be read'):
+        Rows([file], 'img.bytes', LABELS['train']).read(0)
+
+
+def test_long_class_names_are_compared_to_their_end(folder):
+    for file in ('train-00000-of-00002', 'train-00001-of-00002', 'validation-00000-of-00001-0123abcd'):
+        write(folder / 'data' / f'{file}.parquet', features=_class_label('x' * 99 + 'a', 'x' * 99 + 'b', 'c'))
+    path = folder / 'data' / 'test-00000-of-00001-0123abcd.parquet'
+    write(path, features=_class_label('x' * 99 + 'b', 'x' * 99 + 'a', 'c'))
+    _fails(folder, f'{path.name}: the name of class 0 is ')
+
+
+def test_files_may_differ_in_other_columns_and_in_the_width_of_the_types(folder):
+    path = folder / 'data' / 'test-00000-of-00001-0123abcd.parquet'
+    data = columns('test', label=pa.array(LABELS['test'], pa.int8()), other=[0] * 9)
+    del data['more']
+    write_table(path, data, FEATURES)
+    np.testing.assert_array_equal(_open(folder).test.label, LABELS['test'])
+
+
+@pytest.mark.parametrize('features', [None, FEATURES])
+@pytest.mark.parametrize('name', ['image', 'label'])
+def test_two_columns_of_the_same_name(name, features, tmp_path):
+    for part in ('train', 'test'):
+        write(tmp_path / f'{part}.parquet', part, features=features)
+    table = pq.read_table(tmp_path / 'test.parquet')
+    pq.write_table(table.append_column(name, table.column(name)), tmp_path / 'test.parquet')
+    _fails(tmp_path / 'test.parquet', f'test.parquet has 2 columns named {name!r}: expected one')
+    _fails(tmp_path, rf'test.parquet: column {name!r} is there 2 times: expected .*, as in .*train.parquet')
+
+
+def test_two_classes_of_the_same_name(tmp_path):
+    write(tmp_path / 'x.parquet', features=_class_label('a', 'b\n', 'b\n'))
+    _fails(tmp_path / 'x.parquet', r"has two classes named 'b\\n': expected a name of its own for each")
+
+
+@pytest.mark.parametrize('features', [None, FEATURES])
+@pytest.mark.parametrize(
+    'labels, kind, match',
+    [
+        ([0, 1, -1], pa.int64(), 'row 2: label -1: expected 0 '),
+        ([0, 1, -(2**40)], pa.int64(), 'row 2: label -1099511627776: expected 0 '),
+        ([0, 1, 2**31], pa.int64(), 'row 2: label 2147483648: expected at most 2147483647'),
+        ([0, 1, 2**64 - 1], pa.uint64(), 'row 2: label 18446744073709551615: expected at most 2147483647'),
+        ([2**64 - 1] * 3, pa.uint64(), 'row 0: label 18446744073709551615: expected at most 2147483647'),
+    ],
+)
+def test_labels_out_of_range(folder, features, labels, kind, match):
+    for part in IMAGES:
+        for path in (folder / 'data').glob(f'{part}-*'):
+            write(path, part, features=features)
+    path = folder / 'data' / 'test-00000-of-00001-0123abcd.parquet'
+    write(path, 'test', features=features, label=pa.array(labels * 3, kind))
+    _fails(folder, f'{path.name}: {match}')
 
 
 @pytest.mark.parametrize('damage', ['empty', 'html', 'cut', 'footer', 'page', 'folder', 'pipe'])

@@ -194,6 +194,14 @@ def test_damaged_description(prepared, folder, file, text):
     _fails(prepared, 'missing or damaged|describes', folder / 'dataset_info.json')
 
 
+@pytest.mark.parametrize('file', ['dataset_info.json', 'features.json', 'label.labels.txt'])
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
+def test_descriptions_that_are_no_files(prepared, folder, file, make):
+    (folder / file).unlink()
+    make(folder / file)
+    _fails(prepared, f'it is not a regular file.*{file}', folder / 'dataset_info.json')
+
+
 def test_features_of_something_else(prepared, folder):
     features = (folder / 'features.json').read_text().replace('"numClasses": "10"', '"numClasses": "100"')
     (folder / 'features.json').write_text(features)
@@ -206,6 +214,8 @@ def test_class_names(prepared, folder):
     path = folder / 'label.labels.txt'
     path.write_text('cat\ndog\n')
     _fails(prepared, 'names 2 classes: expected 10', path)
+    path.write_text('cat\n' * 10)
+    _fails(prepared, 'names 1 different classes: expected 10', path)
     path.unlink()
     assert load_dataset('cifar10', data_dir=prepared).class_names == tuple('0123456789')
 

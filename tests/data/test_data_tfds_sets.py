@@ -231,6 +231,8 @@ def test_a_config_of_a_builder(root, folder):
 
 def test_a_set_that_is_not_there(root):
     _fails(root, r"no data set 'roses' in .*: found flowers; .*data_dir", 'roses')
+    _fails(root, r"no data set 'x{300}' in .*: found flowers; .*data_dir", 'x' * 300)
+    _fails(root, r'no folder .*/x{300}/1.0.0: found nothing there', f'{"x" * 300}:1.0.0')
     _fails(root / 'nowhere', r"no data set 'roses' in .*: found nothing there", 'roses')
     for path in ('../x', '/etc', 'a/b/c', 'x:1', 'x:', '\x1b[2J'):
         with pytest.raises(ConfigError, match='is not a name: expected tfds:NAME'):
@@ -268,6 +270,30 @@ def test_damaged_descriptions(root, folder, file, text):
     _fails(root, f'{file}.*expected')
 
 
+@pytest.mark.parametrize('file', ['dataset_info.json', 'features.json', 'kind.labels.txt', 'more.json', 'place.labels.txt'])
+@pytest.mark.parametrize('kind', ['folder', 'pipe', 'link'])
+def test_descriptions_that_are_no_files(root, folder, file, kind):
+    (folder / file).unlink(missing_ok=True)
+    if kind == 'folder':
+        (folder / file).mkdir()
+    elif kind == 'pipe':
+        os.mkfifo(folder / file)
+    else:
+        (folder / file).symlink_to('nowhere')
+    _fails(root, rf'{file} (is missing or damaged|cannot be read).*copy or prepare the folder again')
+
+
+def test_class_names_in_lines_of_windows(root, folder):
+    path = folder / 'kind.labels.txt'
+    path.write_bytes(path.read_bytes().replace(b'\n', b'\r\n'))
+    assert path.read_bytes().count(b'\r\n') == 3 and _open(root).class_names == tuple(NAMES)
+
+
+def test_two_classes_of_the_same_name(root, folder):
+    (folder / 'kind.labels.txt').write_text('a\nb\na\n')
+    _fails(root, 'kind.labels.txt names 3 classes, 2 of them different: expected a name of its own for each')
+
+
 @pytest.mark.parametrize(
     'change, match',
     [
@@ -294,6 +320,10 @@ def test_features_of_something_else(root, folder, change, match):
         (lambda info: info['splits'][0].update(shardLengths=['-1']), 'no sound list of splits'),
         (lambda info: info['splits'][0].update(filepathTemplate='../../{SPLIT}'), 'no sound list of splits'),
         (lambda info: info['splits'][0].update(filepathTemplate='/etc/passwd'), 'no sound list of splits'),
+        (lambda info: info['splits'][0].update(filepathTemplate=7), 'no sound list of splits .*a template that is no text'),
+        (lambda info: info['splits'][0].update(filepathTemplate='a\0b'), 'no sound list of splits .*a null byte'),
+        (lambda info: info['splits'][0].update(filepathTemplate='a\ud800'), 'no sound list of splits .*surrogates'),
+        (lambda info: info.update(name='a\0b'), 'no sound list of splits .*a null byte'),
         (lambda info: info['splits'][0].update(shardLengths=['7']), r'holds \d+ records: expected 7'),
         (lambda info: info['splits'][0].update(shardLengths=['15', '15']), 'cannot be read: No such file'),
     ],

@@ -107,6 +107,26 @@ def test_an_npz_file_of_objects_is_not_run(tmp_path):
     assert not ran
 
 
+@pytest.mark.parametrize(
+    'text',
+    [
+        "{'descr': '<f4', 'shape': (",
+        '{[]: 1}',
+        "{1: 2, 'a': 3}",
+        '-' * 9000 + '1',
+        "{'descr': '<f4,(', 'fortran_order': False, 'shape': (1,)}",
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': (0, {10**20 - 1})}}",
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': (-{10**20}, 1)}}",
+        "{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000,)}",
+    ],
+)
+def test_an_npz_file_with_a_crafted_header(text, tmp_path):
+    data = np.lib.format.magic(1, 0) + len(text).to_bytes(2, 'little') + text.encode()
+    with pytest.raises(ValueError) as raised:
+        read_npz(npz(tmp_path / 'a.npz', x=data))
+    assert '\n' not in str(raised.value)
+
+
 @pytest.mark.parametrize('data', [b'', b'PK\x03\x04', b'no zip'])
 def test_an_npz_file_that_is_none(data, tmp_path):
     (tmp_path / 'a.npz').write_bytes(data)
