@@ -1,7 +1,10 @@
 """Encoded images with labels, from a folder, a table or a tfds data set; `decode` makes arrays of them."""
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -73,6 +76,14 @@ class Subset:
 
     def describe(self, index: int) -> str:
         return self.split.describe(int(self.indices[index]))
+
+
+def place_of(root: Path, paths: Iterable[str | Path]) -> str:
+    """Returns `EncodedDataset.place` of files: it changes if the folder is another one, or if a file was replaced."""
+    digest = hashlib.sha256(os.fsencode(os.path.realpath(root)))
+    for path in paths:
+        digest.update(os.fsencode(f'{path}\0{os.stat(path).st_ctime_ns}\n'))  # noqa: PTH116 (there may be a million)
+    return digest.hexdigest()
 
 
 def split_by_class(label: np.ndarray, test_fraction: float, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resnet_jax.data.encoded import EncodedDataset, EncodedSplit, Subset, require_every_class, split_by_class
+from resnet_jax.data.encoded import EncodedDataset, EncodedSplit, Subset, place_of, require_every_class, split_by_class
+from resnet_jax.data.images import BrokenImageError
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.errors import InputFileError, one_line
 from resnet_jax.runtime.untrusted import check_regular, parse_json, printable
@@ -69,7 +70,7 @@ class Rows:
             values = _images(file, group, self._column)
         data = values[row].as_py()
         if not isinstance(data, bytes):
-            raise InputFileError(f'{self.describe(index)} has no image: expected the bytes of one; {_AGAIN}')
+            raise BrokenImageError(f'{self.describe(index)} has no image: expected the bytes of one; {_AGAIN}')
         return data
 
     def describe(self, index: int) -> str:
@@ -118,16 +119,17 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     for part, files in tables.items():
         for file in files:
             version.update(os.fsencode(f'{part} {os.path.relpath(file.path, root)} {file.size} {file.modified}\n'))
+    place = place_of(root, (file.path for files in tables.values() for file in files))
     splits: dict[str, EncodedSplit] = {part: Rows(files, columns.image, labels[part]) for part, files in tables.items()}
     if len(splits) == 1:
         version.update(f'test_fraction {options.test_fraction}'.encode())
         parts = split_by_class(labels['train'], options.test_fraction, class_names)
         train, test = (Subset(splits['train'], part) for part in parts)
-        return EncodedDataset(name, train, test, class_names, version.hexdigest(), random_access=False)
+        return EncodedDataset(name, train, test, class_names, version.hexdigest(), random_access=False, place=place)
     validation = splits.get('validation') if 'test' in splits else None
     test_split = splits['test' if 'test' in splits else 'validation']
     facts = class_names, version.hexdigest(), validation
-    dataset = EncodedDataset(name, splits['train'], test_split, *facts, random_access=False)
+    dataset = EncodedDataset(name, splits['train'], test_split, *facts, random_access=False, place=place)
     require_every_class(dataset, str(root))
     return dataset
 

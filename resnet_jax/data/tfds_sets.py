@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnet_jax.data import cache
-from resnet_jax.data.encoded import EncodedDataset, EncodedSplit, Subset, require_every_class, split_by_class
+from resnet_jax.data.encoded import EncodedDataset, EncodedSplit, Subset, place_of, require_every_class, split_by_class
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.data.tfds_features import Description, Shard, read_description
 from resnet_jax.data.tfds_folder import tfds_root
@@ -106,7 +106,9 @@ def open_tfds(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         raise InputFileError(f"{folder} has no split 'train': found {names or 'none'}; {_AGAIN}")
     files = {part: [_status(shard, description.file_format) for shard in shards[part]] for part in shards}
     version = _version(folder, files)
-    done = cache.cached(f'labels-{version[:32]}', lambda writer: _write_labels(folder.parent.name, description, shards, writer))
+    place = place_of(folder, (file.path for each in files.values() for file in each))
+    labels = hashlib.sha256(f'{version} {place}'.encode()).hexdigest()[:32]
+    done = cache.cached(f'labels-{labels}', lambda writer: _write_labels(folder.parent.name, description, shards, writer))
     splits = {
         part: _Records(files[part], [shard.length for shard in shards[part]], done.arrays, part, description.image_key)
         for part in shards
@@ -125,7 +127,7 @@ def open_tfds(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         parts = split_by_class(train.label, options.test_fraction, description.class_names)
         train, test = (Subset(splits['train'], part) for part in parts)
         version = f'{version} test_fraction {options.test_fraction}'
-    dataset = EncodedDataset(name, train, test, description.class_names, version, validation)
+    dataset = EncodedDataset(name, train, test, description.class_names, version, validation, place=place)
     require_every_class(dataset, str(folder))
     return dataset
 

@@ -1,5 +1,6 @@
 """`parquet:PATH`: tables that pyarrow wrote in the layout of Hugging Face's `datasets`."""
 
+import io
 import logging
 import os
 import pickle
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cifar_copies import png, write_table
+from PIL import Image
 
 from resnet_jax.data import load_dataset
 from resnet_jax.data import parquet as parquet_module
@@ -325,3 +327,16 @@ def test_a_file_that_changes_after_it_was_opened(folder):
     os.utime(folder / 'data' / 'train-00000-of-00002.parquet', (1, 1))
     with pytest.raises(InputFileError, match='was changed while the data set was read'):
         train.read(0)
+
+
+def test_another_table_of_the_same_size_and_time_is_another_data_set(tmp_path):
+    seen = []
+    for name, grey in (('fog', 200), ('snow', 240)):
+        (tmp_path / name).mkdir()
+        file = io.BytesIO()
+        Image.new('L', (8, 8), grey).save(file, 'BMP')
+        images = [file.getvalue()] * 4
+        pq.write_table(pa.table({'image': images, 'label': [0, 1, 0, 1]}), tmp_path / name / 'train.parquet', compression=None)
+        os.utime(tmp_path / name / 'train.parquet', (0, 0))
+        seen.append(load_dataset(f'parquet:{tmp_path / name}').train.image.max())
+    assert seen == [200, 240]
