@@ -67,7 +67,8 @@ def evaluate(
         )
         more['corruptions'] = {**errors, 'tta': classifier.tta}
     if origin.fingerprint and dataset.fingerprint != origin.fingerprint:
-        logger.warning('The data are not those that the run was trained on: other files of %s.', dataset.name)
+        what = dataset.name if dataset.name != origin.dataset else f'other files of {dataset.name}'
+        logger.warning('The data are not those that the run was trained on: %s.', what)
         folder = None
     if origin.config and origin.config.tta != classifier.tta:
         folder = None
