@@ -124,7 +124,7 @@ def main(arguments: Sequence[str]) -> None:
     if ensemble:
         title = f'ensemble of {len(arguments)} runs, {dataset.name}'
     if workdir:
-        title = f'{origin.model} after {origin.step} iterations, {origin.dataset}'
+        title = f'{origin.model} after {origin.step} iterations, {dataset.name}'
     print(format_evaluation(title, dataset.class_names, metrics, {**more, **besides}))
 
 
@@ -167,10 +167,32 @@ def _dataset(workdir: str, classifier: 'Classifier') -> 'Dataset':
     options = LoadOptions.of(config, default_size=classifier.image_shape[0])
     options = dataclasses.replace(options, data_dir=FLAGS.value('data_dir') or config.data_dir)
     try:
-        return find_dataset(FLAGS.value('dataset') or config.dataset, options).dataset
+        dataset = find_dataset(FLAGS.value('dataset') or config.dataset, options).dataset
     except ConfigError as error:
         plugins.check_imported(modules_of_run(workdir), workdir, error)
         raise
+    _check_same_names(classifier, dataset)
+    return dataset
+
+
+def _check_same_names(classifier: 'Classifier', dataset: 'Dataset') -> None:
+    from resnet_jax.data.sources import SOURCES
+    from resnet_jax.data.synthetic import SYNTHETIC
+
+    ours, theirs = classifier.class_names, dataset.class_names
+    places = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b]
+    if not places or len(ours) != len(theirs):  # another number of classes is refused with a line of its own
+        return
+    if dataset.fingerprint == classifier.origin.fingerprint:  # the run's own images and labels, under other names
+        return
+    # Of CIFAR and its random stand-in, numbers are names too, as for CIFAR-10-C: those of a run on arrays without names.
+    if dataset.name in (*SOURCES, *SYNTHETIC) and tuple(map(str, range(len(ours)))) in (ours, theirs):
+        return
+    shown = [', '.join(repr(names[i][:40]) for i in places[:5]) + ', ...' * (len(places) > 5) for names in (ours, theirs)]
+    raise ConfigError(
+        f'the network has the classes {shown[0]} where {dataset.name} has {shown[1]}; '
+        'expected the same class names in the same order: choose data of the classes that it was trained on'
+    )
 
 
 def _ensemble(folders: Sequence[str]) -> 'tuple[Classifier, Dataset, JsonDict]':

@@ -182,7 +182,7 @@ def load_dataset(
     *,
     test_images: np.ndarray | None = None,
     test_labels: np.ndarray | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str | bytes | int] | None = None,
     **options: Any,
 ) -> Dataset:
     """Loads a data set by name, or makes one from arrays.
@@ -196,11 +196,12 @@ def load_dataset(
       source: a name; or images, uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 or 3 channels.
       labels: for images: integers `[n]` from 0.
       test_images, test_labels: for images: the test split; by default a share of each class.
-      class_names: for images: one name for each class; by default '0', '1', ...
+      class_names: for images: one name for each class, of which text is made; by default '0', '1', ...
       **options: see `LoadOptions`.
 
     Raises:
-      ConfigError: the name or an option is unknown, `data_dir` is not a root, or the arrays do not make a data set.
+      ConfigError: the name or an option is unknown, an option's value is not one that `TrainConfig` takes, `data_dir` is not a
+        root, or the arrays do not make a data set.
       InputFileError: a file is missing, damaged or of another data set; or there is no data and no internet.
       ResourceError: the root cannot be written.
     """

@@ -1,7 +1,7 @@
 """Data sets from arrays: `arrays:FILE.npz`, and NumPy arrays from Python."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from resnet_jax.data.images import resize_array
 from resnet_jax.data.options import DEFAULTS, LoadOptions
 from resnet_jax.data.split import ARRAYS, Dataset, Fingerprint, Split
 from resnet_jax.data.statistics import ChannelHistogram
-from resnet_jax.errors import ConfigError, InputFileError
+from resnet_jax.errors import ConfigError, InputFileError, shortened
 from resnet_jax.runtime.npz import read_npz
 
 _KEYS = {'image', 'label', 'test_image', 'test_label', 'class_names'}
@@ -42,7 +42,7 @@ def load_arrays_file(name: str, path: str, options: LoadOptions) -> Dataset:
             arrays['label'],
             test_images=arrays.get('test_image'),
             test_labels=arrays.get('test_label'),
-            class_names=None if class_names is None else [str(each) for each in class_names.ravel()],
+            class_names=None if class_names is None else class_names.ravel(),
             name=name,
             options=options,
         )
@@ -56,7 +56,7 @@ def dataset_from_arrays(
     *,
     test_images: np.ndarray | None = None,
     test_labels: np.ndarray | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Iterable[str | bytes | int] | None = None,
     name: str = ARRAYS,
     options: LoadOptions = DEFAULTS,
 ) -> Dataset:
@@ -66,7 +66,7 @@ def dataset_from_arrays(
       images: uint8 `[n, height, width]` or `[n, height, width, channels]` with 1 channel (grey) or 3 (RGB).
       labels: integers `[n]` from 0 to one below the number of classes.
       test_images, test_labels: the test split; by default `options.test_fraction` of each class.
-      class_names: one for each class; by default '0', '1', ...
+      class_names: one for each class, of which text is made (of bytes, by UTF-8); by default '0', '1', ...
 
     Raises:
       ConfigError: the arrays do not make a data set; or a class has no training or no test images.
@@ -81,11 +81,13 @@ def dataset_from_arrays(
     largest = max(int(split.label.max()) for split in every)
     if largest >= sum(len(split.label) for split in every):
         raise ConfigError(f'a label is {largest}, more than there are images: expected 0 to the number of classes - 1')
-    names = tuple(class_names) if class_names is not None else tuple(map(str, range(largest + 1)))
+    names = _names(range(largest + 1) if class_names is None else class_names)
+    if not largest and len(names) < 2:
+        raise ConfigError('all labels are 0, which makes one class: expected two classes or more')
     if len(names) < 2 or largest >= len(names) or len(set(names)) < len(names):
         raise ConfigError(
-            f'{len(names)} class names, {len(set(names))} of them different, for labels up to {largest}: '
-            'expected two classes or more, and a name of its own for each'
+            f'{len(names)} class name{"s" * (len(names) != 1)}, {len(set(names))} of them different, '
+            f'for labels up to {largest}: expected two classes or more, and a name of its own for each'
         )
     if test is None:
         try:
@@ -117,8 +119,25 @@ def resize_split(split: Split, options: LoadOptions) -> Split:
     return Split(np.stack(images), split.label)
 
 
+def _names(class_names: Iterable[str | bytes | int]) -> tuple[str, ...]:
+    try:
+        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in class_names)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f'the class name {error.object[:80]!r} is not UTF-8: expected text') from None
+    except TypeError:
+        raise ConfigError(f'class_names is {shortened(class_names)}: expected a name for each class') from None
+
+
+def _array(values: np.ndarray, name: str, expected: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError:  # a list of arrays or lists of several lengths
+        raise ConfigError(f'{name} are of several shapes and make no array: expected {expected}') from None
+
+
 def _split(images: np.ndarray, labels: np.ndarray, images_name: str, labels_name: str) -> Split:
-    image, label = np.asarray(images), np.asarray(labels)
+    image = _array(images, images_name, 'images of one size; resize them, or keep them as files and load folder:PATH')
+    label = _array(labels, labels_name, 'an integer for each image')
     if image.ndim == 3:
         image = image[..., None]
     if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] not in (1, 3) or 0 in image.shape:

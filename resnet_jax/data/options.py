@@ -4,8 +4,8 @@ import dataclasses
 import os
 from typing import Self
 
-from resnet_jax.config import TrainConfig
-from resnet_jax.errors import ConfigError
+from resnet_jax.config import LARGEST_SIDE, TrainConfig
+from resnet_jax.errors import ConfigError, shortened
 
 DEFAULT_SIZE = 64  # height and width in pixels
 
@@ -30,8 +30,8 @@ class LoadOptions:
       test_crop: with decode='always', the central share of an image that an evaluation uses: see `data.images.read_image`.
 
     Raises:
-      ConfigError: with decode='always', `image_size` or `normalization` is missing or `broken_images` is 'skip'; or `test_crop`
-        is set without decode='always'.
+      ConfigError: a value is not one that `TrainConfig` takes; with decode='always', `image_size` or `normalization` is missing
+        or `broken_images` is 'skip'; or `test_crop` is set without decode='always'.
     """
 
     data_dir: str | os.PathLike[str] = TrainConfig.data_dir
@@ -47,6 +47,21 @@ class LoadOptions:
     test_crop: float = TrainConfig.test_crop
 
     def __post_init__(self) -> None:
+        for name in ('data_dir', 'data_archive', 'normalization'):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, '')
+        given = {name: getattr(self, name) for name in self._names()}
+        values = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
+        if isinstance(self.normalization, str) and not self.normalization:
+            del values['normalization']  # '' is no name, and here stands for none
+        checked = TrainConfig(**values)
+        for name in values:
+            if not isinstance(given[name], os.PathLike):
+                object.__setattr__(self, name, getattr(checked, name))  # of NumPy's numbers it makes Python's
+        if not isinstance(self.default_size, int) or not 1 <= self.default_size <= LARGEST_SIDE:
+            raise ConfigError(
+                f'default_size is {shortened(self.default_size)}; expected an integer of at least 1 and at most {LARGEST_SIDE}'
+            )
         if self.decode != 'always':
             if self.test_crop != 1:
                 raise ConfigError(f"test_crop={self.test_crop} is for decode='always'; expected it with test_crop")
@@ -72,11 +87,14 @@ class LoadOptions:
     @classmethod
     def of(cls, config: object, default_size: int = DEFAULT_SIZE) -> Self:
         """Returns the options in a config."""
-        names = [field.name for field in dataclasses.fields(cls) if field.name != 'default_size']
-        options = {name: getattr(config, name) for name in names}
+        options = {name: getattr(config, name) for name in cls._names()}
         if options['normalization'] in ('auto', 'dataset'):  # training decides whether it is that of weights
             options['normalization'] = ''
         return cls(**options, default_size=default_size)
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return [field.name for field in dataclasses.fields(cls) if field.name != 'default_size']
 
 
 DEFAULTS = LoadOptions()

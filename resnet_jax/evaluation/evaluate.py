@@ -8,7 +8,7 @@ from resnet_jax.config import TrainConfig
 from resnet_jax.data import Dataset
 from resnet_jax.errors import ConfigError
 from resnet_jax.evaluation.predictions import Predictions, check_same_examples, predict_split
-from resnet_jax.evaluation.record import write_record
+from resnet_jax.evaluation.record import confusion_as_json, write_record
 from resnet_jax.evaluation.robustness import evaluate_corruptions
 from resnet_jax.report.optional import optional
 from resnet_jax.runtime.files import write_json
@@ -39,9 +39,9 @@ def evaluate(
       corruptions: also evaluate on corrupted images; this is 75 times the work.
 
     Returns:
-      `metrics.describe` as JSON, and a dict with the requested entries: 'agreement' (`significance.compare_answers` and
-      'same_class', the number of images to which both networks give the same class, right or wrong), 'corruptions' (see
-      `robustness.evaluate_corruptions`) and 'plots' ({name: path}).
+      `metrics.describe` as JSON (see `record.confusion_as_json`), and a dict with the requested entries: 'agreement'
+      (`significance.compare_answers` and 'same_class', the number of images to which both networks give the same class, right
+      or wrong), 'corruptions' (see `robustness.evaluate_corruptions`) and 'plots' ({name: path}).
 
     Raises:
       ConfigError: the classifier does not fit the data set, or the two networks' test sets differ.
@@ -67,7 +67,8 @@ def evaluate(
         )
         more['corruptions'] = {**errors, 'tta': classifier.tta}
     if origin.fingerprint and dataset.fingerprint != origin.fingerprint:
-        logger.warning('The data are not those that the run was trained on: other files of %s.', dataset.name)
+        what = dataset.name if dataset.name != origin.dataset else f'other files of {dataset.name}'
+        logger.warning('The data are not those that the run was trained on: %s.', what)
         folder = None
     if origin.config and origin.config.tta != classifier.tta:
         folder = None
@@ -76,7 +77,7 @@ def evaluate(
             more['plots'] = _keep(Path(folder), classifier, dataset, predictions, metrics, more)
         except OSError as error:  # for example another user's run folder
             logger.warning('The files of the run folder could not be written: %s', error)
-    return {**metrics, 'confusion': metrics['confusion'].tolist()}, more
+    return {**metrics, 'confusion': confusion_as_json(metrics['confusion'])}, more
 
 
 def check_fits(classifier: Classifier, dataset: Dataset) -> None:

@@ -19,6 +19,7 @@ from resnet_jax.runtime.files import write_atomically, write_json
 from resnet_jax.typing import Json, JsonDict
 
 _SHOWN = 12  # number of mistakes in TensorBoard
+_LARGEST_MATRIX = 1000  # classes
 
 
 def record_run(folder: RunFolder, classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
@@ -47,7 +48,7 @@ def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset,
     """Writes predictions.npz, evaluation.json, samples.npz and plots/samples.png; returns the contents of evaluation.json.
 
     evaluation.json has the entries of `Predictions.describe`, 'class_names', 'dataset', 'data' (see `describe_dataset`) and the
-    facts of `choose_examples`; samples.npz has the arrays of `choose_examples`.
+    facts of `choose_examples`; 'confusion' is as `confusion_as_json` makes it. samples.npz has the arrays of `choose_examples`.
     """
     folder = Path(folder)
     predictions.save(folder)
@@ -62,12 +63,25 @@ def write_record(folder: str | Path, predictions: Predictions, dataset: Dataset,
         'data': describe_dataset(dataset),
         **facts,
     }
-    record['confusion'] = record['confusion'].tolist()
+    record['confusion'] = confusion_as_json(record['confusion'])
     write_atomically(folder / 'samples.npz', lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     write_json(folder / 'evaluation.json', record)
     with optional('The sheet of training images could not be drawn'):
         write_sheet(sample_images(dataset)[0], folder / 'plots' / 'samples.png')
     return record
+
+
+def confusion_as_json(confusion: np.ndarray) -> list[list[int]]:
+    """Returns the rows of a confusion matrix, or of more than 1,000 classes the list of [row, column, count] where count > 0.
+
+    The rows of 10,000 classes would take 600 MB. A row of so many classes is longer than three, so readers can tell them apart.
+    """
+    if len(confusion) <= _LARGEST_MATRIX:
+        rows: list[list[int]] = confusion.tolist()
+        return rows
+    places = np.nonzero(confusion)
+    entries: list[list[int]] = np.stack([*places, confusion[places]], axis=1).tolist()
+    return entries
 
 
 def describe_model(model: nn.Module, image_size: int, channels: int) -> JsonDict:

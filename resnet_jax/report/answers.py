@@ -1,6 +1,7 @@
 """Report sections on test-set predictions: by class, confusion, most confident mistakes, calibration, corrupted images."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import numpy as np
@@ -69,9 +70,17 @@ def confusion(runs: Runs) -> Section:
 
 
 def _confused(matrix: Sequence[Sequence[int]], names: Sequence[object]) -> str:
-    pairs = [(count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if count and i != j]
+    entries: Iterable[Sequence[int]] = matrix  # [row, column, count], see `evaluation.record.confusion_as_json`
+    if len(matrix[0]) == len(names):
+        entries = ((i, j, count) for i, row in enumerate(matrix) for j, count in enumerate(row) if count)
+    totals: Counter[int] = Counter()
+    pairs = []
+    for i, j, count in entries:
+        totals[i] += count
+        if i != j:
+            pairs.append((count, i, j))
     pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
-    rows = [[str(names[i]), str(names[j]), str(count), str(sum(matrix[i]))] for count, i, j in pairs[:20]]
+    rows = [[str(names[i]), str(names[j]), str(count), str(totals[i])] for count, i, j in pairs[:20]]
     return parts.table(['true', 'predicted', 'images', 'of'], rows)
 
 

@@ -1,12 +1,17 @@
+import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
 from commands_support import TINY, error_line, run
 
-from resnet_jax.classifier import Classifier
+from resnet_jax.classifier import Classifier, Origin
+from resnet_jax.cli.evaluate import _check_same_names
 from resnet_jax.data import load_dataset
+from resnet_jax.data.class_names import class_names
+from resnet_jax.errors import ConfigError
 
 
 @pytest.mark.slow
@@ -123,3 +128,42 @@ def test_an_ensemble_of_runs(tiny_run, tmp_path):
     assert 'two run folders or more' in error_line(run('evaluate.py', '--ensemble', '--weights=a.pth', other, other, code=2))
     shutil.rmtree(other / 'checkpoints')  # known before any member is evaluated
     assert 'no checkpoint' in error_line(run('evaluate.py', '--ensemble', tiny_run[0], other, '--dataset=nowhere', code=3))
+
+
+def test_another_data_set_is_named_and_must_have_the_same_class_names(tiny_run, tmp_path):
+    digits = load_dataset('digits')
+    parts = (digits.train.image[:100], digits.train.label[:100], digits.test.image[:50], digits.test.label[:50])
+    names = [str(i) for i in range(10)]
+
+    def saved(file, names, parts):
+        keys = ('image', 'label', 'test_image', 'test_label')
+        np.savez(tmp_path / file, class_names=names, **dict(zip(keys, parts, strict=True)))
+        return f'arrays:{tmp_path / file}'
+
+    flags = ('evaluate.py', f'--workdir={tiny_run[0]}')
+    other = saved('other.npz', names, parts)
+    done = run(*flags, f'--dataset={other}')
+    assert done.stdout.splitlines()[0] == f'resnet8 after 88 iterations, {other} test set, 50 images'
+    assert f'The data are not those that the run was trained on: {other}.' in done.stderr
+    for renamed, ours, theirs in (
+        ([*names[:8], 'eight', '9'], "'8'", "'eight'"),
+        (names[::-1], "'0', '1', '2', '3', '4', ...", "'9', '8', '7', '6', '5', ..."),
+    ):
+        other = saved('renamed.npz', renamed, parts)
+        line = error_line(run(*flags, f'--dataset={other}', code=2))
+        assert f'the network has the classes {ours} where {other} has {theirs}; expected the same class names' in line
+
+
+def test_numbers_are_names_of_cifar_too_and_the_runs_own_images_may_have_any():
+    numbers, digits = tuple('0123456789'), load_dataset('digits')
+
+    def check(trained_on, name, names, fingerprint=''):
+        classifier = types.SimpleNamespace(class_names=trained_on, origin=Origin('', {}, fingerprint=fingerprint))
+        _check_same_names(classifier, dataclasses.replace(digits, name=name, class_names=names))
+
+    check(class_names('cifar10'), 'folder:x', numbers, digits.fingerprint)
+    check(class_names('cifar10'), 'synthetic_cifar10', numbers)
+    check(numbers, 'cifar10', class_names('cifar10'))
+    check(numbers, 'cifar100', class_names('cifar100'))  # another number of classes has a line of its own
+    with pytest.raises(ConfigError, match=r"'airplane', 'automobile', .* where folder:x has '0', '1', '2', '3', '4', \.\.\.;"):
+        check(class_names('cifar10'), 'folder:x', numbers)

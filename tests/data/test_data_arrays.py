@@ -53,7 +53,15 @@ def test_another_size_and_normalization():
         ({'labels': LABELS / 1.0}, 'labels are float64[12]: expected integers [12]'),
         ({'labels': LABELS - 1}, 'labels are from -1 to 1: expected 0 to the number of classes - 1'),
         ({'labels': LABELS * 1000}, 'a label is 2000, more than there are images'),
-        ({'labels': LABELS * 0}, '1 class names, 1 of them different, for labels up to 0: expected two classes'),
+        ({'images': [IMAGES[0], IMAGES[1, :5]]}, 'images are of several shapes and make no array: expected images of one size'),
+        ({'images': [IMAGES[0], IMAGES[1, :, :5]]}, 'images are of several shapes and make no array'),
+        ({'labels': [0, [1, 2], 1]}, 'labels are of several shapes and make no array: expected an integer for each image'),
+        ({'test_images': [IMAGES[0], IMAGES[1, :5]], 'test_labels': LABELS[:2]}, 'test images are of several shapes'),
+        ({'labels': LABELS * 0}, 'all labels are 0, which makes one class: expected two classes or more'),
+        ({'labels': LABELS * 0, 'class_names': ('a',)}, 'all labels are 0, which makes one class'),
+        ({'class_names': ('a',)}, '1 class name, 1 of them different, for labels up to 2'),
+        ({'class_names': (b'\xff', 'b', 'c')}, r"the class name b'\xff' is not UTF-8: expected text"),
+        ({'class_names': 3}, 'class_names is 3: expected a name for each class'),
         ({'labels': LABELS * 2}, "class '1' has 0 images: expected two or more"),
         ({'class_names': ('a', 'b')}, '2 class names, 2 of them different, for labels up to 2'),
         ({'class_names': ('a', 'b', 'a')}, '3 class names, 2 of them different'),
@@ -69,6 +77,16 @@ def test_arrays_that_make_no_data_set(change, message):
     arguments = {'images': IMAGES, 'labels': LABELS, **change}
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_dataset(arguments.pop('images'), **arguments)
+
+
+def test_class_names_become_text(tmp_path):
+    assert load_dataset(IMAGES, LABELS, class_names=[3, np.int64(5), 'b']).class_names == ('3', '5', 'b')
+    encoded = np.array([name.encode() for name in ('käse', 'cat', 'dog')])
+    path = save(tmp_path / 'a.npz', image=IMAGES, label=LABELS, class_names=encoded)
+    assert load_dataset(path).class_names == ('käse', 'cat', 'dog')
+    path = save(tmp_path / 'b.npz', image=IMAGES, label=LABELS, class_names=np.array([b'\xff', b'cat', b'dog']))
+    with pytest.raises(InputFileError, match=r"b\.npz: the class name b'\\xff' is not UTF-8: expected text"):
+        load_dataset(path)
 
 
 def test_a_name_takes_no_arrays():

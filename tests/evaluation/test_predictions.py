@@ -139,6 +139,26 @@ def test_other_images_are_not_compared(monkeypatch):
             evaluate(classifier, dataset, other=other)
 
 
+def test_the_record_of_thousands_of_classes_is_small_and_has_their_confusion(tmp_path):
+    classes, n = 3000, 40
+    labels = np.arange(n, dtype=np.int32) * 70
+    logits = np.random.default_rng(0).normal(size=(n, classes)).astype(np.float32)
+    logits[np.arange(n - 1), labels[:-1]] += 20
+    logits[-1, 5] += 20
+    actual = Predictions(np.asarray(jax.nn.log_softmax(logits)), labels, 'many')
+    split = Split(np.zeros((n, 2, 2, 1), np.uint8), labels)
+    names = tuple(map(str, range(classes)))
+    dataset = Dataset('many', split, split, names, (0.5,), (0.5,), 'many')
+    variables = Linear(classes).init(jax.random.key(0), np.zeros((1, 2, 2, 1), np.float32), train=False)
+    classifier = Classifier(Linear(classes), variables, (2, 2, 1), names, (0.5,), (0.5,))
+    write_record(tmp_path, actual, dataset, classifier)
+    assert (tmp_path / 'evaluation.json').stat().st_size < 1_000_000  # 3,000 rows take 60 MB
+    entries = [[i * 70, i * 70, 1] for i in range(n - 1)] + [[(n - 1) * 70, 5, 1]]
+    assert json.loads((tmp_path / 'evaluation.json').read_text())['confusion'] == entries
+    metrics, more = evaluate(classifier, dataset, other=actual)
+    assert sum(count for _, _, count in metrics['confusion']) == more['agreement']['count'] == n
+
+
 def test_record_keeps_the_most_confidently_wrong(tmp_path):
     actual = predictions()
     image = np.arange(200, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)

@@ -119,10 +119,14 @@ def test_of_many_classes_the_pairs_most_often_confused_are_named(tmp_path):
     matrix[3, 7], matrix[8, 2] = 4, 6
     run = read_run(write_folder(tmp_path / 'run'))
     names = [f'class {i}' for i in range(25)]
-    many = dataclasses.replace(run, evaluation={**run.evaluation, 'class_names': names, 'confusion': matrix.tolist()})
     rows = [('class 8', 'class 2', 6, 15), ('class 3', 'class 7', 4, 13)]
     text = ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in row) + '</tr>' for row in rows)
-    assert text + '</table>' in render([many], 'run')
+    entries = [[i, j, int(count)] for (i, j), count in np.ndenumerate(matrix) if count]
+    names += [f'class {i}' for i in range(25, 1200)]
+    older = np.pad(matrix, (0, 1175)).tolist()  # as every file had it once
+    for classes, confusion in ((25, matrix.tolist()), (1200, entries), (1200, older)):
+        evaluation = {**run.evaluation, 'class_names': names[:classes], 'confusion': confusion}
+        assert text + '</table>' in render([dataclasses.replace(run, evaluation=evaluation)], 'run')
 
 
 def test_what_is_left_out_of_the_differences_is_said(tmp_path):
