@@ -145,17 +145,15 @@ def test_another_data_set_is_named_and_must_have_the_same_class_names(tiny_run, 
     done = run(*flags, f'--dataset={other}')
     assert done.stdout.splitlines()[0] == f'resnet8 after 88 iterations, {other} test set, 50 images'
     assert f'The data are not those that the run was trained on: {other}.' in done.stderr
-    for renamed, ours, theirs in (
-        ([*names[:8], 'eight', '9'], "'8'", "'eight'"),
-        (names[::-1], "'0', '1', '2', '3', '4', ...", "'9', '8', '7', '6', '5', ..."),
-    ):
-        other = saved('renamed.npz', renamed, parts)
-        line = error_line(run(*flags, f'--dataset={other}', code=2))
-        assert f'the network has the classes {ours} where {other} has {theirs}; expected the same class names' in line
+    other = saved('renamed.npz', names[::-1], parts)
+    line = error_line(run(*flags, f'--dataset={other}', code=2))
+    ours, theirs = "'0', '1', '2', '3', '4', ...", "'9', '8', '7', '6', '5', ..."
+    assert f'the network has the classes {ours} where {other} has {theirs}; expected the same class names' in line
 
 
-def test_numbers_are_names_of_cifar_too_and_the_runs_own_images_may_have_any():
+def test_numbers_may_stand_for_names_and_the_runs_own_images_may_have_any():
     numbers, digits = tuple('0123456789'), load_dataset('digits')
+    swapped = tuple({'cat': 'dog', 'dog': 'cat'}.get(name, name) for name in class_names('cifar10'))
 
     def check(trained_on, name, names, fingerprint=''):
         classifier = types.SimpleNamespace(class_names=trained_on, origin=Origin('', {}, fingerprint=fingerprint))
@@ -165,5 +163,6 @@ def test_numbers_are_names_of_cifar_too_and_the_runs_own_images_may_have_any():
     check(class_names('cifar10'), 'synthetic_cifar10', numbers)
     check(numbers, 'cifar10', class_names('cifar10'))
     check(numbers, 'cifar100', class_names('cifar100'))  # another number of classes has a line of its own
-    with pytest.raises(ConfigError, match=r"'airplane', 'automobile', .* where folder:x has '0', '1', '2', '3', '4', \.\.\.;"):
-        check(class_names('cifar10'), 'folder:x', numbers)
+    check(class_names('cifar10'), 'folder:x', numbers)
+    with pytest.raises(ConfigError, match="'cat', 'dog' where folder:x has 'dog', 'cat';"):
+        check(class_names('cifar10'), 'folder:x', swapped)
