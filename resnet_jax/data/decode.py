@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar('T')
 
 LARGEST_OWN_SIZE = 256  # height or width in pixels
-LISTED = 1000  # number of broken images that are listed
-LOGGED = 20  # lines about a data set in the log
+_LISTED = 1000  # number of broken images that are listed
+_LOGGED = 20  # lines about a data set in the log
 _FORMAT = 2  # format of the arrays: increase it when `decode` makes other arrays of the same source
 _BLOCK = 256  # number of images that are decoded before the next ones are begun; bounds the memory
 
@@ -50,10 +50,10 @@ def decode(encoded: EncodedDataset, options: LoadOptions) -> Dataset:
         splits['validation'] = encoded.validation
     name = f'images-{hashlib.sha256(key.encode()).hexdigest()[:32]}'
     done = cache.cached(name, lambda writer: _decode(encoded, splits, options, writer))
-    for note in done.facts['notes'][:LOGGED]:
+    for note in done.facts['notes'][:_LOGGED]:
         logger.info('%s: %s', encoded.name, note)
-    if len(done.facts['notes']) > LOGGED:
-        logger.info('%s: and more; resnet-jax data %s --broken_images=skip lists them', encoded.name, encoded.name)
+    if more := done.facts['notes'][_LOGGED:]:
+        logger.info('%s: and %d more', encoded.name, len(more))
     train, test, *others = (Split(done.arrays[f'{part}_image'], done.arrays[f'{part}_label']) for part in splits)
     return Dataset(
         name=encoded.name,
@@ -197,8 +197,8 @@ def _describe_sizes(headers: Sequence[tuple[int, int, int]], shape: tuple[int, i
 def _describe_broken(errors: Sequence[str]) -> list[str]:
     if not errors:
         return []
-    more = [f'and {len(errors) - LISTED:,} more'] if len(errors) > LISTED else []
-    return [f'{len(errors):,} broken image{"s" if len(errors) > 1 else ""} left out', *errors[:LISTED], *more]
+    more = [f'and {len(errors) - _LISTED:,} more'] if len(errors) > _LISTED else []
+    return [f'{len(errors):,} broken image{"s" if len(errors) > 1 else ""} left out', *errors[:_LISTED], *more]
 
 
 def _check_classes(encoded: EncodedDataset, part: str, reader: _Reader) -> None:

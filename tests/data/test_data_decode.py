@@ -171,7 +171,7 @@ def test_every_broken_image_is_a_note(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         notes = load(root, broken_images='skip').notes
     assert notes[0] == '22 broken images left out' and len(notes) == 23
-    assert 'and more; resnet-jax data folder:' in caplog.text
+    assert f'{root}: and 3 more' in caplog.text
 
 
 def test_the_second_start_decodes_nothing_and_a_changed_file_is_noticed(tmp_path, monkeypatch):
