@@ -207,7 +207,10 @@ class _Walk:
             if not self._is_image(entry.name):
                 self.skipped['not images'] += 1
                 continue
-            status = entry.stat()
+            try:
+                status = entry.stat()
+            except OSError as error:  # a folder that may be listed, but not entered
+                raise InputFileError(f'cannot read {entry.path}: {error.strerror}; change the permissions') from None
             if not stat.S_ISREG(status.st_mode):
                 self.skipped['not files'] += 1
                 continue

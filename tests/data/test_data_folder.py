@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data import LoadOptions, load_dataset
-from resnet_jax.data.folder import open_folder
+from resnet_jax.data.folder import _Walk, open_folder
 from resnet_jax.errors import ConfigError, InputFileError
 
 
@@ -243,3 +243,22 @@ def test_what_lies_beside_the_splits_is_counted(tmp_path):
 def test_a_path_that_is_too_long_is_no_folder(tmp_path):
     with pytest.raises(InputFileError, match='is not a folder'):
         load(tmp_path / ('x' * 5000))
+
+
+def test_a_folder_that_may_be_listed_and_not_entered(tmp_path, monkeypatch):
+    root = small(tmp_path / 'set')
+
+    class Closed:
+        """An entry of such a folder; root may enter any."""
+
+        def __init__(self, entry):
+            self.name, self.path = entry.name, entry.path
+            self.is_dir, self.is_symlink = entry.is_dir, entry.is_symlink
+
+        def stat(self):
+            raise PermissionError(13, 'Permission denied')
+
+    entries = _Walk._entries
+    monkeypatch.setattr(_Walk, '_entries', lambda walk, path: [Closed(entry) for entry in entries(walk, path)])
+    with pytest.raises(InputFileError, match=r'cannot read .*/cat/0\.png: Permission denied; change the permissions'):
+        load(root)
