@@ -6,7 +6,8 @@ import numpy as np
 
 from resnet_jax.data.images import image_header, read_image
 from resnet_jax.data.official import Contents
-from resnet_jax.data.parquet import Rows, class_names, find_columns, find_tables, read_column
+from resnet_jax.data.parquet import Rows, find_tables
+from resnet_jax.data.parquet_columns import class_names, find_columns, read_column
 from resnet_jax.data.sources import IMAGE_SHAPE, Source
 from resnet_jax.errors import InputFileError
 from resnet_jax.runtime.progress import progress

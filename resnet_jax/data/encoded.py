@@ -78,11 +78,11 @@ class Subset:
         return self.split.describe(int(self.indices[index]))
 
 
-def place_of(root: Path, paths: Iterable[str | Path]) -> str:
-    """Returns `EncodedDataset.place` of files: it changes if the folder is another one, or if a file was replaced."""
+def place_of(root: Path, files: Iterable[tuple[str, int]]) -> str:
+    """Returns `EncodedDataset.place` of files, given as (path, time of the last change in nanoseconds)."""
     digest = hashlib.sha256(os.fsencode(os.path.realpath(root)))
-    for path in paths:
-        digest.update(os.fsencode(f'{path}\0{os.stat(path).st_ctime_ns}\n'))  # noqa: PTH116 (there may be a million)
+    for path, changed in files:
+        digest.update(os.fsencode(f'{path}\0{changed}\n'))
     return digest.hexdigest()
 
 

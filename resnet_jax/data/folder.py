@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.data.encoded import EncodedDataset, Subset, split_by_class
+from resnet_jax.data.encoded import EncodedDataset, Subset, place_of, split_by_class
 from resnet_jax.data.images import suffixes
 from resnet_jax.data.options import LoadOptions
 from resnet_jax.errors import InputFileError
@@ -98,7 +98,8 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         logger.info('%s: %s left out', root, counts)
         notes = (f'{counts} left out',)
     class_names = _class_names(root, splits)
-    version, place = hashlib.sha256(), hashlib.sha256(os.fsencode(os.path.realpath(root)))
+    version = hashlib.sha256()
+    place = place_of(root, ((f.path, f.changed) for each in splits.values() for f in itertools.chain(*each.values())))
     files = {}
     for part, classes in splits.items():
         # By file name first: files that are numbered across all classes, as often in exported data sets, keep their order.
@@ -107,15 +108,14 @@ def open_folder(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         for file in ordered:
             entry = (part, file.class_name, file.within_class, str(file.size), str(file.modified))
             version.update(os.fsencode('\0'.join(entry) + '\n'))
-            place.update(os.fsencode(f'{file.path}\0{file.changed}\n'))
     if '' in files:
         version.update(f'test_fraction {options.test_fraction}'.encode())
         train, test = (Subset(files[''], part) for part in split_by_class(files[''].label, options.test_fraction, class_names))
-        return EncodedDataset(name, train, test, class_names, version.hexdigest(), place=place.hexdigest(), notes=notes)
+        return EncodedDataset(name, train, test, class_names, version.hexdigest(), place=place, notes=notes)
     train_files, *others = files.values()  # in the order of `_SPLITS`
     validation = others[0] if len(others) > 1 else None
     facts = class_names, version.hexdigest(), validation
-    return EncodedDataset(name, train_files, others[-1], *facts, place=place.hexdigest(), notes=notes)
+    return EncodedDataset(name, train_files, others[-1], *facts, place=place, notes=notes)
 
 
 def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:

@@ -1,15 +1,13 @@
 """`parquet:PATH`: tables of images and labels in the layout of Hugging Face, from local files or by name from the hub."""
 
 import collections
-import dataclasses
 import functools
 import hashlib
-import itertools
 import logging
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,47 +17,32 @@ import pyarrow.parquet as pq
 from resnet_jax.data.encoded import EncodedDataset, EncodedSplit, Subset, place_of, require_every_class, split_by_class
 from resnet_jax.data.images import BrokenImageError
 from resnet_jax.data.options import LoadOptions
-from resnet_jax.errors import InputFileError, one_line
-from resnet_jax.runtime.untrusted import check_regular, parse_json, printable
-from resnet_jax.typing import Json
+from resnet_jax.data.parquet_columns import (
+    AGAIN,
+    ERRORS,
+    LARGEST_LABEL,
+    Columns,
+    TableFile,
+    check_same,
+    find_columns,
+    read_column,
+    reason,
+)
+from resnet_jax.errors import InputFileError
+from resnet_jax.runtime.untrusted import check_regular, printable
 
 logger = logging.getLogger(__name__)
 
 _TRAIN, _VALIDATION, _TEST = ('train', 'training'), ('validation', 'valid', 'val', 'dev'), ('test',)
 _PARTS = {name: part for part, names in (('train', _TRAIN), ('validation', _VALIDATION), ('test', _TEST)) for name in names}
-_IMAGES, _LABELS = ('image', 'img'), ('label', 'labels', 'fine_label')
-_BYTES, _STRUCTS = 'bytes', 'structs with bytes'  # forms of images
 _LARGEST_GROUP = 2**30  # bytes of images in a row group; a row group is read as a whole
 _LAYOUT = 'expected a .parquet file, or a folder of them such as PATH/train-00000-of-00001.parquet and PATH/test-...'
-_AGAIN = 'copy or write the file again'
-_SAME = 'write all files with the same columns and class names'
-_LARGEST_LABEL = 2**31 - 1  # labels are int32
-_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, IndexError)  # of damaged files and missing columns
-
-
-@dataclasses.dataclass(frozen=True)
-class _File:
-    """A table, and its state when the data set was opened."""
-
-    path: str
-    size: int
-    modified: int  # nanoseconds
-    rows: tuple[int, ...]  # number of rows of each row group
-
-
-@dataclasses.dataclass(frozen=True)
-class _Columns:
-    """The columns of the image and of the class, and the class names if the schema has them."""
-
-    image: str
-    label: str
-    class_names: tuple[str, ...] | None
 
 
 class Rows:
     """The rows of several files: see `EncodedSplit`."""
 
-    def __init__(self, files: Sequence[_File], column: str, label: np.ndarray):
+    def __init__(self, files: Sequence[TableFile], column: str, label: np.ndarray):
         self._files, self._column, self.label = list(files), column, label
         self._groups = [(file, group) for file in files for group in range(len(file.rows))]
         self._starts = np.cumsum([0, *(rows for file in files for rows in file.rows)])
@@ -70,14 +53,14 @@ class Rows:
             values = _images(file, group, self._column)
         data = values[row].as_py()
         if not isinstance(data, bytes):
-            raise BrokenImageError(f'{self.describe(index)} has no image: expected the bytes of one; {_AGAIN}')
+            raise BrokenImageError(f'{self.describe(index)} has no image: expected the bytes of one; {AGAIN}')
         return data
 
     def describe(self, index: int) -> str:
         file, group, row = self._find(index)
         return f'{file.path}: row {sum(file.rows[:group]) + row}'
 
-    def _find(self, index: int) -> tuple[_File, int, int]:
+    def _find(self, index: int) -> tuple[TableFile, int, int]:
         position = int(np.searchsorted(self._starts, index, side='right')) - 1
         return *self._groups[position], index - int(self._starts[position])
 
@@ -109,7 +92,7 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         root = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where there is no home)
     tables = find_tables(root)
     columns = find_columns(tables['train'][0])
-    _check_same(tables, columns)
+    check_same(tables, columns)
     values = {part: np.concatenate([read_column(file, columns.label) for file in files]) for part, files in tables.items()}
     for part in [part for part, array in values.items() if part != 'train' and array.dtype.kind == 'i' and (array == -1).all()]:
         logger.info('%s: split %r left out, for its labels are all -1', root, part)
@@ -119,7 +102,7 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     for part, files in tables.items():
         for file in files:
             version.update(os.fsencode(f'{part} {os.path.relpath(file.path, root)} {file.size} {file.modified}\n'))
-    place = place_of(root, (file.path for files in tables.values() for file in files))
+    place = place_of(root, ((file.path, file.changed) for files in tables.values() for file in files))
     splits: dict[str, EncodedSplit] = {part: Rows(files, columns.image, labels[part]) for part, files in tables.items()}
     if len(splits) == 1:
         version.update(f'test_fraction {options.test_fraction}'.encode())
@@ -134,7 +117,7 @@ def open_parquet(name: str, path: str, options: LoadOptions) -> EncodedDataset:
     return dataset
 
 
-def find_tables(root: Path) -> dict[str, list[_File]]:
+def find_tables(root: Path) -> dict[str, list[TableFile]]:
     """Returns the files of the splits 'train' and, if there are any, 'validation' and 'test', in the order of their paths.
 
     Raises:
@@ -179,144 +162,20 @@ def _part(path: Path, root: Path) -> tuple[Path, str]:
     return path.parent, ''
 
 
-def _open(path: Path) -> _File:
+def _open(path: Path) -> TableFile:
     try:
         check_regular(path)
         status = path.stat()
         with pq.ParquetFile(path) as file:
             metadata = file.metadata
             rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-    except _ERRORS as error:
-        raise InputFileError(f'{path} cannot be read: {_reason(error)}; expected a table in parquet; {_AGAIN}') from None
-    return _File(str(path), status.st_size, status.st_mtime_ns, rows)
-
-
-def find_columns(file: _File) -> _Columns:
-    """Returns the columns of the image and of the class.
-
-    Raises:
-      InputFileError: there is no such column, several columns are possible, or one has the wrong type.
-    """
-    schema = pq.read_schema(file.path)
-    described = _described(schema)
-    kinds = {key: value.get('_type') for key, value in described.items()}
-    image = _choose(file, schema, 'image', [key for key in schema.names if kinds.get(key) == 'Image'], _IMAGES)
-    label = _choose(file, schema, 'label', [key for key in schema.names if kinds.get(key) == 'ClassLabel'], _LABELS)
-    kind = schema.field(image).type
-    if _form(kind) not in (_BYTES, _STRUCTS):
-        raise InputFileError(
-            f'{file.path}: column {printable(image)!r} is {str(kind)[:80]}: expected bytes, or a struct with bytes'
-        )
-    return _Columns(f'{image}.bytes' if _form(kind) == _STRUCTS else image, label, _class_names(schema, label))
-
-
-def class_names(file: _File, column: str) -> tuple[str, ...] | None:
-    """Returns the class names of a column from the metadata of `datasets`; None if the metadata has none."""
-    return _class_names(pq.read_schema(file.path), column)
-
-
-def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
-    described = _described(schema).get(column, {})
-    names = described.get('names')
-    return tuple(map(str, names)) if described.get('_type') == 'ClassLabel' and isinstance(names, list) else None
-
-
-def _form(kind: pa.DataType) -> str:
-    """Returns what the values of a column are, or '' if they are neither images nor classes."""
-    if pa.types.is_struct(kind) and kind.get_field_index('bytes') >= 0:
-        return _STRUCTS
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return _BYTES
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_integer(kind):
-        return 'integers'
-    return 'text' if pa.types.is_string(kind) or pa.types.is_large_string(kind) else ''
-
-
-def _check_same(tables: dict[str, list[_File]], columns: _Columns) -> None:
-    """Checks that each file has the columns and the class names of the first, so that a label is the same class in all of them.
-
-    Raises:
-      InputFileError: a file differs.
-    """
-    first, *others = (file for files in tables.values() for file in files)
-    schema = pq.read_schema(first.path)
-    image = columns.image if columns.image in schema.names else columns.image.removesuffix('.bytes')
-    for file in others:
-        other = pq.read_schema(file.path)
-        for name in (image, columns.label):
-            if (found := _found(other, name)) != (expected := _found(schema, name)):
-                raise InputFileError(
-                    f'{file.path}: column {printable(name)!r} is {found}: expected {expected}, as in {first.path}; {_SAME}'
-                )
-        names = itertools.zip_longest(_class_names(other, columns.label) or (), columns.class_names or ())
-        for i, (theirs, ours) in enumerate(names):
-            if theirs != ours:
-                found, expected = ('none' if name is None else f'{name!r:.80}' for name in (theirs, ours))
-                raise InputFileError(
-                    f'{file.path}: the name of class {i} is {found}: expected {expected}, as in {first.path}; {_SAME}'
-                )
-
-
-def _found(schema: pa.Schema, column: str) -> str:
-    places = schema.get_all_field_indices(column)
-    if len(places) != 1:
-        return f'there {len(places)} times' if places else 'missing'
-    kind = schema.field(places[0]).type
-    return _form(kind) or str(kind)[:80]
-
-
-def _described(schema: pa.Schema) -> Mapping[str, Json]:
-    try:
-        features = parse_json((schema.metadata or {})[b'huggingface'].decode())['info']['features']
-        return {key: value for key, value in features.items() if isinstance(value, dict)}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return {}
-
-
-def _choose(file: _File, schema: pa.Schema, role: str, typed: list[str], usual: Sequence[str]) -> str:
-    candidates = [key for key in usual if key in (typed or schema.names)]
-    if not candidates and len(set(typed)) != 1:
-        columns = ', '.join(f'{field.name}: {field.type}' for field in schema)
-        raise InputFileError(
-            f'{file.path} has the columns {printable(columns)[:300]}: expected one for the {role}, named {" or ".join(usual)}'
-        )
-    name: str = (candidates or typed)[0]
-    if (count := schema.names.count(name)) > 1:
-        raise InputFileError(f'{file.path} has {count} columns named {printable(name)!r}: expected one; {_AGAIN}')
-    return name
-
-
-def read_column(file: _File, column: str) -> np.ndarray:
-    """Returns a column of integers, int64 `[n]`, or of text, objects `[n]`.
-
-    Raises:
-      InputFileError: there is no such column, it has another type, a value is missing or too large, or the file is damaged.
-    """
-    try:
-        with pq.ParquetFile(file.path, page_checksum_verification=True) as table:
-            values = table.read([column]).column(column)
-    except _ERRORS as error:
-        raise InputFileError(f'{file.path}: column {printable(column)!r} cannot be read: {_reason(error)}; {_AGAIN}') from None
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if _form(values.type) not in ('integers', 'text'):
-        raise InputFileError(f'{file.path}: column {printable(column)!r} is {str(values.type)[:80]}: expected integers or text')
-    if values.null_count:
-        row = values.is_null().to_pylist().index(True)
-        raise InputFileError(f'{file.path}: row {row} has no {printable(column)!r}: expected a class; remove the row')
-    array: np.ndarray = values.to_numpy()
-    if array.dtype.kind not in 'iu':
-        return array
-    if (large := np.flatnonzero(array > _LARGEST_LABEL)).size:
-        raise InputFileError(
-            f'{file.path}: row {large[0]}: label {array[large[0]]}: expected at most {_LARGEST_LABEL}; {_AGAIN}'
-        )
-    return array.astype(np.int64)
+    except ERRORS as error:
+        raise InputFileError(f'{path} cannot be read: {reason(error)}; expected a table in parquet; {AGAIN}') from None
+    return TableFile(str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, rows)
 
 
 def _labels(
-    tables: dict[str, list[_File]], columns: _Columns, values: dict[str, np.ndarray]
+    tables: dict[str, list[TableFile]], columns: Columns, values: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Returns the int32 labels of each split and the class names: those in the schema, or else the sorted values.
 
@@ -327,11 +186,11 @@ def _labels(
     integers = values['train'].dtype.kind == 'i'
     names = columns.class_names if integers else None
     for part, array in values.items() if integers else ():
-        bad = np.flatnonzero((array < 0) | (array >= (_LARGEST_LABEL + 1 if names is None else len(names))))
+        bad = np.flatnonzero((array < 0) | (array >= (LARGEST_LABEL + 1 if names is None else len(names))))
         if bad.size:
             where = Rows(tables[part], columns.image, array).describe(int(bad[0]))
             expected = '0 or more' if names is None else f'0 to {len(names) - 1}'
-            raise InputFileError(f'{where}: label {array[bad[0]]}: expected {expected}; {_AGAIN}')
+            raise InputFileError(f'{where}: label {array[bad[0]]}: expected {expected}; {AGAIN}')
     if names is None:
         distinct = sorted(set(np.concatenate(list(values.values())).tolist()))
         names = tuple(map(str, distinct))
@@ -339,7 +198,7 @@ def _labels(
     if len(names) < 2:
         raise InputFileError(f'{path} has {len(names)} class: expected two or more')
     if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
-        raise InputFileError(f'{path} has two classes named {repeated[0]!r:.80}: expected a name of its own for each; {_AGAIN}')
+        raise InputFileError(f'{path} has two classes named {repeated[0]!r:.80}: expected a name of its own for each; {AGAIN}')
     return {part: array.astype(np.int32) for part, array in values.items()}, names
 
 
@@ -347,7 +206,7 @@ _lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=2)  # threads may read from the end of one group and the beginning of the next
-def _images(file: _File, group: int, column: str) -> pa.Array:
+def _images(file: TableFile, group: int, column: str) -> pa.Array:
     """Returns a column of a row group, a pyarrow array.
 
     Raises:
@@ -366,17 +225,13 @@ def _images(file: _File, group: int, column: str) -> pa.Array:
                     'for it is read as a whole; write the table again with smaller groups, such as row_group_size=1000'
                 )
             values = table.read_row_group(group, [column]).column(0)
-    except _ERRORS as error:
-        raise InputFileError(f'{file.path}: row group {group} cannot be read: {_reason(error)}; {_AGAIN}') from None
+    except ERRORS as error:
+        raise InputFileError(f'{file.path}: row group {group} cannot be read: {reason(error)}; {AGAIN}') from None
     values = values.combine_chunks()
     return values.field('bytes') if pa.types.is_struct(values.type) else values
 
 
 @functools.lru_cache(maxsize=64)
-def _metadata(file: _File) -> pq.FileMetaData:
+def _metadata(file: TableFile) -> pq.FileMetaData:
     """Returns the metadata of a file; their size grows with the number of row groups."""
     return pq.read_metadata(file.path)
-
-
-def _reason(error: BaseException) -> str:
-    return printable(getattr(error, 'strerror', None) or one_line(error))[:200]

@@ -44,6 +44,7 @@ class _File:
     file_format: str
     size: int
     modified: int  # nanoseconds
+    changed: int  # nanoseconds; a program cannot set it
 
 
 class _Records:
@@ -106,7 +107,7 @@ def open_tfds(name: str, path: str, options: LoadOptions) -> EncodedDataset:
         raise InputFileError(f"{folder} has no split 'train': found {names or 'none'}; {_AGAIN}")
     files = {part: [_status(shard, description.file_format) for shard in shards[part]] for part in shards}
     version = _version(folder, files)
-    place = place_of(folder, (file.path for each in files.values() for file in each))
+    place = place_of(folder, ((file.path, file.changed) for each in files.values() for file in each))
     labels = hashlib.sha256(f'{version} {place}'.encode()).hexdigest()[:32]
     done = cache.cached(f'labels-{labels}', lambda writer: _write_labels(folder.parent.name, description, shards, writer))
     splits = {
@@ -178,7 +179,7 @@ def _status(shard: Shard, file_format: str) -> _File:
         status = shard.path.stat()
     except OSError as error:
         raise InputFileError(f'{shard.path} cannot be read: {error.strerror}; {_AGAIN}') from None
-    return _File(str(shard.path), file_format, status.st_size, status.st_mtime_ns)
+    return _File(str(shard.path), file_format, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _version(folder: Path, files: dict[str, list[_File]]) -> str:
